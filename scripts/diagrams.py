@@ -73,9 +73,8 @@ def arrow(*points: tuple[int, int]) -> str:
 
 
 def band(x: int, y: int, width: int, height: int, kind: str, title: str) -> str:
-    return (
-        f'<rect class="{kind}" x="{x}" y="{y}" width="{width}" height="{height}" rx="10"/>\n'
-        + text(x + 16, y + 28, title, "title")
+    return f'<rect class="{kind}" x="{x}" y="{y}" width="{width}" height="{height}" rx="10"/>\n' + text(
+        x + 16, y + 28, title, "title"
     )
 
 

@@ -16,7 +16,7 @@ from types import SimpleNamespace
 from cdi.api.errors import CdiError
 from cdi.source.base import SourceFacts
 from cdi.transfer.disk_search import DiskSearch
-from cdi.transfer.peel import peel_stream
+from cdi.transfer.unwrap import unwrap_stream
 
 FACTS = SourceFacts(location="layer", length=None, ranges=False)
 KINDS = {
@@ -217,7 +217,7 @@ def search(
     def read(one: SimpleNamespace, reading) -> bytes:
         blob = pack(one.raw() if callable(one.raw) else one.raw)
         pieces = (memoryview(blob)[at : at + step] for at in range(0, len(blob), step))
-        peeled = peel_stream(pieces, FACTS, archive=False, layer=reading.content)
+        peeled = unwrap_stream(pieces, FACTS, archive=False, layer=reading.content)
         return b"".join(bytes(piece) for piece in peeled.stream)
 
     def take(one: SimpleNamespace, reading) -> None:

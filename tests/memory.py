@@ -6,17 +6,17 @@ import threading
 from cdi.api.errors import Interrupted, SourceTruncated
 from cdi.api.job import BlankSourceSpec, FileTargetSpec, Job, Limits, Policy
 from cdi.source.base import SourceFacts
-from cdi.transfer.control import Control
+from cdi.transfer.control import TransferControl
+from cdi.transfer.rate_limit import RateLimiter
 from cdi.transfer.retry import RetryBudget
-from cdi.transfer.throttle import Throttle
 
 
 def control_of(*, cancelled=None, limits=None, jitter=0.5, **policy):
     """Return the control that the parts of a transfer share, with the test's own event for cancellation."""
     job = Job(id="x", source=BlankSourceSpec(), target=FileTargetSpec(path="x"), policy=Policy(**policy))
-    control = Control(job)
+    control = TransferControl(job)
     control.cancelled = threading.Event() if cancelled is None else cancelled
-    control.throttle = Throttle(limits or Limits(), control.cancelled)
+    control.throttle = RateLimiter(limits or Limits(), control.cancelled)
     control.retries = RetryBudget(
         job.policy.retries, meter=control.meter, cancelled=control.cancelled, jitter=lambda: jitter
     )

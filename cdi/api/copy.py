@@ -19,7 +19,7 @@ TARGETS = "/var/run/cdi/pod/targets"
 """File that lists the targets of a source pod (downward API)."""
 TICKET_PREFIX = "cdi.kubevirt.io/clone.target."
 """Prefix of the source pod's annotations that contain one target's `Ticket` each."""
-TARGETS_MOST = 24
+MAX_TARGETS = 24
 """Maximum number of targets that one reader serves at a time."""
 CLIENT_NAME = "client.upload-server.cdi.kubevirt.io"
 """Common name in all client certificates for uploads and clones."""

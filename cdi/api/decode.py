@@ -17,12 +17,12 @@ import types
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from typing import Annotated, Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
-from cdi.api.document import parse_json
+from cdi.api.json_document import parse_json
 
 T = TypeVar("T")
 
 _DEPTH = 16
-_LARGEST = (1 << 63) - 1
+_MAX_INT = (1 << 63) - 1
 _TYPES = {str: "string", int: "integer", float: "number", bool: "boolean"}
 """Names of the types in JSON Schema."""
 
@@ -100,7 +100,7 @@ def _value(hint: Any, value: Any, at: str, problems: list[str]) -> Any:
         if isinstance(value, str) and value in list(hint):
             return hint(value)
         return _wrong(at, f"must be one of {', '.join(hint)}", problems)
-    if (isinstance(value, int) and not -_LARGEST <= value <= _LARGEST) or value in (math.inf, -math.inf):
+    if (isinstance(value, int) and not -_MAX_INT <= value <= _MAX_INT) or value in (math.inf, -math.inf):
         return _wrong(at, "is too large a number", problems)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)

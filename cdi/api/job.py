@@ -240,7 +240,7 @@ class Failure:
     exit_status: int = 1
 
     @classmethod
-    def of(cls, error: CdiError) -> Self:
+    def from_error(cls, error: CdiError) -> Self:
         """Return the failure for `error`."""
         return cls(code=error.code, message=error.message, retry=error.retry, exit_status=error.exit_status)
 

@@ -193,7 +193,7 @@ INSTALLATION = "cdi"
 """Prefix in the names of an installation's own objects, unless the installation has another one."""
 
 
-def own_name(name: str, prefix: str = INSTALLATION) -> str:
+def prefixed_name(name: str, prefix: str = INSTALLATION) -> str:
     """Return the name of an installation's own object; `name` is its name with the default prefix."""
     return prefix + name.removeprefix(INSTALLATION)
 

@@ -14,7 +14,7 @@ from cdi.api.errors import ChecksumInvalid, InvalidManifest
 from cdi.api.job import Policy
 from cdi.api.names import GROUP
 from cdi.api.quantity import Quantity
-from cdi.api.rules.problems import Cause, Problem, shown, unsupported
+from cdi.api.rules.problems import Cause, Problem, truncate, unsupported
 
 PREFIX = f"{GROUP}/policy."
 BANDWIDTH = f"{PREFIX}bandwidth"
@@ -22,13 +22,13 @@ CONNECTIONS = f"{PREFIX}connections"
 CHECKSUM = f"{PREFIX}checksum"
 RECORD_DIGEST = f"{PREFIX}recordDigest"
 INSECURE = f"{PREFIX}insecure"
-_MOST_CONNECTIONS = 64
-_LONGEST_STALL = 3600
-_LONGEST_CLONE = 7 * 24 * 3600
+_MAX_CONNECTIONS = 64
+_MAX_STALL = 3600
+_MAX_CLONE = 7 * 24 * 3600
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Knobs:
+class PolicyAnnotations:
     """Values of the annotations; None or a default if unset."""
 
     engine: Literal["auto", "qemu"] = "auto"
@@ -71,19 +71,19 @@ class Knobs:
         return policy if self.stall_timeout is None else replace(policy, stall_timeout=float(self.stall_timeout))
 
 
-def read_knobs(annotations: Mapping[str, str] | None) -> Knobs:
+def parse_policy_annotations(annotations: Mapping[str, str] | None) -> PolicyAnnotations:
     """Parse the annotations; raise `InvalidManifest` with all problems that `check_policy` finds."""
     values, problems = _parse(annotations or {})
     if problems:
         text = "; ".join(f"{name}: {problem.message}" for name, problem in problems)
         raise InvalidManifest(text, where="metadata.annotations")
-    return Knobs(**values)
+    return PolicyAnnotations(**values)
 
 
 def check_policy(annotations: Mapping[str, str] | None, field: str = "metadata.annotations") -> Iterator[Problem]:
     """Yield a problem for each annotation that is invalid or has an unknown name."""
     for name, problem in _parse(annotations or {})[1]:
-        yield replace(problem, field=f"{field}[{shown(name, 200)}]")
+        yield replace(problem, field=f"{field}[{truncate(name, 200)}]")
 
 
 def check_policy_change(before: Mapping[str, str] | None, after: Mapping[str, str] | None) -> Iterator[Problem]:
@@ -97,13 +97,13 @@ def _selected(annotations: Mapping[str, str]) -> dict[str, str]:
 
 
 def _parse(annotations: Mapping[str, str]) -> tuple[dict[str, Any], list[tuple[str, Problem]]]:
-    """Return the values for `Knobs`, and a problem for each invalid annotation, by its name."""
+    """Return the values for `PolicyAnnotations`, and a problem for each invalid annotation, by its name."""
     values: dict[str, Any] = {}
     problems: list[tuple[str, Problem]] = []
     for name, text in sorted(_selected(annotations).items()):
-        knob = _KNOBS.get(name.removeprefix(PREFIX))
+        knob = _PARSERS.get(name.removeprefix(PREFIX))
         if knob is None:
-            message = unsupported(name.removeprefix(PREFIX), _KNOBS)
+            message = unsupported(name.removeprefix(PREFIX), _PARSERS)
             problems.append((name, Problem(field=name, message=message, cause=Cause.NOT_SUPPORTED)))
             continue
         field, parse = knob
@@ -160,9 +160,9 @@ def _plain(text: str) -> str:
     return text
 
 
-_KNOBS: dict[str, tuple[str, Callable[[str], Any]]] = {
+_PARSERS: dict[str, tuple[str, Callable[[str], Any]]] = {
     "engine": ("engine", _one_of("auto", "qemu")),
-    "connections": ("connections", _whole(0, _MOST_CONNECTIONS)),
+    "connections": ("connections", _whole(0, _MAX_CONNECTIONS)),
     "bandwidth": ("bandwidth", _bytes_per_second),
     "discoverChecksum": ("discover_checksum", _boolean),
     "requireChecksum": ("require_checksum", _boolean),
@@ -170,8 +170,8 @@ _KNOBS: dict[str, tuple[str, Callable[[str], Any]]] = {
     "checksum": ("checksum", _digest),
     "signature": ("signature", _one_of("ignore", "if-present", "require")),
     "keyring": ("keyring", _plain),
-    "stallTimeout": ("stall_timeout", _whole(1, _LONGEST_STALL)),
-    "cloneTimeout": ("clone_timeout", _whole(1, _LONGEST_CLONE)),
+    "stallTimeout": ("stall_timeout", _whole(1, _MAX_STALL)),
+    "cloneTimeout": ("clone_timeout", _whole(1, _MAX_CLONE)),
     "endpoint": ("endpoint", _plain),
     "region": ("region", _plain),
     "addressing": ("addressing", _one_of("auto", "path", "virtual")),

@@ -19,8 +19,8 @@ from fractions import Fraction
 from functools import total_ordering
 from typing import Self
 
-from cdi.api.document import json_type
 from cdi.api.errors import InvalidManifest
+from cdi.api.json_document import json_type
 
 MAX_TEXT = 128
 """Maximum length in characters; valid input is shorter, and parsing an unbounded number takes quadratic time."""

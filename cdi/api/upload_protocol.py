@@ -57,7 +57,7 @@ TUS_MISMATCH = 460
 TUS_START = "/v1beta1/tus/"
 """Prefix of the paths for resumable uploads."""
 
-KEPT_FIELD = "cdi-body-kept"
+BODY_KEPT_HEADER = "cdi-body-kept"
 """Request field from the proxy to an upload server: number of bytes at the start of the body that the proxy buffers.
 
 A server that supports the field repeats it in ``100 Continue``. The proxy then sends at most this number of bytes
@@ -65,7 +65,7 @@ before it receives ``102 Processing``, which the server sends when it continues 
 upload or is lost before that, the proxy can send the complete request to a replacement server.
 """
 
-_LARGEST = 1 << 60
+_MAX_LENGTH = 1 << 60
 _NUMBER = re.compile(r"[0-9]{1,30}")
 _UPLOAD_ID = re.compile(r"([0-9a-f]{32})-([0-9]{1,19})(?:-([a-z0-9]{3,6})-([0-9a-f]{32,128}))?")
 _RFC_NAMES = {"sha-256": "sha256", "sha-512": "sha512", "sha": "sha1", "sha-1": "sha1", "md5": "md5"}
@@ -147,7 +147,7 @@ class UploadId:
     def parse(cls, text: str) -> Self:
         """Parse the name of an upload; raise `UploadUnknown` if it is malformed."""
         match = _UPLOAD_ID.fullmatch(text)
-        if match is None or int(match[2]) > _LARGEST or (match[3] and len(match[4]) != HEX_LENGTH.get(match[3])):
+        if match is None or int(match[2]) > _MAX_LENGTH or (match[3] and len(match[4]) != HEX_LENGTH.get(match[3])):
             raise UploadUnknown("no upload has this name")
         return cls(nonce=match[1], length=int(match[2]), digest=Digest(match[3], match[4]) if match[3] else None)
 

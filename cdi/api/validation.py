@@ -13,13 +13,13 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from cdi.api.document import plain
 from cdi.api.errors import InvalidManifest
+from cdi.api.json_document import plain
 from cdi.api.kinds import Kind, kind_of
 from cdi.api.meta import KubeObject
 from cdi.api.policy import check_policy_change
 from cdi.api.rules.metadata import check_metadata
-from cdi.api.rules.problems import Problem, Problems, shown
+from cdi.api.rules.problems import Problem, Problems, truncate
 from cdi.api.rules.shape import shape_problems
 from cdi.api.rules.update import check_update
 
@@ -132,8 +132,8 @@ def raise_problems(problems: Iterable[Problem], *, where: str | None) -> None:
 def describe(obj: KubeObject) -> str:
     """Return kind, namespace and name of an object for messages, such as ``DataVolume default/fedora``."""
     meta = obj.metadata
-    name = shown(meta.name or f"{meta.generate_name or ''}*")
-    return f"{obj.kind_name()} {shown(meta.namespace)}/{name}" if meta.namespace else f"{obj.kind_name()} {name}"
+    name = truncate(meta.name or f"{meta.generate_name or ''}*")
+    return f"{obj.kind_name()} {truncate(meta.namespace)}/{name}" if meta.namespace else f"{obj.kind_name()} {name}"
 
 
 def _kind(body: dict[str, Any]) -> Kind:
@@ -164,4 +164,4 @@ def _read(body: dict[str, Any], kind: Kind) -> KubeObject | tuple[Problem, ...]:
 def _where(body: dict[str, Any], kind: Kind) -> str:
     metadata = body.get("metadata")
     name = metadata.get("name") if isinstance(metadata, dict) else None
-    return f"{kind.name} {shown(name)}" if isinstance(name, str) else kind.name
+    return f"{kind.name} {truncate(name)}" if isinstance(name, str) else kind.name

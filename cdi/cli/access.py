@@ -16,7 +16,7 @@ from cdi.cli.session import Session
 from cdi.cli.streams import require_input
 from cdi.runtime.absolute import absolute
 from cdi.runtime.locate import locate
-from cdi.runtime.request import KEYRING_MOST, Access, Request, read_option_file, secret_values
+from cdi.runtime.request import MAX_KEYRING, Access, Request, read_option_file, secret_values
 
 F = TypeVar("F", bound=Callable[..., Any])
 _FILE = click.Path(path_type=Path)
@@ -120,7 +120,7 @@ def read_wishes(options: dict[str, Any]) -> dict[str, Any]:
     size, bandwidth, keyring = options.pop("size"), options.pop("bandwidth"), options.pop("keyring")
     checksum = options.pop("checksum")
     if keyring is not None:
-        read_option_file(keyring, KEYRING_MOST)
+        read_option_file(keyring, MAX_KEYRING)
     return {
         "size": None if size is None else Quantity.parse(size).bytes,
         "checksum": None if checksum is None else str(Digest.parse(checksum)),

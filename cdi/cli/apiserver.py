@@ -79,8 +79,8 @@ def command(
 
         click.echo(yaml.safe_dump_all(webhook_configurations(installation), sort_keys=False), nl=False)
         return
-    from cdi.controller.logs import configure
-    from cdi.server.run import Options, serve
+    from cdi.controller.logging import configure
+    from cdi.server.server import Options, serve
 
     configure(2 if log_level == "debug" else 1)
     logging.getLogger("cdi").setLevel(log_level.upper())

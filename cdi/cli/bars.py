@@ -11,8 +11,8 @@ import click
 from cdi.api.job import Progress
 from cdi.api.phases import Phase
 from cdi.cli.show import duration, paint, printable, rate
-from cdi.image.sizes import human
-from cdi.runtime.backend import Advance, Share
+from cdi.image.sizes import format_size
+from cdi.runtime.backend import Advance, Fraction
 
 QUIET = 10.0
 """Seconds between lines of one import that only report progress."""
@@ -59,7 +59,7 @@ class TerminalBar:
 
     def update(self, phase: str, progress: Advance | None, note: str = "") -> None:
         shown = self._bar
-        if isinstance(progress, Share):
+        if isinstance(progress, Fraction):
             # Only the percentage is known: show no bytes and no rate.
             shown.bar_format = _SHARE
             shown.total, shown.n = 1.0, progress.fraction
@@ -119,13 +119,13 @@ def _own_note(progress: Advance | None) -> str:
 
 
 def _amount(progress: Advance | None) -> str:
-    if isinstance(progress, Share):
+    if isinstance(progress, Fraction):
         return f"{100 * progress.fraction:.0f}%"
     if progress is None or not (progress.done or progress.total):
         return ""
-    text = human(progress.done)
+    text = format_size(progress.done)
     if progress.total:
-        text += f" of {human(progress.total)}, {100 * (progress.fraction or 0):.0f}%"
+        text += f" of {format_size(progress.total)}, {100 * (progress.fraction or 0):.0f}%"
     if progress.rate:
         text += f", {rate(progress.rate)}"
     if progress.eta:

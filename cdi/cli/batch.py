@@ -16,19 +16,19 @@ from cdi.cli.options import duration
 from cdi.cli.session import Session, subcommand
 from cdi.cli.show import document, echo_lines, paint, printable, rate, table
 from cdi.cli.show import duration as words_of
-from cdi.image.sizes import human
+from cdi.image.sizes import format_size
 
 if TYPE_CHECKING:
     from cdi.api.job import Failure
     from cdi.runtime.backend import Advance
     from cdi.runtime.batch.item import Item
-    from cdi.runtime.batch.probe import Eyes
+    from cdi.runtime.batch.probe import ReferenceReader
     from cdi.runtime.batch.report import Report, Result
 
 HEADERS = ("NAME", "RESULT", "SIZE", "FORMAT", "TIME", "RATE", "DIGEST")
 _COLOURS = {"imported": "green", "failed": "red", "refused": "red", "outdated": "yellow", "running": "yellow"}
 _SHORT = 12
-_PATIENCE = 60.0
+_SHUTDOWN_TIMEOUT = 60.0
 """Seconds to keep trying an unreachable API server: a batch may run unattended."""
 
 
@@ -87,7 +87,7 @@ def command(
     from cdi.runtime.batch.load import load_batch
     from cdi.runtime.batch.run import Options, default_jobs, run_batch
 
-    session.patience = _PATIENCE
+    session.patience = _SHUTDOWN_TIMEOUT
     batch = load_batch(files, namespace=session.namespace, immediate=session.in_cluster)
     options = Options(
         jobs=jobs or default_jobs(),
@@ -98,7 +98,7 @@ def command(
         timeout=timeout,
     )
     with Display(len(batch.items), min(options.jobs, len(batch.items))) as display:
-        report = run_batch(session.backend, batch, options, display, _eyes(session))
+        report = run_batch(session.backend, batch, options, display, _reference_reader(session))
     if output == "json":
         click.echo(document(report.to_dict(), "json"))
     else:
@@ -108,12 +108,12 @@ def command(
     return report.exit_status
 
 
-def _eyes(session: Session) -> Callable[[], Eyes] | None:
+def _reference_reader(session: Session) -> Callable[[], ReferenceReader] | None:
     if not session.in_cluster:
         return None
-    from cdi.controller.lookups import Lookups
+    from cdi.controller.live_reader import LiveReader
 
-    return partial(Lookups, session.remote.calls)
+    return partial(LiveReader, session.remote.calls)
 
 
 class Display:
@@ -174,7 +174,7 @@ def _row(result: Result) -> tuple[str, ...]:
     return (
         result.label,
         result.verdict,
-        "" if result.size is None else human(result.size),
+        "" if result.size is None else format_size(result.size),
         result.format or "",
         "" if result.seconds is None else words_of(result.seconds),
         "" if result.rate is None else rate(result.rate),

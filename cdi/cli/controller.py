@@ -15,8 +15,8 @@ from cdi.cli.session import Session, subcommand
 from cdi.cli.show import printable
 
 if TYPE_CHECKING:
-    from cdi.controller.parts import Part
-    from cdi.controller.process import Options
+    from cdi.controller.components import Component
+    from cdi.controller.main import Options
     from cdi.kube.client import Client
 
 
@@ -29,16 +29,16 @@ def _labels(text: str) -> dict[str, str]:
     return found
 
 
-def _parts(texts: Iterable[str]) -> tuple[Part, ...]:
+def _parts(texts: Iterable[str]) -> tuple[Component, ...]:
     """Parse texts of the form ``kind/name``."""
-    from cdi.controller.parts import KINDS, Part
+    from cdi.controller.components import KINDS, Component
 
     found = []
     for text in texts:
         kind, _, name = text.partition("/")
         if kind not in KINDS or not name:
             raise click.BadParameter(f"{printable(text)!r} is not KIND/NAME with a KIND of {', '.join(KINDS)}")
-        found.append(Part(kind=kind, name=name))
+        found.append(Component(kind=kind, name=name))
     return tuple(found)
 
 
@@ -118,17 +118,17 @@ def command(
     -n is the namespace of the installation: it contains the Lease and the objects that CDIConfig names.  With
     --watch-namespaces or --selector other objects, including cluster-scoped ones, are left to another installation.
     """
-    from cdi.controller.keys import Scope
-    from cdi.controller.logs import configure
-    from cdi.controller.process import Options
+    from cdi.controller.logging import configure
+    from cdi.controller.main import Options
+    from cdi.controller.request import Scope
     from cdi.kube.client import connect
-    from cdi.reconcile.world import Pods
+    from cdi.reconcile.context import WorkerPodConfig
 
     configure(2 if log_level == "debug" else 1)
     logging.getLogger("cdi").setLevel(log_level.upper())
     options = Options(
         namespace=session.namespace,
-        pods=Pods(image=image, pull_policy=pull_policy),
+        pods=WorkerPodConfig(image=image, pull_policy=pull_policy),
         scope=Scope(
             namespaces=tuple(dict.fromkeys(name.strip() for name in watch_namespaces.split(",") if name.strip())),
             selector=_labels(selector),
@@ -146,10 +146,10 @@ def command(
 
 
 async def _run(client: Client, options: Options) -> None:
-    from cdi.controller.process import Controller
+    from cdi.controller.main import ControllerProcess
 
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     async with client:
-        await Controller(client, options, stop).run()
+        await ControllerProcess(client, options, stop).run()

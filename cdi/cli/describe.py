@@ -11,7 +11,7 @@ from cdi.api.errors import UsageError
 from cdi.api.job import Outcome, Progress
 from cdi.cli.session import Session, references, subcommand
 from cdi.cli.show import age, document, duration, echo_lines, printable, rate, table
-from cdi.image.sizes import human
+from cdi.image.sizes import format_size
 from cdi.store.base import Object
 
 _HIDDEN = ("last-applied-configuration", "cdi.kubevirt.io/applied")
@@ -128,12 +128,12 @@ def _pairs(pairs: Iterator[tuple[str, str]]) -> Iterator[str]:
 
 def _progress(progress: Progress) -> Iterator[tuple[str, str]]:
     yield "Phase", progress.phase
-    total = f" of {human(progress.total)} ({100 * (progress.fraction or 0):.1f}%)" if progress.total else ""
-    yield "Done", f"{human(progress.done)}{total}"
+    total = f" of {format_size(progress.total)} ({100 * (progress.fraction or 0):.1f}%)" if progress.total else ""
+    yield "Done", f"{format_size(progress.done)}{total}"
     yield "Rate", rate(progress.rate) if progress.rate else ""
     yield "Remaining", duration(progress.eta) if progress.eta else ""
-    yield "Fetched", human(progress.fetched)
-    yield "Written", human(progress.written)
+    yield "Fetched", format_size(progress.fetched)
+    yield "Written", format_size(progress.written)
     yield "Note", progress.note
 
 
@@ -142,16 +142,16 @@ def _outcome(outcome: Outcome) -> Iterator[tuple[str, str]]:
         yield "Failed", f"{outcome.failure.code}: {outcome.failure.message}"
     yield "Format", " in ".join((outcome.format or "", *reversed(outcome.wrappers)))
     yield "Path", outcome.path or ""
-    yield "Virtual size", human(outcome.virtual_size) if outcome.virtual_size is not None else ""
-    yield "Disk size", human(outcome.disk_size) if outcome.disk_size is not None else ""
+    yield "Virtual size", format_size(outcome.virtual_size) if outcome.virtual_size is not None else ""
+    yield "Disk size", format_size(outcome.disk_size) if outcome.disk_size is not None else ""
     yield "Digest", outcome.digest or ""
     yield "Verified by", ", ".join(outcome.verified_by)
     yield "Validator", outcome.validator or ""
     if outcome.fetched or outcome.written:
-        yield "Fetched", human(outcome.fetched)
-        yield "Written", human(outcome.written)
-        yield "Scratch", human(outcome.scratch)
-    yield "Resumed at", human(outcome.resumed_at) if outcome.resumed_at else ""
+        yield "Fetched", format_size(outcome.fetched)
+        yield "Written", format_size(outcome.written)
+        yield "Scratch", format_size(outcome.scratch)
+    yield "Resumed at", format_size(outcome.resumed_at) if outcome.resumed_at else ""
     yield "Preallocated", "yes" if outcome.preallocated else ""
     yield "Took", f"{outcome.seconds:.1f}s" if outcome.seconds else ""
 

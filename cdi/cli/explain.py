@@ -11,19 +11,19 @@ import click
 from cdi.api.errors import CdiError, NotFound, UsageError
 from cdi.cli.access import access_options, read_wishes, request_of, wish_options
 from cdi.cli.explain_clone import clone_lines
-from cdi.cli.explain_cluster import explain_manifests, explain_request, explain_standing
+from cdi.cli.explain_cluster import diagnose, explain_manifests, explain_request
 from cdi.cli.inspect import checks as check_table
 from cdi.cli.inspect import size as words_of_size
-from cdi.cli.looking import looking
+from cdi.cli.progress_on_demand import progress_command
 from cdi.cli.session import Session, subcommand
 from cdi.cli.show import document, echo_lines, paint, printable
 from cdi.image.plan import render
-from cdi.image.sizes import human
-from cdi.runtime import explained
+from cdi.image.sizes import format_size
+from cdi.runtime import explanation
+from cdi.runtime.dry_run import DryRunResult
 from cdi.runtime.explain import MEMORY, Explanation, explain
-from cdi.runtime.foresee import Foresight
 from cdi.runtime.preflight import preflight
-from cdi.runtime.watched import OnProgress
+from cdi.runtime.with_progress import OnProgress
 from cdi.store.base import Key
 from cdi.store.kinds import kind_of
 
@@ -59,9 +59,9 @@ def command(
     applied = _applied(what)
     if session.in_cluster and applied is not None:
         _refuse_options(click.get_current_context())
-        explain_standing(session, applied, output)
+        diagnose(session, applied, output)
         return
-    with looking("explain", always=False) as show:
+    with progress_command("explain", always=False) as show:
         if names or applied is not None:
             _refuse_options(click.get_current_context())
             found = list(_of_objects(session, names, applied, show))
@@ -77,7 +77,7 @@ def command(
         for number, told in enumerate(found):
             echo_lines([""] * bool(number) + list(lines(told, verbose=verbose)))
     else:
-        bodies = [explained.document(told) for told in found]
+        bodies = [explanation.document(told) for told in found]
         click.echo(document(bodies[0] if len(bodies) == 1 else bodies, output))
     for told in found:
         if told.refusal is not None:
@@ -115,12 +115,12 @@ def _of_objects(
         return
     home = session.embedded.home
     if applied is not None:
-        with Foresight(home) as foresight:
+        with DryRunResult(home) as foresight:
             yield explain(foresight, home, Key.of("dv", session.namespace, applied), on_progress=show)
         return
     from cdi.runtime.manifests import load
 
-    with Foresight(home, load(names), namespace=session.namespace) as foresight:
+    with DryRunResult(home, load(names), namespace=session.namespace) as foresight:
         if not foresight.datavolumes:
             raise NotFound("the manifests contain no DataVolume", where=", ".join(names), remedy="check the file")
         for key in foresight.datavolumes:
@@ -135,7 +135,7 @@ def lines(told: Explanation, *, verbose: bool = False) -> Iterator[str]:
     if told.plan is not None:
         plan = [line.partition(":") for line in render(told.plan).splitlines()]
         known += [(name, value.strip()) for name, _, value in plan]
-        known.append(("memory", f"at most {human(MEMORY)}"))
+        known.append(("memory", f"at most {format_size(MEMORY)}"))
     known += _ends(told)
     width = max(len(name) for name, _ in known) + 2
     for name, value in known:
@@ -164,7 +164,7 @@ def _known(told: Explanation) -> Iterator[tuple[str, str]]:
         yield "source", facts.location
         if found.redirected is not None:
             yield "redirected to", found.redirected
-        guarded = explained.encryption(told.job, found)
+        guarded = explanation.encryption(told.job, found)
         if guarded is not None:
             yield "tls", _GUARDS[guarded]
         yield "length", words_of_size(facts.length) if facts.length is not None else "not reported by the source"
@@ -222,8 +222,8 @@ def _ends(told: Explanation) -> Iterator[tuple[str, str]]:
         yield "needed", needed
     space = told.space
     if space is not None:
-        needs = "unknown" if space.needed is None else human(space.needed)
+        needs = "unknown" if space.needed is None else format_size(space.needed)
         most = "" if space.exact or space.needed is None else "at most "
-        yield "space", f"{most}{needs} of {human(space.free)} free in {space.path}"
+        yield "space", f"{most}{needs} of {format_size(space.free)} free in {space.path}"
     for note in [*told.notes, *(told.found.result.warnings if told.found is not None else [])]:
         yield "note", note

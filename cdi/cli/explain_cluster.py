@@ -14,7 +14,7 @@ from cdi.cli.show import document, echo_lines, paint, printable
 if TYPE_CHECKING:
     from cdi.runtime.explain import Explanation
     from cdi.runtime.request import Request
-    from cdi.runtime.watched import OnProgress
+    from cdi.runtime.with_progress import OnProgress
     from cdi.store.base import Object
 
 _ANY = 1 << 30
@@ -23,21 +23,21 @@ _ANY = 1 << 30
 
 def explain_manifests(session: Session, names: tuple[str, ...], show: OnProgress) -> Iterator[Explanation]:
     """Explain the DataVolumes in manifests, as if the Secrets and ConfigMaps beside them were applied."""
-    from cdi.controller.lookups import Lookups
-    from cdi.controller.preflight import preflight
+    from cdi.controller.explain import preflight
+    from cdi.controller.live_reader import LiveReader
     from cdi.kube.resources import CONFIG_MAPS, SECRETS, resource_of
     from cdi.runtime.apply import check
     from cdi.runtime.manifests import load
 
     checked = check(session.remote.store, load(names), namespace=session.namespace, in_cluster=True)
-    lookups = Lookups(session.remote.calls)
+    lookups = LiveReader(session.remote.calls)
     datavolumes: list[Object] = []
     for body, _ in checked:
         if body["kind"] == "DataVolume":
             datavolumes.append(body)
         elif (resource := resource_of(body["apiVersion"], body["kind"])) in (SECRETS, CONFIG_MAPS):
             identity = {"uid": "explained", "resourceVersion": "explained"}
-            lookups.put(resource, {**body, "metadata": {**body["metadata"], **identity}})
+            lookups.set(resource, {**body, "metadata": {**body["metadata"], **identity}})
     if not datavolumes:
         raise NotFound("the manifests contain no DataVolume", where=", ".join(names), remedy="check the file")
     for body in datavolumes:
@@ -46,36 +46,36 @@ def explain_manifests(session: Session, names: tuple[str, ...], show: OnProgress
 
 def explain_request(session: Session, request: Request, name: str | None, show: OnProgress) -> Explanation:
     """Explain the DataVolume that ``cdi import`` would create for a URL."""
-    from cdi.controller.lookups import Lookups
-    from cdi.controller.preflight import preflight
+    from cdi.controller.explain import preflight
+    from cdi.controller.live_reader import LiveReader
     from cdi.kube.resources import resource_of
-    from cdi.runtime.importing import refuse_local
-    from cdi.runtime.wanted import manifests
+    from cdi.runtime.request_to_manifests import build_manifests
+    from cdi.runtime.submit import refuse_local
 
     refuse_local(request)
     name = name or request.place.name or "image"
-    wanted = manifests(request, session.namespace, name, request.size or _ANY, local=False)
-    lookups = Lookups(session.remote.calls)
+    wanted = build_manifests(request, session.namespace, name, request.size or _ANY, local=False)
+    lookups = LiveReader(session.remote.calls)
     for body in wanted.inputs:
         identity = {"uid": "explained", "resourceVersion": "explained"}
-        lookups.put(
+        lookups.set(
             resource_of(body["apiVersion"], body["kind"]), {**body, "metadata": {**body["metadata"], **identity}}
         )
     calls = session.remote.calls
     return preflight(calls, lookups, wanted.datavolume, sized=request.size is not None, on_progress=show)
 
 
-def explain_standing(session: Session, name: str, output: str) -> None:
+def diagnose(session: Session, name: str, output: str) -> None:
     """Show why a DataVolume makes no progress, or that it does.
 
     Raises:
         CdiError: the DataVolume has failed; this is its error.
     """
     from cdi.cli.explain_clone import clone_lines
-    from cdi.runtime.cluster.cloned import clone_facts
-    from cdi.runtime.cluster.standing import CLONING, blocker_of
-    from cdi.runtime.explained import clone_document
-    from cdi.runtime.view import error_of, failure_of, phase_of
+    from cdi.runtime.cluster.clone_info import clone_facts
+    from cdi.runtime.cluster.diagnose import CLONING, blocker_of
+    from cdi.runtime.explanation import clone_document
+    from cdi.runtime.status_view import error_of, failure_of, phase_of
 
     body = session.backend.get("dv", session.namespace, name)
     found = session.remote.filling(session.namespace, name)

@@ -15,7 +15,7 @@ from cdi.store.base import Key, Object
 from cdi.store.kinds import kind_of
 
 ALL = ("datavolumes", "persistentvolumeclaims", "datasources")
-_LOOK = 60.0
+_MAX_POLL_INTERVAL = 60.0
 """Seconds of each poll of a watch."""
 
 
@@ -85,7 +85,7 @@ def _watch(
     plurals = list(dict.fromkeys(plural for plural, _ in wanted))
     with session.changes(plurals, namespace) as changes:
         while True:
-            for change in changes.poll(_LOOK):
+            for change in changes.poll(_MAX_POLL_INTERVAL):
                 key, metadata = change.key, change.body["metadata"]
                 if change.type == "DELETED" or (namespace is not None and key.namespace not in ("", namespace)):
                     continue

@@ -13,8 +13,8 @@ from cdi.api.errors import CdiError, OutputFailed, UsageError
 from cdi.api.job import Outcome, Progress
 from cdi.cli import bars
 from cdi.cli.access import access_options, read_wishes, request_of, stored_secret, wish_options
-from cdi.cli.looking import looking
 from cdi.cli.options import duration
+from cdi.cli.progress_on_demand import progress_command
 from cdi.cli.session import Session, subcommand
 from cdi.cli.show import document
 from cdi.cli.wait import phase_text, summary, wait_for
@@ -77,7 +77,7 @@ def _refuse_unused(*, name: str | None, wait: bool, timeout: float | None) -> No
 
 
 def _import_to(session: Session, request: Request, target: Path, *, force: bool, output: str | None) -> None:
-    from cdi.runtime.direct import import_to
+    from cdi.runtime.import_to_path import import_to_path
 
     secret = stored_secret(session, request)
     session.after_interrupt = (
@@ -90,7 +90,7 @@ def _import_to(session: Session, request: Request, target: Path, *, force: bool,
         def show(progress: Progress) -> None:
             bar.update(progress.phase, progress)
 
-        outcome = import_to(session.embedded.home, request, target, replace=force, secret=secret, on_progress=show)
+        outcome = import_to_path(session.embedded.home, request, target, replace=force, secret=secret, on_progress=show)
     session.after_interrupt = None
     bars.done(str(target), f"done {summary(outcome)}".rstrip())
     _warn(outcome)
@@ -101,7 +101,7 @@ def _import_to(session: Session, request: Request, target: Path, *, force: bool,
 def _import(
     session: Session, request: Request, name: str, *, waits: bool, timeout: float | None, output: str | None
 ) -> None:
-    from cdi.runtime.importing import begin
+    from cdi.runtime.submit import submit
 
     namespace = session.namespace
     with contextlib.ExitStack() as stack:
@@ -112,7 +112,7 @@ def _import(
             pipe = stack.enter_context(PeekedPipe(0)) if is_pipe(request) else None
             size = _find_size(session, request, name, pipe)
             stream = pipe.flow() if pipe is not None else None
-        began = begin(session.backend, request, namespace, name, size or 0, stream=stream)
+        began = submit(session.backend, request, namespace, name, size or 0, stream=stream)
         try:
             if output is None:
                 click.echo(f"datavolume/{name} {'created' if began else 'unchanged'}")
@@ -145,7 +145,7 @@ def _import(
 
 
 def _find_size(session: Session, request: Request, name: str, pipe: PeekedPipe | None) -> int:
-    with looking(name, always=True) as show:
+    with progress_command(name, always=True) as show:
         home = session.embedded.home
         return find_size(home, request, session.namespace, name, pipe=pipe, on_progress=show)
 
@@ -153,7 +153,7 @@ def _find_size(session: Session, request: Request, name: str, pipe: PeekedPipe |
 def _find_size_of_cluster(session: Session, request: Request, name: str) -> int:
     from cdi.runtime.cluster.probe import find_size
 
-    with looking(name, always=True) as show:
+    with progress_command(name, always=True) as show:
         return find_size(request, stored_secret(session, request), on_progress=show)
 
 

@@ -10,12 +10,12 @@ import click
 
 from cdi.api.errors import NotFound
 from cdi.cli.access import access_options, request_of, stored_secret
-from cdi.cli.looking import looking
+from cdi.cli.progress_on_demand import progress_command
 from cdi.cli.session import Session, subcommand
 from cdi.cli.show import document, echo_lines, paint, printable, table
-from cdi.image.sizes import human
+from cdi.image.sizes import format_size
 from cdi.runtime import inspect
-from cdi.runtime.examine import Findings
+from cdi.runtime.source_check import Findings
 from cdi.store.kinds import kind_of
 
 
@@ -41,7 +41,7 @@ def command(session: Session, *, image: str, digest: bool, content_type: str, ou
     if session.in_cluster and _is_volume(image):
         session.here("cdi inspect of a volume", "see what was imported with cdi describe pvc/NAME")
     request = request_of(image, options, content_type=content_type)
-    with looking(request.place.name or "image", always=digest) as show:
+    with progress_command(request.place.name or "image", always=digest) as show:
         found = inspect.inspect(request, digest=digest, secret=stored_secret(session, request), on_progress=show)
     body = inspect.document(found, request.place.location)
     if output == "table":
@@ -82,7 +82,7 @@ def checks(found: Findings) -> Iterator[str]:
 
 
 def size(count: int | None) -> str:
-    return "unknown until the whole source is read" if count is None else f"{human(count)} ({count} bytes)"
+    return "unknown until the whole source is read" if count is None else f"{format_size(count)} ({count} bytes)"
 
 
 def _facts(found: Findings) -> Iterator[tuple[str, str]]:
@@ -108,7 +108,7 @@ def _facts(found: Findings) -> Iterator[tuple[str, str]]:
         if found.data_bytes is not None:
             yield "data", size(found.data_bytes)
         if image.cluster_size:
-            yield "cluster size", human(image.cluster_size)
+            yield "cluster size", format_size(image.cluster_size)
         yield from image.details
         for note in image.notes:
             yield "note", note

@@ -14,7 +14,7 @@ from cdi.api.errors import UsageError
 from cdi.cli.session import Session, subcommand
 
 _TOKEN_BYTES = 24
-_SHORTEST = 16
+_MIN_TOKEN_LENGTH = 16
 
 
 @subcommand("serve")
@@ -60,7 +60,7 @@ def command(
     Clients with the token, which is printed once, may create, fill, clone and delete volumes.  Ctrl-C stops the server;
     uploads in progress resume when it is started again with the same token.
     """
-    from cdi.server.machine import Options, served
+    from cdi.server.local_server import Options, served
 
     embedded = session.here("cdi serve", "the upload proxy of the cluster serves the same page")
     if (tls_cert is None) != (tls_key is None):
@@ -100,9 +100,9 @@ def _read(file: Path) -> str:
     from cdi.runtime.request import read_option_file
 
     text = read_option_file(file).decode("ascii", "replace").strip()
-    if len(text) < _SHORTEST or not text.isascii() or not text.isprintable() or set(text) & set(" ~"):
+    if len(text) < _MIN_TOKEN_LENGTH or not text.isascii() or not text.isprintable() or set(text) & set(" ~"):
         raise UsageError(
-            f"the token must have at least {_SHORTEST} characters, without blanks",
+            f"the token must have at least {_MIN_TOKEN_LENGTH} characters, without blanks",
             where=str(file),
             remedy="generate one with openssl rand -hex 24",
         )

@@ -17,9 +17,9 @@ from cdi.store.kinds import kind_of
 if TYPE_CHECKING:
     from cdi.runtime.backend import Backend, Reader
     from cdi.runtime.cluster.backend import Cluster
-    from cdi.runtime.embedded import Embedded
+    from cdi.runtime.local_backend import LocalBackend
     from cdi.store.base import Watch
-    from cdi.store.local import LocalStore
+    from cdi.store.file_store import LocalStore
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -43,7 +43,7 @@ class Session:
         """Seconds to retry requests to an unreachable API server; set it before the first request."""
         self._always_cluster = cluster
         self._namespace: str | None = None
-        self._embedded: Embedded | None = None
+        self._embedded: LocalBackend | None = None
         self._remote: Cluster | None = None
 
     @property
@@ -79,12 +79,12 @@ class Session:
         return self.remote if self.in_cluster else self.embedded
 
     @property
-    def embedded(self) -> Embedded:
+    def embedded(self) -> LocalBackend:
         """The backend of this machine; commands that support no other use `here`."""
         if self._embedded is None:
-            from cdi.runtime.embedded import Embedded
+            from cdi.runtime.local_backend import LocalBackend
 
-            self._embedded = Embedded(self.root)
+            self._embedded = LocalBackend(self.root)
         return self._embedded
 
     @property
@@ -100,7 +100,7 @@ class Session:
             self._remote = Cluster.connect(self.kubeconfig, self.context, patience=self.patience)
         return self._remote
 
-    def here(self, what: str, remedy: str) -> Embedded:
+    def here(self, what: str, remedy: str) -> LocalBackend:
         """Return this machine's backend, for commands that work only there.
 
         Raises:
@@ -117,7 +117,7 @@ class Session:
 
     def _local_store(self) -> LocalStore:
         from cdi.runtime.home import Home
-        from cdi.store.local import LocalStore
+        from cdi.store.file_store import LocalStore
 
         home = Home.find(self.root)
         home.check()
@@ -127,7 +127,7 @@ class Session:
         """Return `Backend.changes`, without importing models."""
         return self.remote.changes(plurals, namespace) if self.in_cluster else self._local_store().watch(plurals)
 
-    def goes_on(self, name: str) -> None:
+    def resume_hint(self, name: str) -> None:
         """Make Ctrl-C report that the work on this DataVolume continues in the background."""
         options = self.options()
         where = "in the cluster" if self.in_cluster else "in the background"

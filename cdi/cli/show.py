@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from cdi.image.sizes import human
+from cdi.image.sizes import format_size
 
 COLOURS = {"red": 31, "green": 32, "yellow": 33, "cyan": 36, "bold": 1, "dim": 2}
 
@@ -93,7 +93,7 @@ def duration(seconds: float) -> str:
 
 
 def rate(bytes_per_second: float) -> str:
-    return f"{human(int(bytes_per_second))}/s"
+    return f"{format_size(int(bytes_per_second))}/s"
 
 
 def select(body: Any, path: str) -> str:

@@ -104,7 +104,7 @@ def command(
             remedy="omit --size, --storage-class, --access-mode and --volume-mode, or choose another name",
         )
     elif force_bind:
-        from cdi.runtime.cluster.uploading import bind_now
+        from cdi.runtime.cluster.upload_access import bind_now
 
         bind_now(session.remote, session.namespace, name)
     if session.in_cluster:
@@ -150,9 +150,9 @@ def _send(
     session: Session, file: str, name: str, *, url: str | None, ca: Path | None, insecure: bool, timeout: float | None
 ) -> None:
     from cdi.cli import bars
-    from cdi.runtime.cluster.uploading import await_ready, find_proxy, token
+    from cdi.runtime.cluster.upload_access import await_ready, find_proxy, token
     from cdi.runtime.request import read_option_file
-    from cdi.runtime.sending import Sender, Volume
+    from cdi.runtime.upload_client import UploadClient, Volume
 
     cluster, namespace = session.remote, session.namespace
     authority = None if ca is None else read_option_file(ca).decode("utf-8", "replace")
@@ -171,7 +171,7 @@ def _send(
         if not length:
             raise UsageError("the file is empty", where=file)
         with _Watcher(name, length) as watcher:
-            Sender(
+            UploadClient(
                 proxy,
                 Volume(namespace=namespace, name=name),
                 opened,
@@ -242,7 +242,7 @@ def _needed(file: str, content_type: str) -> str:
         UsageError: the size cannot be known before the upload.
         CdiError: the image is refused.
     """
-    from cdi.image.sizes import MEBI, request
+    from cdi.image.sizes import MEBI, kubernetes_quantity
     from cdi.runtime.inspect import inspect
     from cdi.runtime.locate import locate
     from cdi.runtime.request import Request
@@ -255,7 +255,7 @@ def _needed(file: str, content_type: str) -> str:
         raise found.refusal
     if found.virtual_size is None:
         raise UsageError("the image does not contain its virtual size", where=file, remedy="give --size")
-    return request(max(found.virtual_size, MEBI))
+    return kubernetes_quantity(max(found.virtual_size, MEBI))
 
 
 def _length() -> int | None:

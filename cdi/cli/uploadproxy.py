@@ -72,11 +72,11 @@ def command(
     Clients authenticate with a token from an UploadTokenRequest; the page acts with the permissions of its user's own
     token.  The files are read again when they change.
     """
-    from cdi.controller.logs import configure
-    from cdi.kube.blocking import Blocking
+    from cdi.controller.logging import configure
     from cdi.kube.client import Client
     from cdi.kube.credentials import find
-    from cdi.server.page.cluster import ClusterDesks
+    from cdi.kube.sync import SyncClient
+    from cdi.server.page.cluster import ClusterBackendProvider
     from cdi.server.page.service import Page
     from cdi.server.proxy.policy import ClusterPolicy
     from cdi.server.proxy.run import Options, serve
@@ -96,8 +96,8 @@ def command(
     )
     credentials = find(None if session.kubeconfig is None else str(session.kubeconfig), session.context)
     with (
-        Blocking(Client(credentials)) as client,
-        contextlib.closing(ClusterDesks(client, credentials)) as desks,
+        SyncClient(Client(credentials)) as client,
+        contextlib.closing(ClusterBackendProvider(client, credentials)) as desks,
         contextlib.closing(ClusterPolicy(client)) as policy,
     ):
         serve(options, ClusterVolumes(client), pages=Page(desks).begin, policy=policy)

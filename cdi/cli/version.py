@@ -28,9 +28,9 @@ def command(session: Session, *, output: str) -> None:
     if session.in_cluster:
         _of_cluster(session, output)
         return
-    from cdi.transfer.qemu.sandbox import describe
+    from cdi.transfer.qemu.sandbox import probe_protections
 
-    found, sandbox = {name: _tool(name) for name in _TOOLS}, describe()
+    found, sandbox = {name: _tool(name) for name in _TOOLS}, probe_protections()
     if output == "json":
         own = {"cdi": version("cdi"), "python": platform.python_version()}
         click.echo(json.dumps({**own, "tools": found, "sandbox": sandbox}, indent=2))

@@ -16,10 +16,10 @@ from cdi.cli.options import duration
 from cdi.cli.session import Session, references, subcommand
 from cdi.cli.show import duration as words_of
 from cdi.cli.show import rate
-from cdi.image.sizes import human
+from cdi.image.sizes import format_size
 from cdi.runtime.backend import Advance
-from cdi.runtime.view import halted
-from cdi.runtime.waiting import wait
+from cdi.runtime.status_view import blocked_reason
+from cdi.runtime.wait import wait
 from cdi.store.base import Object
 
 _JSONPATH = re.compile(r"jsonpath='?\{?\.status\.phase\}?'?=(\w+)", re.IGNORECASE)
@@ -76,17 +76,17 @@ def wait_for(
 ) -> Object:
     """Wait with a bar, print a final line, and return the object as last seen.
 
-    Raises what `cdi.runtime.waiting.wait` raises: in particular the failure of a DataVolume and, unless `patient`, a
+    Raises what `cdi.runtime.wait.wait` raises: in particular the failure of a DataVolume and, unless `patient`, a
     blocked state that only an administrator or user can resolve.
     """
-    session.goes_on(name)
+    session.resume_hint(name)
     with bars.bar(name) as bar:
 
         def show(body: Object, advance: Advance | None) -> None:
             if until == "deleted":
                 bar.update("Terminating", None)
             else:
-                bar.update(phase_text(body), advance, halted(body))
+                bar.update(phase_text(body), advance, blocked_reason(body))
 
         body = wait(session.backend, kind, namespace, name, until, timeout, show, patient=patient)
     if until == "deleted":
@@ -112,19 +112,19 @@ def summary(outcome: Outcome | None) -> str:
         return ""
     words = ["+".join((outcome.format or "", *reversed(outcome.wrappers)))] if outcome.format else []
     if outcome.disk_size is not None:
-        words.append(human(outcome.disk_size))
+        words.append(format_size(outcome.disk_size))
     if outcome.fetched:
-        fetched = f"{human(outcome.fetched)} fetched in {words_of(outcome.seconds)}"
+        fetched = f"{format_size(outcome.fetched)} fetched in {words_of(outcome.seconds)}"
         words.append(fetched + (f", {rate(outcome.fetched / outcome.seconds)}" if outcome.seconds >= 1 else ""))
     if outcome.resumed_at:
-        words.append(f"resumed at {human(outcome.resumed_at)}")
+        words.append(f"resumed at {format_size(outcome.resumed_at)}")
     if outcome.verified_by:
         words.append(f"verified by {', '.join(outcome.verified_by)}")
     return f"({', '.join(words)})" if words else ""
 
 
 def _until(text: str) -> str:
-    """Convert a ``--for`` value to the condition that `cdi.runtime.waiting.wait` takes."""
+    """Convert a ``--for`` value to the condition that `cdi.runtime.wait.wait` takes."""
     if text in ("delete", "deleted"):
         return "deleted"
     kind, _, word = text.partition("=")

@@ -1,7 +1,7 @@
 """Interface of decoders, which turn an iterator of buffers into an iterator of buffers of bounded size.
 
 The consumer drives the chain, so decoding is lazy and memory stays bounded: a decoder holds one input buffer and yields
-pieces of at most `PIECE` bytes.
+pieces of at most `MAX_CHUNK` bytes.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Protocol
 
 from cdi.api.errors import DecoderFailed
 
-PIECE = 1 << 20
+MAX_CHUNK = 1 << 20
 """Maximum size in bytes of a piece that a decoder yields."""
 
 Buffer = bytes | memoryview

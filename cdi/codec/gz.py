@@ -13,13 +13,13 @@ from isal import igzip_lib
 
 from cdi.api.errors import DecoderFailed
 from cdi.codec.base import Buffer, trailing_data
-from cdi.codec.feed import Feed
-from cdi.codec.members import MemberDecoder, decode_members
+from cdi.codec.concatenated import MemberDecoder, decode_members
+from cdi.codec.cursor import BufferCursor
 
 _MAGIC = b"\x1f\x8b\x08"
 _FHCRC, _FEXTRA, _FNAME, _FCOMMENT = 0x02, 0x04, 0x08, 0x10
 _RESERVED = 0xE0
-_TEXT_MOST = 64 << 10
+_MAX_TEXT = 64 << 10
 """Maximum length of a name or comment in bytes; no limit is specified, and gzip writes at most 255."""
 
 _FAILURES: tuple[type[Exception], ...] = (igzip_lib.IsalError,)  # type: ignore[assignment]  # its stub says instance
@@ -29,7 +29,7 @@ class GzDecoder:
     """A `cdi.codec.base.Decoder` for gzip."""
 
     def decode(self, pieces: Iterator[Buffer]) -> Iterator[Buffer]:
-        return decode_members(Feed(pieces, "gzip stream"), _Members().start, _FAILURES)
+        return decode_members(BufferCursor(pieces, "gzip stream"), _Members().start, _FAILURES)
 
 
 class _Members:
@@ -38,7 +38,7 @@ class _Members:
     def __init__(self) -> None:
         self._first = True
 
-    def start(self, feed: Feed) -> MemberDecoder:
+    def start(self, feed: BufferCursor) -> MemberDecoder:
         magic = feed.peek(len(_MAGIC))
         # If the content ends within the magic, it is a truncated member, which the header's parser reports.
         if not _MAGIC.startswith(magic):
@@ -51,7 +51,7 @@ class _Members:
         return decoder
 
 
-def _read_header(feed: Feed) -> None:
+def _read_header(feed: BufferCursor) -> None:
     """Consume a member's header (RFC 1952 section 2.3); raise `DecoderFailed` or `ContentTruncated`."""
     head = feed.take(10)
     flags = head[3]
@@ -67,9 +67,9 @@ def _read_header(feed: Feed) -> None:
         raise DecoderFailed("the gzip header has a wrong CRC")
 
 
-def _read_text(feed: Feed) -> bytes:
+def _read_text(feed: BufferCursor) -> bytes:
     text = b""
-    while len(text) < _TEXT_MOST:
+    while len(text) < _MAX_TEXT:
         part = bytes(feed.window(256))
         end = part.find(b"\0")
         if end >= 0 or not part:

@@ -13,9 +13,9 @@ from collections.abc import Iterator, Mapping
 from cdi.api.errors import UploadMalformed
 from cdi.codec.base import Buffer
 
-MOST_HEADERS = 8 << 10
+MAX_HEADERS = 8 << 10
 """Maximum size in bytes of one part's header."""
-MOST_PARTS = 100
+MAX_PARTS = 100
 """Maximum number of parts before the file."""
 _BOUNDARY = re.compile(r"[0-9A-Za-z'()+_,./:=? -]{0,69}[0-9A-Za-z'()+_,./:=?-]")
 _CLOSING = re.compile(rb"\r\n--[0-9A-Za-z'()+_,./:=? -]{1,70}--(?:\r\n)?\Z")
@@ -55,7 +55,7 @@ def closing_length(tail: bytes) -> int:
     return 0 if match is None else len(match[0])
 
 
-class _At(enum.Enum):
+class _State(enum.Enum):
     PREAMBLE = enum.auto()
     HEADERS = enum.auto()
     OTHER = enum.auto()
@@ -63,7 +63,7 @@ class _At(enum.Enum):
     AFTER = enum.auto()
 
 
-class FormFile:
+class MultipartFileParser:
     """Parser for the part of a form named `field`; it is fed with pieces of any size."""
 
     def __init__(self, boundary: bytes, field: str = "file") -> None:
@@ -71,7 +71,7 @@ class FormFile:
         self._field = field
         # A line break before the first delimiter is optional.
         self._held = b"\r\n"
-        self._at = _At.PREAMBLE
+        self._at = _State.PREAMBLE
         self._parts = 0
         self.headers: Mapping[str, str] = {}
         """Header fields of the file's part, once they were received; names in lower case."""
@@ -79,12 +79,12 @@ class FormFile:
     @property
     def found(self) -> bool:
         """True if the file's part has started."""
-        return self._at in {_At.FILE, _At.AFTER}
+        return self._at in {_State.FILE, _State.AFTER}
 
     @property
     def ended(self) -> bool:
         """True if the file is complete."""
-        return self._at is _At.AFTER
+        return self._at is _State.AFTER
 
     def feed(self, piece: Buffer) -> Iterator[memoryview]:
         """Yield the bytes of the file in this piece; raise `UploadMalformed` if the form is malformed.
@@ -92,29 +92,29 @@ class FormFile:
         A view is valid until the next one is requested. The caller must exhaust the iterator before it feeds the next
         piece.
         """
-        if self._at is _At.AFTER:
+        if self._at is _State.AFTER:
             return
         text = self._held + bytes(piece)
         view = memoryview(text)
         position = 0
-        while position < len(text) or self._at is _At.HEADERS:
-            if self._at is _At.HEADERS:
-                after = self._read_headers(text[position : position + MOST_HEADERS])
+        while position < len(text) or self._at is _State.HEADERS:
+            if self._at is _State.HEADERS:
+                after = self._read_headers(text[position : position + MAX_HEADERS])
                 if after is None:
                     break
                 position += after
                 continue
             found = text.find(self._delimiter, position)
-            stop = found if found >= 0 else self._before_doubt(text, position)
-            if self._at is _At.FILE and stop > position:
+            stop = found if found >= 0 else self._safe_prefix(text, position)
+            if self._at is _State.FILE and stop > position:
                 yield view[position:stop]
             position = stop
             if found < 0:
                 break
-            if self._at is _At.FILE:
-                self._at, self._held = _At.AFTER, b""
+            if self._at is _State.FILE:
+                self._at, self._held = _State.AFTER, b""
                 return
-            self._at = _At.HEADERS
+            self._at = _State.HEADERS
             position += len(self._delimiter)
         self._held = text[position:]
 
@@ -125,7 +125,7 @@ class FormFile:
         if not self.ended:
             raise UploadMalformed("the form ends within the file", remedy="send it again")
 
-    def _before_doubt(self, text: bytes, position: int) -> int:
+    def _safe_prefix(self, text: bytes, position: int) -> int:
         """Return the offset at which a delimiter may begin at the end of `text`; its length if there is none."""
         last = text.rfind(b"\r", max(position, len(text) - len(self._delimiter) + 1))
         return last if last >= 0 and self._delimiter.startswith(text[last:]) else len(text)
@@ -136,7 +136,7 @@ class FormFile:
             raise UploadMalformed(f"the form has no field {self._field!r}", remedy=f"curl -F {self._field}=@IMAGE")
         end = text.find(b"\r\n\r\n")
         if end < 0:
-            if len(text) >= MOST_HEADERS:
+            if len(text) >= MAX_HEADERS:
                 raise UploadMalformed("the header of a part of the form is too long", status=431)
             return None
         fields: dict[str, str] = {}
@@ -148,9 +148,9 @@ class FormFile:
         kind, given = parameters(fields.get("content-disposition", ""))
         self._parts += 1
         if kind == "form-data" and given.get("name") == self._field:
-            self._at, self.headers = _At.FILE, fields
-        elif self._parts > MOST_PARTS:
-            raise UploadMalformed(f"the form has more than {MOST_PARTS} parts before its file")
+            self._at, self.headers = _State.FILE, fields
+        elif self._parts > MAX_PARTS:
+            raise UploadMalformed(f"the form has more than {MAX_PARTS} parts before its file")
         else:
-            self._at = _At.OTHER
+            self._at = _State.OTHER
         return end + 4

@@ -10,26 +10,26 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from cdi.api.errors import ContentTruncated, ImageUnsafe
-from cdi.codec.base import PIECE, Buffer
-from cdi.codec.feed import Feed
-from cdi.codec.tarformat import (
+from cdi.codec.base import MAX_CHUNK, Buffer
+from cdi.codec.cursor import BufferCursor
+from cdi.codec.tar_header import (
     BLOCK,
-    SPARSE_MOST,
+    MAX_SPARSE,
     Header,
     check_sparse,
+    checked_size,
     corrupt,
     decimal,
     later_volume,
-    length,
-    number,
     parse_header,
+    parse_number,
     parse_pax,
+    parse_text,
     parse_time,
     sparse_entries,
-    text,
 )
 
-EXTENDED_MOST = 1 << 20
+MAX_EXTENDED = 1 << 20
 """Maximum size in bytes of an extended header or long name."""
 _EXTENDED_IN_A_ROW = 16
 
@@ -48,7 +48,7 @@ _KINDS: dict[bytes, Kind] = {
     b"6": "fifo",
 }
 
-_ZEROS = bytes(PIECE)
+_ZEROS = bytes(MAX_CHUNK)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,13 +69,13 @@ class Member:
     mtime: float
     link: str
     """Target of a link."""
-    parts: tuple[tuple[int, int], ...]
+    extents: tuple[tuple[int, int], ...]
     """The stored parts of the content, as ``(offset, length)``; the rest is zero."""
     _content: Iterator[memoryview] = field(repr=False)
 
     def chunks(self) -> Iterator[tuple[int, Buffer]]:
         """Yield the stored content in pieces of at most `PIECE` bytes, each with its offset in the content."""
-        parts = iter(self.parts)
+        parts = iter(self.extents)
         at = left = 0
         for view in self._content:
             begin = 0
@@ -98,8 +98,8 @@ class Member:
 
 def _zeros(count: int) -> Iterator[Buffer]:
     view = memoryview(_ZEROS)
-    for at in range(0, count, PIECE):
-        yield view[: min(PIECE, count - at)]
+    for at in range(0, count, MAX_CHUNK):
+        yield view[: min(MAX_CHUNK, count - at)]
 
 
 def members(pieces: Iterator[Buffer], *, require_end_mark: bool = False) -> Iterator[Member]:
@@ -118,7 +118,7 @@ def members(pieces: Iterator[Buffer], *, require_end_mark: bool = False) -> Iter
     return _Archive(pieces, require_end_mark=require_end_mark).members()
 
 
-class _Extended:
+class _PaxHeaders:
     """Values from extended headers for the next member."""
 
     def __init__(self, shared: dict[str, bytes]) -> None:
@@ -144,19 +144,19 @@ class _Extended:
     def name(self, *keys: str) -> str | None:
         for key in keys:
             if key in self.values:
-                return text(self.values[key])
+                return parse_text(self.values[key])
         return None
 
 
 def _refuse_volume(key: str, value: bytes) -> None:
     """Raise an error for the key that GNU tar writes at the start of each pax volume except the first."""
     if key == "GNU.volume.filename":
-        raise later_volume(text(value))
+        raise later_volume(parse_text(value))
 
 
 class _Archive:
     def __init__(self, pieces: Iterator[Buffer], *, require_end_mark: bool) -> None:
-        self._feed = Feed(pieces, "tar archive")
+        self._feed = BufferCursor(pieces, "tar archive")
         self._require_end_mark = require_end_mark
         self._at = 0
         self._shared: dict[str, bytes] = {}
@@ -173,7 +173,7 @@ class _Archive:
                 pass
             self._take(-member.stored % BLOCK)
         # Consume the rest, because the digest of the transfer covers it.
-        while view := self._feed.window(PIECE):
+        while view := self._feed.window(MAX_CHUNK):
             self._feed.advance(len(view))
 
     def _take(self, count: int) -> bytes:
@@ -190,9 +190,9 @@ class _Archive:
         return parse_header(raw) if any(raw) else None
 
     def _payload(self, header: Header) -> bytes:
-        if header.size > EXTENDED_MOST:
+        if header.size > MAX_EXTENDED:
             raise ImageUnsafe(
-                f"an extended header of the archive has {header.size} bytes; the limit is {EXTENDED_MOST}",
+                f"an extended header of the archive has {header.size} bytes; the limit is {MAX_EXTENDED}",
                 remedy="create the archive without such metadata",
             )
         raw = self._take(header.size)
@@ -200,7 +200,7 @@ class _Archive:
         return raw
 
     def _next(self) -> Member | None:
-        extended = _Extended(self._shared)
+        extended = _PaxHeaders(self._shared)
         for before in range(_EXTENDED_IN_A_ROW):
             header = self._header()
             if header is None:
@@ -216,9 +216,9 @@ class _Archive:
                     for key, value in parse_pax(self._payload(header)):
                         _refuse_volume(key, value)
                         self._shared[key] = value
-                    if sum(len(key) + len(value) for key, value in self._shared.items()) > EXTENDED_MOST:
+                    if sum(len(key) + len(value) for key, value in self._shared.items()) > MAX_EXTENDED:
                         raise ImageUnsafe("the archive's global headers are too large")
-                    extended = _Extended(self._shared)
+                    extended = _PaxHeaders(self._shared)
                 case b"L":
                     extended.values.setdefault("path", self._payload(header))
                 case b"K":
@@ -232,7 +232,7 @@ class _Archive:
                     return self._member(header, extended)
         raise corrupt("extended headers follow one another without a member")
 
-    def _member(self, header: Header, extended: _Extended) -> Member:
+    def _member(self, header: Header, extended: _PaxHeaders) -> Member:
         kind = _KINDS.get(header.type, "other")
         name = extended.name("GNU.sparse.name", "path")
         name = header.name if name is None else name
@@ -256,14 +256,14 @@ class _Archive:
             mode=header.mode,
             mtime=header.mtime if mtime is None else parse_time(mtime),
             link=header.link if link is None else link,
-            parts=(((0, stored),) if stored else ()) if parts is None else parts,
-            _content=self._feed.views(stored, PIECE),
+            extents=(((0, stored),) if stored else ()) if parts is None else parts,
+            _content=self._feed.views(stored, MAX_CHUNK),
         )
 
     # --- sparse files -------------------------------------------------------------------------------------------
 
     def _sparse(
-        self, header: Header, extended: _Extended, stored: int
+        self, header: Header, extended: _PaxHeaders, stored: int
     ) -> tuple[int, tuple[tuple[int, int], ...] | None, int]:
         """Return the size, the parts (None if all is stored) and the stored size of a file."""
         values = extended.values
@@ -286,9 +286,9 @@ class _Archive:
             block = self._take(BLOCK)
             parts.extend(sparse_entries(block[:504]))
             more = block[504]
-            if len(parts) > SPARSE_MOST:
-                raise ImageUnsafe(f"a sparse member of the archive has more than {SPARSE_MOST} parts")
-        return length(number(raw[483:495])), parts
+            if len(parts) > MAX_SPARSE:
+                raise ImageUnsafe(f"a sparse member of the archive has more than {MAX_SPARSE} parts")
+        return checked_size(parse_number(raw[483:495])), parts
 
     def _map_in_content(self, stored: int) -> tuple[list[tuple[int, int]], int]:
         """Read a sparse map of version 1.0, lines before the content padded to a block; return it and its size."""
@@ -302,8 +302,8 @@ class _Archive:
             used += BLOCK
             numbers.extend(decimal(line) for line in lines[: wanted - len(numbers)])
             if numbers and wanted == 1:
-                if numbers[0] > SPARSE_MOST:
-                    raise ImageUnsafe(f"a sparse member of the archive has more than {SPARSE_MOST} parts")
+                if numbers[0] > MAX_SPARSE:
+                    raise ImageUnsafe(f"a sparse member of the archive has more than {MAX_SPARSE} parts")
                 wanted = 1 + 2 * numbers[0]
                 numbers.extend(decimal(line) for line in lines[1:wanted])
             if len(rest) > BLOCK:

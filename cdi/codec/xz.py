@@ -24,9 +24,9 @@ from types import TracebackType
 from typing import Self
 
 from cdi.api.errors import CdiError, ImageError
-from cdi.codec.base import PIECE, Buffer, trailing_data
-from cdi.codec.feed import Feed
-from cdi.codec.xzformat import (
+from cdi.codec.base import MAX_CHUNK, Buffer, trailing_data
+from cdi.codec.cursor import BufferCursor
+from cdi.codec.xz_format import (
     HEADER_SIZE,
     STREAM_MAGIC,
     BlockHeader,
@@ -42,11 +42,11 @@ from cdi.codec.xzformat import (
 
 IN_FLIGHT = 96 << 20
 """Memory limit in bytes for blocks that are decoded in parallel: input, output and dictionaries."""
-THREADS_MOST = 8
+MAX_THREADS = 8
 
 _SLICE = 256 << 10
 # Input is passed in slices because Python's decompressor object copies the input that it has not used.
-_BLOCKS_MOST = 64
+_MAX_BLOCKS = 64
 _OVERHEAD = 1 << 16
 # Memory in bytes that a block needs in addition to its data.
 
@@ -61,11 +61,11 @@ class XzDecoder:
             threads: Number of threads; by default the number of processors available to this process.
             in_flight: Memory limit in bytes for blocks that are decoded in parallel.
         """
-        self._threads = min(threads or len(os.sched_getaffinity(0)), THREADS_MOST)
+        self._threads = min(threads or len(os.sched_getaffinity(0)), MAX_THREADS)
         self._in_flight = in_flight
 
     def decode(self, pieces: Iterator[Buffer]) -> Iterator[Buffer]:
-        feed = Feed(pieces, "xz stream")
+        feed = BufferCursor(pieces, "xz stream")
         with _Pool(self._threads, self._in_flight) as pool:
             try:
                 yield from _streams(feed, pool)
@@ -76,7 +76,7 @@ class XzDecoder:
             yield from pool.drain()
 
 
-def _streams(feed: Feed, pool: _Pool) -> Iterator[Buffer]:
+def _streams(feed: BufferCursor, pool: _Pool) -> Iterator[Buffer]:
     while True:
         yield from _stream(feed, pool)
         padding = feed.skip_zeros()
@@ -91,31 +91,33 @@ def _streams(feed: Feed, pool: _Pool) -> Iterator[Buffer]:
             raise damaged("the padding between two streams is not a multiple of four bytes")
 
 
-def _stream(feed: Feed, pool: _Pool) -> Iterator[Buffer]:
+def _stream(feed: BufferCursor, pool: _Pool) -> Iterator[Buffer]:
     header = parse_stream_header(feed.take(HEADER_SIZE))
-    seen = _Records()
+    seen = _IndexHash()
     while length := feed.take(1)[0]:
         raw = bytes((length,)) + feed.take(length * 4 + 3)
         block = parse_block_header(raw)
         cost = pool.cost(block)
         if cost is None:
             yield from pool.drain()
-            yield from _decode_arriving(feed, header, block, seen)
+            yield from _decode_streaming(feed, header, block, seen)
         else:
             assert block.compressed is not None
             assert block.uncompressed is not None
             seen.add(len(raw) + block.compressed + header.check_size, block.uncompressed)
             yield from pool.make_room(cost)
             size = block.compressed + -block.compressed % 4 + header.check_size
-            pool.submit(_Job(header, block, feed.take(size), cost))
+            pool.submit(_BlockTask(header, block, feed.take(size), cost))
     _check_index(feed, header, seen)
 
 
 # --- blocks that are decoded while they are received ------------------------------------------------------------
 
 
-def _decode_arriving(feed: Feed, header: StreamHeader, block: BlockHeader, seen: _Records) -> Iterator[Buffer]:
-    one = _OneBlock(header, block)
+def _decode_streaming(
+    feed: BufferCursor, header: StreamHeader, block: BlockHeader, seen: _IndexHash
+) -> Iterator[Buffer]:
+    one = _BlockDecoder(header, block)
     compressed = 0
     sizes = iter((block.compressed,)) if block.compressed is not None else _chunk_sizes(feed)
     for size in sizes:
@@ -124,10 +126,10 @@ def _decode_arriving(feed: Feed, header: StreamHeader, block: BlockHeader, seen:
             yield from one.feed(view)
     yield from one.feed(feed.take(-compressed % 4 + header.check_size))
     yield from one.finish(compressed)
-    seen.add(len(block.raw) + compressed + header.check_size, one.given)
+    seen.add(len(block.raw) + compressed + header.check_size, one.output_size)
 
 
-def _chunk_sizes(feed: Feed) -> Iterator[int]:
+def _chunk_sizes(feed: BufferCursor) -> Iterator[int]:
     """Yield the sizes in bytes of an LZMA2 stream's chunks, including their headers, up to and with the end mark.
 
     This follows liblzma's lzma2_decoder.c, the only description of the format.
@@ -148,14 +150,14 @@ def _chunk_sizes(feed: Feed) -> Iterator[int]:
         yield size
 
 
-class _OneBlock:
+class _BlockDecoder:
     """Decoder of a single block, as a separate stream."""
 
     def __init__(self, header: StreamHeader, block: BlockHeader) -> None:
         self._header = header
         self._block = block
         self._lzma = lzma.LZMADecompressor(lzma.FORMAT_XZ)
-        self.given = 0
+        self.output_size = 0
         """Bytes of content decoded so far."""
         self._run(header.raw + block.raw)
 
@@ -163,7 +165,7 @@ class _OneBlock:
         output = self._run(data)
         while True:
             if output:
-                self.given += len(output)
+                self.output_size += len(output)
                 yield output
             if self._lzma.needs_input or self._lzma.eof:
                 return
@@ -175,7 +177,7 @@ class _OneBlock:
         Returns an empty iterator; raises `DecoderFailed` if the block is not complete.
         """
         unpadded = len(self._block.raw) + compressed + self._header.check_size
-        end = stream_end(self._header, unpadded, self.given)
+        end = stream_end(self._header, unpadded, self.output_size)
         for output in self.feed(end):
             raise damaged(f"a block has {len(output)} bytes more than its header says")
         if not self._lzma.eof or self._lzma.unused_data:
@@ -184,7 +186,7 @@ class _OneBlock:
 
     def _run(self, data: Buffer) -> bytes:
         try:
-            return self._lzma.decompress(data, PIECE)
+            return self._lzma.decompress(data, MAX_CHUNK)
         except (lzma.LZMAError, EOFError) as error:
             raise damaged(str(error)) from error
 
@@ -192,7 +194,7 @@ class _OneBlock:
 # --- blocks that are decoded in parallel ------------------------------------------------------------------------
 
 
-class _Job:
+class _BlockTask:
     """A complete block to be decoded by a thread."""
 
     def __init__(self, header: StreamHeader, block: BlockHeader, data: bytes, cost: int) -> None:
@@ -211,8 +213,8 @@ class _Pool:
         self._wanted = threads
         self._limit = in_flight
         self._threads: list[threading.Thread] = []
-        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
-        self._order: deque[_Job] = deque()
+        self._jobs: queue.SimpleQueue[_BlockTask | None] = queue.SimpleQueue()
+        self._order: deque[_BlockTask] = deque()
         self._used = 0
         self._stop = threading.Event()
 
@@ -237,7 +239,7 @@ class _Pool:
         # If two such blocks exceed the limit, there is nothing to decode in parallel.
         return cost if cost <= self._limit // 2 else None
 
-    def submit(self, job: _Job) -> None:
+    def submit(self, job: _BlockTask) -> None:
         self._used += job.cost
         self._order.append(job)
         self._jobs.put(job)
@@ -248,7 +250,7 @@ class _Pool:
 
     def make_room(self, cost: int) -> Iterator[Buffer]:
         """Yield content in order until a block of `cost` bytes can be added."""
-        while self._order and (self._used + cost > self._limit or len(self._order) >= _BLOCKS_MOST):
+        while self._order and (self._used + cost > self._limit or len(self._order) >= _MAX_BLOCKS):
             yield from self._first()
 
     def drain(self) -> Iterator[Buffer]:
@@ -272,8 +274,8 @@ class _Pool:
             except Exception as error:  # noqa: BLE001 - it is raised where the content is taken
                 job.pieces.put(error)
 
-    def _decode(self, job: _Job) -> None:
-        one = _OneBlock(job.header, job.block)
+    def _decode(self, job: _BlockTask) -> None:
+        one = _BlockDecoder(job.header, job.block)
         data = memoryview(job.data)
         for at in range(0, len(data), _SLICE):
             for piece in one.feed(data[at : at + _SLICE]):
@@ -289,7 +291,7 @@ class _Pool:
 # --- the index --------------------------------------------------------------------------------------------------
 
 
-class _Records:
+class _IndexHash:
     """Hash over the sizes of a stream's blocks, so that any number of them takes constant memory."""
 
     def __init__(self) -> None:
@@ -301,16 +303,16 @@ class _Records:
         self.count += 1
 
     def __eq__(self, other: object) -> bool:
-        if not isinstance(other, _Records):
+        if not isinstance(other, _IndexHash):
             return NotImplemented
         return self.count == other.count and self._hash.digest() == other._hash.digest()
 
     __hash__ = None  # type: ignore[assignment]  # it changes
 
 
-def _check_index(feed: Feed, header: StreamHeader, seen: _Records) -> None:
+def _check_index(feed: BufferCursor, header: StreamHeader, seen: _IndexHash) -> None:
     """Compare the index and the footer with the blocks read (section 4); raise `DecoderFailed` if they differ."""
-    crc, size, found = zlib.crc32(b"\0"), 1, _Records()
+    crc, size, found = zlib.crc32(b"\0"), 1, _IndexHash()
 
     def number() -> int:
         nonlocal crc, size

@@ -15,8 +15,8 @@ else:
 
 from cdi.api.errors import DecoderFailed, DecoderLimit
 from cdi.codec.base import Buffer, trailing_data
-from cdi.codec.feed import Feed
-from cdi.codec.members import MemberDecoder, decode_members
+from cdi.codec.concatenated import MemberDecoder, decode_members
+from cdi.codec.cursor import BufferCursor
 
 WINDOW_LOG = 27
 """Binary logarithm of the maximum window size: 128 MiB, the default of ``zstd --long``."""
@@ -24,7 +24,7 @@ WINDOW_LOG = 27
 _SKIPPABLE = b"\x2a\x4d\x18"
 """Bytes 2 to 4 of a skippable frame, whose first byte is 0x50 to 0x5f (RFC 8878 section 3.1.2)."""
 _MAGIC = b"\x28\xb5\x2f\xfd"
-_HEADER_MOST = 14
+_MAX_HEADER = 14
 _CONTENT_SIZE_BYTES = (0, 2, 4, 8)
 _DICTIONARY_BYTES = (0, 1, 2, 4)
 
@@ -33,7 +33,7 @@ class ZstDecoder:
     """A `cdi.codec.base.Decoder` for Zstandard."""
 
     def decode(self, pieces: Iterator[Buffer]) -> Iterator[Buffer]:
-        return decode_members(Feed(pieces, "zstd stream"), _Frames().start, (zstd.ZstdError,))
+        return decode_members(BufferCursor(pieces, "zstd stream"), _Frames().start, (zstd.ZstdError,))
 
 
 class _Frames:
@@ -42,8 +42,8 @@ class _Frames:
     def __init__(self) -> None:
         self._first = True
 
-    def start(self, feed: Feed) -> MemberDecoder:
-        head = feed.peek(4 + _HEADER_MOST)
+    def start(self, feed: BufferCursor) -> MemberDecoder:
+        head = feed.peek(4 + _MAX_HEADER)
         if head[:4] == _MAGIC:
             _check_frame(head[4:])
         elif not self._first and not _begins_frame(head[:4]):

@@ -37,7 +37,7 @@ from cdi.kube.resources import (
     Resource,
 )
 from cdi.reconcile.storageclass import StorageClass, default_class
-from cdi.reconcile.storageprofile import SnapshotClass, clones_fast, complete, shared
+from cdi.reconcile.storageprofile import SnapshotClass, is_complete, supports_rwx, supports_smart_clone
 
 Values = Callable[[Resource], Iterable[Object]]
 """Function that returns all known objects of a resource."""
@@ -84,7 +84,7 @@ class Metrics:
         ProcessCollector(registry=self.registry)
 
     @contextlib.contextmanager
-    def reconciling(self, kind: str) -> Iterator[None]:
+    def observe_reconcile(self, kind: str) -> Iterator[None]:
         """Time a reconcile of an object of this kind, and count its failure if it raises an error."""
         began = time.perf_counter()
         try:
@@ -95,7 +95,7 @@ class Metrics:
         finally:
             self._durations.labels(kind).observe(time.perf_counter() - began)
 
-    def ended(self, outcome: str) -> None:
+    def count_attempt(self, outcome: str) -> None:
         """Count an attempt that has ended with `outcome`: `SUCCEEDED` or an error code."""
         self._imports.labels(outcome).inc()
 
@@ -121,7 +121,7 @@ class _Observed(Collector):
         yield _gauge("cdi_reconciles_in_progress", "Objects that are being reconciled", {}, self._in_work())
         yield self._ready()
         yield self._profiles(classes)
-        lacking = _lacking(volumes, classes)
+        lacking = _pending_without_class(volumes, classes)
         text = "Number of DataVolumes pending for default storage class to be configured"
         yield _gauge("kubevirt_cdi_datavolume_pending", text, {}, len(lacking))
         yield self._crons(lacking)
@@ -157,10 +157,10 @@ class _Observed(Collector):
             profile = _profile(profiles.get(one.name))
             if profile is None:
                 continue
-            many = shared(profile)
-            smart = clones_fast(profile, csi_drivers=drivers, snapshot_classes=snapshots)
+            many = supports_rwx(profile)
+            smart = supports_smart_clone(profile, csi_drivers=drivers, snapshot_classes=snapshots)
             degraded = not smart or not (many or alone)
-            flags = (complete(profile), one.is_default, one.is_virt_default, many, smart, degraded)
+            flags = (is_complete(profile), one.is_default, one.is_virt_default, many, smart, degraded)
             found.add_metric([one.name, one.provisioner, *map(_flag, flags)], 1)
         return found
 
@@ -236,7 +236,7 @@ def _profile(body: Object | None) -> StorageProfile | None:
     return model if isinstance(model, StorageProfile) else None
 
 
-def _lacking(volumes: Iterable[Object], classes: list[StorageClass]) -> set[tuple[str, str]]:
+def _pending_without_class(volumes: Iterable[Object], classes: list[StorageClass]) -> set[tuple[str, str]]:
     """Return namespace and name of pending DataVolumes that have neither a storage class nor a default class."""
     defaults = {form: default_class(classes, virtualization=form != "archive") for form in ("kubevirt", "archive")}
     found = set()

@@ -22,23 +22,23 @@ import aiohttp
 
 from cdi.api.decode import decode
 from cdi.api.job import Failure, Progress
-from cdi.controller.logs import fields
-from cdi.controller.queue import Queue
+from cdi.controller.logging import fields
+from cdi.controller.workqueue import WorkQueue
 
-EVERY = 1.0
+POLL_INTERVAL = 1.0
 """Polling interval of one pod in seconds, also before the first request: most small imports end before that."""
 RATE = 20.0
 """Maximum number of requests per second to all pods together."""
-AT_ONCE = 16
-PATIENCE = 2.0
+MAX_CONCURRENT = 16
+REQUEST_TIMEOUT = 2.0
 """Timeout of one request in seconds."""
-JOURNAL_EVERY = 10.0
+JOURNAL_INTERVAL = 10.0
 """Minimum interval in seconds between two stored journals of one pod."""
-_LONGEST_ANSWER = 96 * 1024
-_LONGEST_JOURNAL = 40 * 1024
-"""Maximum size of a journal, which is also the limit for the next attempt's pod (`cdi.reconcile.pod`)."""
-_LONGEST_NOTE = 256
-_LONGEST_MESSAGE = 1024
+_MAX_RESPONSE = 96 * 1024
+_MAX_JOURNAL = 40 * 1024
+"""Maximum size of a journal, which is also the limit for the next attempt's pod (`cdi.reconcile.pod_builder`)."""
+_MAX_NOTE = 256
+_MAX_MESSAGE = 1024
 
 log = logging.getLogger("cdi.progress")
 
@@ -79,59 +79,59 @@ class Upload:
     """Why it rejected the last upload."""
 
 
-Ask = Callable[[str], Awaitable[bytes]]
+FetchProgress = Callable[[str], Awaitable[bytes]]
 """Function that returns the body of ``GET https://<address>/progress``.
 
 It raises `OSError`, `ValueError` or `aiohttp.ClientError`.
 """
 
 
-class Progresses:
+class ProgressPoller:
     """Latest progress of every running worker pod."""
 
     def __init__(
         self,
         *,
-        told: Callable[[Target], None],
-        keep: Callable[[Target, str], Awaitable[None]],
+        on_progress: Callable[[Target], None],
+        save_journal: Callable[[Target, str], Awaitable[None]],
         clock: Callable[[], float] = time.monotonic,
-        every: float = EVERY,
+        every: float = POLL_INTERVAL,
         rate: float = RATE,
     ) -> None:
         """Start without pods.
 
         Args:
-            told: Called with a pod whose report has changed.
-            keep: Called to store a pod's journal; it may raise any exception.
+            on_progress: Called with a pod whose report has changed.
+            save_journal: Called to store a pod's journal; it may raise any exception.
             clock: Called for monotonic time in seconds.
             every: Polling interval of one pod in seconds.
             rate: Maximum number of requests per second.
 
         """
-        self._told = told
-        self._keep = keep
+        self._on_progress = on_progress
+        self._keep = save_journal
         self._clock = clock
         self._every = every
         self._rate = rate
-        self._queue: Queue[str] = Queue(clock=clock, base=2 * every)
+        self._queue: WorkQueue[str] = WorkQueue(clock=clock, base=2 * every)
         self._targets: dict[str, Target] = {}
         self._newest: dict[str, Progress] = {}
-        self._refused: dict[str, Failure] = {}
+        self._rejected_uploads: dict[str, Failure] = {}
         self._journals: dict[str, tuple[float, str]] = {}
 
     def of(self, uid: str) -> Progress | None:
         """Return the latest progress of the pod with this UID, which is kept until `forget` is called."""
         return self._newest.get(uid)
 
-    def refused(self, uid: str) -> Failure | None:
+    def last_rejected_upload(self, uid: str) -> Failure | None:
         """Return why this pod rejected the last upload; None if it did not, or another upload is in progress."""
-        return self._refused.get(uid)
+        return self._rejected_uploads.get(uid)
 
     def newest(self) -> Mapping[str, Progress]:
         """Return the latest progress by UID of the pod."""
         return self._newest
 
-    def follow(self, target: Target) -> None:
+    def track(self, target: Target) -> None:
         """Start polling a pod."""
         if self._targets.get(target.uid) != target:
             new = target.uid not in self._targets
@@ -139,25 +139,25 @@ class Progresses:
             if new:
                 self._queue.add(target.uid, self._every)
 
-    def leave(self, uid: str) -> None:
+    def untrack(self, uid: str) -> None:
         """Stop polling a pod; its latest progress is kept."""
         self._targets.pop(uid, None)
 
     def forget(self, uid: str) -> None:
         """Discard everything about a deleted pod."""
-        self.leave(uid)
+        self.untrack(uid)
         self._newest.pop(uid, None)
-        self._refused.pop(uid, None)
+        self._rejected_uploads.pop(uid, None)
         self._journals.pop(uid, None)
 
-    async def run(self, ask: Ask) -> Never:
+    async def run(self, ask: FetchProgress) -> Never:
         """Run until cancelled."""
         async with asyncio.TaskGroup() as group:
-            for _ in range(AT_ONCE):
+            for _ in range(MAX_CONCURRENT):
                 group.create_task(self._work(ask))
         raise AssertionError("no worker ends")
 
-    async def _work(self, ask: Ask) -> Never:
+    async def _work(self, ask: FetchProgress) -> Never:
         while True:
             uid = await self._queue.get()
             try:
@@ -167,10 +167,10 @@ class Progresses:
             finally:
                 self._queue.done(uid)
 
-    async def _look(self, target: Target, ask: Ask) -> None:
+    async def _look(self, target: Target, ask: FetchProgress) -> None:
         try:
-            async with asyncio.timeout(PATIENCE):
-                report = read(await ask(target.address))
+            async with asyncio.timeout(REQUEST_TIMEOUT):
+                report = parse_report(await ask(target.address))
         except (OSError, ValueError, aiohttp.ClientError) as error:  # TimeoutError is an OSError
             pause = self._queue.retry(target.uid)
             reason = str(error) or type(error).__name__
@@ -184,20 +184,20 @@ class Progresses:
             return  # it ended during the request
         upload = report.upload
         refused = upload.failure if upload is not None and upload.state == "waiting" else None
-        if (self._newest.get(target.uid), self._refused.get(target.uid)) != (report.progress, refused):
+        if (self._newest.get(target.uid), self._rejected_uploads.get(target.uid)) != (report.progress, refused):
             self._newest[target.uid] = report.progress
             if refused is None:
-                self._refused.pop(target.uid, None)
+                self._rejected_uploads.pop(target.uid, None)
             else:
-                self._refused[target.uid] = refused
-            self._told(target)
+                self._rejected_uploads[target.uid] = refused
+            self._on_progress(target)
         if target.keeps_journal and report.journal is not None:
             await self._store(target, report.journal)
 
     async def _store(self, target: Target, journal: str) -> None:
         moment, known = self._journals.get(target.uid, (-math.inf, ""))
         now = self._clock()
-        if journal == known or now - moment < JOURNAL_EVERY:
+        if journal == known or now - moment < JOURNAL_INTERVAL:
             return
         self._journals[target.uid] = (now, journal)
         try:
@@ -206,7 +206,7 @@ class Progresses:
             log.warning("cannot save a worker's journal", extra=fields(pod=target.place, reason=error))
 
 
-def read(body: bytes) -> Report:
+def parse_report(body: bytes) -> Report:
     """Parse and sanitize a worker's response.
 
     Raises:
@@ -214,17 +214,22 @@ def read(body: bytes) -> Report:
 
     """
     report = decode(Report, body)
-    told = report.progress
-    if min(told.done, told.total or 0, told.written, told.fetched, told.rate, told.eta or 0) < 0:
+    progress = report.progress
+    if (
+        min(progress.done, progress.total or 0, progress.written, progress.fetched, progress.rate, progress.eta or 0)
+        < 0
+    ):
         raise ValueError("a negative number")
-    note = _printable(told.note, _LONGEST_NOTE)
+    note = _printable(progress.note, _MAX_NOTE)
     journal = report.journal
-    if journal is not None and not 0 < len(journal) <= _LONGEST_JOURNAL:
+    if journal is not None and not 0 < len(journal) <= _MAX_JOURNAL:
         journal = None
     upload = report.upload
     if upload is not None:
         upload = replace(upload, failure=_sanitized(upload.failure))
-    return Report(progress=replace(told, note=note, failure=_sanitized(told.failure)), journal=journal, upload=upload)
+    return Report(
+        progress=replace(progress, note=note, failure=_sanitized(progress.failure)), journal=journal, upload=upload
+    )
 
 
 def _sanitized(failure: Failure | None) -> Failure | None:
@@ -232,7 +237,7 @@ def _sanitized(failure: Failure | None) -> Failure | None:
     if failure is None:
         return None
     code = "".join(c for c in failure.code[:64] if c.isascii() and c.isalnum()) or "Unknown"
-    return replace(failure, code=code, message=_printable(failure.message, _LONGEST_MESSAGE))
+    return replace(failure, code=code, message=_printable(failure.message, _MAX_MESSAGE))
 
 
 def _printable(text: str, longest: int) -> str:
@@ -240,12 +245,12 @@ def _printable(text: str, longest: int) -> str:
 
 
 @contextlib.asynccontextmanager
-async def asking() -> AsyncIterator[Ask]:
-    """Yield an `Ask` that uses persistent connections."""
+async def progress_client() -> AsyncIterator[FetchProgress]:
+    """Yield an `FetchProgress` that uses persistent connections."""
     connector = aiohttp.TCPConnector(
         # The worker's certificate is self-signed and created at its start, so there is nothing to verify it against.
         ssl=False,
-        limit=4 * AT_ONCE,
+        limit=4 * MAX_CONCURRENT,
         keepalive_timeout=30.0,
         use_dns_cache=False,
     )
@@ -254,7 +259,7 @@ async def asking() -> AsyncIterator[Ask]:
         cookie_jar=aiohttp.DummyCookieJar(),
         auto_decompress=False,
         trust_env=False,
-        timeout=aiohttp.ClientTimeout(total=PATIENCE),
+        timeout=aiohttp.ClientTimeout(total=REQUEST_TIMEOUT),
     ) as session:
 
         async def ask(address: str) -> bytes:
@@ -264,8 +269,8 @@ async def asking() -> AsyncIterator[Ask]:
                 body = b""
                 async for chunk in answer.content.iter_any():
                     body += chunk
-                    if len(body) > _LONGEST_ANSWER:
-                        raise ValueError(f"more than {_LONGEST_ANSWER} bytes")
+                    if len(body) > _MAX_RESPONSE:
+                        raise ValueError(f"more than {_MAX_RESPONSE} bytes")
                 return body
 
         yield ask

@@ -15,20 +15,20 @@ from cdi.api.errors import InvalidManifest
 from cdi.api.installation import CDI
 from cdi.api.storageprofile import StorageProfile
 from cdi.api.transfer import ObjectTransfer
-from cdi.controller.certifier import Certifier
-from cdi.controller.clones import ObservedClones
-from cdi.controller.executor import Executor
-from cdi.controller.inputs import Inputs
-from cdi.controller.keys import Key, Kind, Scope, volume
-from cdi.controller.logs import fields
-from cdi.controller.observe import Observed
-from cdi.controller.pacing import Pacing
-from cdi.controller.parts import Parts
-from cdi.controller.telling import tell
-from cdi.controller.temporaries import Temporaries
-from cdi.controller.transfers import ObservedTransfers, places
+from cdi.controller.applier import Executor
+from cdi.controller.certificates import CertificateManager
+from cdi.controller.clone_gc import CloneGarbageCollector
+from cdi.controller.clone_lister import InformerCloneLister
+from cdi.controller.components import Parts
+from cdi.controller.events import event
+from cdi.controller.informers import InformerSet
+from cdi.controller.lister import ClusterLister
+from cdi.controller.logging import fields
+from cdi.controller.referenced_objects import ReferencedObjects
+from cdi.controller.request import Kind, Request, Scope, datavolume
+from cdi.controller.status_throttle import Pacing
+from cdi.controller.transfer_lister import TransferLister, endpoints
 from cdi.controller.upload_certificates import UploadCertificates
-from cdi.controller.watches import Watches
 from cdi.kube.client import Client
 from cdi.kube.resources import (
     CDI_CONFIGS,
@@ -46,7 +46,6 @@ from cdi.kube.resources import (
     Resource,
 )
 from cdi.reconcile.actions import CreateObject, Plan, StartWorker
-from cdi.reconcile.cluster import observe
 from cdi.reconcile.configuration import (
     ConfigFacts,
     active_cdi,
@@ -54,17 +53,18 @@ from cdi.reconcile.configuration import (
     reconcile_config,
     reconcile_installation,
 )
+from cdi.reconcile.context import CLUSTER_RETRIES, Platform, ReconcileContext, Rejection, Retries
+from cdi.reconcile.context_builder import build_context
 from cdi.reconcile.dataimportcron import IN_A_CLUSTER, reconcile_unscheduled
 from cdi.reconcile.datasource import reconcile_data_source
 from cdi.reconcile.datavolume import reconcile
+from cdi.reconcile.invalid_object import report_invalid
 from cdi.reconcile.storageprofile import ProfileFacts, reconcile_orphan, reconcile_storage_profile
-from cdi.reconcile.transfer.flow import reconcile_transfer
-from cdi.reconcile.transfer.world import TransferWorld
-from cdi.reconcile.unreadable import complain
-from cdi.reconcile.world import CLUSTER_RETRIES, Platform, Refusal, Retries, World
+from cdi.reconcile.transfer.context import TransferWorld
+from cdi.reconcile.transfer.reconcile import reconcile_transfer
 
 PLATFORM = Platform(cluster=True)
-_READS = 3
+MAX_INPUT_ROUNDS = 3
 """Maximum number of rounds in which a plan's Secrets and ConfigMaps are read: one may refer to another."""
 _RESOURCES: Mapping[Kind, Resource] = {
     "volume": DATA_VOLUMES,
@@ -87,12 +87,12 @@ class Reconcilers:
     def __init__(
         self,
         client: Client,
-        watches: Watches,
-        observed: Observed,
-        inputs: Inputs,
-        clones: ObservedClones,
-        transfers: ObservedTransfers,
-        certifier: Certifier,
+        watches: InformerSet,
+        observed: ClusterLister,
+        inputs: ReferencedObjects,
+        clones: InformerCloneLister,
+        transfers: TransferLister,
+        certifier: CertificateManager,
         uploads: UploadCertificates,
         *,
         scope: Scope,
@@ -112,10 +112,10 @@ class Reconcilers:
         self._parts = parts
         self._retries = retries or CLUSTER_RETRIES
         self._pacing = Pacing(now)
-        self._temporaries = Temporaries(watches, observed, clones, scope=scope, now=now)
+        self._temporaries = CloneGarbageCollector(watches, observed, clones, scope=scope, now=now)
         self.now = now
 
-    async def reconcile(self, key: Key) -> float | None:
+    async def reconcile(self, key: Request) -> float | None:
         """Reconcile a key once.
 
         Returns:
@@ -129,81 +129,81 @@ class Reconcilers:
         """
         match key.kind:
             case "volume":
-                return await self._volume(key)
+                return await self._reconcile_datavolume(key)
             case "snapshot" | "reader":
-                return await self._temporary(key)
+                return await self._reconcile_temporary(key)
             case "source":
-                await self._source(key)
+                await self._reconcile_datasource(key)
             case "cron":
-                await self._cron(key)
+                await self._reconcile_dataimportcron(key)
             case "transfer":
-                return await self._transfer(key)
+                return await self._reconcile_objecttransfer(key)
             case "profile":
-                await self._profile(key)
+                await self._reconcile_storageprofile(key)
             case "config":
-                await self._config()
+                await self._reconcile_cdiconfig()
             case "installation":
-                return await self._installation(key)
+                return await self._reconcile_cdi(key)
             case _:
                 assert_never(key.kind)
         return None
 
-    def about(self, key: Key) -> Object | None:
+    def get_object(self, key: Request) -> Object | None:
         """Return the object in which errors of a key are reported; None if it does not exist."""
         found = self._watches.get(_RESOURCES[key.kind], key.namespace, key.name)
         return self._watches.get(CLAIMS, key.namespace, key.name) if found is None and key.kind == "volume" else found
 
-    async def complain(self, key: Key, error: InvalidManifest) -> None:
+    async def report_invalid(self, key: Request, error: InvalidManifest) -> None:
         """Report an object that is invalid, or that depends on an invalid one, in its status and events.
 
         Raises:
             CdiError: Any error of the API server when the status is written.
 
         """
-        about = self.about(key)
+        about = self.get_object(key)
         if about is None:
             return
         ours = self._is_ours(key, about) if key.kind == "volume" else self._acts_on(key, about)
         if ours:
-            plan = complain(about, error, self.now())
-            await self._executor.carry_out(plan, about, self.now())
+            plan = report_invalid(about, error, self.now())
+            await self._executor.apply(plan, about, self.now())
 
-    def acts_for(self, body: Object) -> bool:
+    def owns(self, body: Object) -> bool:
         """Return whether an object created for a PVC belongs to this installation."""
-        return self._is_ours(volume(body["metadata"]["namespace"], body["metadata"]["name"]), body)
+        return self._is_ours(datavolume(body["metadata"]["namespace"], body["metadata"]["name"]), body)
 
     # --- volumes --------------------------------------------------------------------------------------------------
 
-    async def _volume(self, key: Key) -> float | None:
-        about = self.about(key)
-        await self._temporary(key)
+    async def _reconcile_datavolume(self, key: Request) -> float | None:
+        about = self.get_object(key)
+        await self._reconcile_temporary(key)
         if about is None or not self._is_ours(key, about):
             self._inputs.forget(key)
             return None
-        plan = await self._planned(key, None)
+        plan = await self._plan(key, None)
         if plan is None:
             return None
-        plan = self._pacing.paced(key, plan, about)
+        plan = self._pacing.filter(key, plan, about)
         refusal = await self._carry_out(key, plan, about)
         if refusal is None:
             # No watch reports a change of a Secret or ConfigMap, so the volume is reconciled again when its next read
             # is due.
             pauses = (plan.requeue_after, self._inputs.pause(key))
             return min((pause for pause in pauses if pause is not None), default=None)
-        self._tell_refused(key, refusal)
-        excuse = await self._planned(key, refusal)
-        about = self.about(key)
+        self._report_rejected(key, refusal)
+        excuse = await self._plan(key, refusal)
+        about = self.get_object(key)
         if excuse is not None and about is not None:
             await self._carry_out(key, excuse, about)
         pause = excuse.requeue_after if excuse is not None else None
         return self._retries.patience if pause is None else pause
 
-    def _is_ours(self, key: Key, about: Object) -> bool:
+    def _is_ours(self, key: Request, about: Object) -> bool:
         """Return whether this installation handles a volume: its scope selects the object or one of its owners."""
-        if not self._scope.covers(key.namespace):
+        if not self._scope.includes_namespace(key.namespace):
             return False
         for _ in range(3):
-            if self._scope.selects(about):
+            if self._scope.matches(about):
                 return True
             owner = next((one for one in about["metadata"].get("ownerReferences") or () if one.get("controller")), None)
             if owner is None or owner.get("kind") not in (CLAIMS.kind, DATA_VOLUMES.kind):
@@ -215,19 +215,19 @@ class Reconcilers:
             about = above
         return False
 
-    async def _planned(self, key: Key, refusal: Refusal | None) -> Plan | None:
+    async def _plan(self, key: Request, refusal: Rejection | None) -> Plan | None:
         """Return the plan after reading the objects that it refers to; None if there is nothing to reconcile."""
         reads = 0
         while True:
-            with self._inputs.asking(key):
-                world = self._world(key, refusal)
-                plan = reconcile(world) if world is not None else None
-            if reads == _READS or not await self._inputs.read(key):
+            with self._inputs.track(key):
+                context = self._context(key, refusal)
+                plan = reconcile(context) if context is not None else None
+            if reads == MAX_INPUT_ROUNDS or not await self._inputs.read(key):
                 return plan
             reads += 1
 
-    def _world(self, key: Key, refusal: Refusal | None) -> World | None:
-        return observe(
+    def _context(self, key: Request, refusal: Rejection | None) -> ReconcileContext | None:
+        return build_context(
             self._observed,
             key.namespace,
             key.name,
@@ -239,16 +239,16 @@ class Reconcilers:
             clones=self._clones,
         )
 
-    async def _temporary(self, key: Key) -> float | None:
+    async def _reconcile_temporary(self, key: Request) -> float | None:
         """Reconcile a temporary object of a clone."""
         plan = self._temporaries.plan(key)
         if plan is None:
             return None
-        await self._simple(key, plan, self.about(key))
+        await self._simple(key, plan, self.get_object(key))
         return plan.requeue_after
 
-    async def _carry_out(self, key: Key, plan: Plan, about: Object) -> Refusal | None:
-        refusal = await self._executor.carry_out(plan, about, self.now())
+    async def _carry_out(self, key: Request, plan: Plan, about: Object) -> Rejection | None:
+        refusal = await self._executor.apply(plan, about, self.now())
         if refusal is not None:
             return refusal
         for action in plan.actions:
@@ -263,51 +263,51 @@ class Reconcilers:
 
     # --- other kinds ------------------------------------------------------------------------------------------------
 
-    async def _source(self, key: Key) -> None:
+    async def _reconcile_datasource(self, key: Request) -> None:
         body = self._watches.get(DATA_SOURCES, key.namespace, key.name)
         model = self._observed.model(DATA_SOURCES, key.namespace, key.name, DataSource)
         if body is not None and model is not None and self._acts_on(key, body):
             plan = reconcile_data_source(model, self._observed, PLATFORM, self.now(), self._clones)
             await self._simple(key, plan, body)
 
-    async def _cron(self, key: Key) -> None:
+    async def _reconcile_dataimportcron(self, key: Request) -> None:
         body = self._watches.get(DATA_IMPORT_CRONS, key.namespace, key.name)
         model = self._observed.model(DATA_IMPORT_CRONS, key.namespace, key.name, DataImportCron)
         if body is not None and model is not None and self._acts_on(key, body):
             await self._simple(key, reconcile_unscheduled(model, self.now(), IN_A_CLUSTER), body)
 
-    def _acts_on(self, key: Key, body: Object) -> bool:
-        return self._scope.covers(key.namespace) and self._scope.selects(body)
+    def _acts_on(self, key: Request, body: Object) -> bool:
+        return self._scope.includes_namespace(key.namespace) and self._scope.matches(body)
 
-    async def _transfer(self, key: Key) -> float | None:
+    async def _reconcile_objecttransfer(self, key: Request) -> float | None:
         """Reconcile an ObjectTransfer if this installation handles both its namespaces."""
         body = self._watches.get(OBJECT_TRANSFERS, "", key.name)
         model = self._observed.model(OBJECT_TRANSFERS, "", key.name, ObjectTransfer)
-        if body is None or model is None or not self._scope.selects(body):
+        if body is None or model is None or not self._scope.matches(body):
             return None
-        if not all(self._scope.covers(namespace) for namespace, _ in places(body)):
+        if not all(self._scope.includes_namespace(namespace) for namespace, _ in endpoints(body)):
             return None
-        world = TransferWorld(now=self.now(), transfer=model, objects=self._observed, facts=self._transfers)
-        plan = reconcile_transfer(world)
+        context = TransferWorld(now=self.now(), transfer=model, objects=self._observed, facts=self._transfers)
+        plan = reconcile_transfer(context)
         refusal = await self._carry_out(key, plan, body)
         if refusal is None:
             return plan.requeue_after
-        self._tell_refused(key, refusal)
-        excuse = reconcile_transfer(replace(world, now=self.now(), refusal=refusal))
+        self._report_rejected(key, refusal)
+        excuse = reconcile_transfer(replace(context, now=self.now(), refusal=refusal))
         # Actions before the rejected one may have changed its version.
         await self._carry_out(key, excuse, self._watches.get(OBJECT_TRANSFERS, "", key.name) or body)
         return excuse.requeue_after
 
-    async def _profile(self, key: Key) -> None:
+    async def _reconcile_storageprofile(self, key: Request) -> None:
         """Reconcile a StorageProfile unless another controller handles the cluster-scoped objects."""
-        if self._scope.alongside:
+        if self._scope.is_restricted:
             return
         profile = self._observed.model(STORAGE_PROFILES, "", key.name, StorageProfile)
         body = self._watches.get(STORAGE_PROFILES, "", key.name)
         storage_class = self._observed.storage_class(key.name)
         if storage_class is not None:
             facts = ProfileFacts(
-                volumes=tuple(self._observed.evidence(key.name)),
+                volumes=tuple(self._observed.provisioned_volumes(key.name)),
                 snapshot_classes=self._observed.snapshot_classes(),
                 owner=self._owner(),
             )
@@ -318,8 +318,8 @@ class Reconcilers:
             return
         await self._simple(key, plan, body or self._watches.get(STORAGE_CLASSES, "", key.name))
 
-    async def _config(self) -> None:
-        if self._scope.alongside:
+    async def _reconcile_cdiconfig(self) -> None:
+        if self._scope.is_restricted:
             return
         facts = ConfigFacts(
             storage_classes=self._observed.storage_classes(),
@@ -329,24 +329,24 @@ class Reconcilers:
             owner=self._owner(),
         )
         config = self._observed.model(CDI_CONFIGS, "", CONFIG_NAME, CDIConfig)
-        plan = reconcile_config(active_cdi(self._observed.installations()), config, facts)
+        plan = reconcile_config(active_cdi(self._observed.cdis()), config, facts)
         if plan.create is not None:
-            await self._executor.carry_out(Plan(actions=(CreateObject(body=plan.create),)), {}, self.now())
+            await self._executor.apply(Plan(actions=(CreateObject(body=plan.create),)), {}, self.now())
         if plan.update is not None:
             made = await self._client.update(CDI_CONFIGS, dict(plan.update))
-            self._watches.note(CDI_CONFIGS, made)
+            self._watches.record_write(CDI_CONFIGS, made)
             for fact in plan.events:
-                await tell(self._client, made, fact, self.now())
+                await event(self._client, made, fact, self.now())
 
-    async def _installation(self, key: Key) -> float | None:
-        if self._scope.alongside:
+    async def _reconcile_cdi(self, key: Request) -> float | None:
+        if self._scope.is_restricted:
             return None
-        installed = await self._parts.look()
+        installed = await self._parts.check()
         body = self._watches.get(CDIS, "", key.name)
         model = self._observed.model(CDIS, "", key.name, CDI)
         if body is None or model is None:
             return None
-        active = active_cdi(self._observed.installations())
+        active = active_cdi(self._observed.cdis())
         plan = reconcile_installation(
             model,
             active=active is not None and active.metadata.uid == model.metadata.uid,
@@ -357,12 +357,12 @@ class Reconcilers:
         await self._simple(key, plan, body)
         return self._parts.pause
 
-    def _tell_refused(self, key: Key, refusal: Refusal) -> None:
+    def _report_rejected(self, key: Request, refusal: Rejection) -> None:
         action, failure = type(refusal.action).__name__, refusal.failure
         log.warning("action refused", extra=fields(key=key, action=action, reason=failure.code, text=failure.message))
 
-    async def _simple(self, key: Key, plan: Plan, about: Object | None) -> None:
-        refusal = await self._executor.carry_out(plan, about or {}, self.now())
+    async def _simple(self, key: Request, plan: Plan, about: Object | None) -> None:
+        refusal = await self._executor.apply(plan, about or {}, self.now())
         if refusal is not None:
             log.warning(
                 "action refused", extra=fields(key=key, reason=refusal.failure.code, text=refusal.failure.message)
@@ -370,7 +370,7 @@ class Reconcilers:
 
     def _owner(self) -> Object | None:
         """Return an owner reference to the CDI object; None if there is none."""
-        cdi = active_cdi(self._observed.installations())
+        cdi = active_cdi(self._observed.cdis())
         if cdi is None:
             return None
         return {

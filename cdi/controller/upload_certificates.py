@@ -4,9 +4,9 @@
     cdi-uploadproxy-signer          the CA that signs it unless it was replaced
     cdi-uploadserver-client-cert    the proxy's client certificate for upload servers
 
-Beside another CDI their names have another prefix (`cdi.api.names.own_name`).
+Beside another CDI their names have another prefix (`cdi.api.names.prefixed_name`).
 
-An upload server's certificate is created with its pod (`cdi.reconcile.uploading`) and renewed here. Errors do not
+An upload server's certificate is created with its pod (`cdi.reconcile.upload_server`) and renewed here. Errors do not
 affect imports: they are logged and the operation is retried.
 """
 
@@ -20,25 +20,30 @@ from typing import Final, Never
 from urllib.parse import urlsplit
 
 from cdi.api.errors import CdiError, ClusterForbidden, KindNotServed
-from cdi.api.names import is_dns_subdomain, own_name
+from cdi.api.names import is_dns_subdomain, prefixed_name
 from cdi.api.upload_protocol import CLIENT_NAME
-from cdi.controller.certifier import CLIENTS, PATIENCE, SERVERS, SETTLED, Certifier
-from cdi.controller.logs import fields
-from cdi.kube.certificates import CertificatePlace, ensure_certificate, service_hosts
+from cdi.controller.certificates import (
+    CA_PROPAGATION_DELAY,
+    CA_PROPAGATION_TIMEOUT,
+    CLIENT_SIGNER,
+    SERVER_SIGNER,
+    CertificateManager,
+)
+from cdi.controller.logging import fields
+from cdi.kube.certificates import CertificateConfig, Lifetimes, ensure_certificate, service_hosts
 from cdi.kube.client import Client
-from cdi.kube.lifetimes import Lifetimes
 from cdi.kube.resources import CLAIMS, INGRESSES, Object
-from cdi.reconcile.uploading import certificate
-from cdi.reconcile.world import Service
+from cdi.reconcile.context import Service
+from cdi.reconcile.upload_server import certificate
 
 PROXY: Final = "cdi-uploadproxy"
 """Name of the proxy's Service."""
 PROXY_SIGNER: Final = "cdi-uploadproxy-signer"
 PROXY_CERTIFICATE: Final = "cdi-uploadproxy-server-cert"
 CLIENT_CERTIFICATE: Final = "cdi-uploadserver-client-cert"
-EVERY: Final = 60.0
+SYNC_INTERVAL: Final = 60.0
 """Interval in seconds."""
-SOON: Final = 5.0
+RETRY_INTERVAL: Final = 5.0
 """Interval in seconds after an error."""
 
 log = logging.getLogger("cdi.controller")
@@ -54,7 +59,7 @@ class UploadCertificates:
     def __init__(
         self,
         client: Client,
-        certifier: Certifier,
+        certifier: CertificateManager,
         namespace: str,
         *,
         lifetimes: Callable[[], Lifetimes],
@@ -94,13 +99,13 @@ class UploadCertificates:
     async def run(self) -> Never:
         """Run until cancelled."""
         while True:
-            pause = EVERY
-            for look in (self.look, self.look_at_client):
+            pause = SYNC_INTERVAL
+            for look in (self.sync, self.look_at_client):
                 try:
                     await look()
                 except CdiError as error:
                     log.warning("cannot renew the upload proxy's certificates", extra=fields(reason=error))
-                    pause = SOON
+                    pause = RETRY_INTERVAL
             for service in tuple(self._services()):
                 try:
                     await self.renew(service)
@@ -117,19 +122,22 @@ class UploadCertificates:
             CdiError: Any other error of the API server.
 
         """
-        servers, clients = await self._certifier.authority(SERVERS), await self._certifier.authority(CLIENTS)
-        place = CertificatePlace(
+        servers, clients = (
+            await self._certifier.authority(SERVER_SIGNER),
+            await self._certifier.authority(CLIENT_SIGNER),
+        )
+        place = CertificateConfig(
             namespace=self._namespace,
-            secret=own_name(CLIENT_CERTIFICATE, self._certifier.prefix),
+            secret=prefixed_name(CLIENT_CERTIFICATE, self._certifier.prefix),
             name=CLIENT_NAME,
             usage="client",
             trusts=servers.bundle,
-            settled=SETTLED,
-            patience=PATIENCE,
+            is_propagated=CA_PROPAGATION_DELAY,
+            patience=CA_PROPAGATION_TIMEOUT,
         )
         await ensure_certificate(self._client, place, clients, self._lifetimes().client, self._now())
 
-    async def look(self) -> None:
+    async def sync(self) -> None:
         """Create or renew the proxy's server certificate, and read its host.
 
         Raises:
@@ -140,11 +148,11 @@ class UploadCertificates:
         before = (self.known, self.authorities, self.host)
         signer = await self._certifier.authority(PROXY_SIGNER)
         self.host = await self._ingress()
-        proxy = own_name(PROXY, self._certifier.prefix)
+        proxy = prefixed_name(PROXY, self._certifier.prefix)
         hosts = [*service_hosts(proxy, self._namespace), *_host(self._override()), *_host(self.host)]
-        own = CertificatePlace(
+        own = CertificateConfig(
             namespace=self._namespace,
-            secret=own_name(PROXY_CERTIFICATE, self._certifier.prefix),
+            secret=prefixed_name(PROXY_CERTIFICATE, self._certifier.prefix),
             name=hosts[0],
             hosts=tuple(dict.fromkeys(hosts)),
         )
@@ -167,7 +175,7 @@ class UploadCertificates:
         if owner is None or "deletionTimestamp" in metadata:
             return
         known = Service(name=metadata["name"], uid=metadata["uid"], claim=owner["uid"])
-        await self._certifier.provide(certificate(metadata["namespace"], owner["name"], known))
+        await self._certifier.ensure(certificate(metadata["namespace"], owner["name"], known))
 
     async def _ingress(self) -> str:
         """Return the host of an Ingress to the proxy; empty if there is none or Ingresses may not be read."""
@@ -179,7 +187,7 @@ class UploadCertificates:
             for rule in (body.get("spec") or {}).get("rules") or ():
                 for path in (rule.get("http") or {}).get("paths") or ():
                     backend = (path.get("backend") or {}).get("service") or {}
-                    if rule.get("host") and backend.get("name") == own_name(PROXY, self._certifier.prefix):
+                    if rule.get("host") and backend.get("name") == prefixed_name(PROXY, self._certifier.prefix):
                         return str(rule["host"])
         return ""
 

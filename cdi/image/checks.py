@@ -16,7 +16,7 @@ from cdi.api.errors import (
     ImageError,
     ImageUnsafe,
 )
-from cdi.image.sizes import MAX_DISK, human
+from cdi.image.sizes import MAX_DISK, format_size
 
 _PRECEDENCE: Final[tuple[type[ImageError], ...]] = (
     BackingFileRefused,
@@ -54,7 +54,7 @@ class Checklist:
     _checks: list[Check] = field(default_factory=list)
     _refusals: list[type[ImageError]] = field(default_factory=list)
 
-    def expect(self, passed: bool, name: str, detail: str, refusal: type[ImageError] = ImageCorrupt) -> bool:
+    def check(self, passed: bool, name: str, detail: str, refusal: type[ImageError] = ImageCorrupt) -> bool:
         """Record a check and return `passed`; `refusal` is the error class if it failed."""
         self._checks.append(Check(name=name, passed=passed, detail=detail))
         if not passed:
@@ -68,10 +68,12 @@ class Checklist:
     def expect_size(self, size: int, limit: int = MAX_DISK) -> bool:
         """Record whether a disk of `size` bytes is accepted."""
         held = size <= limit
-        detail = f"{size} bytes ({human(size)})" + ("" if held else f", more than the limit of {human(limit)}")
-        return self.expect(held, "virtual size", detail, FormatUnsupported)
+        detail = f"{size} bytes ({format_size(size)})" + (
+            "" if held else f", more than the limit of {format_size(limit)}"
+        )
+        return self.check(held, "virtual size", detail, FormatUnsupported)
 
-    def settle(self) -> tuple[Check, ...]:
+    def raise_for_failures(self) -> tuple[Check, ...]:
         """Return all checks if they passed; else raise one error, of the gravest class, that lists every failure."""
         if self._refusals:
             gravest = min(self._refusals, key=_PRECEDENCE.index)
@@ -88,7 +90,7 @@ def checks_of(error: CdiError) -> tuple[Check, ...]:
     return tuple(check for check in made if isinstance(check, Check))
 
 
-def shown(text: bytes) -> str:
+def quoted(text: bytes) -> str:
     """Return text from an image, safe for a message: quoted, control characters escaped, truncated to 80 bytes."""
     quoted = ascii(text[:_SHOWN].decode("utf-8", "replace"))
     return f"{quoted}…" if len(text) > _SHOWN else quoted

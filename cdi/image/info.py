@@ -30,7 +30,7 @@ class ImageInfo:
     """Compression of clusters, if any."""
     needs_qemu: tuple[str, ...] = ()
     """Why the project's own reader does not support the image; empty for formats that it never reads."""
-    payload: tuple[int, int] | None = None
+    raw_extent: tuple[int, int] | None = None
     """Offset and length, if the disk is one contiguous range of the content."""
     has_snapshots: bool = False
     """Whether there are internal snapshots; they are not imported: the disk is the active state."""

@@ -20,10 +20,10 @@ from typing import Final
 
 from cdi.api.errors import CdiError, FormatUnrecognised, FormatUnsupported
 from cdi.image.formats import qcow2, raw, vdi, vhdx, vmdk, vmdk_descriptor, vpc
-from cdi.image.formats.content import HEAD, Content, Inspection, Want
+from cdi.image.formats.content import HEAD, Inspection, RandomAccessContent, Want
 from cdi.image.info import ImageInfo
 from cdi.image.sizes import SECTOR, require_size
-from cdi.image.wrapper import recognise_foreign
+from cdi.image.wrapper import identify_unsupported
 
 _NO_TAIL: Final = 2 * SECTOR
 """Content shorter than this has no footer after its disk."""
@@ -38,7 +38,7 @@ class Inspector:
     """
 
     def __init__(self, length: int | None, *, seekable: bool | None = None, where: str | None = None) -> None:
-        self._content = Content(length, seekable=length is not None if seekable is None else seekable)
+        self._content = RandomAccessContent(length, seekable=length is not None if seekable is None else seekable)
         self._where = where
         self._steps = _inspect(self._content)
         self._want: Want | None = None
@@ -47,7 +47,7 @@ class Inspector:
         self._error: CdiError | None = None
         self._advance(None)
 
-    def wants(self) -> tuple[int, int] | None:
+    def next_range(self) -> tuple[int, int] | None:
         """Return offset and length of the next range to feed, or None once the result is available.
 
         The first range is the beginning, at most 64 KiB; all ranges together are at most 4 MiB and within the known
@@ -64,12 +64,12 @@ class Inspector:
         Empty `data`, at the requested offset or before it, reports the end of the content.
         """
         if not data:
-            want = self.wants()
+            want = self.next_range()
             if want is not None and offset <= want[0]:
                 self._advance(bytes(self._got))
             return
         view = memoryview(data)
-        while (want := self.wants()) is not None:
+        while (want := self.next_range()) is not None:
             start = want[0] - offset
             piece = view[start : start + want[1]] if 0 <= start < len(view) else None
             if not piece:
@@ -78,7 +78,7 @@ class Inspector:
             if len(piece) == want[1]:
                 self._advance(bytes(self._got))
 
-    def verdict(self) -> ImageInfo:
+    def result(self) -> ImageInfo:
         """Return the properties of the image.
 
         Raises:
@@ -111,16 +111,16 @@ def name_format(head: bytes) -> str | None:
 
 
 @dataclass(frozen=True, slots=True)
-class _Claim:
+class _Candidate:
     """Format whose signature matches the beginning of the content."""
 
     name: str
-    inspect: Callable[[Content], Inspection]
+    inspect: Callable[[RandomAccessContent], Inspection]
     owned: int
     """Bytes at the beginning that hold only the format's own structures, never guest data."""
 
 
-def _inspect(content: Content) -> Inspection:
+def _inspect(content: RandomAccessContent) -> Inspection:
     head = yield from content.begin()
     if not head:
         raise FormatUnrecognised("the content is empty", remedy="check what the source serves")
@@ -132,30 +132,30 @@ def _inspect(content: Content) -> Inspection:
         raise FormatUnrecognised(f"the content matches several formats: {' and '.join(names)}")
     if claims:
         return (yield from claims[0].inspect(content))
-    foreign = recognise_foreign(head)
+    foreign = identify_unsupported(head)
     if foreign is not None:
         raise FormatUnsupported(f"the content is {foreign.name}", remedy=foreign.remedy)
     return (yield from _inspect_raw(content))
 
 
-def _claims(head: bytes) -> list[_Claim]:
-    claims: list[_Claim] = []
+def _claims(head: bytes) -> list[_Candidate]:
+    claims: list[_Candidate] = []
     if head.startswith(qcow2.MAGIC):
-        claims.append(_Claim("qcow2", _inspect_qcow2, qcow2.header_cluster(head)))
+        claims.append(_Candidate("qcow2", _inspect_qcow2, qcow2.header_cluster(head)))
     if head.startswith(vmdk.MAGIC):
-        claims.append(_Claim("vmdk", vmdk.inspect, SECTOR))
+        claims.append(_Candidate("vmdk", vmdk.inspect, SECTOR))
     if head.startswith(vmdk.COWD):
-        claims.append(_Claim("vmdk (COWD)", _refuser(vmdk.refuse_extent("COWD")), SECTOR))
+        claims.append(_Candidate("vmdk (COWD)", _reject_with(vmdk.refuse_extent("COWD")), SECTOR))
     if head.startswith(vmdk.SESPARSE):
-        claims.append(_Claim("vmdk (SESPARSE)", _refuser(vmdk.refuse_extent("SESPARSE")), SECTOR))
+        claims.append(_Candidate("vmdk (SESPARSE)", _reject_with(vmdk.refuse_extent("SESPARSE")), SECTOR))
     if vmdk_descriptor.is_descriptor(head):
-        claims.append(_Claim("vmdk", _refuser(vmdk.refuse_descriptor()), SECTOR))
+        claims.append(_Candidate("vmdk", _reject_with(vmdk.refuse_descriptor()), SECTOR))
     if vdi.recognised(head):
-        claims.append(_Claim("vdi", vdi.inspect, SECTOR))
+        claims.append(_Candidate("vdi", vdi.inspect, SECTOR))
     if head.startswith(vpc.COOKIE):
-        claims.append(_Claim("vhd", vpc.inspect, SECTOR))
+        claims.append(_Candidate("vhd", vpc.inspect, SECTOR))
     if head.startswith(vhdx.SIGNATURE):
-        claims.append(_Claim("vhdx", vhdx.inspect, HEAD))
+        claims.append(_Candidate("vhdx", vhdx.inspect, HEAD))
     return claims
 
 
@@ -169,15 +169,15 @@ def _disk_structures(head: bytes) -> list[str]:
     return found
 
 
-def _refuser(error: CdiError) -> Callable[[Content], Inspection]:
-    def inspect(_: Content) -> Inspection:
+def _reject_with(error: CdiError) -> Callable[[RandomAccessContent], Inspection]:
+    def inspect(_: RandomAccessContent) -> Inspection:
         yield from ()
         raise error
 
     return inspect
 
 
-def _inspect_qcow2(content: Content) -> Inspection:
+def _inspect_qcow2(content: RandomAccessContent) -> Inspection:
     yield from ()
     header, checks = qcow2.examine(content.head, content.length)
     notes = []
@@ -196,7 +196,7 @@ def _inspect_qcow2(content: Content) -> Inspection:
     )
 
 
-def _inspect_raw(content: Content) -> Inspection:
+def _inspect_raw(content: RandomAccessContent) -> Inspection:
     length = content.length
     whole = length is not None and length % SECTOR in (0, vpc.SHORT_FOOTER)
     if content.seekable and length is not None and length >= _NO_TAIL and whole:
@@ -212,6 +212,6 @@ def _inspect_raw(content: Content) -> Inspection:
     return ImageInfo(
         format="raw",
         virtual_size=length,
-        payload=None if length is None else (0, length),
+        raw_extent=None if length is None else (0, length),
         details=raw.details(content.head),
     )

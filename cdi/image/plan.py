@@ -16,7 +16,7 @@ from cdi.api.errors import (
     TargetUnsuitable,
 )
 from cdi.image.info import ImageInfo
-from cdi.image.sizes import MAX_OFFSET, MEBI, SECTOR, human, request, round_up
+from cdi.image.sizes import MAX_OFFSET, MEBI, SECTOR, format_size, kubernetes_quantity, round_up
 
 Path = Literal[
     "raw-ranged", "raw-stream", "qcow2-ranged", "qcow2-stream", "qemu-bridge", "qemu-spool", "archive", "blank"
@@ -24,9 +24,9 @@ Path = Literal[
 
 FEW_CONNECTIONS: Final = 4
 MANY_CONNECTIONS: Final = 8
-LARGE: Final = 4 << 30
+MANY_CONNECTIONS_FROM: Final = 4 << 30
 """Source size from which on many connections are used."""
-SHARE: Final = 8 * MEBI
+BYTES_PER_CONNECTION: Final = 8 * MEBI
 """Bytes per connection that are worth another handshake."""
 
 
@@ -73,7 +73,7 @@ class Plan:
     """Pipeline of an import, with upper bounds of its cost."""
 
     path: Path
-    why: str
+    reason: str
     """One sentence that names what decided."""
     fetch_bytes: int | None
     """Maximum to fetch from the source, each byte once; None if unknown.
@@ -132,7 +132,7 @@ def plan(facts: PlanInput) -> Plan:
         why += f"; the server announces no length, so {proof} shows that it is complete"
     return Plan(
         path=path,
-        why=f"{why}; {told}",
+        reason=f"{why}; {told}",
         fetch_bytes=facts.length,
         write_bytes=image.virtual_size,
         scratch_bytes=_scratch(facts, path),
@@ -179,7 +179,7 @@ def _choose(facts: PlanInput, image: ImageInfo) -> tuple[Path, str]:
     direct = plain and facts.ranges
     access = "it is served with byte ranges" if direct else _no_ranges(facts)
     by_policy = facts.engine == "qemu"
-    if image.format == "raw" or (image.payload is not None and not by_policy and plain):
+    if image.format == "raw" or (image.raw_extent is not None and not by_policy and plain):
         if by_policy and direct:
             return "qemu-bridge", f"policy assigns {name} to QEMU and {access}"
         if by_policy and plain:
@@ -261,9 +261,9 @@ def _connections(facts: PlanInput, *, ranged: bool) -> tuple[int, str]:
         return facts.connections, f"{_count(facts.connections)}, as the policy says"
     if facts.length is None:
         return FEW_CONNECTIONS, _count(FEW_CONNECTIONS)
-    most = MANY_CONNECTIONS if facts.length >= LARGE else FEW_CONNECTIONS
-    number = max(1, min(most, -(-facts.length // SHARE)))
-    return number, f"{_count(number)} for {human(facts.length)}"
+    most = MANY_CONNECTIONS if facts.length >= MANY_CONNECTIONS_FROM else FEW_CONNECTIONS
+    number = max(1, min(most, -(-facts.length // BYTES_PER_CONNECTION)))
+    return number, f"{_count(number)} for {format_size(facts.length)}"
 
 
 def _count(number: int) -> str:
@@ -295,18 +295,18 @@ def _disk_size(facts: PlanInput, virtual: int | None) -> int | None:
 
 
 def _too_small(facts: PlanInput, virtual: int, room: str) -> TargetTooSmall:
-    fits = request(virtual)
+    fits = kubernetes_quantity(virtual)
     remedy = f"request storage: {fits}"
     if facts.target == "file":
         # Imported on demand: the fractions module costs more than the rest of the plan.
         from cdi.api.overhead import required
 
-        remedy += f" (with spec.pvc on a file system: {request(required(virtual))})"
+        remedy += f" (with spec.pvc on a file system: {kubernetes_quantity(required(virtual))})"
     return TargetTooSmall(f"the image's virtual size is {_exact(virtual)} and {room}", remedy=remedy)
 
 
 def _exact(size: int) -> str:
-    return f"{size} bytes ({human(size)})"
+    return f"{size} bytes ({format_size(size)})"
 
 
 def _archive(facts: PlanInput) -> Plan:
@@ -320,7 +320,7 @@ def _archive(facts: PlanInput) -> Plan:
         )
     return Plan(
         path="archive",
-        why="contentType is archive; one connection, as it is read from front to back",
+        reason="contentType is archive; one connection, as it is read from front to back",
         fetch_bytes=facts.length,
         write_bytes=facts.capacity,
         scratch_bytes=0,
@@ -339,7 +339,7 @@ def _blank(facts: PlanInput) -> Plan:
         )
     return Plan(
         path="blank",
-        why="a blank disk has nothing to fetch",
+        reason="a blank disk has nothing to fetch",
         fetch_bytes=0,
         write_bytes=size if facts.preallocation or not facts.reads_zero else 0,
         scratch_bytes=0,
@@ -353,7 +353,7 @@ def render(chosen: Plan) -> str:
     """Format a plan for display: one aligned line per property."""
     lines = [
         ("path", chosen.path),
-        ("why", chosen.why),
+        ("why", chosen.reason),
         ("disk", _amount(chosen.disk_size, "as large as its content")),
         ("fetch", _most(chosen.fetch_bytes) + (", and again what QEMU reads out of order" if chosen.rereads else "")),
         ("write", _most(chosen.write_bytes)),

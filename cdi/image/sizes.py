@@ -36,7 +36,7 @@ def require_size(size: int, what: str, *, where: str | None = None) -> int:
     """
     if size > MAX_DISK:
         raise FormatUnsupported(
-            f"{what} {size} bytes ({human(size)}), and at most {human(MAX_DISK)} are supported",
+            f"{what} {size} bytes ({format_size(size)}), and at most {format_size(MAX_DISK)} are supported",
             where=where,
             remedy="check whether the length is right; a disk image of that size cannot be imported",
         )
@@ -53,7 +53,7 @@ def largest_file(disk: int) -> int:
     return disk + disk // 16 + 40 * MEBI
 
 
-def human(size: int) -> str:
+def format_size(size: int) -> str:
     """Format a size with three significant digits and a binary unit: ``10 GiB``, ``1.5 GiB``, ``700 B``."""
     value, unit = float(size), 0
     while value >= 1024 and unit < len(_UNITS) - 1:
@@ -62,7 +62,7 @@ def human(size: int) -> str:
     return f"{value:.3g} {_UNITS[unit]}" if value < 1000 else f"{value:.0f} {_UNITS[unit]}"
 
 
-def request(size: int) -> str:
+def kubernetes_quantity(size: int) -> str:
     """Return the shortest Kubernetes quantity that equals `size`: ``10Gi``, ``1500Mi``, ``10737418241``."""
     for unit, suffix in ((1 << 40, "Ti"), (1 << 30, "Gi"), (1 << 20, "Mi"), (1 << 10, "Ki")):
         if size and size % unit == 0:

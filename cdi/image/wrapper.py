@@ -90,7 +90,7 @@ def recognise_wrapper(head: bytes) -> Wrapper | None:
     return None
 
 
-def recognise_foreign(head: bytes) -> Foreign | None:
+def identify_unsupported(head: bytes) -> Foreign | None:
     """Return the recognised but unsupported wrapper or image format that `head` begins with, or None."""
     for magic, foreign in _FOREIGN:
         if head.startswith(magic):

@@ -4,10 +4,10 @@
     ConfigMap ``…-signer-bundle``  every authority that is still valid: the trust anchors of clients
     Secret ``…-cert``              a certificate that the authority signed, with its key
 
-Several replicas may do this concurrently (`cdi.kube.kept`). An authority is added to the bundle before a certificate
-that it signed is served, and stays there until it expires, so that a client can verify the server at every moment. Pods
-that mount a bundle as a file see a change with a delay: until then the previous authority signs, new certificates
-included.
+Several replicas may do this concurrently (`cdi.kube.shared_objects`). An authority is added to the bundle before a
+certificate that it signed is served, and stays there until it expires, so that a client can verify the server at every
+moment. Pods that mount a bundle as a file see a change with a delay: until then the previous authority signs, new
+certificates included.
 
 A certificate that a user or another tool stored in the Secret is used for as long as it is valid.
 """
@@ -17,25 +17,27 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from cryptography import x509
 
 from cdi.api.errors import AlreadyExists, UploadNotReady
-from cdi.kube import kept, pki
+from cdi.api.installation import CDI, CertConfig
+from cdi.api.rules.durations import parse_duration
+from cdi.kube import pki, shared_objects
 from cdi.kube.client import Client
-from cdi.kube.pki import Lifetime, Pair
+from cdi.kube.pki import AUTHORITY_LIFETIME, CERTIFICATE_LIFETIME, Lifetime, Pair
 from cdi.kube.resources import CONFIG_MAPS, SECRETS, Object
 
 BUNDLE_KEY = "ca-bundle.crt"
-ENTRY_KEPT = dt.timedelta(hours=1)
+ENTRY_RETENTION = dt.timedelta(hours=1)
 """Grace period for the client that requested an entry to be listed among those that need one."""
 SETTLED = dt.timedelta(minutes=1)
 """Time after which every client that trusts the bundle has read a new authority from it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AuthorityPlace:
+class SignerConfig:
     """Location of an authority."""
 
     namespace: str
@@ -44,12 +46,12 @@ class AuthorityPlace:
     labels: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
-    def named(cls, namespace: str, secret: str) -> AuthorityPlace:
+    def named(cls, namespace: str, secret: str) -> SignerConfig:
         return cls(namespace=namespace, secret=secret, bundle=f"{secret}-bundle")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CertificatePlace:
+class CertificateConfig:
     """Location and subject of a certificate."""
 
     namespace: str
@@ -63,14 +65,14 @@ class CertificatePlace:
     """PEM of the CAs that the holder trusts; stored with the certificate as ``ca.crt``."""
     owner: Mapping[str, Any] | None = None
     """Owner reference to the object with which the Secret is deleted."""
-    entry: str = ""
+    key_prefix: str = ""
     """Name of the entry in a Secret with several: the files are ``<entry>.crt`` and ``<entry>.key``."""
     beside: tuple[str, ...] = ()
-    """Other entries in use; adding an entry removes unlisted ones that are older than `ENTRY_KEPT`."""
+    """Other entries in use; adding an entry removes unlisted ones that are older than `ENTRY_RETENTION`."""
     labels: Mapping[str, str] = field(default_factory=dict)
     exclusive: bool = False
     """Whether an unmanaged Secret of this name is a conflict (`AlreadyExists`) instead of a certificate to use."""
-    settled: dt.timedelta = SETTLED
+    is_propagated: dt.timedelta = SETTLED
     """Time after which every peer of the certificate trusts a new authority."""
     patience: dt.timedelta = dt.timedelta(0)
     """Delay before a certificate of an authority without predecessor is issued.
@@ -93,7 +95,7 @@ class Authority:
     previous: Pair | None = None
     """Its predecessor, if that can still sign."""
 
-    def settled(self, by: dt.timedelta, now: dt.datetime) -> bool:
+    def is_propagated(self, by: dt.timedelta, now: dt.datetime) -> bool:
         """Return whether every peer trusts this authority, `by` after it was issued at the latest.
 
         This is immediate if there is no other authority that they could trust instead. For short lifetimes the delay is
@@ -101,15 +103,15 @@ class Authority:
         """
         lifetime = self.lifetime
         longest = min(by, lifetime.renew_before / 2, lifetime.duration - lifetime.renew_before)
-        return len(self.trusted) < 2 or now >= pki.made(self.certificate) + longest
+        return len(self.trusted) < 2 or now >= pki.issued_at(self.certificate) + longest
 
     def signer(self, by: dt.timedelta, now: dt.datetime) -> Pair | None:
         """Return the pair whose signature every peer trusts at `now`; None if no pair that can sign is."""
-        return self.pair if self.settled(by, now) else self.previous
+        return self.pair if self.is_propagated(by, now) else self.previous
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Held:
+class ServingCertificate:
     """Certificate to serve."""
 
     pair: Pair
@@ -125,7 +127,7 @@ def service_hosts(service: str, namespace: str) -> tuple[str, ...]:
     return (f"{service}.{namespace}.svc", service, f"{service}.{namespace}", f"{service}.{namespace}.svc.cluster.local")
 
 
-async def ensure_authority(client: Client, place: AuthorityPlace, lifetime: Lifetime, now: dt.datetime) -> Authority:
+async def ensure_authority(client: Client, place: SignerConfig, lifetime: Lifetime, now: dt.datetime) -> Authority:
     """Return the authority, created or renewed if needed, and add it to its bundle.
 
     Raises:
@@ -134,29 +136,29 @@ async def ensure_authority(client: Client, place: AuthorityPlace, lifetime: Life
     """
 
     async def signer() -> tuple[Pair, Pair | None]:
-        secret = await kept.look(client, SECRETS, place.namespace, place.secret)
+        secret = await shared_objects.get_or_none(client, SECRETS, place.namespace, place.secret)
         pair, previous = _signs(_pair(secret), now), _signs(_pair(secret, "previous"), now)
         certificate = pair.parsed() if pair is not None else None
-        if pair is not None and certificate is not None and not pki.due(certificate, lifetime, now):
+        if pair is not None and certificate is not None and not pki.needs_renewal(certificate, lifetime, now):
             return pair, previous
         made, previous = pki.new_authority(place.secret, lifetime, now), pair or previous
-        await kept.put(client, SECRETS, secret, _secret(place, made, previous=previous))
+        await shared_objects.create_or_update(client, SECRETS, secret, _secret(place, made, previous=previous))
         return made, previous
 
-    pair, previous = await kept.settled(signer)
+    pair, previous = await shared_objects.retry_on_conflict(signer)
     alive = [one for each in (pair, previous) if each is not None and (one := each.parsed()) is not None]
 
     async def bundle() -> str:
-        stored = await kept.look(client, CONFIG_MAPS, place.namespace, place.bundle)
+        stored = await shared_objects.get_or_none(client, CONFIG_MAPS, place.namespace, place.bundle)
         before = str(((stored or {}).get("data") or {}).get(BUNDLE_KEY) or "")
         text = pki.write_bundle([*pki.read_bundle(before), *alive], now)
         if text != before:
-            body = kept.manifest("ConfigMap", place.namespace, place.bundle, labels=place.labels)
+            body = shared_objects.manifest("ConfigMap", place.namespace, place.bundle, labels=place.labels)
             body["data"] = {BUNDLE_KEY: text}
-            await kept.put(client, CONFIG_MAPS, stored, body)
+            await shared_objects.create_or_update(client, CONFIG_MAPS, stored, body)
         return text
 
-    text = await kept.settled(bundle)
+    text = await shared_objects.retry_on_conflict(bundle)
     return Authority(
         pair=pair,
         certificate=alive[0],
@@ -168,21 +170,21 @@ async def ensure_authority(client: Client, place: AuthorityPlace, lifetime: Life
 
 
 async def ensure_certificate(
-    client: Client, place: CertificatePlace, authority: Authority, lifetime: Lifetime, now: dt.datetime
-) -> Held:
+    client: Client, place: CertificateConfig, authority: Authority, lifetime: Lifetime, now: dt.datetime
+) -> ServingCertificate:
     """Return the certificate, created or renewed if needed.
 
     Raises:
-        UploadNotReady: `CertificatePlace.patience` has not passed yet.
+        UploadNotReady: `CertificateConfig.patience` has not passed yet.
         AlreadyExists: an unmanaged Secret occupies the name of an exclusive certificate.
         CdiError: see `ensure_authority`.
     """
 
-    async def held() -> Held:
-        secret = await kept.look(client, SECRETS, place.namespace, place.secret)
-        pair = _pair(secret, place.entry or "tls")
+    async def held() -> ServingCertificate:
+        secret = await shared_objects.get_or_none(client, SECRETS, place.namespace, place.secret)
+        pair = _pair(secret, place.key_prefix or "tls")
         certificate = pair.parsed() if pair is not None else None
-        ours = kept.is_ours(secret)
+        ours = shared_objects.is_managed(secret)
         if secret is not None and place.exclusive and not ours:
             raise AlreadyExists(
                 f"Secret {place.namespace}/{place.secret} exists and is not managed by CDI",
@@ -190,13 +192,15 @@ async def ensure_certificate(
             )
         keep = certificate is not None and _keep(certificate, place, authority, lifetime, now, ours=ours)
         if pair is not None and certificate is not None and keep:
-            beside = kept.field(secret, "ca.crt").decode(errors="replace")
+            beside = shared_objects.field(secret, "ca.crt").decode(errors="replace")
             if ours and (beside != place.trusts or not _goes_with(secret, place)):
-                await kept.put(client, SECRETS, secret, _beside(secret, place, _secret(place, pair), now))
+                await shared_objects.create_or_update(
+                    client, SECRETS, secret, _merge_entries(secret, place, _secret(place, pair), now)
+                )
             expires = certificate.not_valid_after_utc
-            return Held(pair=pair, expires=expires, authorities="" if ours else beside, ours=ours)
-        signer = authority.signer(place.settled, now)
-        if signer is None and not authority.settled(place.patience, now):
+            return ServingCertificate(pair=pair, expires=expires, authorities="" if ours else beside, ours=ours)
+        signer = authority.signer(place.is_propagated, now)
+        if signer is None and not authority.is_propagated(place.patience, now):
             raise UploadNotReady(
                 "the new certificate authority has not reached all clients yet",
                 where=f"Secret {place.namespace}/{place.secret}",
@@ -205,17 +209,19 @@ async def ensure_certificate(
         pair = pki.new_certificate(
             signer or authority.pair, place.name, hosts=place.hosts, usage=place.usage, lifetime=lifetime, now=now
         )
-        await kept.put(client, SECRETS, secret, _beside(secret, place, _secret(place, pair), now))
+        await shared_objects.create_or_update(
+            client, SECRETS, secret, _merge_entries(secret, place, _secret(place, pair), now)
+        )
         certificate = pair.parsed()
         assert certificate is not None
-        return Held(pair=pair, expires=certificate.not_valid_after_utc)
+        return ServingCertificate(pair=pair, expires=certificate.not_valid_after_utc)
 
-    return await kept.settled(held)
+    return await shared_objects.retry_on_conflict(held)
 
 
 def _keep(
     certificate: x509.Certificate,
-    place: CertificatePlace,
+    place: CertificateConfig,
     authority: Authority,
     lifetime: Lifetime,
     now: dt.datetime,
@@ -223,15 +229,15 @@ def _keep(
     ours: bool,
 ) -> bool:
     """Return whether a certificate can be served further."""
-    if not pki.good(certificate, now):
+    if not pki.is_valid(certificate, now):
         return False
     if not ours:
         return True
     if not pki.issued_by(certificate, authority.trusted) or not pki.names_all(certificate, place.hosts):
         return False
-    if not pki.due(certificate, lifetime, now):
+    if not pki.needs_renewal(certificate, lifetime, now):
         return True
-    signer = authority.signer(place.settled, now)
+    signer = authority.signer(place.is_propagated, now)
     end = None if signer is None else x509.load_pem_x509_certificate(signer.certificate).not_valid_after_utc
     return end is None or end <= certificate.not_valid_after_utc
 
@@ -239,49 +245,85 @@ def _keep(
 # --- Secrets ----------------------------------------------------------------------------------------------------
 
 
-def _secret(place: AuthorityPlace | CertificatePlace, pair: Pair, *, previous: Pair | None = None) -> Object:
+def _secret(place: SignerConfig | CertificateConfig, pair: Pair, *, previous: Pair | None = None) -> Object:
     fields = {"tls.crt": pair.certificate, "tls.key": pair.key}
     if previous is not None:
         fields |= {"previous.crt": previous.certificate, "previous.key": previous.key}
     owner: Object | None = None
-    if isinstance(place, CertificatePlace):
+    if isinstance(place, CertificateConfig):
         owner = None if place.owner is None else dict(place.owner)
         if place.trusts:
             fields["ca.crt"] = place.trusts.encode()
-    body = kept.manifest("Secret", place.namespace, place.secret, labels=place.labels, owner=owner)
-    return body | {"type": "kubernetes.io/tls", "data": kept.encoded(fields)}
+    body = shared_objects.manifest("Secret", place.namespace, place.secret, labels=place.labels, owner=owner)
+    return body | {"type": "kubernetes.io/tls", "data": shared_objects.encoded(fields)}
 
 
-def _beside(secret: Object | None, place: CertificatePlace, body: Object, now: dt.datetime) -> Object:
+def _merge_entries(secret: Object | None, place: CertificateConfig, body: Object, now: dt.datetime) -> Object:
     """Return the Secret with the entry added, if it holds several."""
-    if not place.entry:
+    if not place.key_prefix:
         return body
     own = body["data"]
-    data = {f"{place.entry}.crt": own["tls.crt"], f"{place.entry}.key": own["tls.key"]}
+    data = {f"{place.key_prefix}.crt": own["tls.crt"], f"{place.key_prefix}.key": own["tls.key"]}
     for name in (secret or {}).get("data") or {}:
         entry, _, kind = name.rpartition(".")
-        pair = _pair(secret, entry) if kind == "crt" and entry != place.entry else None
+        pair = _pair(secret, entry) if kind == "crt" and entry != place.key_prefix else None
         certificate = pair.parsed() if pair is not None else None
         if pair is None or certificate is None:
             continue
-        if entry in place.beside or now - pki.made(certificate) < ENTRY_KEPT:
-            data |= kept.encoded({f"{entry}.crt": pair.certificate, f"{entry}.key": pair.key})
+        if entry in place.beside or now - pki.issued_at(certificate) < ENTRY_RETENTION:
+            data |= shared_objects.encoded({f"{entry}.crt": pair.certificate, f"{entry}.key": pair.key})
     if "ca.crt" in own:
         data["ca.crt"] = own["ca.crt"]
     return body | {"type": "Opaque", "data": data}
 
 
-def _goes_with(secret: Object | None, place: CertificatePlace) -> bool:
+def _goes_with(secret: Object | None, place: CertificateConfig) -> bool:
     owners = ((secret or {}).get("metadata") or {}).get("ownerReferences") or []
     return place.owner is None or any(one.get("uid") == place.owner["uid"] for one in owners)
 
 
 def _pair(secret: Object | None, name: str = "tls") -> Pair | None:
-    certificate, key = kept.field(secret, f"{name}.crt"), kept.field(secret, f"{name}.key")
+    certificate, key = shared_objects.field(secret, f"{name}.crt"), shared_objects.field(secret, f"{name}.key")
     return Pair(certificate=certificate, key=key) if certificate and key else None
 
 
 def _signs(pair: Pair | None, now: dt.datetime) -> Pair | None:
     """Return `pair` if it is a valid authority."""
-    certificate = pki.signs(pair) if pair is not None else None
-    return pair if certificate is not None and pki.good(certificate, now) else None
+    certificate = pki.as_ca(pair) if pair is not None else None
+    return pair if certificate is not None and pki.is_valid(certificate, now) else None
+
+
+_MIN_DURATION = dt.timedelta(minutes=10)
+"""Minimum lifetime of a certificate: below it, clock skew and caches matter."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lifetimes:
+    """Lifetime of each kind of certificate."""
+
+    authority: Lifetime = AUTHORITY_LIFETIME
+    server: Lifetime = CERTIFICATE_LIFETIME
+    client: Lifetime = CERTIFICATE_LIFETIME
+
+    @classmethod
+    def of(cls, cdi: CDI | None) -> Self:
+        """Return the lifetimes that ``spec.certConfig`` requests."""
+        wanted = cdi.spec.cert_config if cdi is not None else None
+        if wanted is None:
+            return cls()
+        return cls(
+            authority=_lifetime(wanted.ca, AUTHORITY_LIFETIME),
+            server=_lifetime(wanted.server, CERTIFICATE_LIFETIME),
+            client=_lifetime(wanted.client, CERTIFICATE_LIFETIME),
+        )
+
+
+def _lifetime(wanted: CertConfig | None, usual: Lifetime) -> Lifetime:
+    """Return the requested lifetime if it is usable, else `usual`; a missing renewal time is half the duration."""
+    duration = parse_duration(wanted.duration) if wanted is not None and wanted.duration else None
+    before = parse_duration(wanted.renew_before) if wanted is not None and wanted.renew_before else None
+    length = dt.timedelta(seconds=float(duration)) if duration else usual.duration
+    early = dt.timedelta(seconds=float(before)) if before is not None else length / 2
+    if length < _MIN_DURATION or early >= length:
+        return usual
+    return Lifetime(duration=length, renew_before=early)

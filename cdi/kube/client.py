@@ -1,6 +1,6 @@
 """Kubernetes API client that works with plain dictionaries over one session.
 
-Every failure is a `CdiError`. A call retries for a bounded time (`Timing.patience`) while the server is unreachable,
+Every failure is a `CdiError`. A call retries for a bounded time (`Timeouts.patience`) while the server is unreachable,
 restarting or overloaded. A request that modifies state is retried only if the first attempt cannot have been processed
 (connection refused, 429) or if it is idempotent.
 """
@@ -15,11 +15,11 @@ from types import TracebackType
 from typing import Any, Literal, Self
 
 from cdi.api.errors import ClusterProtocolError, ClusterUnavailable, HistoryExpired
-from cdi.kube import answers
+from cdi.kube import responses
 from cdi.kube.credentials import Credentials, find
 from cdi.kube.lines import lines
 from cdi.kube.resources import PODS, Object, Resource
-from cdi.kube.transport import MAX_ANSWER, Timing, TooLargeError, Transport
+from cdi.kube.transport import MAX_ANSWER, Timeouts, TooLargeError, Transport
 
 _PATCHES = {
     "merge": "application/merge-patch+json",
@@ -45,8 +45,8 @@ class Client:
     Returned objects belong to the caller.
     """
 
-    def __init__(self, credentials: Credentials, *, timing: Timing | None = None, agent: str = "cdi") -> None:
-        self._transport = Transport(credentials, timing or Timing(), agent)
+    def __init__(self, credentials: Credentials, *, timing: Timeouts | None = None, agent: str = "cdi") -> None:
+        self._transport = Transport(credentials, timing or Timeouts(), agent)
 
     @property
     def namespace(self) -> str:
@@ -112,15 +112,15 @@ class Client:
         while True:
             query["limit"] = str(page)
             try:
-                data = await self._transport.carry(
-                    "GET", path, query=query, accept=_METADATA_OF_LIST if metadata_only else None, again=True
+                data = await self._transport.request(
+                    "GET", path, query=query, accept=_METADATA_OF_LIST if metadata_only else None, idempotent=True
                 )
             except TooLargeError as error:
                 if page == 1:
                     raise ClusterProtocolError("an object exceeds the maximum size", where=f"GET {path}") from error
                 page = max(1, page // 8)
                 continue
-            some, metadata = await answers.parsed_list(data, f"GET {path}", each)
+            some, metadata = await responses.decode_list(data, f"GET {path}", each)
             items += some
             following = str(metadata.get("continue") or "")
             if not following:
@@ -137,7 +137,7 @@ class Client:
         """
         metadata = body.get("metadata") or {}
         path = resource.path(metadata.get("namespace"))
-        return await self._object("POST", path, body=body, again=bool(metadata.get("name")))
+        return await self._object("POST", path, body=body, idempotent=bool(metadata.get("name")))
 
     async def update(self, resource: Resource, body: Object, *, subresource: str = "") -> Object:
         """Replace the object.
@@ -148,7 +148,7 @@ class Client:
         """
         metadata = body["metadata"]
         path = resource.path(metadata.get("namespace"), metadata["name"], subresource)
-        return await self._object("PUT", path, body=body, again=True)
+        return await self._object("PUT", path, body=body, idempotent=True)
 
     async def patch(
         self,
@@ -182,7 +182,7 @@ class Client:
             body=body,
             query=query,
             content_type=_PATCHES[kind],
-            again=kind != "json",
+            idempotent=kind != "json",
         )
 
     async def delete(
@@ -212,7 +212,7 @@ class Client:
             options["gracePeriodSeconds"] = grace
         if propagation is not None:
             options["propagationPolicy"] = propagation
-        answer = await self.request("DELETE", resource.path(namespace, name), body=options, again=uid is not None)
+        answer = await self.request("DELETE", resource.path(namespace, name), body=options, idempotent=uid is not None)
         metadata = (answer.get("metadata") or {}) if isinstance(answer, dict) else {}
         waits = metadata.get("finalizers") or metadata.get("deletionGracePeriodSeconds")
         return answer if "deletionTimestamp" in metadata and waits else None
@@ -225,33 +225,33 @@ class Client:
         version: str,
         labels: str = "",
         fields: str = "",
-        lasting: float | None = None,
-        silence: float = 120.0,
+        timeout_seconds: float | None = None,
+        read_timeout: float = 120.0,
         metadata_only: bool = False,
     ) -> AsyncGenerator[Object, None]:
         """Yield events (ADDED, MODIFIED, DELETED, BOOKMARK, ERROR) after `version` until the server ends the watch.
 
-        The server is asked to end it after `lasting` seconds. The default is shorter than `silence`: an unmodified
-        resource may get no bookmarks either, and must not be mistaken for an unresponsive server.
+        The server is asked to end it after `timeout_seconds` seconds. The default is shorter than `silence`: an
+        unmodified resource may get no bookmarks either, and must not be mistaken for an unresponsive server.
 
         Raises:
             HistoryExpired: the server no longer has that version.
             ClusterUnreachable: no data, bookmarks included, arrived for `silence` seconds, or the connection broke.
         """
-        if lasting is None:
-            lasting = silence * random.uniform(0.6, 0.8)  # noqa: S311  spreads load
+        if timeout_seconds is None:
+            timeout_seconds = read_timeout * random.uniform(0.6, 0.8)  # noqa: S311  spreads load
         query = _selection(labels, fields) | {
             "watch": "true",
             "allowWatchBookmarks": "true",
             "resourceVersion": version,
-            "timeoutSeconds": str(max(1, round(lasting))),
+            "timeoutSeconds": str(max(1, round(timeout_seconds))),
         }
         path = resource.path(namespace)
         where = f"watch of {resource}"
         accept = _METADATA if metadata_only else None
-        async with self._transport.stream(path, query=query, silence=silence, accept=accept) as pieces:
+        async with self._transport.stream(path, query=query, read_timeout=read_timeout, accept=accept) as pieces:
             async for line in lines(pieces, MAX_ANSWER, where):
-                event = answers.parsed(line, where)
+                event = responses.decode(line, where)
                 if not isinstance(event, dict) or not isinstance(event.get("object"), dict):
                     raise ClusterProtocolError("malformed watch event", where=where)
                 yield event
@@ -266,8 +266,8 @@ class Client:
         if tail is not None:
             query["tailLines"] = str(tail)
         path = PODS.path(namespace, pod, "log")
-        silence = None if follow else self._transport.timing.answer
-        async with self._transport.stream(path, query=query, silence=silence) as pieces:
+        read_timeout = None if follow else self._transport.timing.answer
+        async with self._transport.stream(path, query=query, read_timeout=read_timeout) as pieces:
             async for piece in pieces:
                 yield piece
 
@@ -279,23 +279,23 @@ class Client:
         body: Any = None,
         query: Mapping[str, str] | None = None,
         content_type: str | None = None,
-        again: bool | None = None,
+        idempotent: bool | None = None,
     ) -> Any:
         """Send one request and return the decoded JSON of the response, or its text.
 
-        `again` says whether the request is idempotent; None means that only GET is.
+        `idempotent` says whether the request is idempotent; None means that only GET is.
         """
         where = f"{method} {path}"
-        if again is None:
-            again = method == "GET"
+        if idempotent is None:
+            idempotent = method == "GET"
         try:
-            data = await self._transport.carry(
-                method, path, body=body, query=query, content_type=content_type, again=again
+            data = await self._transport.request(
+                method, path, body=body, query=query, content_type=content_type, idempotent=idempotent
             )
         except TooLargeError as error:
             raise ClusterProtocolError(f"the response exceeds {MAX_ANSWER} bytes", where=where) from error
         if data[:1] in (b"{", b"["):
-            return answers.parsed(data, where)
+            return responses.decode(data, where)
         return data.decode("utf-8", "replace")
 
     async def _object(self, method: str, path: str, **wishes: Any) -> Object:

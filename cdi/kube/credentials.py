@@ -21,9 +21,9 @@ from urllib.parse import urlsplit
 from cdi.api.errors import ClusterConfigInvalid, ClusterTlsUntrusted
 
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
-_EXPIRES_SOON = 60.0
+_EXPIRY_MARGIN = 60.0
 """Seconds before its expiry at which a plug-in's token is replaced."""
-_REFRESH_PAUSE = 5.0
+_REFRESH_INTERVAL = 5.0
 """Minimum seconds between two refreshes.
 
 Without it, a server that rejects every token, or a short-lived token, would start a plug-in for each request.
@@ -31,7 +31,7 @@ Without it, a server that rejects every token, or a short-lived token, would sta
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Access:
+class Endpoint:
     """Endpoint and credentials that a connection needs."""
 
     server: str
@@ -46,18 +46,18 @@ class Access:
 
 
 class Credentials(Protocol):
-    """Provider of a currently valid `Access`."""
+    """Provider of a currently valid `Endpoint`."""
 
     @property
     def namespace(self) -> str:
         """Namespace of the context or of the pod."""
         ...
 
-    async def access(self) -> Access:
+    async def access(self) -> Endpoint:
         """Return the current access; may raise `ClusterConfigInvalid` or `ClusterTlsUntrusted`."""
         ...
 
-    async def refused(self) -> bool:
+    async def invalidate(self) -> bool:
         """Renew credentials that the server rejected (401), if possible; return whether that was tried."""
         ...
 
@@ -85,16 +85,16 @@ def find(kubeconfig: str | None, context: str | None) -> Credentials:
 
 
 class FixedCredentials:
-    """Constant `Access`."""
+    """Constant `Endpoint`."""
 
-    def __init__(self, access: Access, namespace: str = "default") -> None:
+    def __init__(self, access: Endpoint, namespace: str = "default") -> None:
         self._access = access
         self.namespace = namespace
 
-    async def access(self) -> Access:
+    async def access(self) -> Endpoint:
         return self._access
 
-    async def refused(self) -> bool:
+    async def invalidate(self) -> bool:
         return False
 
 
@@ -110,7 +110,7 @@ class ServiceAccountCredentials:
         with contextlib.suppress(OSError):
             self.namespace = (directory / "namespace").read_text().strip() or "default"
 
-    async def access(self) -> Access:
+    async def access(self) -> Endpoint:
         try:
             if self._configuration is None:
                 self._load()
@@ -118,13 +118,13 @@ class ServiceAccountCredentials:
                 self._configuration.refresh_api_key_hook(self._configuration)
         except Exception as error:
             raise _unusable(error, str(self._directory)) from error
-        return Access(
+        return Endpoint(
             server=self._configuration.host,
             context=self._context,
             authorization=_bearer(self._configuration.api_key.get("BearerToken")),
         )
 
-    async def refused(self) -> bool:
+    async def invalidate(self) -> bool:
         self._configuration = None  # the token, and the CA with it, may have been rotated since the last read
         return True
 
@@ -150,30 +150,30 @@ class KubeconfigCredentials:
         self._wanted = context
         self._now = now
         self._loader: Any = None
-        self._access: Access | None = None
+        self._access: Endpoint | None = None
         self._renewed = float("-inf")
         self._lock = asyncio.Lock()
         self.namespace = "default"
 
-    async def access(self) -> Access:
+    async def access(self) -> Endpoint:
         async with self._lock:
             if self._access is None or self._expires_soon():
                 self._access = await self._load()
             return self._access
 
-    async def refused(self) -> bool:
+    async def invalidate(self) -> bool:
         async with self._lock:
-            if self._now() - self._renewed >= _REFRESH_PAUSE:
+            if self._now() - self._renewed >= _REFRESH_INTERVAL:
                 self._access = None
             return self._access is None
 
     def _expires_soon(self) -> bool:
         expiry = getattr(self._loader, "exec_plugin_expiry", None)
-        if expiry is None or self._now() - self._renewed < _REFRESH_PAUSE:
+        if expiry is None or self._now() - self._renewed < _REFRESH_INTERVAL:
             return False
-        return self._now() > float(expiry.timestamp()) - _EXPIRES_SOON
+        return self._now() > float(expiry.timestamp()) - _EXPIRY_MARGIN
 
-    async def _load(self) -> Access:
+    async def _load(self) -> Endpoint:
         from kubernetes.aio.client import Configuration
         from kubernetes.aio.config.kube_config import KubeConfigLoader, KubeConfigMerger
 
@@ -197,7 +197,7 @@ class KubeconfigCredentials:
                 where=self._paths,
                 remedy="run the plug-in manually and check its output",
             )
-        return Access(
+        return Endpoint(
             server=configuration.host,
             context=self._tls(configuration),
             authorization=authorization,

@@ -41,7 +41,7 @@ class _LostError(Exception):
     """Another candidate holds the Lease."""
 
 
-class Leadership:
+class LeaderElector:
     """Candidate for leadership; one `run` at a time."""
 
     def __init__(
@@ -143,16 +143,16 @@ class Leadership:
                 "metadata": {"name": self._name, "namespace": self._namespace},
                 "spec": self._claim(transitions=0),
             }
-            return await self._take(self._client.create(LEASES, body), now)
-        self._see(found)
+            return await self._acquire_or_renew(self._client.create(LEASES, body), now)
+        self._observe(found)
         if not self._free():
             return False
         holder = self._spec("holderIdentity")
         transitions = int(self._spec("leaseTransitions") or 0) + (holder != self.identity)
         body = {**found, "spec": {**(found.get("spec") or {}), **self._claim(transitions=transitions)}}
-        return await self._take(self._client.update(LEASES, body), now)
+        return await self._acquire_or_renew(self._client.update(LEASES, body), now)
 
-    def _see(self, lease: Object) -> None:
+    def _observe(self, lease: Object) -> None:
         if _state(lease) != _state(self._lease):
             # The time of the response, not of the request: later is the safe side.
             self._seen = asyncio.get_running_loop().time()
@@ -168,9 +168,9 @@ class Leadership:
             lasts = 0.0
         return asyncio.get_running_loop().time() >= self._seen + max(lasts, 1.0)
 
-    async def _take(self, written: Awaitable[Object], now: float) -> bool:
+    async def _acquire_or_renew(self, written: Awaitable[Object], now: float) -> bool:
         try:
-            self._see(await written)
+            self._observe(await written)
         except (AlreadyExists, Conflict, NotFound):
             return False  # another candidate was faster
         self._renewed = now
@@ -199,16 +199,16 @@ class Leadership:
         """Renew the Lease; raise `CdiError` for transient failures, `_LostError` if another candidate holds it."""
         now = asyncio.get_running_loop().time()
         try:
-            self._see(await self._client.update(LEASES, self._renewal()))
+            self._observe(await self._client.update(LEASES, self._renewal()))
         except (Conflict, NotFound):
             # It was modified or deleted, or our last renewal succeeded and its response was lost.
             try:
-                self._see(await self._client.get(LEASES, self._namespace, self._name))
+                self._observe(await self._client.get(LEASES, self._namespace, self._name))
             except NotFound as error:
                 raise _LostError from error
             if self._spec("holderIdentity") != self.identity:
                 raise _LostError from None
-            self._see(await self._client.update(LEASES, self._renewal()))
+            self._observe(await self._client.update(LEASES, self._renewal()))
         self._renewed = now
 
     async def _release(self) -> None:

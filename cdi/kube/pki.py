@@ -52,7 +52,7 @@ class Pair:
         return certificate if same else None
 
 
-def signs(pair: Pair) -> x509.Certificate | None:
+def as_ca(pair: Pair) -> x509.Certificate | None:
     """Return the certificate of an authority; None if it is not one, or its key type is unsupported."""
     certificate = pair.parsed()
     if certificate is None:
@@ -65,19 +65,19 @@ def signs(pair: Pair) -> x509.Certificate | None:
     return certificate if constraints.ca and isinstance(key, _SIGNERS) else None
 
 
-def made(certificate: x509.Certificate) -> dt.datetime:
+def issued_at(certificate: x509.Certificate) -> dt.datetime:
     """Return when one of our certificates was issued."""
     return certificate.not_valid_before_utc + _SKEW
 
 
-def good(certificate: x509.Certificate, now: dt.datetime) -> bool:
+def is_valid(certificate: x509.Certificate, now: dt.datetime) -> bool:
     """Return whether the certificate is valid at `now`."""
     return certificate.not_valid_before_utc <= now < certificate.not_valid_after_utc
 
 
-def due(certificate: x509.Certificate, lifetime: Lifetime, now: dt.datetime) -> bool:
+def needs_renewal(certificate: x509.Certificate, lifetime: Lifetime, now: dt.datetime) -> bool:
     """Return whether the certificate must be renewed, by its own end or by the lifetime that is configured now."""
-    end = min(certificate.not_valid_after_utc, made(certificate) + lifetime.duration)
+    end = min(certificate.not_valid_after_utc, issued_at(certificate) + lifetime.duration)
     return now >= end - lifetime.renew_before
 
 

@@ -13,17 +13,17 @@ from dataclasses import dataclass
 from typing import Literal, Never
 
 from cdi.api.errors import CdiError, ClusterUnavailable, HistoryExpired, NotFound
-from cdi.kube import answers
+from cdi.kube import responses
 from cdi.kube.client import Client
 from cdi.kube.resources import Object, Resource
 
 LOG = logging.getLogger(__name__)
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 30.0
+_MIN_BACKOFF, _MAX_BACKOFF = 0.25, 30.0
 _LASTED = 1.0  # seconds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Change:
+class WatchEvent:
     """Change of one object; both states belong to the cache and must not be modified."""
 
     type: Literal["ADDED", "MODIFIED", "DELETED"]
@@ -80,10 +80,10 @@ class Reflector:
         labels: str = "",
         fields: str = "",
         strip: Callable[[Object], Object] | None = None,
-        on_change: Callable[[Change], None],
+        on_change: Callable[[WatchEvent], None],
         optional: bool = False,
         metadata_only: bool = False,
-        silence: float = 120.0,
+        read_timeout: float = 120.0,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         """Configure the loop.
@@ -103,13 +103,13 @@ class Reflector:
         self._on_change = on_change
         self._optional = optional
         self._metadata_only = metadata_only
-        self._silence = silence
+        self._silence = read_timeout
         self._sleep = sleep
         self._noted: set[tuple[str, str]] = set()
         """Keys whose recorded write the watch has not delivered yet."""
         self._version: str | None = None
         """Resource version to watch from; None if a list is needed first."""
-        self._pause = _FIRST_PAUSE
+        self._pause = _MIN_BACKOFF
 
     async def run(self) -> Never:
         """List and watch until cancelled."""
@@ -129,7 +129,7 @@ class Reflector:
         if self._optional and isinstance(error, NotFound):
             self._replace([], math.inf)
             self.failure = None
-            self._pause = _LONGEST_PAUSE
+            self._pause = _MAX_BACKOFF
         else:
             if self.failure is None or self.failure.code != error.code:
                 LOG.warning("cannot list or watch %s, retrying: %s", self._resource, error.message)
@@ -137,11 +137,11 @@ class Reflector:
         await self._wait(error.retry_after if isinstance(error, ClusterUnavailable) else None)
 
     async def _wait(self, least: float | None = None) -> None:
-        pause, self._pause = self._pause, min(self._pause * 2, _LONGEST_PAUSE)
+        pause, self._pause = self._pause, min(self._pause * 2, _MAX_BACKOFF)
         await self._sleep(max(pause * random.uniform(0.75, 1.25), least or 0.0))  # noqa: S311  spreads load
 
-    def _well(self) -> None:
-        self._pause = _FIRST_PAUSE
+    def _mark_recovered(self) -> None:
+        self._pause = _MIN_BACKOFF
         if self.failure is not None:
             LOG.info("list and watch of %s recovered", self._resource)
             self.failure = None
@@ -157,7 +157,7 @@ class Reflector:
         )
         self._replace(listing.items, _number(listing.version))
         self._version = listing.version
-        self._well()
+        self._mark_recovered()
 
     async def _watch(self) -> None:
         assert self._version is not None
@@ -167,7 +167,7 @@ class Reflector:
             version=self._version,
             labels=self._labels,
             fields=self._fields,
-            silence=self._silence,
+            read_timeout=self._silence,
             metadata_only=self._metadata_only,
         )
         heard = False
@@ -178,11 +178,11 @@ class Reflector:
                 self._event(event)
                 if not heard:
                     heard = True
-                    self._well()
+                    self._mark_recovered()
         if heard:
             return
         if clock() - began >= _LASTED:
-            self._well()  # no changes, and the server ended it on schedule
+            self._mark_recovered()  # no changes, and the server ended it on schedule
         else:
             await self._wait()  # back off from a server that ends every watch at once
 
@@ -198,7 +198,7 @@ class Reflector:
             case "ERROR":
                 self._version = None
                 status = body.get("code")
-                raise answers.failure(
+                raise responses.error_from_status(
                     status if isinstance(status, int) and status >= 400 else 500, body, {}, f"watch of {self._resource}"
                 )
             case _:
@@ -207,7 +207,7 @@ class Reflector:
         if version:
             self._version = str(version)
 
-    def note(self, body: Object) -> None:
+    def record_write(self, body: Object) -> None:
         """Record the result of our own write, so that the next reconcile does not act on an older state.
 
         The watch delivers the same state later and is then ignored. `body` is copied.
@@ -247,11 +247,11 @@ class Reflector:
                 if before.get("resourceVersion") == metadata.get("resourceVersion"):
                     return
                 self.cache._objects[key] = body  # noqa: SLF001  as above
-                self._tell(Change(type="MODIFIED", old=old, new=body))
+                self._dispatch(WatchEvent(type="MODIFIED", old=old, new=body))
                 return
             self._remove(key)
         self.cache._objects[key] = body  # noqa: SLF001  as above
-        self._tell(Change(type="ADDED", old=None, new=body))
+        self._dispatch(WatchEvent(type="ADDED", old=None, new=body))
 
     def _remove(self, key: tuple[str, str], uid: str | None = None) -> None:
         """Remove the object; with `uid` only if it matches, so that a recorded successor stays."""
@@ -259,9 +259,9 @@ class Reflector:
         if old is not None and uid in (None, old["metadata"].get("uid")):
             del self.cache._objects[key]  # noqa: SLF001  as above
             self._noted.discard(key)
-            self._tell(Change(type="DELETED", old=old, new=None))
+            self._dispatch(WatchEvent(type="DELETED", old=old, new=None))
 
-    def _tell(self, change: Change) -> None:
+    def _dispatch(self, change: WatchEvent) -> None:
         try:
             self._on_change(change)
         except Exception:

@@ -14,7 +14,6 @@ from urllib.parse import urlencode
 import aiohttp
 from yarl import URL
 
-from cdi.api.document import parse_json
 from cdi.api.errors import (
     CdiError,
     ClusterProtocolError,
@@ -24,7 +23,8 @@ from cdi.api.errors import (
     ClusterUnreachable,
     NotFound,
 )
-from cdi.kube import answers
+from cdi.api.json_document import parse_json
+from cdi.kube import responses
 from cdi.kube.credentials import Credentials
 
 MAX_ANSWER = 64 << 20
@@ -35,7 +35,7 @@ _READ_BUFFER = 1 << 18
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Timing:
+class Timeouts:
     """Timeouts and delays, in seconds."""
 
     connect: float = 10.0
@@ -55,17 +55,17 @@ class TooLargeError(Exception):
 class _PassingError(Exception):
     """Failure that a retry may resolve."""
 
-    def __init__(self, error: ClusterUnreachable | ClusterUnavailable, *, untouched: bool) -> None:
+    def __init__(self, error: ClusterUnreachable | ClusterUnavailable, *, not_sent: bool) -> None:
         super().__init__(str(error))
         self.error = error
-        self.untouched = untouched
+        self.not_sent = not_sent
         """Whether the server certainly did not process the request."""
 
 
 class Transport:
     """Connection pool with credentials and retries."""
 
-    def __init__(self, credentials: Credentials, timing: Timing, agent: str) -> None:
+    def __init__(self, credentials: Credentials, timing: Timeouts, agent: str) -> None:
         self.credentials = credentials
         self.timing = timing
         self._agent = agent
@@ -80,7 +80,7 @@ class Transport:
             read_bufsize=_READ_BUFFER,
             headers={"User-Agent": self._agent, "Accept": "application/json"},
         )
-        # aiohttp would repeat a DELETE and report the second one's "not found"; `carry` handles that case.
+        # aiohttp would repeat a DELETE and report the second one's "not found"; `request` handles that case.
         self._session._retry_connection = False  # noqa: SLF001  there is no public name
 
     async def close(self) -> None:
@@ -89,7 +89,7 @@ class Transport:
             await session.close()
             await asyncio.sleep(0)  # transports close in the next loop iteration
 
-    async def carry(
+    async def request(
         self,
         method: str,
         path: str,
@@ -98,12 +98,12 @@ class Transport:
         query: Mapping[str, str] | None = None,
         content_type: str | None = None,
         accept: str | None = None,
-        again: bool = False,
+        idempotent: bool = False,
     ) -> bytes:
         """Return the body of the response.
 
-        `again` says that the request is idempotent and may be repeated. A DELETE that finds nothing, after an earlier
-        attempt may have succeeded, counts as successful: the result is an empty object.
+        `idempotent` says that the request is idempotent and may be repeated. A DELETE that finds nothing, after an
+        earlier attempt may have succeeded, counts as successful: the result is an empty object.
         """
         left, pause = self.timing.patience, self.timing.first_pause
         uncertain = False
@@ -119,22 +119,22 @@ class Transport:
                 wait = pause * random.uniform(0.75, 1.25)  # noqa: S311  spreads load
                 if isinstance(error, ClusterUnavailable) and error.retry_after is not None:
                     wait = max(wait, error.retry_after)
-                if wait > left or not (again or passing.untouched):
+                if wait > left or not (idempotent or passing.not_sent):
                     raise error from passing.__cause__
-                uncertain = uncertain or not passing.untouched
+                uncertain = uncertain or not passing.not_sent
             left -= wait
             pause = min(pause * 2, self.timing.longest_pause)
             await self.timing.sleep(wait)
 
     @contextlib.asynccontextmanager
     async def stream(
-        self, path: str, *, query: Mapping[str, str], silence: float | None, accept: str | None = None
+        self, path: str, *, query: Mapping[str, str], read_timeout: float | None, accept: str | None = None
     ) -> AsyncIterator[AsyncIterator[bytes]]:
         """Yield the chunks of one response as they arrive, without retries; `silence` seconds without data end it."""
         where = f"GET {path}"
         try:
             with _mapped(where):
-                async with self._sent("GET", path, query=query, silence=silence, accept=accept) as response:
+                async with self._sent("GET", path, query=query, read_timeout=read_timeout, accept=accept) as response:
                     try:
                         yield response.content.iter_any()
                     finally:
@@ -165,7 +165,7 @@ class Transport:
                 data=data,
                 content_type=content_type,
                 accept=accept,
-                silence=self.timing.answer,
+                read_timeout=self.timing.answer,
             ) as response:
                 async for piece in response.content.iter_any():
                     pieces.append(piece)
@@ -181,7 +181,7 @@ class Transport:
         path: str,
         *,
         query: Mapping[str, str] | None,
-        silence: float | None,
+        read_timeout: float | None,
         data: bytes | None = None,
         content_type: str | None = None,
         accept: str | None = None,
@@ -207,15 +207,15 @@ class Transport:
                 server_hostname=access.server_name,
                 proxy=access.proxy,
                 allow_redirects=False,
-                timeout=aiohttp.ClientTimeout(total=None, sock_connect=self.timing.connect, sock_read=silence),
+                timeout=aiohttp.ClientTimeout(total=None, sock_connect=self.timing.connect, sock_read=read_timeout),
             ) as response:
                 if response.status < 300:
                     yield response
                     return
                 error = await _refusal(response, f"{method} {path}")
-            if last or not isinstance(error, ClusterUnauthorized) or not await self.credentials.refused():
+            if last or not isinstance(error, ClusterUnauthorized) or not await self.credentials.invalidate():
                 if isinstance(error, ClusterUnavailable):
-                    raise _PassingError(error, untouched=response.status == 429)
+                    raise _PassingError(error, not_sent=response.status == 429)
                 raise error
 
 
@@ -231,7 +231,7 @@ async def _refusal(response: aiohttp.ClientResponse, where: str) -> CdiError:
         # Not a Status: a proxy's page, or the plain text of the server's outermost handlers.
         plain = " ".join(text[:300].decode("utf-8", "replace").split())
         body = {"kind": "Status", "message": f"HTTP status {response.status}: {plain}" if plain else ""}
-    return answers.failure(response.status, body, response.headers, where)
+    return responses.error_from_status(response.status, body, response.headers, where)
 
 
 @contextlib.contextmanager
@@ -245,15 +245,15 @@ def _mapped(where: str) -> Iterator[None]:
         ) from error
     except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aiohttp.ClientHttpProxyError) as error:
         raise _PassingError(
-            ClusterUnreachable(f"cannot connect to the API server: {_said(error)}", where=where), untouched=True
+            ClusterUnreachable(f"cannot connect to the API server: {_said(error)}", where=where), not_sent=True
         ) from error
     except TimeoutError as error:
         raise _PassingError(
-            ClusterUnreachable("timed out waiting for data from the API server", where=where), untouched=False
+            ClusterUnreachable("timed out waiting for data from the API server", where=where), not_sent=False
         ) from error
     except (aiohttp.ClientPayloadError, aiohttp.ClientConnectionError, OSError) as error:
         raise _PassingError(
-            ClusterUnreachable(f"lost the connection to the API server: {_said(error)}", where=where), untouched=False
+            ClusterUnreachable(f"lost the connection to the API server: {_said(error)}", where=where), not_sent=False
         ) from error
     except (aiohttp.ClientError, ValueError) as error:
         raise ClusterProtocolError(f"invalid HTTP response: {_said(error)}", where=where) from error

@@ -52,7 +52,7 @@ Work = Job | CloneJob | CopyTargetJob
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)
-class InputRef:
+class ObjectRef:
     """A reference to a Secret or ConfigMap."""
 
     kind: Literal["Secret", "ConfigMap"]
@@ -71,7 +71,7 @@ class Mount:
     """
 
     directory: str
-    inputs: tuple[InputRef, ...]
+    inputs: tuple[ObjectRef, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,11 +83,11 @@ class CreateObject:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CopyInput:
+class MirrorObject:
     """Create or update a copy of a Secret or ConfigMap in the namespace of the pods."""
 
-    source: InputRef
-    copy: InputRef
+    source: ObjectRef
+    copy: ObjectRef
     """A reference of the same kind."""
     owner: Mapping[str, Any]
     """The owner reference of the copy, with which it is garbage-collected."""
@@ -126,7 +126,7 @@ class DeleteObject:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Rebind:
+class RebindVolume:
     """Rebind a PersistentVolume from the prime PVC to the target by replacing its claimRef.
 
     The volume is read first, then both PVCs by UID; the claimRef is then replaced under the resourceVersion that was
@@ -207,7 +207,7 @@ class RequireVersion:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class WithdrawClaim:
+class DeleteUnboundClaim:
     """Delete an unbound PVC that carries `mark` and may have been created without being observed yet.
 
     It is looked up by name when the action is applied; if no such PVC exists, the action is done.
@@ -220,7 +220,7 @@ class WithdrawClaim:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Enlarge:
+class ExpandClaim:
     """Expand a PVC that still has this UID and requests less."""
 
     namespace: str
@@ -231,7 +231,7 @@ class Enlarge:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ProvideCertificate:
+class EnsureCertificate:
     """Create or renew a certificate in a Secret: ``tls.crt``, ``tls.key`` and, as ``ca.crt``, the CA of the peers.
 
     Server and client certificates are signed by the installation's two upload CAs.
@@ -292,23 +292,23 @@ class StopWorker:
 
 Action = (
     CreateObject
-    | CopyInput
+    | MirrorObject
     | PatchObject
     | DeleteObject
-    | Rebind
+    | RebindVolume
     | SetReclaimPolicy
     | SetFinalizer
     | RequireVersion
-    | WithdrawClaim
-    | Enlarge
-    | ProvideCertificate
+    | DeleteUnboundClaim
+    | ExpandClaim
+    | EnsureCertificate
     | StartWorker
     | StopWorker
 )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EventFact:
+class Event:
     """A Kubernetes Event to be recorded once."""
 
     type: Literal["Normal", "Warning"]
@@ -320,17 +320,17 @@ class EventFact:
 class Plan:
     """The result of `reconcile`: actions to apply in order, then events to record, then the status to write.
 
-    Events and status belong to the reconciled object; if that was synthesized (`World.synthetic`), the events belong to
-    its PVC and there is no status. If an action fails, nothing after it is done.
+    Events and status belong to the reconciled object; if that was synthesized (`ReconcileContext.synthetic`), the
+    events belong to its PVC and there is no status. If an action fails, nothing after it is done.
     """
 
     actions: tuple[Action, ...] = ()
-    events: tuple[EventFact, ...] = ()
-    claim_events: tuple[EventFact, ...] = ()
+    events: tuple[Event, ...] = ()
+    claim_events: tuple[Event, ...] = ()
     """Events of the PVC, in addition to those of the DataVolume; in a cluster only."""
     status: Mapping[str, Any] | None = None
     """The complete new status; None if it is unchanged."""
     requeue_after: float | None = None
     """Seconds after which to reconcile again even if nothing changes."""
     wants_worker: bool = False
-    """Whether only a worker slot is missing (`World.admitted`)."""
+    """Whether only a worker slot is missing (`ReconcileContext.admitted`)."""

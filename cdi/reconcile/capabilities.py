@@ -25,7 +25,7 @@ _PREFERENCE = (
     (AccessMode.READ_ONLY_MANY, VolumeMode.BLOCK),
 )
 """Order of preference among capabilities that are inferred at the same time."""
-_LONGEST_LEARNED = 1024
+_MAX_LEARNED = 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +50,7 @@ class Capabilities:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class When:
+class ParameterMatch:
     """A condition on one of a StorageClass's parameters.
 
     Without any of the fields below, the parameter must be set and not empty.
@@ -81,10 +81,10 @@ class When:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Variant:
+class ConditionalCapabilities:
     """Capabilities of a provisioner's volumes if the class's parameters meet all conditions."""
 
-    when: tuple[When, ...]
+    when: tuple[ParameterMatch, ...]
     capabilities: Capabilities
 
 
@@ -97,7 +97,7 @@ class Provisioner:
     """The product's name outside of Kubernetes."""
     otherwise: Capabilities | None
     """Capabilities if no variant matches; None if they are unknown then."""
-    variants: tuple[Variant, ...] = ()
+    variants: tuple[ConditionalCapabilities, ...] = ()
 
     def of(self, storage_class: StorageClass) -> Capabilities | None:
         """Return the capabilities of a class; None if its parameters do not determine them."""
@@ -113,7 +113,7 @@ class Provisioner:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Evidence:
+class ObservedVolume:
     """An existing PersistentVolume of the class."""
 
     access_modes: tuple[str, ...]
@@ -122,8 +122,8 @@ class Evidence:
     """Available, Bound, Released, Failed or Pending."""
 
 
-def learned(
-    storage_class: StorageClass, volumes: Iterable[Evidence], before: Sequence[PropertySet] = ()
+def infer_from_volumes(
+    storage_class: StorageClass, volumes: Iterable[ObservedVolume], before: Sequence[PropertySet] = ()
 ) -> Capabilities | None:
     """Infer a class's capabilities from its existing volumes; return None if these show nothing.
 
@@ -157,6 +157,6 @@ def write_learned(sets: Iterable[PropertySet]) -> str:
 
 def read_learned(text: str | None) -> tuple[PropertySet, ...]:
     """Parse the output of `write_learned`, in the same order; unknown elements are ignored."""
-    words = [tuple(part.split()) for part in (text or "")[:_LONGEST_LEARNED].split(",")]
+    words = [tuple(part.split()) for part in (text or "")[:_MAX_LEARNED].split(",")]
     found = dict.fromkeys(one for one in words if one in _PREFERENCE)
     return tuple(PropertySet(access_modes=(mode,), volume_mode=form) for mode, form in found)

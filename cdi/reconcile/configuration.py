@@ -27,9 +27,9 @@ from cdi.api.phases import ConditionStatus
 from cdi.api.quantity import Quantity
 from cdi.api.rules.configuration import check_config, check_installation
 from cdi.api.rules.problems import Problem
-from cdi.reconcile.actions import EventFact, InputRef, PatchObject, Plan
+from cdi.reconcile.actions import Event, ObjectRef, PatchObject, Plan
+from cdi.reconcile.context import ResolvedConfig, WorkerPodConfig
 from cdi.reconcile.storageclass import StorageClass, scratch_class
-from cdi.reconcile.world import Config, Pods
 
 INSTALL_NAMESPACE = "cdi"
 """Default namespace of CDIConfig's references, unless the controller's options name another."""
@@ -80,7 +80,7 @@ class ConfigPlan:
 
     It carries the resourceVersion that was read; on a conflict, reconcile again.
     """
-    events: tuple[EventFact, ...] = ()
+    events: tuple[Event, ...] = ()
     """Events of CDIConfig, recorded with the update."""
 
 
@@ -145,8 +145,8 @@ def resolve_config(
     storage_classes: Iterable[StorageClass] = (),
     *,
     namespace: str = INSTALL_NAMESPACE,
-    pods: Pods | None = None,
-) -> Config:
+    pods: WorkerPodConfig | None = None,
+) -> ResolvedConfig:
     """Return the effective settings; invalid values (`problems`) are treated as unset.
 
     Args:
@@ -162,21 +162,21 @@ def resolve_config(
     authority = proxy.trusted_ca_proxy
     overhead = spec.filesystem_overhead or FilesystemOverhead()
     fraction = _fraction(overhead.global_)
-    pods = pods or Pods()
+    pods = pods or WorkerPodConfig()
     workload = cdi.spec.workload if cdi is not None else None
     pull = cdi.spec.image_pull_policy if cdi is not None else None
     secrets = tuple(secret.name for secret in spec.image_pull_secrets or [] if secret.name)
-    return Config(
+    return ResolvedConfig(
         preallocation=bool(spec.preallocation),
         proxy=Proxy(http=proxy.http_proxy or None, https=proxy.https_proxy or None, no_proxy=proxy.no_proxy or None),
-        trusted_ca=InputRef(kind="ConfigMap", namespace=namespace, name=authority) if authority else None,
+        trusted_ca=ObjectRef(kind="ConfigMap", namespace=namespace, name=authority) if authority else None,
         insecure_registries=frozenset(host.lower() for host in spec.insecure_registries or ()),
         scratch_class=scratch_class(spec.scratch_space_storage_class, storage_classes),
         overhead=DEFAULT_OVERHEAD if fraction is None else fraction,
         overheads=dict(_overheads(overhead)),
         adopts=CLAIM_ADOPTION_GATE in (spec.feature_gates or []),
         clone_strategy=cdi.spec.clone_strategy_override if cdi is not None else None,
-        pods=Pods(
+        pods=WorkerPodConfig(
             image=pods.image,
             pull_policy=pull if pull in set(PullPolicy) and pull is not None else pods.pull_policy,
             pull_secrets=secrets or pods.pull_secrets,
@@ -187,10 +187,10 @@ def resolve_config(
     )
 
 
-def without_effect(cdi: CDI) -> tuple[str, ...]:
+def ignored_fields(cdi: CDI) -> tuple[str, ...]:
     """Return the fields that are set in a CDI object without effect."""
     body = cdi.to_dict()
-    return tuple(field for field in NO_EFFECT if _given(body, field.split(".")))
+    return tuple(field for field in NO_EFFECT if _is_set(body, field.split(".")))
 
 
 def renders_claims(cdi: CDI | None, config: CDIConfig | None) -> bool:
@@ -270,10 +270,10 @@ def _config_status(spec: ConfigSpec, facts: ConfigFacts) -> dict[str, Any]:
     return status
 
 
-def _invalid_event(found: tuple[Problem, ...]) -> tuple[EventFact, ...]:
+def _invalid_event(found: tuple[Problem, ...]) -> tuple[Event, ...]:
     if not found:
         return ()
-    return (EventFact(type="Warning", reason=INVALID, message=_sentence(found)),)
+    return (Event(type="Warning", reason=INVALID, message=_join(found)),)
 
 
 # --- CDI ----------------------------------------------------------------------------------------------------------
@@ -314,7 +314,7 @@ def reconcile_installation(
         "Degraded": (
             bool(found) or hurt,
             "NotReady" if hurt else INVALID if found else "DeployCompleted",
-            " ".join(filter(None, (waiting if hurt else "", _remarks(cdi, found)))),
+            " ".join(filter(None, (waiting if hurt else "", _status_message(cdi, found)))),
         ),
     }
     status = _cdi_status(old, "Deployed" if ready or once else "Deploying", conditions, installed.version, now)
@@ -331,7 +331,7 @@ def reconcile_installation(
         )
     before = old.to_dict() if old is not None else None
     known = {one.type: one.message or "" for one in (old.conditions if old is not None else None) or []}
-    news = bool(found) and not known.get("Degraded", "").endswith(_remarks(cdi, found))
+    news = bool(found) and not known.get("Degraded", "").endswith(_status_message(cdi, found))
     return Plan(
         actions=actions, status=None if status == before else status, events=_invalid_event(found) if news else ()
     )
@@ -400,16 +400,16 @@ def _resources(asked: ResourceRequirements | None, otherwise: Mapping[str, Any])
     return {**merged, "claims": claims} if claims else merged
 
 
-def _given(body: Any, path: list[str]) -> bool:
+def _is_set(body: Any, path: list[str]) -> bool:
     for name in path:
         body = body.get(name) if isinstance(body, dict) else None
     return body not in (None, {}, [], "")
 
 
-def _remarks(cdi: CDI, found: tuple[Problem, ...]) -> str:
-    idle = "; ".join(f"{field} ({NO_EFFECT[field]})" for field in without_effect(cdi))
-    return " ".join(part for part in (_sentence(found) if found else "", f"No effect: {idle}." if idle else "") if part)
+def _status_message(cdi: CDI, found: tuple[Problem, ...]) -> str:
+    idle = "; ".join(f"{field} ({NO_EFFECT[field]})" for field in ignored_fields(cdi))
+    return " ".join(part for part in (_join(found) if found else "", f"No effect: {idle}." if idle else "") if part)
 
 
-def _sentence(found: tuple[Problem, ...]) -> str:
+def _join(found: tuple[Problem, ...]) -> str:
     return "Not followed: " + "; ".join(str(problem) for problem in found) + "."

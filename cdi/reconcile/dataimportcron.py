@@ -6,8 +6,8 @@ from typing import Final
 
 from cdi.api.dataimportcron import DataImportCron
 from cdi.api.phases import ConditionStatus, ConditionType, Reason
-from cdi.reconcile.actions import EventFact, Plan
-from cdi.reconcile.status import Aspect, conditions, no
+from cdi.reconcile.actions import Event, Plan
+from cdi.reconcile.status import ConditionValue, conditions, false
 
 CONTROLLER_REQUIRED: Final = "ControllerRequired"
 ON_ONE_MACHINE: Final = (
@@ -38,14 +38,14 @@ def reconcile_unscheduled(cron: DataImportCron, now: float, message: str = ON_ON
     imported = cron.status is not None and cron.status.last_imported_pvc is not None
     # Nothing checks whether an existing import is still the newest, so the status is Unknown.
     current = (
-        Aspect(status=ConditionStatus.UNKNOWN, reason=CONTROLLER_REQUIRED, message=message)
+        ConditionValue(status=ConditionStatus.UNKNOWN, reason=CONTROLLER_REQUIRED, message=message)
         if imported
-        else no(Reason.NO_IMPORT, message)
+        else false(Reason.NO_IMPORT, message)
     )
-    progressing = no(CONTROLLER_REQUIRED, message)
+    progressing = false(CONTROLLER_REQUIRED, message)
     wanted = {ConditionType.PROGRESSING: progressing, ConditionType.UP_TO_DATE: current}
     status = {**before, "conditions": conditions(old, wanted, now)}
     if status == before:
         return Plan()
-    event = EventFact(type="Warning", reason=CONTROLLER_REQUIRED, message=message)
+    event = Event(type="Warning", reason=CONTROLLER_REQUIRED, message=message)
     return Plan(status=status, events=(event,))

@@ -10,24 +10,24 @@ from cdi.api.names import propagates
 from cdi.api.phases import ConditionType, Phase, Reason
 from cdi.api.sources import SourcePvc, SourceSnapshot
 from cdi.reconcile.actions import PatchObject, Plan
-from cdi.reconcile.clone.facts import CloneFacts, Snapshot
-from cdi.reconcile.origin import Broken, follow
-from cdi.reconcile.status import Aspect, conditions, no, yes
-from cdi.reconcile.world import Claim, Objects, Platform
+from cdi.reconcile.clone.lister import CloneLister, Snapshot
+from cdi.reconcile.context import PVC, Lister, Platform
+from cdi.reconcile.source import UnresolvedDataSource, resolve_data_source
+from cdi.reconcile.status import ConditionValue, conditions, false, true
 
 
 def reconcile_data_source(
-    data_source: DataSource, objects: Objects, platform: Platform, now: float, clones: CloneFacts | None = None
+    data_source: DataSource, objects: Lister, platform: Platform, now: float, clones: CloneLister | None = None
 ) -> Plan:
     """Return ``status.source``, the Ready condition, and the labels by which instance types are chosen."""
     metadata = data_source.metadata
     if metadata.deletion_timestamp is not None:
         return Plan()
-    end = follow(data_source, objects)
+    end = resolve_data_source(data_source, objects)
     status: dict[str, Any] = {}
     carried: Mapping[str, str] = {}
-    if isinstance(end, Broken):
-        ready = no(end.reason, end.message)
+    if isinstance(end, UnresolvedDataSource):
+        ready = false(end.reason, end.message)
     elif isinstance(end, SourcePvc):
         status["source"] = {"pvc": end.to_dict()}
         claim = objects.claim(end.namespace, end.name)
@@ -54,22 +54,24 @@ def reconcile_data_source(
     return Plan(actions=(patch,) if labels else (), status=None if status == before else status)
 
 
-def _snapshot_ready(source: SourceSnapshot, snapshot: Snapshot | None, platform: Platform) -> Aspect:
+def _snapshot_ready(source: SourceSnapshot, snapshot: Snapshot | None, platform: Platform) -> ConditionValue:
     place = f"VolumeSnapshot {source.namespace}/{source.name}"
     if not platform.cluster:
-        return no(Reason.SNAPSHOT_NOT_READY, "there are no volume snapshots outside of a cluster")
+        return false(Reason.SNAPSHOT_NOT_READY, "there are no volume snapshots outside of a cluster")
     if snapshot is None:
-        return no(Reason.NOT_FOUND, f"{place} not found")
+        return false(Reason.NOT_FOUND, f"{place} not found")
     if not snapshot.ready:
-        return no(Reason.SNAPSHOT_NOT_READY, f"{place} is not ready{f': {snapshot.error}' if snapshot.error else ''}")
-    return yes(Reason.READY, "DataSource is ready to be consumed")
+        return false(
+            Reason.SNAPSHOT_NOT_READY, f"{place} is not ready{f': {snapshot.error}' if snapshot.error else ''}"
+        )
+    return true(Reason.READY, "DataSource is ready to be consumed")
 
 
-def _claim_ready(source: SourcePvc, claim: Claim | None, objects: Objects) -> Aspect:
+def _claim_ready(source: SourcePvc, claim: PVC | None, objects: Lister) -> ConditionValue:
     owner = objects.data_volume(source.namespace, source.name)
     phase = (owner.status.phase if owner is not None and owner.status is not None else None) or "Pending"
     if owner is not None and phase != Phase.SUCCEEDED:
-        return no(phase, f"Import DataVolume phase {phase}")
+        return false(phase, f"Import DataVolume phase {phase}")
     if claim is None:
-        return no(Reason.NOT_FOUND, f"PVC {source.namespace}/{source.name} not found")
-    return yes(Reason.READY, "DataSource is ready to be consumed")
+        return false(Reason.NOT_FOUND, f"PVC {source.namespace}/{source.name} not found")
+    return true(Reason.READY, "DataSource is ready to be consumed")

@@ -5,8 +5,9 @@
                 │          └─────── UploadScheduled    UploadReady
                 └────────── WaitForFirstConsumer, PendingPopulation: until the volume has a consumer
 
-The phase is derived from observed state: the PVC, its ledger and the worker. A worker's result is written into the
-ledger (`cdi.reconcile.ledger`) before anything acts on it, so a lost action or a stale read at worst repeats a step.
+The phase is derived from observed state: the PVC, its attempt history and the worker. A worker's result is written into
+the ledger (`cdi.reconcile.attempts`) before anything acts on it, so a lost action or a stale read at worst repeats a
+step.
 """
 
 from __future__ import annotations
@@ -21,23 +22,56 @@ from cdi.api.names import (
     propagates,
 )
 from cdi.api.phases import Phase, Reason
-from cdi.reconcile import upload as uploads
+from cdi.reconcile import upload_request as uploads
 from cdi.reconcile.actions import Action, PatchObject, Plan, StartWorker
-from cdi.reconcile.arrival import foreign_claim, without_claim
-from cdi.reconcile.binding import filled_claim, is_populated
-from cdi.reconcile.claim import populated_for
-from cdi.reconcile.clone.copying import cleared_reader, is_copied, prepare_copy, served, with_reader
-from cdi.reconcile.clone.flow import advance, cleared_preparation, made, unprepared
-from cdi.reconcile.clone.record import by_storage
-from cdi.reconcile.clone.restored import restore
-from cdi.reconcile.decision import (
-    Decision,
-    bound_aspect,
+from cdi.reconcile.attempts import ANNOTATION, AttemptHistory
+from cdi.reconcile.claim_annotations import claim_patches
+from cdi.reconcile.claim_builder import populated_for
+from cdi.reconcile.clone.host_assisted import (
+    ensure_source_pod,
+    is_copied,
+    merge_source_pod_status,
+    prepare_copy,
+    release_source_pod,
+)
+from cdi.reconcile.clone.phases import cleared_preparation, mark_complete, next_phase, unprepared
+from cdi.reconcile.clone.plan_annotation import by_storage
+from cdi.reconcile.clone.snapshot_restore import restore
+from cdi.reconcile.context import PVC, ReconcileContext, Worker
+from cdi.reconcile.create_claim import adopt_or_conflict, ensure_claim
+from cdi.reconcile.events import Events, events_for_transition
+from cdi.reconcile.job_builder import WorkerSpec, prepare, with_attempt
+from cdi.reconcile.populate import (
+    already_populated,
+    ensure_prime,
+    ensure_scratch,
+    for_pods,
+    in_use,
+    is_stuck,
+    rebind_status,
+    scratch_deleted,
+    start_worker_pod,
+    status_annotations,
+    template_changed,
+    update_limits,
+)
+from cdi.reconcile.provisioning import is_populated, worker_claim
+from cdi.reconcile.rebind import (
+    Rebinding,
+    VolumeLost,
+    cleanup_actions,
+    mark_populated,
+    rebind_state,
+    release_worker,
+    stopped,
+)
+from cdi.reconcile.rejection import apply_rejection
+from cdi.reconcile.result import (
+    Result,
+    bound_condition,
     claim_lost,
     failed,
     failing,
-    held_up,
-    is_settled,
     operation_of,
     pending,
     phase_of,
@@ -45,87 +79,69 @@ from cdi.reconcile.decision import (
     running,
     succeeded,
     upload_ready,
+    waiting_for_inputs,
+    was_populated,
 )
-from cdi.reconcile.events import Events, told
-from cdi.reconcile.failure import as_failure
-from cdi.reconcile.filling import (
-    before_filling,
-    cannot_begin,
-    for_pods,
-    in_pod,
-    in_use,
-    lost_scratch,
-    marks,
-    outdated,
-    rebinding,
-    relimited,
-    scratch_first,
-    there_already,
-)
-from cdi.reconcile.job import Prepared, for_attempt, prepare
-from cdi.reconcile.ledger import ANNOTATION, Ledger
-from cdi.reconcile.origin import Clone, Refuse, Upload, Wait, examine_clone, find_origin
-from cdi.reconcile.population import Gone, Rebinding, cleared, released, seal, settle, stopped
-from cdi.reconcile.record import claim_patches
-from cdi.reconcile.refusal import refused
 from cdi.reconcile.retrying import ended, paused, shown_failure
-from cdi.reconcile.static import until_static
-from cdi.reconcile.status import State, no, render
-from cdi.reconcile.upload import UploadRequest
-from cdi.reconcile.uploading import ready_for_upload, service_kept, unreachable
-from cdi.reconcile.world import Claim, Worker, World
+from cdi.reconcile.source import Clone, Pending, Rejected, Upload, check_clone_source, resolve_source
+from cdi.reconcile.static_volume import check_static_binding
+from cdi.reconcile.status import DataVolumeState, false, render
+from cdi.reconcile.upload_request import UploadRequest
+from cdi.reconcile.upload_server import ensure_service, ready_for_upload, service_conflict
 
 
-def reconcile(world: World) -> Plan:
+def reconcile(context: ReconcileContext) -> Plan:
     """Return the plan for one reconcile.
 
-    It is a pure function: no I/O, no clock, the same world gives the same plan.
+    It is a pure function: no I/O, no clock, the same context gives the same plan.
     """
-    dv = world.datavolume
+    dv = context.datavolume
     if dv.metadata.deletion_timestamp is not None:
-        return Plan(actions=(*released(world), *unprepared(world)))
-    claim = world.objects.claim(dv.metadata.namespace or "", dv.metadata.name or "")
-    world = _with_own_worker(world, claim)
-    decision = _decide(world, claim)
-    if world.refusal is not None:
-        decision = refused(world, claim, decision, world.refusal)
-    status = render(dv, decision.state, world.now)
+        return Plan(actions=(*release_worker(context), *unprepared(context)))
+    claim = context.objects.claim(dv.metadata.namespace or "", dv.metadata.name or "")
+    context = _with_own_worker(context, claim)
+    result = _decide(context, claim)
+    if context.refusal is not None:
+        result = apply_rejection(context, claim, result, context.refusal)
+    status = render(dv, result.state, context.now)
     before = dv.status.to_dict() if dv.status is not None else None
     changed = status != before
-    actions = decision.actions
-    if claim is not None and _is_own(world, claim) and not claim.deleting:
-        if world.platform.cluster:
-            decision = replace(decision, marks={**marks(world, claim, decision, status), **decision.marks})
-        first, later = claim_patches(claim, filled_claim(world, claim), decision, world.worker)
+    actions = result.actions
+    if claim is not None and _is_own(context, claim) and not claim.deleting:
+        if context.platform.cluster:
+            result = replace(
+                result, annotations={**status_annotations(context, claim, result, status), **result.annotations}
+            )
+        first, later = claim_patches(claim, worker_claim(context, claim), result, context.worker)
         actions = (*first, *actions, *later)
-        labels = None if world.synthetic else _inherited_labels(dv, claim)
+        labels = None if context.synthetic else _inherited_labels(dv, claim)
         actions = (*actions, labels) if labels is not None else actions
-    events = told(dv, operation_of(dv), decision.state, decision.events) if changed else Events()
+    events = events_for_transition(dv, operation_of(dv), result.state, result.events) if changed else Events()
     return Plan(
         actions=actions,
         # A synthesized DataVolume does not exist in the API, so its events go to the PVC.
-        events=(*events.steps, *events.claim) if world.synthetic else (*events.steps, *events.failure),
-        claim_events=() if world.synthetic else events.claim,
-        status=status if changed and not world.synthetic else None,
-        requeue_after=decision.requeue_after,
-        wants_worker=decision.wants_worker,
+        events=(*events.steps, *events.claim) if context.synthetic else (*events.steps, *events.failure),
+        claim_events=() if context.synthetic else events.claim,
+        status=status if changed and not context.synthetic else None,
+        requeue_after=result.requeue_after,
+        wants_worker=result.wants_worker,
     )
 
 
-def _is_own(world: World, claim: Claim) -> bool:
-    return world.synthetic or claim.controller_uid == world.datavolume.metadata.uid
+def _is_own(context: ReconcileContext, claim: PVC) -> bool:
+    return context.synthetic or claim.controller_uid == context.datavolume.metadata.uid
 
 
-def _with_own_worker(world: World, claim: Claim | None) -> World:
+def _with_own_worker(context: ReconcileContext, claim: PVC | None) -> ReconcileContext:
     """Drop a worker whose pod belongs to an earlier PVC of the same name."""
-    pod = world.worker.pod if world.worker is not None else None
+    pod = context.worker.pod if context.worker is not None else None
     if pod is None:
-        return world
-    filled = filled_claim(world, claim) if claim is not None else None
-    return world if filled is not None and filled.uid == pod.claim else replace(world, worker=None)
+        return context
+    filled = worker_claim(context, claim) if claim is not None else None
+    return context if filled is not None and filled.uid == pod.claim else replace(context, worker=None)
 
 
-def _inherited_labels(dv: DataVolume, claim: Claim) -> PatchObject | None:
+def _inherited_labels(dv: DataVolume, claim: PVC) -> PatchObject | None:
     """Return a patch with KubeVirt's own labels that the PVC inherited from the source.
 
     Labels that the DataVolume already has are kept.
@@ -143,263 +159,269 @@ def _inherited_labels(dv: DataVolume, claim: Claim) -> PatchObject | None:
     )
 
 
-def _decide(world: World, claim: Claim | None) -> Decision:
-    dv = world.datavolume
+def _decide(context: ReconcileContext, claim: PVC | None) -> Result:
+    dv = context.datavolume
     if claim is None:
-        return without_claim(world)
-    if not _is_own(world, claim):
-        return foreign_claim(world, claim)
+        return ensure_claim(context)
+    if not _is_own(context, claim):
+        return adopt_or_conflict(context, claim)
     if claim.deleting:
-        going = pending(claim, Wait(reason=Reason.PENDING, message=f"PVC {claim.name} is being deleted"))
-        decision = claim_lost(dv, claim.name) if is_settled(dv) else going
-        return replace(decision, actions=released(world))
+        going = pending(claim, Pending(reason=Reason.PENDING, message=f"PVC {claim.name} is being deleted"))
+        result = claim_lost(dv, claim.name) if was_populated(dv) else going
+        return replace(result, actions=release_worker(context))
     if claim.phase == "Lost":
         return claim_lost(dv, claim.name)
     if populated_for(claim, dv):
-        return there_already(world, claim)
-    return until_static(world, claim) or _with_claim(world, claim)
+        return already_populated(context, claim)
+    return check_static_binding(context, claim) or _with_claim(context, claim)
 
 
 # --- the DataVolume's own PVC -----------------------------------------------------------------------------------
 
 
-def _with_claim(world: World, claim: Claim) -> Decision:
-    worker = world.worker
-    recorded = _recorded(world, claim)
-    ledger = recorded.after(worker)
-    settled: Rebinding | Gone | Refuse | None = None
-    if is_populated(world, claim):
-        ledger = made(world, claim, seal(world, claim, ledger))
-        settled = settle(world, claim, ledger) if ledger.done else None
-        if isinstance(settled, Gone):
-            ledger = ledger.begun_anew()
-    request = _request(world, claim)
-    if request is not None and not ledger.done and request.id != ledger.upload and not (worker and worker.running):
-        ledger = ledger.for_upload(request.id)
-    decision = _follow(world, claim, ledger, request, settled, news=ledger.attempt > recorded.attempt)
-    final = decision.state.phase.final
+def _with_claim(context: ReconcileContext, claim: PVC) -> Result:
+    worker = context.worker
+    recorded = _record_attempt(context, claim)
+    attempts = recorded.with_result(worker)
+    settled: Rebinding | VolumeLost | Rejected | None = None
+    if is_populated(context, claim):
+        attempts = mark_complete(context, claim, mark_populated(context, claim, attempts))
+        settled = rebind_state(context, claim, attempts) if attempts.done else None
+        if isinstance(settled, VolumeLost):
+            attempts = attempts.reset()
+    request = _request(context, claim)
+    if request is not None and not attempts.done and request.id != attempts.upload and not (worker and worker.running):
+        attempts = attempts.for_upload(request.id)
+    result = _follow(context, claim, attempts, request, settled, news=attempts.attempt > recorded.attempt)
+    final = result.state.phase.final
     left: tuple[Action, ...] = ()
-    if world.clones is not None:
-        left = cleared_reader(world, claim, ledger, final=final)
-        left += cleared_preparation(world, claim, ledger, final=final)
-    decision = replace(decision, actions=(*decision.actions, *left, *cleared(world, claim, ledger, final=final)))
-    if world.platform.cluster and any(isinstance(action, StartWorker) for action in decision.actions):
-        ledger = ledger.begins()
+    if context.clones is not None:
+        left = release_source_pod(context, claim, attempts, final=final)
+        left += cleared_preparation(context, claim, attempts, final=final)
+    result = replace(result, actions=(*result.actions, *left, *cleanup_actions(context, claim, attempts, final=final)))
+    if context.platform.cluster and any(isinstance(action, StartWorker) for action in result.actions):
+        attempts = attempts.with_start()
     # If the storage created the volume, the volume records everything. An unbound PVC is not written, because each
     # write makes every provisioner sync it and record an Event.
     told_by_volume = isinstance(settled, Rebinding) and by_storage(claim) is not None
-    if ledger != recorded and not told_by_volume:
-        # The first action writes the ledger, so no action that depends on it is applied without it.
-        decision = replace(decision, ledger=ledger)
-    restarts = max(0, max(ledger.attempt, worker.attempt if worker else 0) - 1)
-    return replace(decision, state=replace(decision.state, restarts=restarts))
+    if attempts != recorded and not told_by_volume:
+        # The first action writes the attempt history, so no action that depends on it is applied without it.
+        result = replace(result, attempts=attempts)
+    restarts = max(0, max(attempts.attempt, worker.attempt if worker else 0) - 1)
+    return replace(result, state=replace(result.state, restarts=restarts))
 
 
-def _recorded(world: World, claim: Claim) -> Ledger:
+def _record_attempt(context: ReconcileContext, claim: PVC) -> AttemptHistory:
     """Return the recorded ledger; for a volume that another importer filled earlier, a ledger that is done."""
     text = claim.annotations.get(ANNOTATION)
-    if text is None and world.platform.cluster and world.worker is None and claim.phase == "Bound":
+    if text is None and context.platform.cluster and context.worker is None and claim.phase == "Bound":
         told = claim.annotations.get(ANN_POD_PHASE) == "Succeeded"
-        if told or (is_settled(world.datavolume) and not world.synthetic):
-            return Ledger(done=True)
-    return Ledger.read(text)
+        if told or (was_populated(context.datavolume) and not context.synthetic):
+            return AttemptHistory(done=True)
+    return AttemptHistory.read(text)
 
 
 def _follow(
-    world: World,
-    claim: Claim,
-    ledger: Ledger,
+    context: ReconcileContext,
+    claim: PVC,
+    attempts: AttemptHistory,
     request: UploadRequest | None,
-    settled: Rebinding | Gone | Refuse | None,
+    settled: Rebinding | VolumeLost | Rejected | None,
     *,
     news: bool,
-) -> Decision:
-    """Return the decision for a PVC.
+) -> Result:
+    """Return the result for a PVC.
 
     Args:
-        world: The observed state.
+        context: The observed state.
         claim: The PVC.
-        ledger: Its ledger, updated with the worker's result.
+        attempts: Its attempt history, updated with the worker's result.
         request: The upload request of a local client.
         settled: State of rebinding the volume, if the PVC uses a populator and its content is complete.
         news: Whether the end of the last attempt was not recorded before.
 
     """
-    worker = world.worker
-    if isinstance(settled, Refuse):
+    worker = context.worker
+    if isinstance(settled, Rejected):
         return failed(claim, settled.failure)
-    if ledger.done:
-        news = worker is not None and worker.outcome is not None and worker.attempt == ledger.attempt
+    if attempts.done:
+        news = worker is not None and worker.outcome is not None and worker.attempt == attempts.attempt
         outcome = worker.outcome if worker is not None and news else None
         if isinstance(settled, Rebinding):
-            return replace(rebinding(world, claim, settled.actions), outcome=outcome)
-        return succeeded(claim, ledger, "", outcome)
-    if worker is not None and worker.running and worker.attempt > ledger.attempt:
-        at_it = running(world, claim, worker, shown_failure(world, ledger))
-        reading, message = _reading(world, claim, worker)
-        actions = (*relimited(world, worker), *_superseded(world, claim, worker), *reading)
-        actions = (*actions, *service_kept(world, filled_claim(world, claim)))
-        return ready_for_upload(world, claim, worker, with_reader(replace(at_it, actions=actions), message))
-    if ledger.failure is not None:
-        decision = _after_failure(world, claim, ledger, ledger.failure, news=news)
-        if decision is not None:
-            return decision
-    if world.platform.cluster:
-        origin = find_origin(world)
-        decision = advance(world, claim, origin) if isinstance(origin, Clone) else None
-        decision = decision or before_filling(world, claim)
-        if decision is not None:
-            return decision
+            return replace(rebind_status(context, claim, settled.actions), outcome=outcome)
+        return succeeded(claim, attempts, "", outcome)
+    if worker is not None and worker.running and worker.attempt > attempts.attempt:
+        at_it = running(context, claim, worker, shown_failure(context, attempts))
+        reading, message = _source_pod_actions(context, claim, worker)
+        actions = (*update_limits(context, worker), *_stop_outdated_worker(context, claim, worker), *reading)
+        actions = (*actions, *ensure_service(context, worker_claim(context, claim)))
+        return ready_for_upload(
+            context, claim, worker, merge_source_pod_status(replace(at_it, actions=actions), message)
+        )
+    if attempts.failure is not None:
+        result = _retry_or_fail(context, claim, attempts, attempts.failure, news=news)
+        if result is not None:
+            return result
+    if context.platform.cluster:
+        origin = resolve_source(context)
+        result = next_phase(context, claim, origin) if isinstance(origin, Clone) else None
+        result = result or ensure_prime(context, claim)
+        if result is not None:
+            return result
     elif claim.phase != "Bound":
-        return pending(claim, Wait(reason=Reason.PENDING, message=claim.why_pending))
-    return _next_attempt(world, claim, ledger, request)
+        return pending(claim, Pending(reason=Reason.PENDING, message=claim.provisioning_message))
+    return _next_attempt(context, claim, attempts, request)
 
 
-def _request(world: World, claim: Claim) -> UploadRequest | None:
+def _request(context: ReconcileContext, claim: PVC) -> UploadRequest | None:
     """Return the upload request of a client on this machine; in a cluster clients connect to the worker itself."""
-    return None if world.platform.cluster else UploadRequest.read(claim.annotations.get(uploads.ANNOTATION))
+    return None if context.platform.cluster else UploadRequest.read(claim.annotations.get(uploads.ANNOTATION))
 
 
-def _reading(world: World, claim: Claim, worker: Worker) -> tuple[tuple[Action, ...], str]:
+def _source_pod_actions(context: ReconcileContext, claim: PVC, worker: Worker) -> tuple[tuple[Action, ...], str]:
     """Return, for a host-assisted clone, the source pod's actions and the reason why the source pod is not running."""
-    filled = filled_claim(world, claim)
-    if world.clones is None or filled is None or is_copied(claim) is None:
+    filled = worker_claim(context, claim)
+    if context.clones is None or filled is None or is_copied(claim) is None:
         return (), ""
-    origin = find_origin(world)
+    origin = resolve_source(context)
     if not isinstance(origin, Clone):
         return (), ""
-    reading, message = served(world, claim, filled, origin, worker)
-    return (*restore(world, claim, origin), *reading), message
+    reading, message = ensure_source_pod(context, claim, filled, origin, worker)
+    return (*restore(context, claim, origin), *reading), message
 
 
-def _superseded(world: World, claim: Claim, worker: Worker) -> tuple[Action, ...]:
+def _stop_outdated_worker(context: ReconcileContext, claim: PVC, worker: Worker) -> tuple[Action, ...]:
     """Return the action that stops a pod that cannot start, if its template has changed or its scratch PVC is deleted.
 
     What blocks the pod may have been corrected since in CDI, CDIConfig or the controller's options.
     """
-    pod, filled = worker.pod, filled_claim(world, claim)
+    pod, filled = worker.pod, worker_claim(context, claim)
     if pod is None or filled is None:
         return ()
-    if lost_scratch(world, pod):
+    if scratch_deleted(context, pod):
         return (stopped(filled.namespace, pod),)
-    if not cannot_begin(pod):
+    if not is_stuck(pod):
         return ()
-    prepared = _prepared(world, claim)
-    if not isinstance(prepared, Prepared):
+    prepared = _prepare_job(context, claim)
+    if not isinstance(prepared, WorkerSpec):
         return ()
     try:
-        return outdated(world, claim, filled, prepared, worker)
+        return template_changed(context, claim, filled, prepared, worker)
     except InvalidManifest:
         return ()
 
 
-def _after_failure(world: World, claim: Claim, ledger: Ledger, failure: Failure, *, news: bool) -> Decision | None:
+def _retry_or_fail(
+    context: ReconcileContext, claim: PVC, attempts: AttemptHistory, failure: Failure, *, news: bool
+) -> Result | None:
     """Return the state after a failed attempt; None if the next attempt is due.
 
     A failure that was not recorded before is always shown first, however late it is observed.
     """
-    end = ended(world, claim, ledger, failure)
+    end = ended(context, claim, attempts, failure)
     if end is not None:
         return end
-    if operation_of(world.datavolume) == "Upload" and not world.platform.cluster:
-        request = _request(world, claim)
+    if operation_of(context.datavolume) == "Upload" and not context.platform.cluster:
+        request = _request(context, claim)
         if request is None or request.path is None:
             return upload_ready(claim, failure)
-    scratch = scratch_first(world, claim, ledger)
+    scratch = ensure_scratch(context, claim, attempts)
     if scratch is not None:
         return scratch
     if failure.retry is Retry.ON_CHANGE:
-        prepared = _prepared(world, claim)
-        if isinstance(prepared, Prepared) and prepared.fingerprint != ledger.fingerprint:
+        prepared = _prepare_job(context, claim)
+        if isinstance(prepared, WorkerSpec) and prepared.fingerprint != attempts.fingerprint:
             return None
-    pause = paused(world, claim, ledger, failure)
+    pause = paused(context, claim, attempts, failure)
     return pause if pause.requeue_after or news else None
 
 
-def _prepared(world: World, claim: Claim) -> Prepared | Wait | Refuse | None:
+def _prepare_job(context: ReconcileContext, claim: PVC) -> WorkerSpec | Pending | Rejected | None:
     """Return the work of the next attempt; None if an upload must be requested first or there is no PVC to fill yet."""
-    filled = filled_claim(world, claim)
+    filled = worker_claim(context, claim)
     if filled is None:
         return None
-    if world.platform.cluster:
-        world = for_pods(world, filled)
-    origin = find_origin(world)
-    if isinstance(origin, Wait | Refuse):
+    if context.platform.cluster:
+        context = for_pods(context, filled)
+    origin = resolve_source(context)
+    if isinstance(origin, Pending | Rejected):
         return origin
-    if isinstance(origin, Clone) and world.platform.cluster:
-        assert world.layout is not None
+    if isinstance(origin, Clone) and context.platform.cluster:
+        assert context.layout is not None
         try:
-            return prepare_copy(world, claim, filled, origin, world.layout)
+            return prepare_copy(context, claim, filled, origin, context.layout)
         except CdiError as error:
-            return Refuse.because(error)
-    source: Claim | None = None
+            return Rejected.because(error)
+    source: PVC | None = None
     if isinstance(origin, Clone):
-        found = examine_clone(world, origin)
-        if isinstance(found, Wait | Refuse):
+        found = check_clone_source(context, origin)
+        if isinstance(found, Pending | Rejected):
             return found
         source = found
-    request = _request(world, claim)
-    if isinstance(origin, Upload) and request is None and not world.platform.cluster:
+    request = _request(context, claim)
+    if isinstance(origin, Upload) and request is None and not context.platform.cluster:
         return None
     try:
-        return prepare(world, filled, origin, source=source, upload=request)
+        return prepare(context, filled, origin, source=source, upload=request)
     except CdiError as error:
-        return Refuse.because(error)
+        return Rejected.because(error)
 
 
-def _next_attempt(world: World, claim: Claim, ledger: Ledger, request: UploadRequest | None) -> Decision:
-    dv = world.datavolume
-    prepared = _prepared(world, claim)
+def _next_attempt(
+    context: ReconcileContext, claim: PVC, attempts: AttemptHistory, request: UploadRequest | None
+) -> Result:
+    dv = context.datavolume
+    prepared = _prepare_job(context, claim)
     if prepared is None:
         return upload_ready(claim, None)
-    if isinstance(prepared, Prepared):
-        prepared = in_use(world, claim) or unreachable(world, filled_claim(world, claim)) or prepared
-    if isinstance(prepared, Refuse):
+    if isinstance(prepared, WorkerSpec):
+        prepared = in_use(context, claim) or service_conflict(context, worker_claim(context, claim)) or prepared
+    if isinstance(prepared, Rejected):
         return failed(claim, prepared.failure)
-    if isinstance(prepared, Wait):
+    if isinstance(prepared, Pending):
         if claim.phase != "Bound":
             return pending(claim, prepared)
-        return held_up(claim, prepared)
+        return waiting_for_inputs(claim, prepared)
     upload = request.id if request is not None and operation_of(dv) == "Upload" else ""
-    number = max(ledger.attempt, world.worker.attempt if world.worker else 0) + 1
-    reason, message = ("", "") if world.admitted else (Reason.PENDING, world.turn)
+    number = max(attempts.attempt, context.worker.attempt if context.worker else 0) + 1
+    reason, message = ("", "") if context.has_worker_slot else (Reason.PENDING, context.queue_message)
     actions: tuple[Action, ...] = ()
-    if world.worker is not None and world.worker.pod is not None:
-        reason, message = Reason.PENDING, f"Pod {world.worker.pod.name} of the last attempt is being deleted"
-    elif world.admitted:
+    if context.worker is not None and context.worker.pod is not None:
+        reason, message = Reason.PENDING, f"Pod {context.worker.pod.name} of the last attempt is being deleted"
+    elif context.has_worker_slot:
         try:
-            actions = _start(world, claim, for_attempt(prepared, number), number, upload)
+            actions = _start(context, claim, with_attempt(prepared, number), number, upload)
         except InvalidManifest as error:
-            return failed(claim, as_failure(error))
+            return failed(claim, Failure.from_error(error))
     # The client was shown UploadReady before it sent anything, and phases do not go back.
     uploaded = Phase.UPLOAD_READY if upload else Phase.UPLOAD_SCHEDULED
-    last = shown_failure(world, ledger)
-    if last is not None and world.admitted:
-        decision = failing(world, claim, last, world.worker)
+    last = shown_failure(context, attempts)
+    if last is not None and context.has_worker_slot:
+        result = failing(context, claim, last, context.worker)
     else:
-        state = State(
+        state = DataVolumeState(
             phase=phase_of(dv, Phase.IMPORT_SCHEDULED, Phase.CLONE_SCHEDULED, uploaded),
-            bound=bound_aspect(claim),
-            running=no(reason, message),
-            ready=no(reason, message),
+            bound=bound_condition(claim),
+            running=false(reason, message),
+            ready=false(reason, message),
             claim_name=claim.name,
-            progress=progress_of(world.worker),
+            progress=progress_of(context.worker),
         )
-        decision = Decision(state=state, pod="Pending")
+        result = Result(state=state, pod="Pending")
     return replace(
-        decision,
+        result,
         actions=actions,
-        wants_worker=not world.admitted,
+        wants_worker=not context.has_worker_slot,
         # An unrelated pod of that name causes no event for this object when it is deleted, so poll.
-        requeue_after=world.retries.patience if world.platform.cluster else None,
+        requeue_after=context.retries.patience if context.platform.cluster else None,
     )
 
 
-def _start(world: World, claim: Claim, prepared: Prepared, number: int, upload: str) -> tuple[Action, ...]:
-    if world.platform.cluster:
-        filled = filled_claim(world, claim)
+def _start(context: ReconcileContext, claim: PVC, prepared: WorkerSpec, number: int, upload: str) -> tuple[Action, ...]:
+    if context.platform.cluster:
+        filled = worker_claim(context, claim)
         assert filled is not None
-        return in_pod(world, claim, filled, prepared, number, upload)
+        return start_worker_pod(context, claim, filled, prepared, number, upload)
     start = StartWorker(
         claim=claim.uid,
         namespace=claim.namespace,

@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 from cdi.api.conditions import find_condition
 from cdi.api.datavolume import DataVolume
 from cdi.api.phases import FAILING, ConditionStatus, ConditionType, EventReason, Phase, Reason
-from cdi.reconcile.actions import EventFact
-from cdi.reconcile.status import State
-from cdi.reconcile.world import Operation
+from cdi.reconcile.actions import Event
+from cdi.reconcile.context import Operation
+from cdi.reconcile.status import DataVolumeState
 
 _STEPS = {
     Phase.IMPORT_SCHEDULED: "scheduled",
@@ -34,11 +34,11 @@ _STEPS = {
 class Events:
     """The events of one reconcile."""
 
-    steps: tuple[EventFact, ...] = ()
-    """Phase changes, and the decision's own events."""
-    failure: tuple[EventFact, ...] = ()
+    steps: tuple[Event, ...] = ()
+    """Phase changes, and the result's own events."""
+    failure: tuple[Event, ...] = ()
     """Failed attempts, with the reason of the Running condition, to record on the DataVolume."""
-    claim: tuple[EventFact, ...] = ()
+    claim: tuple[Event, ...] = ()
     """Failed attempts, to record on the PVC."""
 
 
@@ -50,7 +50,9 @@ EVENT_OF_CLAIM: Mapping[Operation, EventReason] = {
 """Reason of the PVC's event about a failed attempt."""
 
 
-def told(dv: DataVolume, operation: Operation, state: State, others: tuple[EventFact, ...]) -> Events:
+def events_for_transition(
+    dv: DataVolume, operation: Operation, state: DataVolumeState, others: tuple[Event, ...]
+) -> Events:
     """Return the events for the change from the DataVolume's current status to `state`.
 
     A failed attempt gives two events, on the DataVolume and on the PVC, as in KubeVirt's CDI.
@@ -65,20 +67,20 @@ def told(dv: DataVolume, operation: Operation, state: State, others: tuple[Event
     before = (dv.status.phase if dv.status else None) or ""
     known = dv.status.conditions if dv.status else None
     running, ready = find_condition(known, ConditionType.RUNNING), find_condition(known, ConditionType.READY)
-    events: list[EventFact] = []
+    events: list[Event] = []
     name = dv.metadata.name
     if state.phase != before:
         match state.phase:
             case Phase.SUCCEEDED:
                 text = state.ready.message
                 message = f"{operation} into {name} succeeded{f': {text}' if text else ''}"
-                events.append(EventFact(type="Normal", reason=f"{operation}Succeeded", message=message))
+                events.append(Event(type="Normal", reason=f"{operation}Succeeded", message=message))
             case Phase.FAILED:
                 reason = _failure_reason(operation, state)
-                events.append(EventFact(type="Warning", reason=reason, message=_coded(state)))
+                events.append(Event(type="Warning", reason=reason, message=_coded(state)))
             case phase if phase in _STEPS:
                 events.append(
-                    EventFact(type="Normal", reason=phase.value, message=f"{operation} into {name} {_STEPS[phase]}")
+                    Event(type="Normal", reason=phase.value, message=f"{operation} into {name} {_STEPS[phase]}")
                 )
             case _:
                 pass
@@ -88,7 +90,7 @@ def told(dv: DataVolume, operation: Operation, state: State, others: tuple[Event
         events.extend(others)
     if not (failing and news):
         return Events(steps=tuple(events))
-    failure = EventFact(type="Warning", reason=state.running.reason, message=_coded(state))
+    failure = Event(type="Warning", reason=state.running.reason, message=_coded(state))
     of_claim = EVENT_OF_CLAIM[operation]
     return Events(
         steps=tuple(events),
@@ -98,7 +100,7 @@ def told(dv: DataVolume, operation: Operation, state: State, others: tuple[Event
     )
 
 
-def _failure_reason(operation: Operation, state: State) -> str:
+def _failure_reason(operation: Operation, state: DataVolumeState) -> str:
     if state.ready.reason == Reason.CLAIM_LOST:
         return "ErrClaimLost"
     if state.ready.reason == EventReason.CLAIM_MISBOUND:
@@ -110,5 +112,5 @@ def _failure_reason(operation: Operation, state: State) -> str:
     return f"{operation}Failed"
 
 
-def _coded(state: State) -> str:
+def _coded(state: DataVolumeState) -> str:
     return f"[{state.ready.reason}] {state.running.message or state.ready.message}"

@@ -33,9 +33,9 @@ from cdi.api.errors import (
 from cdi.api.job import Failure
 from cdi.api.phases import PULL_FAILED, Reason
 from cdi.api.sources import SourceKind
-from cdi.reconcile.origin import Import, find_origin
-from cdi.reconcile.status import Aspect, no
-from cdi.reconcile.world import World
+from cdi.reconcile.context import ReconcileContext
+from cdi.reconcile.source import Import, resolve_source
+from cdi.reconcile.status import ConditionValue, false
 
 _NO_CONNECTION: Final = (
     SourceCredentialsInvalid,
@@ -53,12 +53,12 @@ _NOT_OF_THE_REGISTRY: Final = (DiskNotInImage, PlatformNotFound, SourceNotSuppor
 """Source errors of a container image that are unrelated to the registry."""
 
 
-def not_running(world: World, failure: Failure) -> Aspect:
+def not_running(context: ReconcileContext, failure: Failure) -> ConditionValue:
     """Return the Running condition of a DataVolume whose last attempt failed."""
-    origin = find_origin(world)
+    origin = resolve_source(context)
     kind = origin.kind if isinstance(origin, Import) else None
     words = _words(failure, kind)
-    return no(_reason(failure, kind), f"{words}: {failure.message}" if words else failure.message)
+    return false(_reason(failure, kind), f"{words}: {failure.message}" if words else failure.message)
 
 
 def _reason(failure: Failure, kind: SourceKind | None) -> Reason:

@@ -14,7 +14,7 @@ from cdi.api.phases import PROGRESS_UNKNOWN, ConditionStatus, ConditionType, Pha
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Aspect:
+class ConditionValue:
     """The intended value of one condition."""
 
     status: ConditionStatus
@@ -22,28 +22,28 @@ class Aspect:
     message: str = ""
 
 
-def yes(reason: str = "", message: str = "") -> Aspect:
-    return Aspect(status=ConditionStatus.TRUE, reason=reason, message=message)
+def true(reason: str = "", message: str = "") -> ConditionValue:
+    return ConditionValue(status=ConditionStatus.TRUE, reason=reason, message=message)
 
 
-def no(reason: str = "", message: str = "") -> Aspect:
-    return Aspect(status=ConditionStatus.FALSE, reason=reason, message=message)
+def false(reason: str = "", message: str = "") -> ConditionValue:
+    return ConditionValue(status=ConditionStatus.FALSE, reason=reason, message=message)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class State:
+class DataVolumeState:
     """The intended state of a DataVolume."""
 
     phase: Phase
-    bound: Aspect
-    running: Aspect
-    ready: Aspect
+    bound: ConditionValue
+    running: ConditionValue
+    ready: ConditionValue
     claim_name: str | None = None
     progress: str = PROGRESS_UNKNOWN
     restarts: int = 0
 
 
-def render(dv: DataVolume, state: State, now: float) -> dict[str, Any]:
+def render(dv: DataVolume, state: DataVolumeState, now: float) -> dict[str, Any]:
     """Return the whole status; timestamps change only if something else does."""
     old = dv.status.conditions if dv.status and dv.status.conditions else []
     aspects = {
@@ -62,7 +62,9 @@ def render(dv: DataVolume, state: State, now: float) -> dict[str, Any]:
     return status
 
 
-def conditions(old: Sequence[Condition], aspects: Mapping[ConditionType, Aspect], now: float) -> list[dict[str, Any]]:
+def conditions(
+    old: Sequence[Condition], aspects: Mapping[ConditionType, ConditionValue], now: float
+) -> list[dict[str, Any]]:
     """Return all of `old` with `aspects` set, as API objects; timestamps change only if something else does."""
     moment = datetime.fromtimestamp(now, UTC)
     current = list(old)

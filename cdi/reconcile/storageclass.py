@@ -24,9 +24,9 @@ class StorageClass:
     """RFC 3339 as written by the API server; the fixed format makes the texts comparable."""
     parameters: Mapping[str, str] = field(default_factory=dict)
     annotations: Mapping[str, str] = field(default_factory=dict)
-    waits: bool = False
+    wait_for_first_consumer: bool = False
     """Whether volumes are bound when their first consumer is scheduled (WaitForFirstConsumer)."""
-    expands: bool = False
+    allow_expansion: bool = False
     """Whether volumes can be expanded (``allowVolumeExpansion``)."""
 
     @classmethod
@@ -40,8 +40,8 @@ class StorageClass:
             provisioner=body.get("provisioner") or "",
             parameters=body.get("parameters") or {},
             annotations=metadata.get("annotations") or {},
-            waits=body.get("volumeBindingMode") == "WaitForFirstConsumer",
-            expands=bool(body.get("allowVolumeExpansion")),
+            wait_for_first_consumer=body.get("volumeBindingMode") == "WaitForFirstConsumer",
+            allow_expansion=bool(body.get("allowVolumeExpansion")),
         )
 
     @property

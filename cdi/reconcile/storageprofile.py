@@ -25,10 +25,17 @@ from cdi.api.names import (
 from cdi.api.phases import ConditionStatus, ConditionType
 from cdi.api.quantity import Quantity
 from cdi.api.rules.configuration import check_storage_profile
-from cdi.api.rules.problems import shown
+from cdi.api.rules.problems import truncate
 from cdi.api.storageprofile import CloneStrategy, CronSourceFormat, StorageProfile
 from cdi.reconcile.actions import Action, CreateObject, DeleteObject, PatchObject, Plan
-from cdi.reconcile.capabilities import Capabilities, Evidence, PropertySet, learned, read_learned, write_learned
+from cdi.reconcile.capabilities import (
+    Capabilities,
+    ObservedVolume,
+    PropertySet,
+    infer_from_volumes,
+    read_learned,
+    write_learned,
+)
 from cdi.reconcile.capabilities_table import NOT_FOR_DISKS, PROVISIONERS
 from cdi.reconcile.storageclass import NO_PROVISIONER, StorageClass
 
@@ -63,7 +70,7 @@ class SnapshotClass:
 class ProfileFacts:
     """Further facts for reconciling a profile."""
 
-    volumes: tuple[Evidence, ...] = ()
+    volumes: tuple[ObservedVolume, ...] = ()
     """The PersistentVolumes of the class."""
     snapshot_classes: tuple[SnapshotClass, ...] = ()
     """All VolumeSnapshotClasses of the cluster."""
@@ -86,7 +93,7 @@ def reconcile_storage_profile(
         return Plan()
     status = _status(storage_class, profile, known, facts, now)
     before = profile.status.to_dict() if profile.status is not None else None
-    return Plan(actions=_upkeep(profile, annotations, facts.owner), status=None if status == before else status)
+    return Plan(actions=_metadata_patch(profile, annotations, facts.owner), status=None if status == before else status)
 
 
 def reconcile_orphan(profile: StorageProfile) -> Plan:
@@ -102,7 +109,7 @@ def reconcile_orphan(profile: StorageProfile) -> Plan:
 
 
 def volume_sets(
-    storage_class: StorageClass | None, profile: StorageProfile | None, volumes: Iterable[Evidence] = ()
+    storage_class: StorageClass | None, profile: StorageProfile | None, volumes: Iterable[ObservedVolume] = ()
 ) -> tuple[PropertySet, ...]:
     """Return the supported sets of a class, best first; empty if they are unknown.
 
@@ -143,7 +150,7 @@ def profile_patch(name: str, sets: Iterable[PropertySet]) -> str:
     return f"kubectl patch storageprofile {name} --type merge -p '{body}'"
 
 
-def complete(profile: StorageProfile) -> bool:
+def is_complete(profile: StorageProfile) -> bool:
     """Return whether the profile is complete or not needed for disks."""
     status = profile.status
     provisioner = (status.provisioner if status is not None else None) or ""
@@ -152,13 +159,13 @@ def complete(profile: StorageProfile) -> bool:
     return usable or provisioner in NOT_FOR_DISKS or provisioner == NO_PROVISIONER
 
 
-def shared(profile: StorageProfile) -> bool:
+def supports_rwx(profile: StorageProfile) -> bool:
     """Return whether volumes can be shared between nodes, which live migration requires."""
     sets = (profile.status.claim_property_sets if profile.status is not None else None) or []
     return any(AccessMode.READ_WRITE_MANY in one.access_modes for one in sets)
 
 
-def clones_fast(
+def supports_smart_clone(
     profile: StorageProfile, *, csi_drivers: frozenset[str], snapshot_classes: Iterable[SnapshotClass]
 ) -> bool:
     """Return whether the storage creates clones itself and everything for that is installed."""
@@ -179,10 +186,10 @@ def _known(storage_class: StorageClass) -> Capabilities | None:
 
 
 def _learned(
-    storage_class: StorageClass, profile: StorageProfile | None, volumes: Iterable[Evidence]
+    storage_class: StorageClass, profile: StorageProfile | None, volumes: Iterable[ObservedVolume]
 ) -> Capabilities | None:
     annotations = (profile.metadata.annotations if profile is not None else None) or {}
-    return learned(storage_class, volumes, read_learned(annotations.get(ANN_LEARNED_SETS)))
+    return infer_from_volumes(storage_class, volumes, read_learned(annotations.get(ANN_LEARNED_SETS)))
 
 
 def _specified(profile: StorageProfile | None) -> tuple[PropertySet, ...]:
@@ -225,17 +232,17 @@ def _clone_strategy(
     return advised
 
 
-def _troubles(storage_class: StorageClass, profile: StorageProfile, snapshot_class: str) -> str:
+def _invalid_settings(storage_class: StorageClass, profile: StorageProfile, snapshot_class: str) -> str:
     """Return a sentence about the invalid settings, which are ignored but reported."""
     found = [str(problem) for problem in check_storage_profile(profile)]
     asked = storage_class.annotations.get(ANN_CLONE_STRATEGY)
     if asked and storage_class.clone_strategy is None:
         found.append(
-            f"StorageClass annotation {ANN_CLONE_STRATEGY}: {shown(asked)!r} is not one of copy, snapshot, csi-clone"
+            f"StorageClass annotation {ANN_CLONE_STRATEGY}: {truncate(asked)!r} is not one of copy, snapshot, csi-clone"
         )
     least = (profile.metadata.annotations or {}).get(ANN_MINIMUM_PVC_SIZE)
     if least and not minimum_size(profile):
-        found.append(f"annotation {ANN_MINIMUM_PVC_SIZE}: {shown(least)!r} is not a size")
+        found.append(f"annotation {ANN_MINIMUM_PVC_SIZE}: {truncate(least)!r} is not a size")
     if snapshot_class:
         found.append(snapshot_class)
     return f" Not followed: {'; '.join(found)}." if found else ""
@@ -257,7 +264,7 @@ def _annotations(
     storage_class: StorageClass,
     profile: StorageProfile | None,
     known: Capabilities | None,
-    volumes: Iterable[Evidence],
+    volumes: Iterable[ObservedVolume],
 ) -> dict[str, str]:
     """Return the wanted annotations of the profile, except a minimum size set by an administrator."""
     there = (profile.metadata.annotations if profile is not None else None) or {}
@@ -283,7 +290,7 @@ def _body(
     }
 
 
-def _upkeep(
+def _metadata_patch(
     profile: StorageProfile, annotations: Mapping[str, str], owner: Mapping[str, Any] | None
 ) -> tuple[Action, ...]:
     metadata = profile.metadata
@@ -322,20 +329,20 @@ def _status(
         ]
     if snapshot_class is not None:
         status["snapshotClass"] = snapshot_class
-    recognized, reason, message = _recognition(storage_class, profile, known, sets)
+    recognized, reason, message = _unrecognized_message(storage_class, profile, known, sets)
     set_conditions = set_condition(
         profile.status.conditions if profile.status is not None else None,
         ConditionType.RECOGNIZED,
         status=recognized,
         reason=reason,
-        message=message + _troubles(storage_class, profile, trouble),
+        message=message + _invalid_settings(storage_class, profile, trouble),
         now=datetime.fromtimestamp(now, UTC),
     )
     status["conditions"] = [one.to_dict() for one in set_conditions]
     return status
 
 
-def _recognition(
+def _unrecognized_message(
     storage_class: StorageClass,
     profile: StorageProfile,
     known: Capabilities | None,
@@ -361,19 +368,19 @@ def _recognition(
             f"what volumes of {table.product} support depends on the parameters {named}, which do not determine it here"
         )
     if _specified(profile):
-        return ConditionStatus.FALSE, reason, f"{_capital(what)}; the profile's spec sets what volumes support."
+        return ConditionStatus.FALSE, reason, f"{_capitalize(what)}; the profile's spec sets what volumes support."
     if sets:
         # Recognized describes the provisioner, so it stays False; the message names what is used instead.
         found = ", ".join(f"{one.access_modes[0]} {one.volume_mode}" for one in sets)
-        return ConditionStatus.FALSE, reason, f"{_capital(what)}; learned from its bound volumes: {found}."
+        return ConditionStatus.FALSE, reason, f"{_capitalize(what)}; learned from its bound volumes: {found}."
     example = PropertySet(access_modes=(AccessMode.READ_WRITE_ONCE.value,), volume_mode="Filesystem")
     text = render(
-        f"{_capital(what)}, and StorageClass {name} has no bound volume to learn from",
+        f"{_capitalize(what)}, and StorageClass {name} has no bound volume to learn from",
         None,
         f"set what its volumes support (the values are an example): {profile_patch(name, (example,))}",
     )
     return ConditionStatus.FALSE, reason, text
 
 
-def _capital(text: str) -> str:
+def _capitalize(text: str) -> str:
     return text[:1].upper() + text[1:]

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any, Literal
 
-from cdi.api.document import parse_json, plain
 from cdi.api.errors import AlreadyExists, Conflict, InvalidManifest, NotFound
+from cdi.api.json_document import parse_json, plain
 from cdi.api.kinds import kind_of
 from cdi.api.meta import KubeObject
 from cdi.api.model import unknown_fields
@@ -41,7 +41,7 @@ _ELSEWHERE = {
 }
 """Kinds that only a cluster's controllers handle."""
 _TRIES = 20
-_DEEPEST_LIST = 3
+_MAX_LIST_DEPTH = 3
 
 
 def apply(
@@ -121,7 +121,7 @@ def _flattened(manifests: Iterable[Any], inside: str, depth: int) -> Iterator[tu
         items = manifest.get("items") if isinstance(manifest, Mapping) else None
         kind = manifest.get("kind") if isinstance(manifest, Mapping) else None
         if isinstance(kind, str) and kind.endswith("List") and isinstance(items, list):
-            if depth >= _DEEPEST_LIST:
+            if depth >= _MAX_LIST_DEPTH:
                 raise InvalidManifest("lists are nested too deeply", where=place or "items")
             yield from _flattened(items, place or "List", depth + 1)
         else:

@@ -1,4 +1,4 @@
-"""Interface of the commands to their backends: this machine (`Embedded`) or a cluster (`cdi.runtime.cluster`)."""
+"""Interface of the commands to their backends: this machine (`LocalBackend`) or a cluster (`cdi.runtime.cluster`)."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ Section = tuple[str, list[tuple[str, str]]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Share:
+class Fraction:
     """Progress of an import as a fraction from 0.0 to 1.0, if nothing more is known."""
 
     fraction: float
 
 
-Advance = Progress | Share
+Advance = Progress | Fraction
 Objects = list[Object]
 OnUpdate = Callable[[Object, Advance | None], None]
 
@@ -52,7 +52,7 @@ class Reader(Protocol):
         ...
 
 
-class Courses(Protocol):
+class ProgressWatch(Protocol):
     """Observation of objects that are waited for."""
 
     def look(self, key: Key) -> tuple[Object, Advance | None]:
@@ -121,7 +121,7 @@ class Backend(Protocol):
         """
         ...
 
-    def courses(self, keys: Collection[Key]) -> AbstractContextManager[Courses]:
+    def courses(self, keys: Collection[Key]) -> AbstractContextManager[ProgressWatch]:
         """Observe these objects in order to wait for them."""
         ...
 

@@ -45,7 +45,7 @@ OVERLAY_MAX = 16 << 30
 """Largest number of bytes that the VM may write."""
 RESETS = 4
 """Number of VM resets after which the VM counts as being in a boot loop."""
-NESTED_PATIENCE = 30.0
+NESTED_TIMEOUT = 30.0
 """Seconds for nested KVM to bring a VM to its kernel.
 
 Some hypervisors emulate the real mode of firmware and boot loader so slowly that the boot never finishes, and plain
@@ -149,11 +149,11 @@ def boot_check(
                 overlay=make_overlay(directory, size),
                 seed=seed_path,
             )
-            watch = Watch(
+            watch = BootWatcher(
                 console=Console(marker=marker, expect=pattern),
                 machine=machine,
                 timeout=DEFAULT_TIMEOUTS[accelerator] if left is None else left,
-                patience=NESTED_PATIENCE if accelerator != usable[-1] and is_nested() else None,
+                patience=NESTED_TIMEOUT if accelerator != usable[-1] and is_nested() else None,
                 cancelled=cancelled or threading.Event(),
                 on_line=on_line,
             )
@@ -211,7 +211,7 @@ def look_at(disk: str, firmware: Literal["bios", "uefi", "auto"], arch: str) -> 
     return size, is_block, firmware
 
 
-class Watch:
+class BootWatcher:
     """The observation of one VM, from its first instruction to the result."""
 
     def __init__(
@@ -263,7 +263,7 @@ class Watch:
             with guest:
                 return asyncio.run(self._run(guest, ours_monitor, ours_console))
 
-    async def _run(self, guest: sandbox.Confined, monitor: socket.socket, console: socket.socket) -> BootReport:
+    async def _run(self, guest: sandbox.SandboxedProcess, monitor: socket.socket, console: socket.socket) -> BootReport:
         from qemu.qmp import QMPClient, QMPError
 
         client = QMPClient("boot")
@@ -297,7 +297,7 @@ class Watch:
             raise AcceleratorFailed(self.unable, time.monotonic() - self.began)
         return self._report(time.monotonic() - self.began)
 
-    async def _wait(self, guest: sandbox.Confined, client: QMPClient) -> None:
+    async def _wait(self, guest: sandbox.SandboxedProcess, client: QMPClient) -> None:
         deadline = self.began + self.timeout
         while not self.decided.is_set():
             if self.cancelled.is_set():
@@ -373,7 +373,7 @@ class Watch:
             if device.get("node-name") == "disk" and device.get("stats"):
                 self.disk_read = int(device["stats"].get("rd_bytes", 0))
 
-    async def _ended(self, guest: sandbox.Confined, error: Exception) -> CdiError:
+    async def _ended(self, guest: sandbox.SandboxedProcess, error: Exception) -> CdiError:
         """Return the error that explains why QEMU does not respond."""
         with contextlib.suppress(CdiError):
             await asyncio.to_thread(guest.wait, timeout=5)

@@ -29,7 +29,7 @@ class Kind(enum.Enum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Sighting:
+class ConsoleMatch:
     """A console line that was recognised."""
 
     kind: Kind
@@ -40,7 +40,7 @@ class Sighting:
 
 
 @dataclass(frozen=True, slots=True)
-class Sign:
+class ConsolePattern:
     """A pattern to search for, anchored at the start of a line if it says so.
 
     A match must not depend on what follows it, because lines are searched while they are being printed.
@@ -51,8 +51,8 @@ class Sign:
     pattern: re.Pattern[str]
 
 
-def _signs(kind: Kind, table: tuple[tuple[str, str], ...]) -> tuple[Sign, ...]:
-    return tuple(Sign(kind, what, re.compile(pattern)) for what, pattern in table)
+def _signs(kind: Kind, table: tuple[tuple[str, str], ...]) -> tuple[ConsolePattern, ...]:
+    return tuple(ConsolePattern(kind, what, re.compile(pattern)) for what, pattern in table)
 
 
 FAILURES = _signs(
@@ -130,8 +130,8 @@ class Console:
         self._expect = expect
         self._marker = marker
         self._tail = ""
-        self.hint: Sighting | None = None
-        self.decided: Sighting | None = None
+        self.hint: ConsoleMatch | None = None
+        self.decided: ConsoleMatch | None = None
         """Its line is extended until the end of the line is printed."""
         self._deciding = False
         self.kernel = False
@@ -154,14 +154,14 @@ class Console:
         """Return whether only the expected text proves success."""
         return self._expect is not None
 
-    def feed(self, data: bytes) -> Sighting | None:
+    def feed(self, data: bytes) -> ConsoleMatch | None:
         """Process more output; return the deciding sighting if it is in there."""
         self.received += len(data)
         text = self._pending + self._decode.decode(data)
         unfinished = UNFINISHED.search(text)
         self._pending = "" if unfinished is None else unfinished.group()
         text = ESCAPES.sub("", text[: len(text) - len(self._pending)])
-        decided: Sighting | None = None
+        decided: ConsoleMatch | None = None
         # A lone carriage return overwrites the line, as boot loaders do when counting down.
         for character_run in re.split(r"(\n|\r)", text):
             if character_run in ("\n", "\r"):
@@ -182,7 +182,7 @@ class Console:
     def _keep(self, text: str) -> None:
         self._tail = (self._tail + text)[-TAIL:]
 
-    def _judge(self) -> Sighting | None:
+    def _judge(self) -> ConsoleMatch | None:
         """Search the current line, as far as it has been printed."""
         line = self._line
         self.kernel = self.kernel or KERNEL in line
@@ -193,17 +193,17 @@ class Console:
         )
         for end, sign in found:
             if sign.kind is not Kind.HINT:
-                self.decided = Sighting(kind=sign.kind, what=sign.what, line=line[:SHOWN])
+                self.decided = ConsoleMatch(kind=sign.kind, what=sign.what, line=line[:SHOWN])
                 self._deciding = True
                 return self.decided
             if self.hint is None:
-                self.hint = Sighting(kind=sign.kind, what=sign.what, line=line[:end])
+                self.hint = ConsoleMatch(kind=sign.kind, what=sign.what, line=line[:end])
         return None
 
-    def _signs(self) -> tuple[Sign, ...]:
+    def _signs(self) -> tuple[ConsolePattern, ...]:
         if self._expect is not None:
-            return (*FAILURES, Sign(Kind.BOOTED, "the expected text", self._expect), *HINTS)
+            return (*FAILURES, ConsolePattern(Kind.BOOTED, "the expected text", self._expect), *HINTS)
         if self._marker is not None:
-            mark = Sign(Kind.BOOTED, "the seed's last script has run", re.compile(re.escape(self._marker)))
+            mark = ConsolePattern(Kind.BOOTED, "the seed's last script has run", re.compile(re.escape(self._marker)))
             return (*FAILURES, mark, *SUCCESSES, *HINTS)
         return (*FAILURES, *SUCCESSES, *HINTS)

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 
-from cdi import durable
+from cdi import atomic_file
 from cdi.api.errors import (
     CdiError,
     InternalError,
@@ -32,14 +32,13 @@ from cdi.api.errors import (
     TargetTooSmall,
     TargetUnsuitable,
 )
-from cdi.api.job import Outcome, Progress
+from cdi.api.job import Failure, Outcome, Progress
 from cdi.reconcile.actions import CloneJob
-from cdi.reconcile.failure import as_failure
 from cdi.runtime.home import WorkerDirectory
-from cdi.target.failure import mapped
+from cdi.target.errors import map_os_errors
 
 _FICLONE = 0x40049409
-_PIECE = 64 << 20
+_CHUNK_SIZE = 64 << 20
 _REPORT = 0.5
 _NOT_HERE = (errno.EOPNOTSUPP, errno.EXDEV, errno.EINVAL, errno.ENOTTY, errno.ENOSYS, errno.EPERM, errno.ETXTBSY)
 _DISK_MODE = 0o660
@@ -68,7 +67,7 @@ class Cloner:
         Raises `SourceNotFound`, `TargetTooSmall`, `TargetFull`, `TargetIo`, `TargetPermission` or `Interrupted`.
         """
         began = time.monotonic()
-        with mapped(self._job.target, named=True):
+        with map_os_errors(self._job.target, named=True):
             size = self._clone_tree() if self._job.content == "archive" else self._clone_disk()
         return Outcome(
             id=self._job.id,
@@ -108,7 +107,7 @@ class Cloner:
             os.fchmod(output, _DISK_MODE)
             os.fsync(output)
             partial.replace(target)
-            durable.sync(target.parent)
+            atomic_file.sync(target.parent)
         self._tell("done", force=True)
         return size
 
@@ -131,7 +130,7 @@ class Cloner:
             while offset < end:
                 if self._cancelled:
                     raise Interrupted("the clone was stopped")
-                piece = min(_PIECE, end - offset)
+                piece = min(_CHUNK_SIZE, end - offset)
                 copied = 0
                 if in_kernel:
                     try:
@@ -220,13 +219,13 @@ def main(arguments: list[str]) -> int:
         sys.stderr.write("usage: python -m cdi.runtime.clone run JOB.json --status-dir DIR\n")
         return InvalidManifest.exit_status
     directory = WorkerDirectory(Path(arguments[3]))
-    with durable.locked(directory.lock, wait=False) as lock:
+    with atomic_file.locked(directory.lock, wait=False) as lock:
         if lock is None:
             busy = TargetBusy("another worker runs this job", where=str(directory.path))
             sys.stderr.write(f"{busy}\n")
             return busy.exit_status
         outcome = _carry_out(Path(arguments[1]), directory)
-        durable.write(directory.outcome, outcome.to_json().encode(), alone=True)
+        atomic_file.write(directory.outcome, outcome.to_json().encode(), single_writer=True)
     if outcome.failure is not None:
         sys.stderr.write(f"error[{outcome.failure.code}]: {outcome.failure.message}\n")
         return outcome.failure.exit_status
@@ -236,13 +235,13 @@ def main(arguments: list[str]) -> int:
 def _carry_out(job_path: Path, directory: WorkerDirectory) -> Outcome:
     identity = ""
     try:
-        job = CloneJob.from_json(durable.read(job_path) or b"")
+        job = CloneJob.from_json(atomic_file.read(job_path) or b"")
         identity = job.id
 
         def report(progress: Progress) -> None:
             with contextlib.suppress(OSError):
                 # The file system may be full; the outcome reports that.
-                durable.write(directory.progress, progress.to_json().encode(), lasting=False)
+                atomic_file.write(directory.progress, progress.to_json().encode(), fsync=False)
 
         cloner = Cloner(job, report)
 
@@ -253,9 +252,9 @@ def _carry_out(job_path: Path, directory: WorkerDirectory) -> Outcome:
             signal.signal(number, stop)
         return cloner.run()
     except CdiError as error:
-        return Outcome(id=identity, failure=as_failure(error))
+        return Outcome(id=identity, failure=Failure.from_error(error))
     except Exception as error:  # noqa: BLE001  reported in the outcome
-        return Outcome(id=identity, failure=as_failure(InternalError(f"{type(error).__name__}: {error}")))
+        return Outcome(id=identity, failure=Failure.from_error(InternalError(f"{type(error).__name__}: {error}")))
 
 
 def _open_source(path: str) -> int:

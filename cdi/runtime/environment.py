@@ -15,8 +15,8 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
-from cdi import durable
-from cdi.api.document import parse_json
+from cdi import atomic_file
+from cdi.api.json_document import parse_json
 from cdi.runtime.home import Home
 from cdi.store.base import Key
 
@@ -104,13 +104,13 @@ class Environments:
         with contextlib.ExitStack() as stack:
             with self._mapped():
                 self._root.mkdir(mode=0o700, exist_ok=True)
-                stack.enter_context(durable.locked(self._lock))
+                stack.enter_context(atomic_file.locked(self._lock))
             yield lambda key: self._keep(key, content)
 
     def of(self, key: Key) -> dict[str, str] | None:
         """Return the stored environment of an object, or None if there is none."""
         with self._mapped():
-            content = durable.read(self._path(key))
+            content = atomic_file.read(self._path(key))
         if content is None:
             return None
         try:
@@ -124,7 +124,7 @@ class Environments:
         with self._mapped():
             if not self._root.is_dir():
                 return False
-            with durable.locked(self._lock, wait=False) as lock:
+            with atomic_file.locked(self._lock, wait=False) as lock:
                 if lock is None:
                     return True
                 for path in self._root.glob("*/*.json"):
@@ -144,6 +144,6 @@ class Environments:
             return
         path = self._path(key)
         with self._mapped():
-            if durable.read(path) != content:
+            if atomic_file.read(path) != content:
                 path.parent.mkdir(mode=0o700, exist_ok=True)
-                durable.write(path, content)
+                atomic_file.write(path, content)

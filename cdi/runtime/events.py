@@ -8,16 +8,16 @@ from datetime import UTC, datetime
 
 from cdi.api.errors import AlreadyExists, NotFound
 from cdi.api.timestamps import timestamp
-from cdi.reconcile.actions import EventFact
-from cdi.store.base import Key, Object, Store, amend
+from cdi.reconcile.actions import Event
+from cdi.store.base import Key, Object, Store, update_with_retry
 
-KEPT = 50
+MAX_EVENTS = 50
 """Number of events that are kept for one object."""
 _NAME = 200
 _MESSAGE = 1024
 
 
-def record(store: Store, about: Object, fact: EventFact, now: float) -> None:
+def record(store: Store, about: Object, fact: Event, now: float) -> None:
     """Record an event about an object."""
     metadata = about["metadata"]
     digest = hashlib.sha256(f"{metadata['uid']}\n{fact.reason}\n{fact.message}".encode()).hexdigest()[:16]
@@ -51,7 +51,7 @@ def record(store: Store, about: Object, fact: EventFact, now: float) -> None:
         store.create(body)
     except AlreadyExists:
         with contextlib.suppress(NotFound):
-            amend(store, Key.of_object(body), again)
+            update_with_retry(store, Key.of_object(body), again)
 
 
 def of(store: Store, about: Object) -> list[Object]:

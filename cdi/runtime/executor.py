@@ -8,25 +8,25 @@ from typing import assert_never
 from cdi.api.errors import AlreadyExists, Conflict, InternalError, NotFound, TargetFull
 from cdi.reconcile.actions import (
     Action,
-    CopyInput,
     CreateObject,
     DeleteObject,
-    Enlarge,
+    DeleteUnboundClaim,
+    EnsureCertificate,
+    ExpandClaim,
+    MirrorObject,
     PatchObject,
     Plan,
-    ProvideCertificate,
-    Rebind,
+    RebindVolume,
     RequireVersion,
     SetFinalizer,
     SetReclaimPolicy,
     StartWorker,
     StopWorker,
-    WithdrawClaim,
 )
 from cdi.runtime import events
 from cdi.runtime.environment import Environments
 from cdi.runtime.launcher import Launcher, ReadInput
-from cdi.store.base import Key, Object, Store, amend
+from cdi.store.base import Key, Object, Store, update_with_retry
 
 
 class Executor:
@@ -77,7 +77,7 @@ class Executor:
                     self._store.create(dict(action.body))
             case PatchObject():
                 key = Key.of(action.plural, action.namespace, action.name)
-                amend(self._store, key, lambda body: patch(body, action), uid=action.uid)
+                update_with_retry(self._store, key, lambda body: patch(body, action), uid=action.uid)
             case StartWorker():
                 environment = self._environments.of(Key.of_object(origin))
                 self._launcher.start(action, self._read_input, stdin=stdin, environment=environment)
@@ -85,14 +85,14 @@ class Executor:
                 self._launcher.stop(action.claim)
             case (
                 DeleteObject()
-                | CopyInput()
-                | Rebind()
+                | MirrorObject()
+                | RebindVolume()
                 | SetReclaimPolicy()
                 | SetFinalizer()
                 | RequireVersion()
-                | WithdrawClaim()
-                | Enlarge()
-                | ProvideCertificate()
+                | DeleteUnboundClaim()
+                | ExpandClaim()
+                | EnsureCertificate()
             ):
                 raise InternalError(f"{type(action).__name__} is supported only in clusters")
             case _:

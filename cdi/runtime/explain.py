@@ -1,7 +1,7 @@
 """Preview of an import: ``cdi explain``.
 
-The reconcilers determine what the worker would be given (`cdi.runtime.foresee`); the transfer's own code examines the
-source (`cdi.runtime.examine`) and plans (`cdi.image.plan`). Nothing is written.
+The reconcilers determine what the worker would be given (`cdi.runtime.dry_run`); the transfer's own code examines the
+source (`cdi.runtime.source_check`) and plans (`cdi.image.plan`). Nothing is written.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from cdi.api.overhead import required
 from cdi.api.phases import EventReason, Reason
 from cdi.image.plan import Plan, PlanInput
 from cdi.image.plan import plan as plan_for
-from cdi.image.sizes import human
+from cdi.image.sizes import format_size
 from cdi.reconcile.actions import CloneJob
-from cdi.reconcile.clone.plan import Fallback
-from cdi.runtime.examine import Ask, Findings, examine
-from cdi.runtime.foresee import Course, Foresight
+from cdi.reconcile.clone.planner import Fallback
+from cdi.runtime.dry_run import Course, DryRunResult
 from cdi.runtime.home import DISK, Home
-from cdi.runtime.watched import OnProgress, watched
+from cdi.runtime.source_check import Ask, Findings, examine
+from cdi.runtime.with_progress import OnProgress, run_with_progress
 from cdi.source.base import SourceFacts
 from cdi.store.base import Key
-from cdi.transfer.control import Control
-from cdi.transfer.planning import plan_input, target_kind
+from cdi.transfer.control import TransferControl
+from cdi.transfer.plan_input import plan_input, target_kind
 
 MEMORY: Final = 192 << 20
 """Bytes of memory that a worker's process tree stays below."""
@@ -100,7 +100,7 @@ class Explanation:
 
 
 def explain(
-    foresight: Foresight,
+    foresight: DryRunResult,
     home: Home,
     key: Key,
     *,
@@ -156,9 +156,9 @@ def explain(
     if isinstance(job.source, BlankSourceSpec):
         plan_blank(job, told)
     else:
-        control = Control(job)
+        control = TransferControl(job)
         wanted = ask or Ask(expected=True, allocation=True)
-        told.found = watched(lambda: examine(job, control, wanted), control, on_progress)
+        told.found = run_with_progress(lambda: examine(job, control, wanted), control, on_progress)
         if told.found.refusal is not None:
             told.refuse(told.found.refusal)
         plan_image(job, told.found, told)
@@ -271,10 +271,10 @@ def _explain_clone(home: Home, work: CloneJob, told: Explanation) -> None:
 
 
 def _cost_of_clone(work: CloneJob, allocated: int | None, *, reflink: bool) -> str:
-    taken = "" if allocated is None else f", {human(allocated)} ({allocated} bytes)"
+    taken = "" if allocated is None else f", {format_size(allocated)} ({allocated} bytes)"
     if not reflink:
         return f"the source's data is copied by the kernel on this machine{taken}"
-    return f"{human(work.size)} are preallocated" if work.preallocation and work.size else "no block is copied"
+    return f"{format_size(work.size)} are preallocated" if work.preallocation and work.size else "no block is copied"
 
 
 def can_reflink(directory: Path) -> bool:
@@ -328,10 +328,12 @@ def _reckon(home: Home, needed: int | None, told: Explanation, *, exact: bool) -
     if exact:
         told.refuse(
             TargetFull(
-                f"the disk needs {human(needed)} ({needed} bytes), but the volume has {human(free)} ({free} "
-                "bytes) free",
+                f"the disk needs {format_size(needed)} ({needed} bytes), but the volume has {format_size(free)} "
+                f"({free} bytes) free",
                 where=str(home.volumes),
             )
         )
     else:
-        told.notes.append(f"the volume may run full: up to {human(needed)} are written, {human(free)} are free")
+        told.notes.append(
+            f"the volume may run full: up to {format_size(needed)} are written, {format_size(free)} are free"
+        )

@@ -10,12 +10,12 @@ from cdi.runtime import events
 from cdi.runtime.environment import Environments
 from cdi.runtime.launcher import Launcher
 from cdi.runtime.observe import Observed
-from cdi.runtime.view import phase_of
+from cdi.runtime.status_view import phase_of
 from cdi.store.base import Key, Object, Store
 from cdi.store.kinds import kind_of
 
 
-def collect(store: Store, observed: Observed, launcher: Launcher, environments: Environments) -> bool:
+def collect_garbage(store: Store, observed: Observed, launcher: Launcher, environments: Environments) -> bool:
     """Delete objects without owners, events of deleted objects, workers without a PVC, and unused environments.
 
     Environments are unused once their DataVolume is deleted or done.
@@ -40,7 +40,7 @@ def collect(store: Store, observed: Observed, launcher: Launcher, environments: 
         else:
             by_object[uid].append((int(body["metadata"]["resourceVersion"]), key, body))
     for told in by_object.values():
-        for _, key, body in sorted(told, key=lambda entry: entry[0])[: -events.KEPT]:
+        for _, key, body in sorted(told, key=lambda entry: entry[0])[: -events.MAX_EVENTS]:
             _delete(store, key, body)
     claims = {
         body["metadata"]["uid"]

@@ -1,10 +1,10 @@
 """Layout of CDI_HOME, the directory of all persistent state of the embedded backend.
 
-    objects/<plural>/<namespace>/<name>.json   the store (`cdi.store.local`)
+    objects/<plural>/<namespace>/<name>.json   the store (`cdi.store.file_store`)
     volumes/<namespace>/<name>/disk.img        the volumes; an archive is unpacked into the directory itself
     workers/<claim's uid>/                     the attempts for one volume, see `WorkerDirectory`
     environments/<namespace>/<name>.json       variables that a DataVolume's workers get (`cdi.runtime.environment`)
-    direct/<name>/                             imports without a DataVolume (`cdi.runtime.unfinished`)
+    direct/<name>/                             imports without a DataVolume (`cdi.runtime.resumable_dirs`)
     direct.lock, supervisor.lock, supervisor.log
 
 Directories are created with mode 0700.
@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from cdi import durable
+from cdi import atomic_file
 from cdi.api.errors import InternalError, TargetPermission, TargetUnsuitable
 from cdi.store.base import Key
 from cdi.store.files import ELSEWHERE
@@ -153,7 +153,7 @@ class Home:
 
     def mapped(self, what: str) -> AbstractContextManager[None]:
         """Convert every `OSError` raised inside to a `TargetError` about `what`, which is kept in CDI_HOME."""
-        return durable.mapped(what, self.root, elsewhere=ELSEWHERE)
+        return atomic_file.mapped(what, self.root, elsewhere=ELSEWHERE)
 
     def _unsuitable(self, what: str) -> TargetUnsuitable:
         return TargetUnsuitable(f"CDI_HOME is {what}", where=str(self.root), remedy=ELSEWHERE)

@@ -9,11 +9,11 @@ from typing import Any
 
 from cdi.api.errors import CdiError
 from cdi.api.job import FileTargetSpec, Job, Policy
-from cdi.runtime.examine import Ask, Findings, examine
 from cdi.runtime.private import private_directory
 from cdi.runtime.request import Request, source_spec
-from cdi.runtime.watched import OnProgress, watched
-from cdi.transfer.control import Control
+from cdi.runtime.source_check import Ask, Findings, examine
+from cdi.runtime.with_progress import OnProgress, run_with_progress
+from cdi.transfer.control import TransferControl
 
 _RETRIES = 2
 """A user is waiting, so errors are reported soon."""
@@ -74,8 +74,8 @@ def look(
         checksum=request.checksum,
         policy=policy,
     )
-    control = Control(job)
-    return watched(lambda: examine(job, control, ask), control, on_progress)
+    control = TransferControl(job)
+    return run_with_progress(lambda: examine(job, control, ask), control, on_progress)
 
 
 def document(found: Findings, location: str) -> dict[str, Any]:

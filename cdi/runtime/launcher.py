@@ -17,23 +17,22 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from cdi import durable
+from cdi import atomic_file
 from cdi.api.decode import DecodeError, decode
 from cdi.api.errors import CdiError, InternalError, WorkerLost
 from cdi.api.job import Failure, Job, Limits, Outcome, Progress
-from cdi.reconcile.actions import InputRef, Mount, StartWorker
-from cdi.reconcile.failure import as_failure
-from cdi.reconcile.world import Worker
+from cdi.reconcile.actions import Mount, ObjectRef, StartWorker
+from cdi.reconcile.context import Worker
 from cdi.runtime.home import Home, WorkerDirectory
 from cdi.runtime.processes import Processes, rotate, with_arguments
 
-GRACE = 10.0
+GRACE_PERIOD = 10.0
 """Seconds between SIGTERM and SIGKILL."""
 _TAIL = 4096
-_LARGEST_OUTCOME = 8192
+_MAX_OUTCOME = 8192
 """Bytes that are reserved for the outcome, so that a full file system can be reported as well."""
 
-ReadInput = Callable[[InputRef], Mapping[str, bytes]]
+ReadInput = Callable[[ObjectRef], Mapping[str, bytes]]
 """Callable that returns the keys and values of a Secret or ConfigMap; raises `NotFound`."""
 
 
@@ -78,14 +77,14 @@ class Launcher:
         with self._files():
             for path in (directory.path, directory.scratch):
                 path.mkdir(mode=0o700, parents=True, exist_ok=True)
-            with durable.locked(directory.starting):
+            with atomic_file.locked(directory.starting):
                 before = self._attempt(directory)
                 if self._alive(directory) or (before is not None and before.attempt >= action.attempt):
                     return False
                 # No other process starts one and the last one has ended: only probes of the lock are waited for.
-                with durable.locked(directory.guard) as guard:
+                with atomic_file.locked(directory.guard) as guard:
                     self._write_inputs(directory, action, read_input)
-                    durable.write(directory.job, action.work.to_json().encode())
+                    atomic_file.write(directory.job, action.work.to_json().encode())
                     for path in (directory.outcome, directory.progress, directory.control, directory.stopping):
                         path.unlink(missing_ok=True)
                     attempt = _Attempt(
@@ -94,8 +93,8 @@ class Launcher:
                         fingerprint=action.fingerprint,
                         upload=action.upload,
                     )
-                    durable.reserve(directory.outcome, _LARGEST_OUTCOME)
-                    durable.write(directory.attempt, json.dumps(asdict(attempt)).encode())
+                    atomic_file.reserve(directory.outcome, _MAX_OUTCOME)
+                    atomic_file.write(directory.attempt, json.dumps(asdict(attempt)).encode())
                     self._processes.spawn(
                         self._import_module if isinstance(action.work, Job) else self._clone_module,
                         ["run", str(directory.job), "--status-dir", str(directory.path)],
@@ -151,7 +150,7 @@ class Launcher:
         with self._files():
             return self._alive(self._home.worker(claim))
 
-    def stop(self, claim: str, grace: float = GRACE) -> bool:
+    def stop(self, claim: str, grace: float = GRACE_PERIOD) -> bool:
         """Send SIGTERM to the worker, and SIGKILL `grace` seconds later; return whether none is alive.
 
         Does not wait; call it again until it returns True.
@@ -177,7 +176,7 @@ class Launcher:
         if not self.alive(claim):
             return False
         with self._files():
-            durable.write(directory.control, limits.to_json().encode())
+            atomic_file.write(directory.control, limits.to_json().encode())
         return True
 
     def tidy(self, claim: str) -> None:
@@ -199,7 +198,7 @@ class Launcher:
         with self._files():
             if not directory.path.exists():
                 return True
-            with durable.locked(directory.starting, wait=False) as lock:
+            with atomic_file.locked(directory.starting, wait=False) as lock:
                 if lock is None or self._alive(directory):
                     return False
                 shutil.rmtree(directory.path, ignore_errors=True)
@@ -222,10 +221,10 @@ class Launcher:
     def _alive(self, directory: WorkerDirectory) -> bool:
         # The worker's own lock counts as well, because a worker may have been started by hand. It is probed second, so
         # that probing never disturbs a launched worker while it takes that lock.
-        return durable.held(directory.guard) or durable.held(directory.lock)
+        return atomic_file.is_locked(directory.guard) or atomic_file.is_locked(directory.lock)
 
     def _attempt(self, directory: WorkerDirectory) -> _Attempt | None:
-        text = durable.read(directory.attempt)
+        text = atomic_file.read(directory.attempt)
         if text is None:
             return None
         try:
@@ -238,17 +237,17 @@ class Launcher:
 
         Returns None for both while a new attempt is being started.
         """
-        with durable.locked(directory.starting, wait=False) as lock:
+        with atomic_file.locked(directory.starting, wait=False) as lock:
             if lock is None or self._alive(directory) or self._attempt(directory) != attempt:
                 return None, None
             if not directory.outcome.exists():
                 outcome = Outcome(id=claim, failure=_lost(directory))
-                durable.write(directory.outcome, outcome.to_json().encode(), alone=True)
+                atomic_file.write(directory.outcome, outcome.to_json().encode(), single_writer=True)
             ended = directory.outcome.stat().st_mtime
             parsed = self._parse(directory.outcome, Outcome.from_json)
         if isinstance(parsed, Outcome):
             return parsed, ended
-        failure = as_failure(InternalError("the worker's outcome cannot be read", where=str(directory.outcome)))
+        failure = Failure.from_error(InternalError("the worker's outcome cannot be read", where=str(directory.outcome)))
         return Outcome(id=claim, failure=failure), ended
 
     def _parse(self, path: Path, parser: Callable[[bytes], object]) -> object | None:
@@ -261,7 +260,7 @@ class Launcher:
         known = self._parsed.get(path)
         if known is not None and known[0] == mark:
             return known[1]
-        text = durable.read(path)
+        text = atomic_file.read(path)
         if text is None:
             return None
         try:
@@ -299,7 +298,7 @@ def write_mounts(mounts: Iterable[Mount], read_input: ReadInput) -> None:
         for ref in mount.inputs:
             for key, value in read_input(ref).items():
                 name = key if len(mount.inputs) == 1 else f"{ref.kind.lower()}-{ref.name}-{key}"[-200:]
-                durable.write(place / name, value)
+                atomic_file.write(place / name, value)
 
 
 def _lost(directory: WorkerDirectory) -> Failure:
@@ -310,4 +309,4 @@ def _lost(directory: WorkerDirectory) -> Failure:
         lines = [line.strip() for line in file.read(_TAIL).decode(errors="replace").splitlines() if line.strip()]
         last = "".join(c for c in lines[-1] if c.isprintable())[:200] if lines else ""
     what = "the worker ended without an outcome"
-    return as_failure(WorkerLost(f"{what}; its last output: {last}" if last else what))
+    return Failure.from_error(WorkerLost(f"{what}; its last output: {last}" if last else what))

@@ -43,7 +43,7 @@ _SUFFIX: Final = re.compile(
     r"\.(gz|xz|zst|zstd|tgz|txz|tzst|tar|qcow2|qcow|img|raw|iso|vmdk|vdi|vhd|vpc|vhdx|bin|disk|download)$",
     re.IGNORECASE,
 )
-_LONGEST_URL: Final = 8192
+_MAX_URL: Final = 8192
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,8 +129,8 @@ def locate(text: str, base: Path | None = None) -> Place:
         return Place(kind="stdin", text=text)
     if not text.strip():
         raise SourceUrlInvalid("no URL or path is given", remedy="name an image: a URL, a path, or - for a pipe")
-    if "\0" in text or len(text) > _LONGEST_URL:
-        raise SourceUrlInvalid(f"it contains a null character or more than {_LONGEST_URL} characters")
+    if "\0" in text or len(text) > _MAX_URL:
+        raise SourceUrlInvalid(f"it contains a null character or more than {_MAX_URL} characters")
     if text[: len(_ARCHIVE)].lower() == _ARCHIVE:
         return _archive(text[len(_ARCHIVE) :], base)
     if text[: len(_DOCKER)].lower() == _DOCKER:

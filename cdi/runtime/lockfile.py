@@ -31,14 +31,14 @@ from pathlib import Path
 from typing import Any, Self
 from urllib.parse import urlsplit, urlunsplit
 
-from cdi import durable
+from cdi import atomic_file
 from cdi.api.digest import Digest
-from cdi.api.document import json_type, parse_json
 from cdi.api.errors import CdiError, InvalidManifest, TargetPermission, UsageError
+from cdi.api.json_document import json_type, parse_json
 
 NAME = "cdi.lock"
 VERSION = 1
-LARGEST = 32 << 20
+MAX_SIZE = 32 << 20
 """Bytes."""
 _MODE = 0o644
 _ELSEWHERE = "name another one with --lockfile"
@@ -133,15 +133,15 @@ class Lock:
         """Read a lock file, None if there is none; raise `InvalidManifest`, or `UsageError` if it is unreadable."""
         try:
             with open(path, "rb") as file:
-                content = file.read(LARGEST + 1)
+                content = file.read(MAX_SIZE + 1)
         except FileNotFoundError:
             return None
         except OSError as error:
             raise UsageError(
                 f"the lock file cannot be read: {error.strerror}", where=str(path), remedy="check the path"
             ) from error
-        if len(content) > LARGEST:
-            raise InvalidManifest(f"the lock file is larger than {LARGEST >> 20} MiB", where=str(path))
+        if len(content) > MAX_SIZE:
+            raise InvalidManifest(f"the lock file is larger than {MAX_SIZE >> 20} MiB", where=str(path))
         return cls.parse(content, where=str(path))
 
     def text(self) -> str:
@@ -157,13 +157,13 @@ def record(path: Path, entries: Mapping[str, Entry]) -> bool:
     file cannot be written, and the errors of `Lock.read`.
     """
     path = Path(os.path.realpath(path))
-    with durable.mapped("the lock file", path, elsewhere=_ELSEWHERE), _locked(path.parent):
+    with atomic_file.mapped("the lock file", path, elsewhere=_ELSEWHERE), _locked(path.parent):
         before = Lock.read(path)
         after = Lock(images={**(before.images if before is not None else {}), **entries})
         if before is not None and before.images == after.images:
             return False
         mode = None if before is None else path.stat().st_mode & 0o777
-        durable.write(path, after.text().encode("utf-8", "surrogatepass"), mode=_MODE)
+        atomic_file.write(path, after.text().encode("utf-8", "surrogatepass"), mode=_MODE)
         if mode is not None:
             path.chmod(mode)
     return True

@@ -19,9 +19,9 @@ import yaml
 from cdi.api.errors import InvalidManifest, UsageError
 from cdi.runtime.document import Document
 
-LARGEST = 16 << 20
+MAX_SIZE = 16 << 20
 """Largest size of a file in bytes."""
-_DEEPEST = 64
+_MAX_DEPTH = 64
 _NODES = 200_000
 _SUFFIXES = (".yaml", ".yml", ".json")
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -126,10 +126,10 @@ def _stdin(file: BinaryIO) -> bytes:
 
 
 def _bounded(file: BinaryIO, origin: str) -> bytes:
-    content = file.read(LARGEST + 1)
-    if len(content) > LARGEST:
+    content = file.read(MAX_SIZE + 1)
+    if len(content) > MAX_SIZE:
         raise InvalidManifest(
-            f"the file is larger than {LARGEST >> 20} MiB", where=origin, remedy="give a manifest, not an image"
+            f"the file is larger than {MAX_SIZE >> 20} MiB", where=origin, remedy="give a manifest, not an image"
         )
     return content
 
@@ -140,7 +140,7 @@ def _check_depth(text: str, origin: str) -> None:
     for event in yaml.parse(text, _Strict):
         if isinstance(event, (yaml.SequenceStartEvent, yaml.MappingStartEvent)):
             depth += 1
-            if depth > _DEEPEST:
+            if depth > _MAX_DEPTH:
                 raise InvalidManifest("the YAML is nested too deeply", where=origin)
         elif isinstance(event, (yaml.SequenceEndEvent, yaml.MappingEndEvent)):
             depth -= 1
@@ -155,7 +155,7 @@ def _check_size(body: Any, origin: str) -> None:
         nodes += 1
         if nodes > _NODES:
             raise InvalidManifest("the YAML has too many values, aliases expanded", where=origin)
-        if depth > _DEEPEST:
+        if depth > _MAX_DEPTH:
             raise InvalidManifest("the YAML is nested too deeply", where=origin)
         if isinstance(one, dict):
             left += [(value, depth + 1) for value in one.values()]

@@ -1,4 +1,4 @@
-"""Cache of the objects in one CDI_HOME, and the world that it presents to reconcilers."""
+"""Cache of the objects in one CDI_HOME, and the context that it presents to reconcilers."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ from cdi.api.overhead import NO_OVERHEAD
 from cdi.api.populators import VolumeImportSource, VolumeUploadSource
 from cdi.api.storageprofile import StorageProfile
 from cdi.api.validation import parse
-from cdi.reconcile.actions import InputRef
+from cdi.reconcile.actions import ObjectRef
+from cdi.reconcile.claim_defaults import StorageDefaults
 from cdi.reconcile.configuration import active_cdi, resolve_config
-from cdi.reconcile.sizing import Offer
-from cdi.reconcile.storageclass import StorageClass
-from cdi.reconcile.world import (
-    Claim,
-    Config,
+from cdi.reconcile.context import (
+    PVC,
     Input,
-    Layout,
     Platform,
     Profile,
+    ReconcileContext,
+    ResolvedConfig,
     Retries,
     Service,
     Volume,
+    VolumeLayout,
     Worker,
-    World,
 )
+from cdi.reconcile.storageclass import StorageClass
 from cdi.runtime.home import Home
 from cdi.store.base import Change, Key, Object
 
@@ -66,7 +66,7 @@ class Setting:
 
 
 class Observed:
-    """The objects as a watch reported them; implements `cdi.reconcile.world.Objects`."""
+    """The objects as a watch reported them; implements `cdi.reconcile.context.Lister`."""
 
     def __init__(self, home: Home) -> None:
         self._home = home
@@ -107,7 +107,7 @@ class Observed:
 
     # --- for reconcilers ------------------------------------------------------------------------------------------
 
-    def claim(self, namespace: str, name: str) -> Claim | None:
+    def claim(self, namespace: str, name: str) -> PVC | None:
         body = self._bodies.get(Key("persistentvolumeclaims", namespace, name))
         model = self.model(Key("persistentvolumeclaims", namespace, name), PersistentVolumeClaim)
         return None if model is None or body is None else self._claim(model)
@@ -118,7 +118,7 @@ class Observed:
     def data_source(self, namespace: str, name: str) -> DataSource | None:
         return self.model(Key("datasources", namespace, name), DataSource)
 
-    def input(self, ref: InputRef) -> Input | None:
+    def input(self, ref: ObjectRef) -> Input | None:
         body = self._bodies.get(_input_key(ref))
         if body is None:
             return None
@@ -146,8 +146,8 @@ class Observed:
     def csi_driver(self, provisioner: str) -> bool:
         return False
 
-    def offer(self, storage_class: str | None, *, virtualization: bool) -> Offer:
-        return Offer(storage_class=storage_class)
+    def storage_defaults(self, storage_class: str | None, *, virtualization: bool) -> StorageDefaults:
+        return StorageDefaults(storage_class=storage_class)
 
     def volume(self, name: str) -> Volume | None:
         return None
@@ -170,25 +170,25 @@ class Observed:
     def worker(self, namespace: str, pod: str) -> Worker | None:
         return None
 
-    def config(self) -> Config:
+    def config(self) -> ResolvedConfig:
         """Return the configuration of CDI and CDIConfig, without overhead, since a volume holds only the disk."""
         installations = [self.model(key, CDI) for key in self.keys("cdis")]
         active = active_cdi(one for one in installations if one is not None)
         resolved = resolve_config(active, self.model(Key("cdiconfigs", "", CONFIG_NAME), CDIConfig))
         return replace(resolved, overhead=NO_OVERHEAD, overheads={})
 
-    def _claim(self, claim: PersistentVolumeClaim) -> Claim:
+    def _claim(self, claim: PersistentVolumeClaim) -> PVC:
         metadata, status = claim.metadata, claim.status
         annotations = metadata.annotations or {}
         controller = next((owner for owner in metadata.owner_references or () if owner.controller), None)
         capacity = (status.capacity or {}).get("storage") if status is not None else None
         namespace, name = metadata.namespace or "", metadata.name or ""
-        return Claim(
+        return PVC(
             namespace=namespace,
             name=name,
             uid=metadata.uid or "",
             phase=(status.phase if status is not None else None) or "Pending",
-            why_pending=annotations.get(ANN_BOUND_CONDITION_MESSAGE, ""),
+            provisioning_message=annotations.get(ANN_BOUND_CONDITION_MESSAGE, ""),
             capacity=capacity.bytes if capacity is not None else None,
             controller_kind=controller.kind if controller else "",
             controller_name=controller.name if controller else "",
@@ -201,7 +201,7 @@ class Observed:
 
     # --- for the runtime ----------------------------------------------------------------------------------------
 
-    def content(self, ref: InputRef) -> Mapping[str, bytes]:
+    def content(self, ref: ObjectRef) -> Mapping[str, bytes]:
         """Return the values of a Secret or ConfigMap; raise `NotFound`."""
         key = _input_key(ref)
         if key not in self._bodies:
@@ -221,11 +221,11 @@ class Observed:
             raise InternalError(f"{ref} holds a value that is not base64") from error
         return {**{name: value.encode() for name, value in text.items()}, **binary}
 
-    def world(
+    def context(
         self, dv: DataVolume, worker: Worker | None, setting: Setting, *, admitted: bool, turn: str = ""
-    ) -> World:
+    ) -> ReconcileContext:
         claim = self.claim(dv.metadata.namespace or "", dv.metadata.name or "")
-        return World(
+        return ReconcileContext(
             now=setting.now(),
             datavolume=dv,
             objects=self,
@@ -234,14 +234,14 @@ class Observed:
             config=self.config(),
             retries=setting.retries,
             platform=PLATFORM,
-            admitted=admitted,
-            turn=turn,
+            has_worker_slot=admitted,
+            queue_message=turn,
         )
 
 
-def layout(home: Home, claim: Claim) -> Layout:
+def layout(home: Home, claim: PVC) -> VolumeLayout:
     directory = home.worker(claim.uid)
-    return Layout(
+    return VolumeLayout(
         disk=str(home.disk(claim.namespace, claim.name)),
         directory=str(home.volume(claim.namespace, claim.name)),
         journal=str(directory.journal),
@@ -250,5 +250,5 @@ def layout(home: Home, claim: Claim) -> Layout:
     )
 
 
-def _input_key(ref: InputRef) -> Key:
+def _input_key(ref: ObjectRef) -> Key:
     return Key("secrets" if ref.kind == "Secret" else "configmaps", ref.namespace, ref.name)

@@ -11,9 +11,9 @@ from typing import Final, Self
 
 from cdi.api.errors import UsageError
 
-HELD_MOST: Final = 32 << 20
+MAX_BUFFERED: Final = 32 << 20
 """Bytes that are kept while peeking; an image is identified much earlier, unless it is in an archive."""
-_PIECE: Final = 1 << 18
+_CHUNK_SIZE: Final = 1 << 18
 
 
 class PeekedPipe:
@@ -43,7 +43,7 @@ class PeekedPipe:
 
     @contextlib.contextmanager
     def looking(self) -> Iterator[int]:
-        """Yield a descriptor that starts at the first byte and ends once `HELD_MOST` bytes were read."""
+        """Yield a descriptor that starts at the first byte and ends once `MAX_BUFFERED` bytes were read."""
         reading, writing = os.pipe2(os.O_CLOEXEC)
         thread = threading.Thread(target=self._show, args=(writing,), name="peek")
         thread.start()
@@ -59,13 +59,13 @@ class PeekedPipe:
         with open(writing, "wb", buffering=0) as pipe, contextlib.suppress(BrokenPipeError):
             while True:
                 if sent == len(self._held):
-                    if self._ended or sent >= HELD_MOST:
+                    if self._ended or sent >= MAX_BUFFERED:
                         return
                     piece = self._read(writing)
                     if not piece:
                         return
                     self._held += piece
-                sent += pipe.write(bytes(self._held[sent : sent + _PIECE])) or 0
+                sent += pipe.write(bytes(self._held[sent : sent + _CHUNK_SIZE])) or 0
 
     def _read(self, writing: int) -> bytes:
         """Return some bytes; none at the end, or as soon as the other end of `writing` is closed."""
@@ -75,7 +75,7 @@ class PeekedPipe:
         if any(descriptor == writing for descriptor, _ in poller.poll()):
             return b""
         try:
-            piece = os.read(self._descriptor, _PIECE)
+            piece = os.read(self._descriptor, _CHUNK_SIZE)
         except OSError as error:
             self._failure = error
             return b""

@@ -12,19 +12,19 @@ from typing import Final
 from cdi.api.datavolume import DataVolume
 from cdi.api.errors import AlreadyExists, InvalidManifest, NotFound, UsageError
 from cdi.api.validation import parse
-from cdi.reconcile.origin import requested_size
-from cdi.runtime.examine import Ask
+from cdi.reconcile.source import requested_size
+from cdi.runtime.dry_run import DryRunResult
 from cdi.runtime.explain import Explanation, explain
-from cdi.runtime.foresee import Foresight
 from cdi.runtime.home import Home
 from cdi.runtime.peek import PeekedPipe
 from cdi.runtime.request import Request
-from cdi.runtime.wanted import manifests
-from cdi.runtime.watched import OnProgress
+from cdi.runtime.request_to_manifests import build_manifests
+from cdi.runtime.source_check import Ask
+from cdi.runtime.with_progress import OnProgress
 from cdi.store.base import Key
-from cdi.store.local import LocalStore
+from cdi.store.file_store import LocalStore
 
-_LEAST: Final = 1 << 20
+_MIN_SIZE: Final = 1 << 20
 """Smallest size of a PVC in bytes."""
 _ANY: Final = 1 << 40
 """A placeholder: a DataVolume has to request some size."""
@@ -67,10 +67,10 @@ def preflight(
     """
     name = name or request.place.name or "image"
     before = _stored_size(home, namespace, name)
-    wanted = manifests(request, namespace, name, request.size or before or _ANY)
+    wanted = build_manifests(request, namespace, name, request.size or before or _ANY)
     place = request.place
     try:
-        foresight = Foresight(home, [*wanted.inputs, wanted.datavolume], namespace=namespace)
+        foresight = DryRunResult(home, [*wanted.inputs, wanted.datavolume], namespace=namespace)
     except InvalidManifest as error:
         if before is None:
             raise
@@ -137,7 +137,7 @@ def _size(told: Explanation) -> int | None:
     if told.refusal is not None:
         raise told.refusal
     size = told.found.virtual_size if told.found is not None else None
-    return max(size, _LEAST) if size else None
+    return max(size, _MIN_SIZE) if size else None
 
 
 @contextlib.contextmanager

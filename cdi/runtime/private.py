@@ -19,7 +19,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from cdi import durable
+from cdi import atomic_file
 
 
 @contextlib.contextmanager
@@ -34,7 +34,7 @@ def private_directory(parent: str | None = None) -> Iterator[Path]:
             if base is None:
                 made = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cdi-", dir=parent)))
             else:
-                with durable.locked(base / "lock"):
+                with atomic_file.locked(base / "lock"):
                     _remove_stale(base)
                     made = Path(tempfile.mkdtemp(prefix="", dir=base))
                     hold = _open(made)
@@ -47,7 +47,7 @@ def private_directory(parent: str | None = None) -> Iterator[Path]:
 def _mapped(parent: str | None) -> contextlib.AbstractContextManager[None]:
     # `tempfile` is not asked for the directory, because that may be what fails.
     place = parent or os.environ.get("TMPDIR") or "/tmp"  # noqa: S108  named in a message, not used
-    return durable.mapped("temporary files", place, elsewhere="set TMPDIR to another directory")
+    return atomic_file.mapped("temporary files", place, elsewhere="set TMPDIR to another directory")
 
 
 def remove_stale() -> None:
@@ -55,7 +55,7 @@ def remove_stale() -> None:
     with contextlib.suppress(OSError):
         base = _base()
         if base is not None:
-            with durable.locked(base / "lock", wait=False) as lock:
+            with atomic_file.locked(base / "lock", wait=False) as lock:
                 if lock is not None:
                     _remove_stale(base)
 

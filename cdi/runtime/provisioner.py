@@ -6,7 +6,7 @@ import contextlib
 import os
 import shutil
 
-from cdi import durable
+from cdi import atomic_file
 from cdi.api.core import PersistentVolumeClaim
 from cdi.api.errors import NotFound
 from cdi.api.names import (
@@ -21,7 +21,7 @@ from cdi.reconcile.actions import PatchObject
 from cdi.runtime.executor import patch
 from cdi.runtime.home import DISK, Home
 from cdi.runtime.launcher import Launcher
-from cdi.store.base import Key, Object, Store, amend
+from cdi.store.base import Key, Object, Store, update_with_retry
 
 FINALIZER = f"{GROUP}/volume"
 """The finalizer of a PVC with a directory; it is removed once the directory is deleted."""
@@ -62,8 +62,8 @@ class Provisioner:
             claimed["metadata"]["finalizers"] = [*finalizers, *([] if FINALIZER in finalizers else [FINALIZER])]
 
         if not ours:
-            amend(self._store, key, own, uid=uid)
-        with durable.mapped("the volume's directory", directory):
+            update_with_retry(self._store, key, own, uid=uid)
+        with atomic_file.mapped("the volume's directory", directory):
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         status: Object = {"phase": "Bound", "accessModes": claim.spec.access_modes or ["ReadWriteOnce"]}
         size = claim.spec.size.bytes if claim.spec.size is not None else 0
@@ -90,7 +90,7 @@ class Provisioner:
                 ANN_BOUND_CONDITION_MESSAGE: message,
             },
         )
-        amend(self._store, key, lambda claimed: patch(claimed, note), uid=note.uid)
+        update_with_retry(self._store, key, lambda claimed: patch(claimed, note), uid=note.uid)
 
     def _release(self, key: Key, body: Object) -> bool:
         """Remove worker, directory and finalizer, in this order; return False if it has to be tried again."""
@@ -98,7 +98,7 @@ class Provisioner:
         if not self._launcher.forget(uid):
             return False
         directory = self._home.volume(key.namespace, key.name)
-        with durable.mapped("the volume to remove", directory):
+        with atomic_file.mapped("the volume to remove", directory):
             if directory.is_symlink():
                 directory.unlink()
             elif directory.exists():
@@ -111,12 +111,12 @@ class Provisioner:
             claimed["metadata"]["finalizers"] = rest
 
         with contextlib.suppress(NotFound):
-            amend(self._store, key, disown, uid=uid)
+            update_with_retry(self._store, key, disown, uid=uid)
         return True
 
 
 def _holds_something(directory: os.PathLike[str]) -> bool:
-    with durable.mapped("the volume's directory", directory):
+    with atomic_file.mapped("the volume's directory", directory):
         try:
             with os.scandir(directory) as entries:
                 return next(entries, None) is not None

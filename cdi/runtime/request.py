@@ -1,6 +1,6 @@
 """A request for one image, as given on the command line, and the worker's source for it.
 
-`cdi.runtime.wanted` turns it into a DataVolume.
+`cdi.runtime.request_to_manifests` turns it into a DataVolume.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from cdi.api.job import (
     StreamSourceSpec,
     Tls,
 )
-from cdi.reconcile.job import ACCESS_KEY, DOCKER_CONFIG, SECRET_KEY, SERVICE_ACCOUNT, SESSION_TOKEN
+from cdi.reconcile.job_builder import ACCESS_KEY, DOCKER_CONFIG, SECRET_KEY, SERVICE_ACCOUNT, SESSION_TOKEN
 from cdi.runtime.locate import Place, PlaceKind
 
-_MOST: Final = 1 << 20
+_MAX_OPTION_FILE: Final = 1 << 20
 """Largest size in bytes of a file that is given as an option."""
-KEYRING_MOST: Final = 16 << 20
+MAX_KEYRING: Final = 16 << 20
 _LOGIN: Final[frozenset[PlaceKind]] = frozenset({"http", "s3", "registry"})
 _FETCHED: Final[frozenset[PlaceKind]] = frozenset({"http", "s3", "gcs", "registry"})
 _SEEKABLE: Final[frozenset[PlaceKind]] = frozenset({"http", "s3", "gcs", "registry", "file"})
@@ -173,7 +173,7 @@ def _words(kinds: frozenset[PlaceKind]) -> str:
     return " and ".join(text for kind, text in words.items() if kind in kinds)
 
 
-def read_option_file(path: str | Path, most: int = _MOST) -> bytes:
+def read_option_file(path: str | Path, most: int = _MAX_OPTION_FILE) -> bytes:
     """Return the content of a file given as an option, at most `most` bytes; raise `UsageError`."""
     try:
         with open(path, "rb") as file:

@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Iterable
 from pathlib import Path
 
-from cdi import durable
+from cdi import atomic_file
 from cdi.api.configuration import CONFIG_NAME
 from cdi.api.core import PersistentVolumeClaim
 from cdi.api.dataimportcron import DataImportCron
@@ -26,17 +26,17 @@ from cdi.api.datavolume import DataVolume
 from cdi.api.errors import CdiError, Conflict, InternalError, InvalidManifest
 from cdi.api.names import ANN_POD_PHASE, GROUP
 from cdi.api.phases import Phase
-from cdi.reconcile import upload as uploads
+from cdi.reconcile import upload_request as uploads
 from cdi.reconcile.actions import Plan, StartWorker
 from cdi.reconcile.dataimportcron import reconcile_unscheduled
 from cdi.reconcile.datasource import reconcile_data_source
 from cdi.reconcile.datavolume import reconcile
-from cdi.reconcile.unreadable import complain
-from cdi.reconcile.upload import UploadRequest
-from cdi.runtime import private, unfinished
+from cdi.reconcile.invalid_object import report_invalid
+from cdi.reconcile.upload_request import UploadRequest
+from cdi.runtime import private, resumable_dirs
 from cdi.runtime.environment import Environments
 from cdi.runtime.executor import Executor
-from cdi.runtime.garbage import collect
+from cdi.runtime.garbage import collect_garbage
 from cdi.runtime.home import Home
 from cdi.runtime.launcher import Launcher
 from cdi.runtime.observe import PLATFORM, WATCHED, Observed, Setting
@@ -44,15 +44,15 @@ from cdi.runtime.processes import GUARD, Processes, rotate
 from cdi.runtime.provisioner import Provisioner
 from cdi.runtime.trouble import Troubles
 from cdi.store.base import Change, Key, Object
-from cdi.store.local import LocalStore
+from cdi.store.file_store import LocalStore
 
 MAX_WORKERS = f"{GROUP}/policy.maxWorkers"
 """An annotation of CDIConfig ``config``: the largest number of concurrent workers."""
 DEFAULT_WORKERS = 4
-LINGER = 3.0
+IDLE_TIMEOUT = 3.0
 """Seconds without work after which the supervisor exits."""
 _TICK = 0.1
-_LOOK = 0.5
+_POLL_INTERVAL = 0.5
 _GARBAGE = "garbage collection"
 """The key of garbage collection among the recorded errors."""
 
@@ -69,7 +69,7 @@ def ensure_supervisor(home: Home) -> None:
     """
     _processes.reap()
     home.make()
-    with home.mapped("the supervisor's files"), durable.locked(home.supervisor_lock, wait=False) as lock:
+    with home.mapped("the supervisor's files"), atomic_file.locked(home.supervisor_lock, wait=False) as lock:
         if lock is not None:
             arguments = ["--home", str(home.root), "--locked"]
             _processes.spawn("cdi.runtime.supervisor", arguments, log=home.supervisor_log, guard=lock)
@@ -84,7 +84,12 @@ class Supervisor:
     """Controller that observes objects, reconciles them and executes the plans; `step` is one round."""
 
     def __init__(
-        self, home: Home, *, launcher: Launcher | None = None, setting: Setting | None = None, linger: float = LINGER
+        self,
+        home: Home,
+        *,
+        launcher: Launcher | None = None,
+        setting: Setting | None = None,
+        linger: float = IDLE_TIMEOUT,
     ) -> None:
         self._home = home
         self._setting = setting or Setting()
@@ -126,7 +131,7 @@ class Supervisor:
                     os.close(inherited)
                 inherited = None
             else:
-                with durable.locked(self._home.supervisor_lock, wait=False) as lock:
+                with atomic_file.locked(self._home.supervisor_lock, wait=False) as lock:
                     if lock is None:
                         return False
                     seen = self._serve()
@@ -281,14 +286,14 @@ class Supervisor:
         body = self._observed.body(key)
         if body is not None:
             with contextlib.suppress(CdiError):
-                self._carry_out(complain(body, error, self._setting.now()), body)
+                self._carry_out(report_invalid(body, error, self._setting.now()), body)
 
     def _collect_garbage(self) -> None:
         """Remove what no longer has an owner."""
         if not self._garbage or time.monotonic() < self._garbage_due:
             return
         try:
-            self._garbage = collect(self._store, self._observed, self._launcher, self._environments)
+            self._garbage = collect_garbage(self._store, self._observed, self._launcher, self._environments)
         except CdiError as error:
             self._garbage_due = time.monotonic() + self._troubles.note(_GARBAGE, error)
         else:
@@ -333,10 +338,10 @@ class Supervisor:
         turn = (
             "waiting for the client that sends it" if streamed else f"waiting for one of {limit} workers to become free"
         )
-        plan = reconcile(self._observed.world(dv, worker, self._setting, admitted=admitted, turn=turn))
+        plan = reconcile(self._observed.context(dv, worker, self._setting, admitted=admitted, turn=turn))
         hindrance = self._troubles.get(Key("persistentvolumeclaims", key.namespace, key.name))
         if hindrance is not None:
-            plan = complain(body, hindrance, self._setting.now())
+            plan = report_invalid(body, hindrance, self._setting.now())
         if not plan.wants_worker and key in self._queue:
             self._queue.remove(key)
         if plan.wants_worker and not streamed:
@@ -359,7 +364,7 @@ class Supervisor:
         if plan.requeue_after is not None:
             self._schedule(key, plan.requeue_after)
         elif worker is not None and worker.running:
-            self._schedule(key, _LOOK)
+            self._schedule(key, _POLL_INTERVAL)
 
     def _carry_out(self, plan: Plan, body: Object) -> None:
         self._executor.carry_out(plan, body, self._setting.now())
@@ -399,7 +404,7 @@ def _supervise(home: Home, inherited: int | None) -> None:
     with home.mapped("CDI_HOME"):
         os.chdir(home.root)
     private.remove_stale()
-    unfinished.remove_stale(home)
+    resumable_dirs.remove_stale(home)
     with contextlib.closing(Supervisor(home)) as supervisor:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: supervisor.end())

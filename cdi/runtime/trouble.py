@@ -9,8 +9,8 @@ from typing import Final
 from cdi.api.errors import CdiError
 from cdi.store.base import Key
 
-SHORTEST_PAUSE: Final = 1.0
-LONGEST_PAUSE: Final = 60.0
+MIN_BACKOFF: Final = 1.0
+MAX_BACKOFF: Final = 60.0
 """Seconds until the next try."""
 
 log = logging.getLogger("cdi.supervisor")
@@ -40,7 +40,7 @@ class Troubles:
     def note(self, key: Subject, error: CdiError) -> float:
         """Record an error, and log it unless it is the same as before; return the seconds until the next try."""
         before = self._troubles.get(key)
-        pause = SHORTEST_PAUSE if before is None else min(before.pause * 2, LONGEST_PAUSE)
+        pause = MIN_BACKOFF if before is None else min(before.pause * 2, MAX_BACKOFF)
         if before is None or str(before.error) != str(error):
             log.error("%s: %s", key, error)
         self._troubles[key] = _Trouble(error=error, pause=pause)

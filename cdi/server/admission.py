@@ -16,7 +16,7 @@ from cdi.api.names import (
     ANN_PRE_POPULATED,
     means_true,
 )
-from cdi.api.rules.problems import Cause, Problem, shown
+from cdi.api.rules.problems import Cause, Problem, truncate
 from cdi.api.validation import examine
 from cdi.reconcile.dataimportcron import WARNING
 from cdi.server.hooks import Operation
@@ -75,7 +75,7 @@ def _warnings(model: KubeObject | None) -> list[str]:
     if model is None:
         return []
     skipped = ("metadata.", "status.", "apiVersion", "kind")
-    return [f'unknown field "{shown(path)}"' for path in unknown_fields(model) if not path.startswith(skipped)]
+    return [f'unknown field "{truncate(path)}"' for path in unknown_fields(model) if not path.startswith(skipped)]
 
 
 async def _destination(review: Review, model: KubeObject | None, cluster: Cluster) -> list[Problem]:

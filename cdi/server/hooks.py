@@ -53,7 +53,7 @@ class Hook:
 
     @property
     def path(self) -> str:
-        """Return the path below the secret prefix (`cdi.server.paths`)."""
+        """Return the path below the secret prefix (`cdi.server.webhook_path`)."""
         return f"/{self.name}"
 
     def matters(self, *, labelled: bool) -> str:
@@ -206,7 +206,8 @@ class Installation:
 def webhook_configurations(installation: Installation) -> list[Manifest]:
     """Return one ValidatingWebhookConfiguration or MutatingWebhookConfiguration for each webhook.
 
-    Paths are left out: the server writes them (`cdi.server.publish`), and another installation leaves them unchanged.
+    Paths are left out: the server writes them (`cdi.server.ca_injection`), and another installation leaves them
+    unchanged.
 
     If another CDI is installed and this one handles only certain namespaces, the other handles cluster-scoped objects.
     """

@@ -8,7 +8,7 @@ from cdi.api.errors import CdiError, InvalidManifest
 from cdi.api.names import ANN_CLONE_TYPE, GROUP
 from cdi.api.rules.problems import Problem
 from cdi.api.validation import parse
-from cdi.reconcile.sizing import Offer, complete_claim, is_archive, wants_completion
+from cdi.reconcile.claim_defaults import StorageDefaults, default_claim, is_archive, needs_defaults
 from cdi.server.review import Allowed, Refused, Review, Verdict
 
 
@@ -18,7 +18,7 @@ class Storage(Protocol):
     def renders_claims(self) -> bool:
         """Return whether PVCs with the label are completed (CDIConfig's webhookPvcRendering)."""
 
-    async def offer(self, storage_class: str | None, *, archive: bool) -> Offer:
+    async def offer(self, storage_class: str | None, *, archive: bool) -> StorageDefaults:
         """Return the defaults for a PVC that names this class, or none.
 
         Raises a `CdiError` while they are not known, or if the API server cannot be reached.
@@ -34,13 +34,13 @@ async def mutate_claim(review: Review, storage: Storage) -> Verdict:
         parse(review.object)
     except InvalidManifest as error:
         return Refused(problems=(Problem(field=error.where or "", message=error.what),))
-    if not wants_completion(review.object, enabled=storage.renders_claims()):
+    if not needs_defaults(review.object, enabled=storage.renders_claims()):
         return Allowed()
     spec: dict[str, Any] = review.object["spec"]
     archive = is_archive(review.object)
     given = await storage.offer(spec.get("storageClassName"), archive=archive)
     try:
-        completed = complete_claim(spec, given, archive=archive, sized=not _is_clone(review.object))
+        completed = default_claim(spec, given, archive=archive, sized=not _is_clone(review.object))
     except CdiError as error:
         message = f"{error.what}; {error.remedy}" if error.remedy else error.what
         return Refused(problems=(Problem(field=f"spec.{error.where}" if error.where else "spec", message=message),))

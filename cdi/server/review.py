@@ -8,21 +8,21 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, assert_never
 
-from cdi.api.document import parse_json
 from cdi.api.errors import InvalidManifest
-from cdi.api.rules.problems import Problem, shown
-from cdi.server.aggregated_access import User
+from cdi.api.json_document import parse_json
+from cdi.api.rules.problems import Problem, truncate
 from cdi.server.hooks import Hook, Operation
+from cdi.server.uploadtoken_api.authentication import User
 
 API_VERSION = "admission.k8s.io/v1"
 MAX_BODY = 8 << 20
 """Bytes. The API server accepts requests of 3 MiB, and sends the old object along with the new one."""
 MAX_CAUSES = 50
 MAX_WARNINGS = 10
-_LONGEST_WARNING = 120
+_MAX_WARNING = 120
 """Characters; the API server truncates longer ones."""
-_LONGEST_MESSAGE = 4000
-_LONGEST_UID = 128
+_MAX_MESSAGE = 4000
+_MAX_UID = 128
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,7 +75,7 @@ def read(body: bytes, hook: Hook) -> Review:
     try:
         document = parse_json(body)
     except ValueError as error:
-        raise InvalidManifest(f"the body is not JSON: {shown(str(error), 200)}", remedy="") from None
+        raise InvalidManifest(f"the body is not JSON: {truncate(str(error), 200)}", remedy="") from None
     review = _mapping(document, "the body")
     if review.get("apiVersion") != API_VERSION or review.get("kind") != "AdmissionReview":
         raise InvalidManifest(f"the body is not an AdmissionReview of {API_VERSION}", remedy="")
@@ -83,14 +83,14 @@ def read(body: bytes, hook: Hook) -> Review:
     resource = _mapping(request.get("resource"), "request.resource")
     kind = _mapping(request.get("kind"), "request.kind")
     uid = _text(request.get("uid"), "request.uid")
-    if not 0 < len(uid) <= _LONGEST_UID:
+    if not 0 < len(uid) <= _MAX_UID:
         raise InvalidManifest("request.uid is empty or too long", remedy="")
     plural, group = _text(resource.get("resource"), "request.resource.resource"), _text(resource.get("group"), "group")
     if plural not in hook.plurals or group != hook.group:
-        raise InvalidManifest(f"{hook.name} does not handle {shown(plural)} of {shown(group) or 'v1'}", remedy="")
+        raise InvalidManifest(f"{hook.name} does not handle {truncate(plural)} of {truncate(group) or 'v1'}", remedy="")
     named = _text(request.get("operation"), "request.operation")
     if named not in hook.operations:
-        raise InvalidManifest(f"{hook.name} does not handle the operation {shown(named)!r}", remedy="")
+        raise InvalidManifest(f"{hook.name} does not handle the operation {truncate(named)!r}", remedy="")
     operation = Operation(named)
     user = request.get("userInfo")
     return Review(
@@ -135,7 +135,7 @@ def answer(review: Review, verdict: Verdict) -> dict[str, Any]:
         case _:
             assert_never(verdict)
     if verdict.warnings:
-        response["warnings"] = [shown(text, _LONGEST_WARNING - 1) for text in _some(verdict.warnings, MAX_WARNINGS)]
+        response["warnings"] = [truncate(text, _MAX_WARNING - 1) for text in _some(verdict.warnings, MAX_WARNINGS)]
     return {"apiVersion": API_VERSION, "kind": "AdmissionReview", "response": response}
 
 
@@ -149,7 +149,7 @@ def _status(review: Review, verdict: Refused) -> dict[str, Any]:
         "status": "Failure",
         "code": verdict.status,
         "reason": verdict.reason,
-        "message": text if len(text) <= _LONGEST_MESSAGE else text[:_LONGEST_MESSAGE] + "…",
+        "message": text if len(text) <= _MAX_MESSAGE else text[:_MAX_MESSAGE] + "…",
         "details": {
             "name": review.name,
             "group": review.group,

@@ -83,13 +83,13 @@ class ServingTls:
         self._policy: TlsPolicy | None = None
         self._pair: tuple[bytes, bytes] | None = None
         self._authorities = ""
-        self.follow(TlsPolicy())
+        self.apply_policy(TlsPolicy())
 
     @property
     def has_certificate(self) -> bool:
         return self._pair is not None
 
-    def follow(self, policy: TlsPolicy) -> None:
+    def apply_policy(self, policy: TlsPolicy) -> None:
         """Apply a policy to new connections; ciphers that OpenSSL does not know are ignored."""
         if policy == self._policy:
             return
@@ -100,7 +100,7 @@ class ServingTls:
             self.context.set_ciphers(":".join(_INTERMEDIATE))
         self._policy = policy
 
-    def ask(self, authorities: str) -> None:
+    def request_client_certificates(self, authorities: str) -> None:
         """Request client certificates signed by one of `authorities` (PEM); clients without one are served as well.
 
         A context never drops authorities: callers have to check whether a certificate's authority is still trusted.
@@ -113,7 +113,7 @@ class ServingTls:
             self.context.verify_mode = ssl.CERT_OPTIONAL
             self._authorities = authorities
 
-    def present(self, certificate: bytes, key: bytes) -> bool:
+    def set_certificate(self, certificate: bytes, key: bytes) -> bool:
         """Present this certificate (PEM, with its chain) to new connections; return whether it is a new one.
 
         Raises:

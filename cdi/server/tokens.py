@@ -1,7 +1,7 @@
 """Tokens that permit uploads into one volume for five minutes.
 
-The issuer has checked the user's permission with the cluster (`cdi.server.aggregated`); a verifier needs only the
-public key.
+The issuer has checked the user's permission with the cluster (`cdi.server.uploadtoken_api.routes`); a verifier needs
+only the public key.
 """
 
 from __future__ import annotations
@@ -10,15 +10,15 @@ import time
 from collections.abc import Callable
 
 from cdi.api.errors import TokenMisused
-from cdi.kube.tokens import CLAIM, Claims, Operation, SigningKey, VerifyingKey
+from cdi.kube.jwt import CLAIM, Operation, SigningKey, TokenClaims, VerifyingKey
 
 
 def sign(key: SigningKey, namespace: str, claim: str, *, now: Callable[[], float] = time.time) -> str:
     """Return a token for uploads into a PersistentVolumeClaim."""
-    return key.sign(Claims(operation=Operation.UPLOAD, namespace=namespace, name=claim), now())
+    return key.sign(TokenClaims(operation=Operation.UPLOAD, namespace=namespace, name=claim), now())
 
 
-def verify(text: str, key: VerifyingKey, *, now: Callable[[], float] = time.time) -> Claims:
+def verify(text: str, key: VerifyingKey, *, now: Callable[[], float] = time.time) -> TokenClaims:
     """Return a token's claims, which permit an upload into the PVC ``namespace``/``name`` and nothing else.
 
     Raises:

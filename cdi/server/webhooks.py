@@ -17,10 +17,10 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from cdi.api.errors import CdiError, InvalidManifest
 from cdi.api.rules.problems import Problem
-from cdi.controller.logs import fields
-from cdi.server import admission, cloning, mutation
+from cdi.controller.logging import fields
+from cdi.server import admission, clone_authorization, mutation
 from cdi.server.admission import Cluster
-from cdi.server.cloning import Access
+from cdi.server.clone_authorization import Access
 from cdi.server.hooks import HOOKS, TIMEOUT, Hook
 from cdi.server.mutation import Storage
 from cdi.server.review import MAX_BODY, Allowed, Refused, Review, Verdict, answer, read
@@ -82,7 +82,7 @@ class Webhooks:
             storage: The storage classes that mutation reads.
             access: The access checks for clones.
             metrics: What counts the requests.
-            admits: Returns whether requests with this path prefix may be served (`cdi.server.paths`).
+            admits: Returns whether requests with this path prefix may be served (`cdi.server.webhook_path`).
             labels: The labels of the objects that the webhooks are called for; None if they are called for all.
         """
         self._cluster, self._storage, self._access, self._metrics = cluster, storage, access, metrics
@@ -164,7 +164,7 @@ class Webhooks:
         try:
             match hook.name:
                 case "datavolume-mutate":
-                    return await cloning.authorise(review, self._access, self._labels)
+                    return await clone_authorization.authorise(review, self._access, self._labels)
                 case "pvc-mutate":
                     return await mutation.mutate_claim(review, self._storage)
                 case _ if large:

@@ -17,7 +17,6 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Self
 
 from cdi.api.digest import Digest
-from cdi.api.document import parse_json
 from cdi.api.errors import (
     CdiError,
     Interrupted,
@@ -28,15 +27,15 @@ from cdi.api.errors import (
     SourceUnauthorized,
 )
 from cdi.api.job import GcsSourceSpec
-from cdi.source.base import Reader, SourceFacts
-from cdi.source.endpoint import HttpRequest
+from cdi.api.json_document import parse_json
+from cdi.http.http_object import HttpRequest
+from cdi.http.transport import Transport
+from cdi.source.base import Reader, SourceFacts, read_all
 from cdi.source.gcs_location import GcsLocation
 from cdi.source.http import HttpSource
-from cdi.source.http_transport import Transport
-from cdi.source.small import read_small
 
 if TYPE_CHECKING:
-    from cdi.source.gcs_credentials import Tokens
+    from cdi.source.gcs_credentials import AccessTokenProvider
 
 _METADATA_LIMIT = 256 << 10
 
@@ -55,18 +54,18 @@ def open_gcs(spec: GcsSourceSpec, stall_timeout: float) -> GcsSource:
     return GcsSource(location, _tokens(spec, location, emulator=bool(emulator)), transport)
 
 
-def _tokens(spec: GcsSourceSpec, location: GcsLocation, *, emulator: bool) -> Tokens | None:
+def _tokens(spec: GcsSourceSpec, location: GcsLocation, *, emulator: bool) -> AccessTokenProvider | None:
     path = spec.credentials.service_account_file
     # Credentials from the environment are sent to Google or to the configured endpoint, but not to a host in the URL.
     trusted = location.google or spec.endpoint is not None
     if path is None and (emulator or not trusted or not os.environ.get("GOOGLE_APPLICATION_CREDENTIALS")):
         return None
     # google-auth takes 0.17 s of CPU time to import, which is avoided for public objects.
-    from cdi.source.gcs_credentials import Tokens
+    from cdi.source.gcs_credentials import AccessTokenProvider
 
     if path is not None:
-        return Tokens.from_file(path, tls=spec.tls, proxy=spec.proxy)
-    return Tokens.from_environment(tls=spec.tls, proxy=spec.proxy)
+        return AccessTokenProvider.from_file(path, tls=spec.tls, proxy=spec.proxy)
+    return AccessTokenProvider.from_environment(tls=spec.tls, proxy=spec.proxy)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,9 +78,11 @@ class _Metadata:
 
 
 class _Endpoint:
-    """An `Endpoint` for one URL of the JSON API."""
+    """An `HttpObject` for one URL of the JSON API."""
 
-    def __init__(self, url: str, location: GcsLocation, tokens: Tokens | None, *, gzip: bool = False) -> None:
+    def __init__(
+        self, url: str, location: GcsLocation, tokens: AccessTokenProvider | None, *, gzip: bool = False
+    ) -> None:
         self._url = url
         self._tokens = tokens
         self._used = threading.local()
@@ -94,16 +95,18 @@ class _Endpoint:
         """Return the request; raise `SourceUnauthorized` or `SourceUnreachable` if no token is available."""
         if self._tokens is None:
             return HttpRequest(url=self._url, headers=self._headers)
-        self._used.value = self._tokens.value()
-        return HttpRequest(url=self._url, headers=self._headers, secret_headers=(("Authorization", self._used.value),))
+        self._used.value = self._tokens.get()
+        return HttpRequest(
+            url=self._url, headers=self._headers, sensitive_headers=(("Authorization", self._used.value),)
+        )
 
-    def refused(self, status: int) -> bool:
+    def refresh_credentials(self, status: int) -> bool:
         if status != 401 or self._tokens is None:
             return False
         used = getattr(self._used, "value", None)
-        return self._tokens.value(instead_of=used) != used
+        return self._tokens.get(instead_of=used) != used
 
-    def explain(self, status: int, headers: Mapping[str, str], body: bytes) -> CdiError | None:
+    def error_from_response(self, status: int, headers: Mapping[str, str], body: bytes) -> CdiError | None:
         """Return the error for the JSON API's error document."""
         del headers
         said = _message(body)
@@ -125,18 +128,18 @@ class _Endpoint:
         del name
 
 
-class _Media(_Endpoint):
-    def explain(self, status: int, headers: Mapping[str, str], body: bytes) -> CdiError | None:
+class _MediaEndpoint(_Endpoint):
+    def error_from_response(self, status: int, headers: Mapping[str, str], body: bytes) -> CdiError | None:
         if status in (404, 410):
             # The metadata for this generation were read just before.
             return SourceChanged("the object was replaced or deleted while it was being fetched", where=self.location)
-        return super().explain(status, headers, body)
+        return super().error_from_response(status, headers, body)
 
 
 class GcsSource:
     """A `cdi.source.base.Source` over one object."""
 
-    def __init__(self, location: GcsLocation, tokens: Tokens | None, transport: Transport) -> None:
+    def __init__(self, location: GcsLocation, tokens: AccessTokenProvider | None, transport: Transport) -> None:
         self._object = location
         self._tokens = tokens
         self._transport = transport
@@ -149,10 +152,10 @@ class GcsSource:
 
     def probe(self) -> SourceFacts:
         """Return the facts from the metadata and the first byte, which are cached; raise a `SourceError`."""
-        return self._known()[1]
+        return self._resolved()[1]
 
     def open(self, offset: int = 0, length: int | None = None) -> Reader:
-        return self._known()[0].open(offset, length)
+        return self._resolved()[0].open(offset, length)
 
     def sibling(self, name: str) -> GcsSource | None:
         return GcsSource(self._object.beside(name), self._tokens, self._transport)
@@ -174,7 +177,7 @@ class GcsSource:
     def __exit__(self, *exc: object) -> None:
         self.close()
 
-    def _known(self) -> tuple[HttpSource, SourceFacts]:
+    def _resolved(self) -> tuple[HttpSource, SourceFacts]:
         with self._probing:
             if self._probed is None:
                 self._probed = self._probe()
@@ -193,7 +196,7 @@ class GcsSource:
     def _probe(self) -> tuple[HttpSource, SourceFacts]:
         metadata = self._metadata()
         url = self._object.media_url(metadata.generation)
-        media = self._http(_Media(url, self._object, self._tokens, gzip=metadata.gzip))
+        media = self._http(_MediaEndpoint(url, self._object, self._tokens, gzip=metadata.gzip))
         facts = media.probe()
         if metadata.size is not None and facts.length not in (None, metadata.size):
             raise SourceProtocolError(
@@ -211,7 +214,7 @@ class GcsSource:
 
     def _metadata(self) -> _Metadata:
         endpoint = _Endpoint(self._object.metadata_url(), self._object, self._tokens)
-        body = read_small(self._http(endpoint), _METADATA_LIMIT)
+        body = read_all(self._http(endpoint), _METADATA_LIMIT)
         try:
             document = parse_json(body)
         except ValueError:

@@ -20,7 +20,6 @@ import google.auth
 from google.auth import exceptions, transport
 from google.oauth2 import service_account
 
-from cdi.api.document import check_nesting, parse_json
 from cdi.api.errors import (
     SourceCredentialsInvalid,
     SourceError,
@@ -29,10 +28,11 @@ from cdi.api.errors import (
     SourceUnreachable,
 )
 from cdi.api.job import Proxy, Tls
-from cdi.source.headers import read_secret
-from cdi.source.http_url import Url
-from cdi.source.proxy import ProxyChoice, ProxyServer
-from cdi.source.tls import make_context
+from cdi.api.json_document import check_nesting, parse_json
+from cdi.http.headers import read_secret
+from cdi.http.proxy import ProxyServer, ProxySettings
+from cdi.http.tls import make_context
+from cdi.http.url import Url
 
 _SCOPE = "https://www.googleapis.com/auth/devstorage.read_only"
 _LIMIT = 1 << 20
@@ -44,7 +44,7 @@ _TransportError: Any = exceptions.TransportError
 ENVIRONMENT = "GOOGLE_APPLICATION_CREDENTIALS"
 
 
-class Tokens:
+class AccessTokenProvider:
     """An access token that is renewed when it expires; thread-safe."""
 
     def __init__(self, credentials: Any, request: transport.Request, where: str) -> None:
@@ -54,7 +54,7 @@ class Tokens:
         self._lock = threading.Lock()
 
     @classmethod
-    def from_file(cls, path: str, *, tls: Tls, proxy: Proxy) -> Tokens:
+    def from_file(cls, path: str, *, tls: Tls, proxy: Proxy) -> AccessTokenProvider:
         """Create the tokens from a service account's JSON key; raise `SourceCredentialsInvalid`."""
         try:
             info = parse_json(read_secret(path))
@@ -77,7 +77,7 @@ class Tokens:
         return cls(credentials, _Request(tls, proxy), path)
 
     @classmethod
-    def from_environment(cls, *, tls: Tls, proxy: Proxy) -> Tokens | None:
+    def from_environment(cls, *, tls: Tls, proxy: Proxy) -> AccessTokenProvider | None:
         """Create the tokens from credentials of any kind that GOOGLE_APPLICATION_CREDENTIALS names; None if not set."""
         path = os.environ.get(ENVIRONMENT)
         if not path:
@@ -94,7 +94,7 @@ class Tokens:
             ) from error
         return cls(credentials, request, path)
 
-    def value(self, *, instead_of: str | None = None) -> str:
+    def get(self, *, instead_of: str | None = None) -> str:
         """Return the value of the Authorization header; if it equals `instead_of`, the token is renewed first.
 
         Raises `SourceUnauthorized` or `SourceUnreachable`.
@@ -173,7 +173,7 @@ class _Request(transport.Request):
     def __init__(self, tls: Tls, proxy: Proxy) -> None:
         # Certificates are always verified here, because these requests carry credentials.
         self._context = make_context(Tls(ca_dir=tls.ca_dir))
-        self._proxies = ProxyChoice.make(proxy)
+        self._proxies = ProxySettings.make(proxy)
 
     def __call__(
         self,

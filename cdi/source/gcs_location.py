@@ -11,7 +11,7 @@ from typing import Self
 from urllib.parse import parse_qsl, quote, unquote, urlencode
 
 from cdi.api.errors import SourceUrlInvalid
-from cdi.source.http_url import Url
+from cdi.http.url import Url
 
 GOOGLE = "https://storage.googleapis.com"
 _PATH_HOSTS = frozenset({"storage.googleapis.com", "storage.cloud.google.com", "commondatastorage.googleapis.com"})
@@ -20,7 +20,7 @@ _API_PATH = re.compile(r"/(?:download/)?storage/v1/b/(?P<bucket>[^/]+)/o/(?P<obj
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9._-]{1,220}[a-z0-9]")
 _GENERATION = re.compile(r"[0-9]{1,20}")
 _SIGNED = frozenset({"x-goog-signature", "signature", "googleaccessid", "x-goog-credential"})
-_LONGEST_NAME = 1024
+_MAX_NAME = 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,12 +56,12 @@ class GcsLocation:
         if any(name.lower() in _SIGNED for name in query):
             raise SourceUrlInvalid(
                 "the URL is signed and needs no other credentials",
-                where=parsed.location,
+                where=parsed.redacted,
                 remedy="use source http for it",
             )
         generation = query.get("generation", "")
         if generation and not _GENERATION.fullmatch(generation):
-            raise SourceUrlInvalid("the generation is not a number", where=parsed.location)
+            raise SourceUrlInvalid("the generation is not a number", where=parsed.redacted)
         virtual = _VIRTUAL_HOST.fullmatch(parsed.host)
         google = parsed.host in _PATH_HOSTS or virtual is not None
         path = unquote(parsed.path)[1:]
@@ -69,7 +69,7 @@ class GcsLocation:
             path = f"{unquote(api['bucket'])}/{unquote(api['object'])}"
         elif virtual is not None:
             path = f"{virtual['bucket']}/{path}"
-        return cls._make(path, parsed.location, generation or None, base or (GOOGLE if google else parsed.origin_text))
+        return cls._make(path, parsed.redacted, generation or None, base or (GOOGLE if google else parsed.origin_text))
 
     @classmethod
     def _make(cls, path: str, where: str, generation: str | None, endpoint: str) -> Self:
@@ -78,7 +78,7 @@ class GcsLocation:
             raise SourceUrlInvalid(f"{bucket[:80]!r} is not a bucket name", where=where)
         if not name or name.endswith("/"):
             raise SourceUrlInvalid("the URL names a bucket or a folder, not an object", where=where)
-        if len(name.encode("utf-8", "surrogatepass")) > _LONGEST_NAME or any(c in name for c in "\0\r\n"):
+        if len(name.encode("utf-8", "surrogatepass")) > _MAX_NAME or any(c in name for c in "\0\r\n"):
             raise SourceUrlInvalid("the object's name is longer than 1024 bytes, or has line breaks", where=where)
         return cls(bucket=bucket, object=name, generation=generation, endpoint=endpoint)
 

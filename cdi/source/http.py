@@ -16,21 +16,21 @@ from typing import Self
 
 from cdi.api.errors import InternalError, Interrupted, SourceError
 from cdi.api.job import HttpSourceSpec, Proxy, Tls
-from cdi.source import headers as fields
-from cdi.source import http_checks as checks
+from cdi.http import headers as fields
+from cdi.http.connection import SocketCanceller
+from cdi.http.http_object import HttpObject
+from cdi.http.message import WHOLE, Response
+from cdi.http.redirects import RedirectingClient
+from cdi.http.transport import Transport
+from cdi.http.validator import Validator
+from cdi.source import response_validation as checks
 from cdi.source.base import Ending, SourceFacts
-from cdi.source.connection import Canceller
-from cdi.source.endpoint import Endpoint
-from cdi.source.http_ask import Asker
 from cdi.source.http_endpoint import HttpEndpoint
-from cdi.source.http_message import WHOLE, Response
 from cdi.source.http_reader import HttpReader
-from cdi.source.http_transport import Transport
-from cdi.source.validator import Validator
 
 
 class HttpSource:
-    """A `cdi.source.base.Source` over any `Endpoint`.
+    """A `cdi.source.base.Source` over any `HttpObject`.
 
     `stall_timeout` is in seconds. `transport` is shared with other sources of the same TLS and proxy settings; without
     one, the source creates its own. All methods are thread-safe; each `Reader` is used by one thread.
@@ -38,7 +38,7 @@ class HttpSource:
 
     def __init__(
         self,
-        endpoint: Endpoint,
+        endpoint: HttpObject,
         *,
         tls: Tls = Tls(),  # noqa: B008  # frozen
         proxy: Proxy = Proxy(),  # noqa: B008  # frozen
@@ -49,15 +49,15 @@ class HttpSource:
         self.endpoint = endpoint
         self.transport = transport or Transport(tls=tls, proxy=proxy, stall_timeout=stall_timeout)
         self.transport.acquire()
-        self._asker = Asker(endpoint, self.transport)
+        self._asker = RedirectingClient(endpoint, self.transport)
         self._lock = threading.Lock()
         self._probing = threading.Lock()
-        self._cancel = Canceller()
+        self._cancel = SocketCanceller()
         self._readers: set[HttpReader] = set()
         self._facts: SourceFacts | None = None
-        self._seen = Validator()
+        self._validator = Validator()
         self._codings: tuple[str, ...] = ()
-        self._held: Response | None = None
+        self._probe_response: Response | None = None
         self._if_range = True
         self._closed = False
 
@@ -107,13 +107,13 @@ class HttpSource:
             if self._closed:
                 return
             self._closed = True
-            held, self._held = self._held, None
+            held, self._probe_response = self._probe_response, None
             readers = list(self._readers)
         self._cancel.cancel()
         for reader in readers:
             reader.abort()
         if held is not None:
-            self.transport.abandon(held)
+            self.transport.discard_response(held)
         self.transport.release()
 
     def __enter__(self) -> Self:
@@ -125,82 +125,82 @@ class HttpSource:
     # --- Probing ---
 
     def _probe(self) -> SourceFacts:
-        response = self._asker.ask(self._cancel, ("Range", "bytes=0-0"))
+        response = self._asker.get(self._cancel, ("Range", "bytes=0-0"))
         if response.status == 206:
-            body = response.beginning(2)
-            self.transport.finish(response)
-            total = checks.single_byte(response, body, 0)
+            body = response.read_prefix(2)
+            self.transport.release_response(response)
+            total = checks.total_from_probe(response, body, 0)
             if total is not None:
-                if checks.says_html(response):
-                    self._look_at_page(total)
-                return self._learn(response, length=total, ranges=True)
+                if checks.is_html(response):
+                    self._reject_html_page(total)
+                return self._record_facts(response, length=total, ranges=True)
         elif response.status == 416:
-            self.transport.finish(response)
+            self.transport.release_response(response)
         if response.status not in WHOLE:
             # Reached for an empty file, an unknown total, a different range, or a server that rejects such a short
             # range. A request without Range is unambiguous.
-            response = self._asker.ask(self._cancel)
+            response = self._asker.get(self._cancel)
         try:
-            return self._whole(response)
+            return self._facts_from_full_response(response)
         except BaseException:
-            self.transport.abandon(response)
+            self.transport.discard_response(response)
             raise
 
-    def _look_at_page(self, total: int) -> None:
-        page = self._asker.ask(self._cancel, ("Range", f"bytes=0-{min(checks.PEEK, total) - 1}"))
-        beginning = page.beginning(checks.PEEK)
-        self.transport.finish(page)
-        checks.refuse_html(beginning, page.url)
+    def _reject_html_page(self, total: int) -> None:
+        page = self._asker.get(self._cancel, ("Range", f"bytes=0-{min(checks.SNIFF_BYTES, total) - 1}"))
+        beginning = page.read_prefix(checks.SNIFF_BYTES)
+        self.transport.release_response(page)
+        checks.reject_html(beginning, page.url)
 
-    def _whole(self, response: Response) -> SourceFacts:
+    def _facts_from_full_response(self, response: Response) -> SourceFacts:
         """Return the facts from a complete response.
 
         Without ranges, the response is kept for the first reader, because some URLs work only once.
         """
-        checks.refuse_status(response)
+        checks.require_ok(response)
         length = response.body.length
-        if checks.says_html(response):
-            checks.refuse_html(response.beginning(checks.PEEK), response.url)
-            facts = self._learn(response, length=length, ranges=False, ending=checks.ending(response))
-            self.transport.abandon(response)
+        if checks.is_html(response):
+            checks.reject_html(response.read_prefix(checks.SNIFF_BYTES), response.url)
+            facts = self._record_facts(response, length=length, ranges=False, ending=checks.ending(response))
+            self.transport.discard_response(response)
             return facts
-        if self._has_ranges_after_all(response, length):
-            facts = self._learn(response, length=length, ranges=True)
-            self.transport.abandon(response)
+        if self._retry_range_probe(response, length):
+            facts = self._record_facts(response, length=length, ranges=True)
+            self.transport.discard_response(response)
             return facts
-        facts = self._learn(response, length=length, ranges=False, ending=checks.ending(response))
+        facts = self._record_facts(response, length=length, ranges=False, ending=checks.ending(response))
         response.connection.release()
         with self._lock:
             if self._closed:
                 raise Interrupted("the source is closed", where=facts.location)
-            self._held = response
+            self._probe_response = response
         return facts
 
-    def _has_ranges_after_all(self, whole: Response, length: int | None) -> bool:
+    def _retry_range_probe(self, whole: Response, length: int | None) -> bool:
         """Return whether a server that advertises ranges but sent everything for the first byte serves a later byte."""
         if length is None or length < 2 or "bytes" not in whole.headers.get("Accept-Ranges", "").lower():
             return False
         whole.connection.release()
         try:
-            response = self._asker.ask(self._cancel, ("Range", "bytes=1-1"))
+            response = self._asker.get(self._cancel, ("Range", "bytes=1-1"))
         except SourceError:
             return False
-        body = b"" if response.status in WHOLE else response.beginning(2)
-        agrees = Validator.of(response).agrees(Validator.of(whole))
-        self.transport.finish(response)
-        return agrees and checks.single_byte(response, body, 1) == length
+        body = b"" if response.status in WHOLE else response.read_prefix(2)
+        agrees = Validator.of(response).matches(Validator.of(whole))
+        self.transport.release_response(response)
+        return agrees and checks.total_from_probe(response, body, 1) == length
 
-    def _learn(
+    def _record_facts(
         self, response: Response, *, length: int | None, ranges: bool, ending: Ending = Ending.FRAMED
     ) -> SourceFacts:
         self._codings = checks.codings_of(response)
-        self._seen = Validator.of(response)
+        self._validator = Validator.of(response)
         return SourceFacts(
             location=self.endpoint.location,
             length=length,
             ranges=ranges,
             ending=ending,
-            validator=self._seen.text(length),
+            validator=self._validator.to_token(length),
             digests=self.endpoint.digests,
             content_type=fields.media_type(response.headers),
             name=self.endpoint.name,
@@ -208,47 +208,47 @@ class HttpSource:
 
     # --- Interface for readers ---
 
-    def fetch(self, start: int, end: int | None, cancel: Canceller) -> tuple[Response, int | None]:
+    def fetch(self, start: int, end: int | None, cancel: SocketCanceller) -> tuple[Response, int | None]:
         facts = self.probe()
         # Without a validator, separately requested ranges could belong to two versions of the content.
-        at_once = self._seen.is_empty and start == 0 and end == facts.length
+        at_once = self._validator.is_empty and start == 0 and end == facts.length
         if not facts.ranges or at_once:
             with self._lock:
-                held, self._held = self._held, None
+                held, self._probe_response = self._probe_response, None
             if held is not None:
-                held.connection.lend_again(cancel)
+                held.connection.hand_over(cancel)
                 return held, facts.length
-            response = self._asker.ask(cancel)
-            return self._checked(response, lambda: checks.whole(response, self._seen, facts))
+            response = self._asker.get(cancel)
+            return self._checked(response, lambda: checks.validate_full_response(response, self._validator, facts))
         if end is None:
             raise InternalError("ranges without a length", where=facts.location)
         part = self._ask_part(("Range", f"bytes={start}-{end - 1}"), facts, cancel)
-        return self._checked(part, lambda: checks.part(part, self._seen, facts, start, end))
+        return self._checked(part, lambda: checks.validate_range_response(part, self._validator, facts, start, end))
 
-    def _ask_part(self, wanted: tuple[str, str], facts: SourceFacts, cancel: Canceller) -> Response:
-        if not self._if_range or self._seen.strong is None:
-            return self._asker.ask(cancel, wanted)
-        response = self._asker.ask(cancel, wanted, ("If-Range", self._seen.strong))
-        if response.status in WHOLE and checks.same(response, self._seen, facts):
+    def _ask_part(self, wanted: tuple[str, str], facts: SourceFacts, cancel: SocketCanceller) -> Response:
+        if not self._if_range or self._validator.strong is None:
+            return self._asker.get(cancel, wanted)
+        response = self._asker.get(cancel, wanted, ("If-Range", self._validator.strong))
+        if response.status in WHOLE and checks.is_same_content(response, self._validator, facts):
             # Some servers answer any If-Range with the whole content.
-            self.transport.abandon(response)
-            response = self._asker.ask(cancel, wanted)
+            self.transport.discard_response(response)
+            response = self._asker.get(cancel, wanted)
             self._if_range = response.status != 206
         return response
 
     def _checked(self, response: Response, check: Callable[[], int | None]) -> tuple[Response, int | None]:
         try:
             end = check()
-            checks.refuse_other_coding(response, self._codings)
+            checks.require_same_coding(response, self._codings)
             return response, end
         except BaseException:
-            self.transport.abandon(response)
+            self.transport.discard_response(response)
             raise
 
     def finished(self, response: Response) -> None:
-        self.transport.abandon(response)
+        self.transport.discard_response(response)
 
-    def forget(self, reader: HttpReader) -> None:
+    def unregister(self, reader: HttpReader) -> None:
         with self._lock:
             self._readers.discard(reader)
 

@@ -8,13 +8,13 @@ from collections.abc import Mapping
 from cdi.api.digest import Digest
 from cdi.api.errors import CdiError, SourceCredentialsInvalid
 from cdi.api.job import Credentials, HttpSourceSpec
-from cdi.source import headers as fields
-from cdi.source.endpoint import Headers, HttpRequest
-from cdi.source.http_url import Url
+from cdi.http import headers as fields
+from cdi.http.http_object import Headers, HttpRequest
+from cdi.http.url import Url
 
 
 class HttpEndpoint:
-    """An `Endpoint` for `HttpSourceSpec`.
+    """An `HttpObject` for `HttpSourceSpec`.
 
     All configured values are treated as secrets: the Authorization made from credential files (or else from the user in
     the URL), the headers and the secret headers. They are sent to the URL's origin only.
@@ -29,12 +29,12 @@ class HttpEndpoint:
         secret_header_files: tuple[str, ...],
     ) -> None:
         """Read the secret files; raise `SourceCredentialsInvalid`."""
-        self.location = url.location
+        self.location = url.redacted
         self.name = url.name
         self.digests: tuple[Digest, ...] = ()
         self._url = url
         self._credentials = credentials
-        self._own = headers
+        self._extra_headers = headers
         self._files = secret_header_files
         self._secret = self._read()
 
@@ -49,32 +49,32 @@ class HttpEndpoint:
         )
 
     def request(self) -> HttpRequest:
-        return HttpRequest(url=self._url.text, secret_headers=self._secret)
+        return HttpRequest(url=self._url.text, sensitive_headers=self._secret)
 
-    def refused(self, status: int) -> bool:
+    def refresh_credentials(self, status: int) -> bool:
         """Read the secrets again, since mounted Secrets are updated in place; return whether they changed."""
         if status not in {401, 403}:
             return False
         before, self._secret = self._secret, self._read()
         return before != self._secret
 
-    def explain(self, status: int, headers: Mapping[str, str], body: bytes) -> CdiError | None:
+    def error_from_response(self, status: int, headers: Mapping[str, str], body: bytes) -> CdiError | None:
         del status, headers, body
         return None
 
     def sibling(self, name: str) -> HttpEndpoint | None:
         """Return the file beside this one; None if the URL is signed, because a signature covers one path only."""
-        if self._url.signed:
+        if self._url.is_presigned:
             return None
         return HttpEndpoint(
-            self._url.beside(name),
+            self._url.with_name(name),
             credentials=self._credentials,
-            headers=self._own,
+            headers=self._extra_headers,
             secret_header_files=self._files,
         )
 
     def _read(self) -> Headers:
-        given = (*self._own, *fields.from_secret_files(self._files))
+        given = (*self._extra_headers, *fields.from_secret_files(self._files))
         if any(name.lower() == "authorization" for name, _ in given):
             return given
         authorization = self._basic()

@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import Protocol
 
 from cdi.api.errors import InternalError, Interrupted, SourceTooLong, SourceTruncated
-from cdi.source.connection import Canceller
-from cdi.source.http_message import Response
+from cdi.http.connection import SocketCanceller
+from cdi.http.message import Response
 
 
-class Fetcher(Protocol):
+class RangeOpener(Protocol):
     """The part of a source that a reader needs."""
 
-    def fetch(self, start: int, end: int | None, cancel: Canceller) -> tuple[Response, int | None]:
+    def fetch(self, start: int, end: int | None, cancel: SocketCanceller) -> tuple[Response, int | None]:
         """Return a response whose body begins at `start`, and the offset of its end, at most `end`; None if unknown."""
         ...
 
@@ -20,7 +20,7 @@ class Fetcher(Protocol):
         """Release the response, from which nothing more is read."""
         ...
 
-    def forget(self, reader: HttpReader) -> None:
+    def unregister(self, reader: HttpReader) -> None:
         """Unregister the reader, so that `close` does not interrupt it."""
         ...
 
@@ -28,19 +28,19 @@ class Fetcher(Protocol):
 class HttpReader:
     """A reader of one byte range of an `HttpSource`."""
 
-    def __init__(self, source: Fetcher, location: str, start: int, end: int | None) -> None:
+    def __init__(self, source: RangeOpener, location: str, start: int, end: int | None) -> None:
         self._source = source
         self._location = location
         self._position = start
         self._end = end
         self._part_end: int | None = None
         self._response: Response | None = None
-        self._cancel = Canceller()
+        self._cancel = SocketCanceller()
         self._done = False
         self._failed = False
 
     def readinto(self, view: memoryview) -> int:
-        """Read as `cdi.source.base.Reader` does; also raises any error of `HttpSource.probe`."""
+        """Read as `cdi.source.base.SourcePod` does; also raises any error of `HttpSource.probe`."""
         if self._cancel.requested:
             raise Interrupted("reading was interrupted", where=self._location)
         if self._failed:
@@ -72,7 +72,7 @@ class HttpReader:
                 return 0
             raise SourceTruncated(
                 f"the server sent {self._position} of {stop} bytes and ended the response",
-                where=response.url.location,
+                where=response.url.redacted,
             )
         self._position += count
         if self._position == stop:
@@ -82,17 +82,17 @@ class HttpReader:
     def _end_of_part(self, response: Response) -> None:
         """Check that the response also ends where the part ends, and release it."""
         if self._position == self._part_end and not response.body.ended:
-            self._see_end(response)
+            self._expect_eof(response)
         self._response = None
         self._source.finished(response)
         if self._position == self._end:
             self._finish()
 
-    def _see_end(self, response: Response) -> None:
-        if not response.body.endless or not response.connection.quiet():
-            if response.beginning(1):
+    def _expect_eof(self, response: Response) -> None:
+        if not response.body.reads_until_close or not response.connection.is_reusable():
+            if response.read_prefix(1):
                 raise SourceTooLong(
-                    f"the response exceeds the announced {self._part_end} bytes", where=response.url.location
+                    f"the response exceeds the announced {self._part_end} bytes", where=response.url.redacted
                 )
             self._cancel.check()
 
@@ -110,4 +110,4 @@ class HttpReader:
 
     def _finish(self) -> None:
         self._done = True
-        self._source.forget(self)
+        self._source.unregister(self)

@@ -46,9 +46,9 @@ def open_source(spec: SourceSpec, policy: Policy) -> Source:
 
             return FileSource(spec.path)
         case StreamSourceSpec():
-            from cdi.source.stream import StreamSource
+            from cdi.source.stream import PipeSource
 
-            return StreamSource(spec.descriptor, length=spec.length, stall_timeout=policy.stall_timeout)
+            return PipeSource(spec.descriptor, length=spec.length, stall_timeout=policy.stall_timeout)
         case RegistrySourceSpec() | BlankSourceSpec():
             raise InternalError(f"a {spec.kind} source is not a byte stream", where=spec.kind)
         case _:

@@ -32,16 +32,16 @@ from cdi.api.errors import (
     SourceUnavailable,
 )
 from cdi.api.job import S3SourceSpec
-from cdi.source import headers as fields
+from cdi.http import headers as fields
+from cdi.http.http_object import Headers, HttpRequest
+from cdi.http.message import WHOLE
+from cdi.http.transport import Transport
+from cdi.http.url import Url
 from cdi.source.base import SourceFacts
-from cdi.source.endpoint import Headers, HttpRequest
 from cdi.source.http import HttpSource
-from cdi.source.http_message import WHOLE
-from cdi.source.http_transport import Transport
-from cdi.source.http_url import Url
-from cdi.source.s3_credentials import Identity, identity_for
+from cdi.source.s3_credentials import CredentialProvider, identity_for
 from cdi.source.s3_location import DEFAULT_REGION, Addressing, S3Location
-from cdi.source.s3_signature import Keys, sign
+from cdi.source.s3_sigv4 import AwsCredentials, sign
 
 _CODE = re.compile(rb"<Code>([A-Za-z0-9._-]{1,80})</Code>")
 _MESSAGE = re.compile(rb"<Message>([^<]{1,400})</Message>")
@@ -54,7 +54,7 @@ _MAX_SKEW = timedelta(days=3650)
 
 _NO_KEY = "check the bucket and the key; keys differ by upper and lower case"
 _MISSING = frozenset({"NoSuchKey", "NoSuchBucket", "NoSuchVersion", "InvalidBucketName", "NoSuchAccessPoint"})
-_KEYS_WRONG = {
+_CREDENTIAL_REMEDIES = {
     "SignatureDoesNotMatch": "the secret key does not belong to the access key: correct secretKey",
     "InvalidAccessKeyId": "the service does not know the access key: correct accessKeyId, or the endpoint",
     "ExpiredToken": "the temporary credentials have expired: renew them",
@@ -66,7 +66,7 @@ _KEYS_WRONG = {
     "UnauthorizedAccess": "correct accessKeyId and secretKey, or the endpoint: China and GovCloud have their own keys",
     "RequestTimeTooSkewed": "set this machine's clock",
 }
-_BUSY = frozenset(
+_RETRYABLE_CODES = frozenset(
     {
         "Busy",
         "InternalError",
@@ -79,7 +79,7 @@ _BUSY = frozenset(
         "TooManyRequests",
     }
 )
-_ELSEWHERE = frozenset(
+_WRONG_REGION_CODES = frozenset(
     {
         "AuthorizationHeaderMalformed",
         "IllegalLocationConstraintException",
@@ -110,7 +110,7 @@ def open_s3(spec: S3SourceSpec, stall_timeout: float) -> S3Source:
 class _Session:
     """The state shared by the requests for a bucket's objects, including a corrected region and clock; thread-safe."""
 
-    def __init__(self, identity: Identity, region: str, addressing: Addressing) -> None:
+    def __init__(self, identity: CredentialProvider, region: str, addressing: Addressing) -> None:
         self.identity = identity
         self.region = region
         self.addressing: Addressing = addressing
@@ -124,7 +124,7 @@ class _Session:
 
 
 class S3Endpoint:
-    """An `Endpoint` for one object."""
+    """An `HttpObject` for one object."""
 
     def __init__(self, location: S3Location, session: _Session) -> None:
         self._object = location
@@ -147,21 +147,21 @@ class S3Endpoint:
         if keys is None:
             return HttpRequest(url=url, headers=tuple((headers or {}).items()))
         signed: Headers = sign(url, keys, region=region, now=session.now(), headers=headers)
-        return HttpRequest(url=url, secret_headers=signed)
+        return HttpRequest(url=url, sensitive_headers=signed)
 
-    def refused(self, status: int) -> bool:  # noqa: ARG002  # part of the protocol; only changed state matters here
+    def refresh_credentials(self, status: int) -> bool:  # noqa: ARG002  # part of the protocol; only changed state matters here
         """Return whether the region, the clock correction or the keys have changed since the request was signed."""
         used = self._used
         if used.region != self._session.region or used.skew != self._session.skew:
             return True
-        before: Keys | None = used.keys
+        before: AwsCredentials | None = used.keys
         return before is not None and self._session.identity.keys() != before
 
-    def explain(self, status: int, headers: Mapping[str, str], body: bytes) -> CdiError | None:
+    def error_from_response(self, status: int, headers: Mapping[str, str], body: bytes) -> CdiError | None:
         """Return the error for S3's error document, and record the bucket's region and the service's time."""
         found = _CODE.search(body)
         code = found[1].decode("ascii") if found else ""
-        self._learn(code, status, headers, body)
+        self._learn_region_and_clock(code, status, headers, body)
         said = _MESSAGE.search(body)
         text = f"S3 says {code}" if code else f"S3 answered {status}"
         if said is not None:
@@ -170,15 +170,17 @@ class S3Endpoint:
         where = self.location
         if code in _MISSING or (code == "MethodNotAllowed" and headers.get("x-amz-delete-marker") == "true"):
             return SourceNotFound(text, where=where, remedy=_NO_KEY)
-        if code in _KEYS_WRONG:
-            return SourceUnauthorized(text, where=where, remedy=_KEYS_WRONG[code])
+        if code in _CREDENTIAL_REMEDIES:
+            return SourceUnauthorized(text, where=where, remedy=_CREDENTIAL_REMEDIES[code])
         if code in {"AccessDenied", "AllAccessDisabled", "AccountProblem", "Forbidden"} or (status == 403 and not code):
             return SourceForbidden(text, where=where, remedy=self._permission())
         if code == "InvalidObjectState":
             return SourceForbidden(text, where=where, remedy="the object is archived: restore it first")
-        if code in _BUSY or status in (429, 503):
-            return SourceUnavailable(text, where=where, retry_after=fields.delay(headers.get("retry-after")))
-        if code in _ELSEWHERE or status == 301:
+        if code in _RETRYABLE_CODES or status in (429, 503):
+            return SourceUnavailable(
+                text, where=where, retry_after=fields.parse_retry_after(headers.get("retry-after"))
+            )
+        if code in _WRONG_REGION_CODES or status == 301:
             return SourceRefused(text, where=where, remedy="set the bucket's region, or use its region's endpoint")
         if code == "PreconditionFailed":
             return SourceChanged(text, where=where)
@@ -194,7 +196,7 @@ class S3Endpoint:
             )
         return "allow s3:GetObject on this key; S3 reports a missing key like this if listing the bucket is not allowed"
 
-    def _learn(self, code: str, status: int, headers: Mapping[str, str], body: bytes) -> None:
+    def _learn_region_and_clock(self, code: str, status: int, headers: Mapping[str, str], body: bytes) -> None:
         session = self._session
         with session.lock:
             if code == "RequestTimeTooSkewed" and not session.corrected_clock:
@@ -204,7 +206,7 @@ class S3Endpoint:
                 return
             region = headers.get("x-amz-bucket-region", "")
             in_body = _EXPECTED_REGION.search(body) or _BODY_REGION.search(body)
-            if code in _ELSEWHERE and not region and in_body is not None:
+            if code in _WRONG_REGION_CODES and not region and in_body is not None:
                 region = in_body[1].decode("ascii")
             if _REGION.fullmatch(region) and region != session.region:
                 session.corrected_region = True
@@ -242,17 +244,17 @@ class S3Source(HttpSource):
         try:
             response = self.transport.get(
                 Url.parse(request.url),
-                (*request.headers, *request.secret_headers, ("Accept-Encoding", "identity")),
+                (*request.headers, *request.sensitive_headers, ("Accept-Encoding", "identity")),
                 self._cancel,
             )
         except SourceError:
             return ()
         headers = {name.lower(): value for name, value in response.headers.items()}
-        self.transport.abandon(response)
-        return promised(headers) if response.status in WHOLE else ()
+        self.transport.discard_response(response)
+        return checksum_from_headers(headers) if response.status in WHOLE else ()
 
 
-def promised(headers: Mapping[str, str]) -> tuple[Digest, ...]:
+def checksum_from_headers(headers: Mapping[str, str]) -> tuple[Digest, ...]:
     """Return the digest of the whole object from a response's headers (lower-case names)."""
     if headers.get("x-amz-checksum-type", "FULL_OBJECT").strip().upper() != "FULL_OBJECT":
         return ()

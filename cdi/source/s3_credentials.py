@@ -16,19 +16,19 @@ from typing import Any, Protocol
 
 from cdi.api.errors import SourceCredentialsInvalid, SourceProtocolError, SourceTlsUntrusted, SourceUnreachable
 from cdi.api.job import Credentials, Proxy, S3SourceSpec, Tls
-from cdi.source.headers import read_secret
-from cdi.source.s3_signature import Keys
+from cdi.http.headers import read_secret
+from cdi.source.s3_sigv4 import AwsCredentials
 
 _REMEDY = "correct the AWS configuration, or give a secret with accessKeyId and secretKey"
 
 
-class Identity(Protocol):
+class CredentialProvider(Protocol):
     """A provider of keys that may change over time; thread-safe."""
 
     region: str | None
     """The region in the provider's own configuration."""
 
-    def keys(self) -> Keys | None:
+    def keys(self) -> AwsCredentials | None:
         """Return the current keys; None for anonymous access.
 
         Raises `SourceCredentialsInvalid` or `SourceUnreachable`.
@@ -36,7 +36,7 @@ class Identity(Protocol):
         ...
 
 
-class SecretIdentity:
+class FileCredentials:
     """Keys from the job's files, which are read for each use because a rotated secret changes in place."""
 
     def __init__(self, credentials: Credentials) -> None:
@@ -47,15 +47,15 @@ class SecretIdentity:
         self._session = credentials.session_token_file
         self.region = environment_region()
 
-    def keys(self) -> Keys:
-        return Keys(
+    def keys(self) -> AwsCredentials:
+        return AwsCredentials(
             access_key=_line(self._access),
             secret_key=_line(self._secret),
             session_token=None if self._session is None else _line(self._session) or None,
         )
 
 
-class NoIdentity:
+class AnonymousCredentials:
     """Anonymous access: requests are not signed."""
 
     def __init__(self) -> None:
@@ -65,7 +65,7 @@ class NoIdentity:
         return None
 
 
-class ChainIdentity:
+class BotocoreCredentials:
     """Keys from boto's credential chain, which renews temporary keys before they expire."""
 
     def __init__(self, tls: Tls, proxy: Proxy) -> None:
@@ -80,26 +80,28 @@ class ChainIdentity:
             session.set_config_variable("ca_bundle", _bundle(tls.ca_dir))
         proxies = {scheme: url for scheme, url in (("http", proxy.http), ("https", proxy.https)) if url}
         session.set_default_client_config(botocore.config.Config(proxies=proxies or None, connect_timeout=30))
-        self._credentials: Any = _calling(session.get_credentials)
-        self.region: str | None = environment_region() or _calling(lambda: session.get_config_variable("region"))
+        self._credentials: Any = _map_botocore_errors(session.get_credentials)
+        self.region: str | None = environment_region() or _map_botocore_errors(
+            lambda: session.get_config_variable("region")
+        )
 
-    def keys(self) -> Keys | None:
+    def keys(self) -> AwsCredentials | None:
         if self._credentials is None:
             return None
-        frozen = _calling(self._credentials.get_frozen_credentials)
+        frozen = _map_botocore_errors(self._credentials.get_frozen_credentials)
         if not frozen.access_key or not frozen.secret_key:
             return None
-        return Keys(access_key=frozen.access_key, secret_key=frozen.secret_key, session_token=frozen.token)
+        return AwsCredentials(access_key=frozen.access_key, secret_key=frozen.secret_key, session_token=frozen.token)
 
 
-def identity_for(spec: S3SourceSpec) -> Identity:
+def identity_for(spec: S3SourceSpec) -> CredentialProvider:
     """Return the provider for a job; raise `SourceCredentialsInvalid` or `SourceUnreachable`."""
     given = spec.credentials
     if given.access_key_file is not None or given.secret_key_file is not None:
-        return SecretIdentity(given)
+        return FileCredentials(given)
     if spec.anonymous:
-        return NoIdentity()
-    return ChainIdentity(spec.tls, spec.proxy)
+        return AnonymousCredentials()
+    return BotocoreCredentials(spec.tls, spec.proxy)
 
 
 def environment_region() -> str | None:
@@ -113,7 +115,7 @@ def _line(path: str) -> str:
     return text
 
 
-def _calling(call: Callable[[], Any]) -> Any:
+def _map_botocore_errors(call: Callable[[], Any]) -> Any:
     """Call `call` and convert boto's exceptions to `SourceError`s."""
     # botocore is already imported when this function is called.
     import botocore.exceptions as known

@@ -14,7 +14,7 @@ from typing import Literal, Self
 from urllib.parse import parse_qsl, quote, unquote
 
 from cdi.api.errors import SourceUrlInvalid
-from cdi.source.http_url import Url
+from cdi.http.url import Url
 
 Addressing = Literal["auto", "path", "virtual"]
 
@@ -32,7 +32,7 @@ _WEBSITE = re.compile(rf".+\.s3-website[.-].*\.(?:{_DOMAIN})")
 _REGION_HINT = re.compile(rf"(?:^|\.)s3[.-](?P<region>{_REGION})\.")
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,253}[A-Za-z0-9]")
 _DNS_BUCKET = re.compile(r"[a-z0-9][a-z0-9-]{1,61}[a-z0-9]")
-_LONGEST_KEY = 1024
+_MAX_KEY = 1024
 DEFAULT_REGION = "us-east-1"
 _PRESIGNED = ("x-amz-signature", "signature", "x-amz-credential")
 
@@ -67,35 +67,39 @@ class S3Location:
         if scheme not in ("http", "https"):
             raise SourceUrlInvalid("use the form s3://bucket/key or https://endpoint/bucket/key", where=_shown(url))
         parsed = Url.parse(url)
-        version = _version(parsed.query, parsed.location)
+        version = _version(parsed.query, parsed.redacted)
         path = unquote(parsed.path)[1:]
         host = parsed.host.rstrip(".")
         if endpoint is not None:
             base = Url.parse(endpoint)
             if host.endswith(f".{base.host}"):
                 path = f"{host.removesuffix(f'.{base.host}')}/{path}"
-            return cls._object(path, parsed.location, version=version, endpoint=_origin(base), region=_hint(base.host))
+            return cls._object(
+                path, parsed.redacted, version=version, endpoint=_origin(base), region=_region_from_host(base.host)
+            )
         if _WEBSITE.fullmatch(host):
             raise SourceUrlInvalid(
                 "the URL is a bucket's website endpoint, not its S3 API",
-                where=parsed.location,
+                where=parsed.redacted,
                 remedy="use source http for it",
             )
         for pattern in (_ACCELERATE, _ACCESS_POINT):
             if (match := pattern.fullmatch(host)) is not None:
                 region = match.groupdict().get("region")
                 return cls._make(
-                    match["bucket"], path, parsed.location,
+                    match["bucket"], path, parsed.redacted,
                     version=version, region=region, endpoint=parsed.origin_text, virtual=True,
                 )  # fmt: skip
         match = _AWS.fullmatch(host)
         if match is None or ".vpce" in f".{host}":
-            return cls._object(path, parsed.location, version=version, endpoint=parsed.origin_text, region=_hint(host))
+            return cls._object(
+                path, parsed.redacted, version=version, endpoint=parsed.origin_text, region=_region_from_host(host)
+            )
         infix = (match["fips"] or "") + (match["dual"] or "")
         region = match["region"]
         if match["bucket"]:
             path = f"{match['bucket']}/{path}"
-        found = cls._object(path, parsed.location, version=version, region=region)
+        found = cls._object(path, parsed.redacted, version=version, region=region)
         return replace(found, infix=infix, domain=match["domain"])
 
     @classmethod
@@ -112,7 +116,7 @@ class S3Location:
             _shown(url),
             version=version,
             endpoint=None if base is None else _origin(base),
-            region=None if base is None else _hint(base.host),
+            region=None if base is None else _region_from_host(base.host),
         )
 
     @classmethod
@@ -131,7 +135,7 @@ class S3Location:
             raise SourceUrlInvalid(f"{bucket[:80]!r} is not a bucket name", where=where)
         if not key or key.endswith("/"):
             raise SourceUrlInvalid("the URL names a bucket or a folder, not an object", where=where)
-        if len(key.encode("utf-8", "surrogatepass")) > _LONGEST_KEY or "\0" in key:
+        if len(key.encode("utf-8", "surrogatepass")) > _MAX_KEY or "\0" in key:
             raise SourceUrlInvalid("the object's key is longer than 1024 bytes, or has a NUL", where=where)
         return cls(bucket=bucket, key=key, version=version, region=region, endpoint=endpoint, virtual=virtual)
 
@@ -175,7 +179,7 @@ def _origin(url: Url) -> str | None:
     return url.origin_text if _AWS.fullmatch(url.host) is None else None
 
 
-def _hint(host: str) -> str | None:
+def _region_from_host(host: str) -> str | None:
     match = _REGION_HINT.search(host)
     return None if match is None else match["region"]
 

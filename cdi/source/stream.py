@@ -22,7 +22,7 @@ from cdi.api.errors import (
 from cdi.source.base import Ending, SourceFacts
 
 
-class StreamSource:
+class PipeSource:
     """A `cdi.source.base.Source` without ranges that can be opened once.
 
     `length` is in bytes and is checked if given. `stall_timeout` is in seconds; None waits without limit (for keyboard
@@ -91,7 +91,7 @@ class StreamSource:
 
 
 class StreamReader:
-    """The reader of a `StreamSource` of `length` bytes, of which at most `limit` are read."""
+    """The reader of a `PipeSource` of `length` bytes, of which at most `limit` are read."""
 
     def __init__(
         self, fd: int, *, length: int | None, limit: int | None, stall_timeout: float | None, location: str
@@ -127,10 +127,10 @@ class StreamReader:
             raise SourceTruncated(f"the stream ended after {self._done} of {self._length} bytes", where=self._location)
         self._done += count
         if count and self._done == self._length:
-            self._see_end(self._fd)
+            self._expect_eof(self._fd)
         return count
 
-    def _see_end(self, fd: int) -> None:
+    def _expect_eof(self, fd: int) -> None:
         """Raise `SourceTooLong` if more than the announced bytes are already available.
 
         This does not wait for the end of the stream: a sender may keep its end open to read a reply.

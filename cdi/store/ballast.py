@@ -13,7 +13,7 @@ from typing import Final
 
 SIZE: Final = 256 << 10
 """Size of the reserve in bytes."""
-PIECE: Final = 32 << 10
+CHUNK_SIZE: Final = 32 << 10
 """Bytes released at a time; other writers on the full file system may claim released blocks first."""
 _PLENTY: Final = 4
 """Free space, as a multiple of `SIZE`, that is required before the reserve is allocated."""
@@ -42,7 +42,7 @@ class Ballast:
                 os.close(descriptor)
 
     def release(self) -> bool:
-        """Return up to `PIECE` bytes to the file system; return False if the reserve is used up.
+        """Return up to `CHUNK_SIZE` bytes to the file system; return False if the reserve is used up.
 
         Raises:
             OSError: The file cannot be truncated.
@@ -51,5 +51,5 @@ class Ballast:
             size = self._path.stat().st_size
         except FileNotFoundError:
             return False
-        os.truncate(self._path, max(0, size - PIECE))
+        os.truncate(self._path, max(0, size - CHUNK_SIZE))
         return size > 0

@@ -14,8 +14,8 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, Self
 
-from cdi.api.document import json_type
 from cdi.api.errors import Conflict, InvalidManifest, NotFound
+from cdi.api.json_document import json_type
 from cdi.store.kinds import Kind, kind_of
 
 Object = dict[str, Any]
@@ -193,7 +193,7 @@ def plain(body: Object) -> Object:
     return copied
 
 
-def amend(store: Store, key: Key, change: Callable[[Object], None], *, uid: str | None = None) -> Object:
+def update_with_retry(store: Store, key: Key, change: Callable[[Object], None], *, uid: str | None = None) -> Object:
     """Read an object, let `change` modify it in place, and write it; retry on conflicts.
 
     Raises:

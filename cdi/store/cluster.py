@@ -17,16 +17,16 @@ from typing import Self
 
 from cdi.api import kinds
 from cdi.api.errors import Conflict, KindNotServed, NotFound, Retry
-from cdi.kube.blocking import Blocking
 from cdi.kube.client import connect
-from cdi.kube.reflector import Change as Told
 from cdi.kube.reflector import Reflector
+from cdi.kube.reflector import WatchEvent as Told
 from cdi.kube.resources import CLAIMS, Resource, resource_of
+from cdi.kube.sync import SyncClient
 from cdi.store.base import SERVER_OWNED, Change, Key, Object, plain
 from cdi.store.kinds import Kind, kind_of
 
 _TRIES = 50
-_LOOK = 1.0
+_POLL_INTERVAL = 1.0
 """Seconds between checks for a failed watch."""
 _WITH_STATUS_SUBRESOURCE = {kind.plural for kind in kinds.KINDS if kind.status_subresource} | {CLAIMS.plural}
 
@@ -37,7 +37,7 @@ class ClusterStore:
     Every call may additionally raise a `ClusterError`. Returned objects have no ``managedFields``.
     """
 
-    def __init__(self, blocking: Blocking) -> None:
+    def __init__(self, blocking: SyncClient) -> None:
         """Create a store on `blocking`, which the caller closes."""
         self._blocking = blocking
         self._client = blocking.client
@@ -45,7 +45,7 @@ class ClusterStore:
     @classmethod
     def connect(cls, kubeconfig: str | None = None, context: str | None = None) -> Self:
         """Connect as `cdi.kube.client.connect` does; the caller closes the store."""
-        return cls(Blocking(connect(kubeconfig, context)))
+        return cls(SyncClient(connect(kubeconfig, context)))
 
     @property
     def namespace(self) -> str:
@@ -55,7 +55,7 @@ class ClusterStore:
     def get(self, key: Key) -> Object:
         key = Key.of(key.plural, key.namespace, key.name)
         try:
-            return _bare(self._blocking.run(self._client.get(_resource(key.kind), key.namespace or None, key.name)))
+            return _strip(self._blocking.run(self._client.get(_resource(key.kind), key.namespace or None, key.name)))
         except KindNotServed:
             raise
         except NotFound as error:
@@ -64,7 +64,7 @@ class ClusterStore:
     def list(self, plural: str, namespace: str | None = None) -> list[Object]:
         kind = kind_of(plural)
         space = namespace if kind.namespaced else None
-        listing = self._blocking.run(self._client.list(_resource(kind), space, strip=_bare))
+        listing = self._blocking.run(self._client.list(_resource(kind), space, strip=_strip))
         return sorted(listing.items, key=Key.of_object)
 
     def create(self, body: Object) -> Object:
@@ -76,7 +76,7 @@ class ClusterStore:
         if key.namespace:
             body["metadata"]["namespace"] = key.namespace
         body = {"apiVersion": key.kind.api_version, **body, "kind": key.kind.name}
-        return _bare(self._blocking.run(self._client.create(_resource(key.kind), body)))
+        return _strip(self._blocking.run(self._client.create(_resource(key.kind), body)))
 
     def update(self, body: Object) -> Object:
         return self._replace(body, status=False)
@@ -88,7 +88,7 @@ class ClusterStore:
         key = Key.of(key.plural, key.namespace, key.name)
         work = self._client.delete(_resource(key.kind), key.namespace or None, key.name, uid=uid)
         marked = self._blocking.run(work)
-        return None if marked is None else _bare(marked)
+        return None if marked is None else _strip(marked)
 
     def watch(self, plurals: Collection[str], namespace: str | None = None) -> ClusterWatch:
         """Watch these kinds, in `namespace` only if it is given, for callers without access to other namespaces."""
@@ -123,7 +123,7 @@ class ClusterStore:
             new["metadata"].pop("managedFields", None)  # the API server keeps its own if there are none
             try:
                 work = self._client.update(_resource(key.kind), new, subresource=subresource)
-                return _bare(self._blocking.run(work))
+                return _strip(self._blocking.run(work))
             except Conflict:
                 if claimed.get("resourceVersion") or current["uid"] != old["metadata"]["uid"]:
                     raise
@@ -131,11 +131,11 @@ class ClusterStore:
 
 
 class ClusterWatch:
-    """Implementation of `cdi.store.base.Watch` with reflectors that run in the background."""
+    """Implementation of `cdi.store.base.BootWatcher` with reflectors that run in the background."""
 
-    def __init__(self, blocking: Blocking, resources: Collection[Resource], namespace: str | None) -> None:
+    def __init__(self, blocking: SyncClient, resources: Collection[Resource], namespace: str | None) -> None:
         """Start the reflectors and wait until all existing objects are known; raise a permanent failure."""
-        self._pending = Pending()
+        self._pending = ChangeBuffer()
         self._reflectors = [
             Reflector(blocking.client, each, namespace=namespace, on_change=self._pending.listener(each))
             for each in resources
@@ -164,7 +164,7 @@ class ClusterWatch:
             left = deadline - time.monotonic()
             if left <= 0:
                 return []
-            self._pending.wait(min(_LOOK, left))
+            self._pending.wait(min(_POLL_INTERVAL, left))
 
     def close(self) -> None:
         for each in self._runs:
@@ -178,7 +178,7 @@ class ClusterWatch:
 
     async def _synced(self) -> bool:
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_LOOK):
+            async with asyncio.timeout(_POLL_INTERVAL):
                 for each in self._reflectors:
                     await each.cache.synced.wait()
                 return True
@@ -190,7 +190,7 @@ class ClusterWatch:
                 raise reflector.failure
 
 
-class Pending:
+class ChangeBuffer:
     """Buffer of unread changes, coalesced to at most one deletion and one current state per object."""
 
     def __init__(self) -> None:
@@ -205,7 +205,7 @@ class Pending:
             key = Key(resource.plural, metadata.get("namespace") or "", metadata["name"])
             with self._changed:
                 waiting = self._changes.pop(key, [])
-                waiting = joined(waiting, Change(type=told.type, key=key, body=told.object))
+                waiting = coalesce(waiting, Change(type=told.type, key=key, body=told.object))
                 if waiting:
                     self._changes[key] = waiting
                 self._changed.notify_all()
@@ -228,7 +228,7 @@ class Pending:
         ]
 
 
-def joined(waiting: list[Change], change: Change) -> list[Change]:
+def coalesce(waiting: list[Change], change: Change) -> list[Change]:
     """Return the changes of one object that remain when `change` follows the unread ones in `waiting`."""
     if not waiting:
         return [change]
@@ -248,6 +248,6 @@ def _resource(kind: Kind) -> Resource:
     return resource_of(kind.api_version, kind.name)
 
 
-def _bare(body: Object) -> Object:
+def _strip(body: Object) -> Object:
     body["metadata"].pop("managedFields", None)
     return body

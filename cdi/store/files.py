@@ -7,9 +7,9 @@ import os
 from pathlib import Path
 from typing import Final
 
-from cdi import durable
-from cdi.api.document import parse_json
+from cdi import atomic_file
 from cdi.api.errors import CdiError, InternalError
+from cdi.api.json_document import parse_json
 from cdi.store.base import Key, Object
 
 ELSEWHERE: Final = "set CDI_HOME to another directory"
@@ -78,4 +78,4 @@ def exists(path: Path) -> bool:
 
 def mapped(where: Path) -> contextlib.AbstractContextManager[None]:
     """Map operating system errors to this project's errors."""
-    return durable.mapped("the objects", where, elsewhere=ELSEWHERE)
+    return atomic_file.mapped("the objects", where, elsewhere=ELSEWHERE)

@@ -8,8 +8,8 @@ import stat
 from cdi.api.errors import InternalError, TargetPermission, TargetTooSmall, TargetUnsuitable
 from cdi.api.job import BlockTargetSpec
 from cdi.target import linux
-from cdi.target.descriptor import Descriptors
-from cdi.target.failure import UNSUPPORTED, mapped, target_error
+from cdi.target.direct_io import DirectWriter
+from cdi.target.errors import UNSUPPORTED, error_from_errno, map_os_errors
 
 EDGE = 1 << 20
 """Bytes at each end of a device that are overwritten first when it is wiped: they hold partition tables and headers."""
@@ -39,14 +39,14 @@ class BlockDevice:
         """
         self.path = spec.path
         self.reads_zero = spec.known_zero
-        self._io: Descriptors | None = None
-        with mapped(spec.path):
+        self._io: DirectWriter | None = None
+        with map_os_errors(spec.path):
             # Check the type first: O_EXCL without O_CREAT is an exclusive open only for block devices.
             if not stat.S_ISBLK(os.stat(spec.path).st_mode):
                 raise TargetUnsuitable(
                     "the target is not a block device", where=spec.path, remedy="use a file target, or give the device"
                 )
-            direct = _claim(spec.path)
+            direct = _open_exclusive(spec.path)
             try:
                 block = linux.logical_block_size(direct)
                 self._capacity = os.lseek(direct, 0, os.SEEK_END)
@@ -56,7 +56,7 @@ class BlockDevice:
                 os.close(direct)
                 raise
         self.capacity: int | None = self._capacity
-        self._io = Descriptors(cached, direct, block)
+        self._io = DirectWriter(cached, direct, block)
         # The kernel refuses to zero a range with dirty pages (EBUSY) unless the call uses the descriptor that was
         # opened exclusively.
         self._claimed = direct
@@ -79,7 +79,7 @@ class BlockDevice:
         try:
             self._descriptors.write(view, offset)
         except OSError as error:
-            raise target_error(error, self.path) from error
+            raise error_from_errno(error, self.path) from error
 
     def zero(self, offset: int, length: int) -> None:
         """Discard the blocks if the device guarantees that they then read as zeros; otherwise write zeros."""
@@ -87,13 +87,13 @@ class BlockDevice:
         try:
             self._zero(offset, length)
         except OSError as error:
-            raise target_error(error, self.path) from error
+            raise error_from_errno(error, self.path) from error
 
     def preallocate(self) -> None:
         """Do nothing: a device has all its blocks, and a thin pool below it manages its own allocation."""
 
     def flush(self) -> None:
-        with mapped(self.path):
+        with map_os_errors(self.path):
             os.fsync(self._descriptors.cached)
 
     def reset(self) -> None:
@@ -103,11 +103,11 @@ class BlockDevice:
         so the following import writes or zeroes every byte.
         """
         try:
-            forgotten = self._whole(0, self.size, (linux.PUNCH_HOLE,))
+            forgotten = self._fallocate_range(0, self.size, (linux.PUNCH_HOLE,))
             if not forgotten:
-                self._edges()
+                self._zero_edges()
         except OSError as error:
-            raise target_error(error, self.path) from error
+            raise error_from_errno(error, self.path) from error
         self.reads_zero = forgotten
 
     def commit(self) -> None:
@@ -119,27 +119,27 @@ class BlockDevice:
         If this is interrupted, at least the first and last MiB are zeroed.
         """
         try:
-            self._edges()
+            self._zero_edges()
             os.fsync(self._descriptors.cached)
             self._zero(0, self.size)
             os.fsync(self._descriptors.cached)
         except OSError as error:
-            raise target_error(error, self.path) from error
+            raise error_from_errno(error, self.path) from error
         self.reads_zero = self.size == self._capacity
 
     def close(self) -> None:
         if self._io is not None:
             io, self._io = self._io, None
-            with mapped(self.path):
+            with map_os_errors(self.path):
                 io.close()
 
     @property
-    def _descriptors(self) -> Descriptors:
+    def _descriptors(self) -> DirectWriter:
         if self._io is None:
             raise InternalError("the device is closed", where=self.path)
         return self._io
 
-    def _edges(self) -> None:
+    def _zero_edges(self) -> None:
         head = min(EDGE, self.size)
         self._descriptors.write_zeros(0, head)
         tail = max(head, self.size - EDGE)
@@ -154,11 +154,11 @@ class BlockDevice:
             io.write_zeros(offset, length)
             return
         io.write_zeros(offset, start - offset)
-        if not self._whole(start, stop - start, (linux.PUNCH_HOLE, linux.ZERO_RANGE)):
+        if not self._fallocate_range(start, stop - start, (linux.PUNCH_HOLE, linux.ZERO_RANGE)):
             self._zero_out(start, stop - start)
         io.write_zeros(stop, offset + length - stop)
 
-    def _whole(self, offset: int, length: int, modes: tuple[int, ...]) -> bool:
+    def _fallocate_range(self, offset: int, length: int, modes: tuple[int, ...]) -> bool:
         """Zero the range with the first of `modes` that the device supports, and return whether there is one.
 
         An incomplete block at the end of a device is written. For devices, the kernel supports PUNCH_HOLE only if the
@@ -198,7 +198,7 @@ class BlockDevice:
             )
 
 
-def _claim(path: str) -> int:
+def _open_exclusive(path: str) -> int:
     """Open the device exclusively, for direct I/O, and return the descriptor."""
     try:
         return os.open(path, os.O_RDWR | os.O_EXCL | os.O_DIRECT | os.O_CLOEXEC)

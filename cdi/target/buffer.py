@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from cdi.target.base import ALIGNMENT
 
-COARSE = 64 << 10
+ZERO_GRANULARITY = 64 << 10
 """Granularity in bytes of the search for zeros: a separate hole costs more than writing fewer zeros."""
 
 _ZERO = bytes(1 << 20)
@@ -44,7 +44,7 @@ def is_zero(view: memoryview) -> bool:
     return all(_ZERO.startswith(view[at : at + len(_ZERO)]) for at in range(0, size, len(_ZERO)))
 
 
-def data_runs(view: memoryview, granularity: int = COARSE) -> Iterator[tuple[int, int]]:
+def data_runs(view: memoryview, granularity: int = ZERO_GRANULARITY) -> Iterator[tuple[int, int]]:
     """Yield the runs that contain data, as ``(start, stop)`` offsets in the view, in order and not adjacent.
 
     Everything between them is zero. A gap includes at least one whole step of `granularity` bytes, counted from the
@@ -66,7 +66,7 @@ def data_runs(view: memoryview, granularity: int = COARSE) -> Iterator[tuple[int
         yield _trim(view, begin, size)
 
 
-def zero_runs(view: memoryview, granularity: int = COARSE) -> Iterator[tuple[int, int]]:
+def zero_runs(view: memoryview, granularity: int = ZERO_GRANULARITY) -> Iterator[tuple[int, int]]:
     """Yield the gaps between the runs of `data_runs`."""
     end = 0
     for start, stop in data_runs(view, granularity):

@@ -17,14 +17,14 @@ from typing import Protocol, Self
 from cdi.api.errors import ArchiveUnsafe, TargetFull
 from cdi.api.job import DirectoryTargetSpec
 from cdi.target import linux
-from cdi.target.failure import UNSUPPORTED, mapped
-from cdi.target.tree import Path, Tree, remove, shown, split
+from cdi.target.errors import UNSUPPORTED, map_os_errors
+from cdi.target.tree import ContainedTree, Path, remove, shown, split
 
 STAGING = ".cdi-unpack.partial"
-MEMBERS_MOST = 1_000_000
-NAMES_MOST = 32 << 20
+MAX_MEMBERS = 1_000_000
+MAX_NAMES = 32 << 20
 """Maximum total size in bytes of directory names, which are kept in memory until modes and times are set."""
-DIRECTORIES_MOST = 200_000
+MAX_DIRECTORIES = 200_000
 
 LOST_AND_FOUND = "lost+found"
 _ROOM_CHECKED_FROM = 1 << 20
@@ -51,7 +51,7 @@ class ArchiveMember(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Unpacked:
+class UnpackResult:
     members: int
     written: int
     """Bytes of content written."""
@@ -77,7 +77,7 @@ class DirectoryTarget:
         """Bytes of content written so far."""
         self._root = self._staging = -1
         self._directories: dict[Path, tuple[int, float]] = {}
-        with mapped(spec.path):
+        with map_os_errors(spec.path):
             self._root = os.open(spec.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
                 try:
@@ -85,12 +85,12 @@ class DirectoryTarget:
                 except OSError as error:
                     if error.errno not in UNSUPPORTED:
                         raise
-                self._begin()
+                self._reset_staging()
             except BaseException:
                 self.close()
                 raise
 
-    def unpack(self, members: Iterable[ArchiveMember], progress: Callable[[int], None] | None = None) -> Unpacked:
+    def unpack(self, members: Iterable[ArchiveMember], progress: Callable[[int], None] | None = None) -> UnpackResult:
         """Write all members to the staging directory, which is emptied first.
 
         Modes (without setuid, setgid and sticky bits) and times are taken from the archive; the owner is this process.
@@ -105,32 +105,32 @@ class DirectoryTarget:
             TargetError: A member cannot be written.
         """
         count = names = 0
-        with mapped(self.path):
-            self._begin()
-            tree = Tree(self._staging)
+        with map_os_errors(self.path):
+            self._reset_staging()
+            tree = ContainedTree(self._staging)
             try:
                 for member in members:
                     count += 1
                     names += len(member.name) if member.kind == "directory" else 0
-                    if count > MEMBERS_MOST:
-                        raise ArchiveUnsafe(f"the archive has more than {MEMBERS_MOST} members")
-                    if names > NAMES_MOST or len(self._directories) > DIRECTORIES_MOST:
+                    if count > MAX_MEMBERS:
+                        raise ArchiveUnsafe(f"the archive has more than {MAX_MEMBERS} members")
+                    if names > MAX_NAMES or len(self._directories) > MAX_DIRECTORIES:
                         raise ArchiveUnsafe("the archive has too many directories")
-                    self._one(tree, member, progress)
+                    self._extract_member(tree, member, progress)
                 tree.check_links()
                 self._finish_directories(tree, lambda path: len(path) > 1)
             finally:
                 tree.close()
-        return Unpacked(members=count, written=self.written)
+        return UnpackResult(members=count, written=self.written)
 
     def commit(self) -> None:
         """Flush, and move everything to its final place; entries of the same name are replaced."""
-        with mapped(self.path):
+        with map_os_errors(self.path):
             linux.sync_file_system(self._staging)
             top = os.listdir(self._staging)
             for name in top:
                 self._move(name)
-            tree = Tree(self._root)
+            tree = ContainedTree(self._root)
             try:
                 self._finish_directories(tree, lambda path: len(path) == 1)
             finally:
@@ -142,7 +142,7 @@ class DirectoryTarget:
 
     def wipe(self) -> None:
         """Remove the staging directory; the rest of the directory is unchanged."""
-        with mapped(self.path):
+        with map_os_errors(self.path):
             self._close_staging()
             remove(STAGING, self._root)
             os.fsync(self._root)
@@ -164,7 +164,9 @@ class DirectoryTarget:
 
     # --- members ------------------------------------------------------------------------------------------------
 
-    def _one(self, tree: Tree, member: ArchiveMember, progress: Callable[[int], None] | None) -> None:
+    def _extract_member(
+        self, tree: ContainedTree, member: ArchiveMember, progress: Callable[[int], None] | None
+    ) -> None:
         path = split(member.name)
         if path and path[0] == STAGING:
             raise ArchiveUnsafe("the archive contains a member with a reserved name", where=shown(member.name))
@@ -189,7 +191,9 @@ class DirectoryTarget:
             case _:
                 raise ArchiveUnsafe("the archive contains a member of an unknown type", where=shown(member.name))
 
-    def _file(self, tree: Tree, path: Path, member: ArchiveMember, progress: Callable[[int], None] | None) -> None:
+    def _file(
+        self, tree: ContainedTree, path: Path, member: ArchiveMember, progress: Callable[[int], None] | None
+    ) -> None:
         if member.stored >= _ROOM_CHECKED_FROM:
             found = os.fstatvfs(self._staging)
             available = found.f_bavail * found.f_frsize
@@ -214,7 +218,7 @@ class DirectoryTarget:
         finally:
             os.close(fd)
 
-    def _finish_directories(self, tree: Tree, wanted: Callable[[Path], bool]) -> None:
+    def _finish_directories(self, tree: ContainedTree, wanted: Callable[[Path], bool]) -> None:
         """Set modes and times, children before parents: a parent's mode may deny access to its children."""
         for path in sorted(filter(wanted, self._directories), key=len, reverse=True):
             mode, mtime = self._directories[path]
@@ -233,7 +237,7 @@ class DirectoryTarget:
 
     # --- the volume ---------------------------------------------------------------------------------------------
 
-    def _begin(self) -> None:
+    def _reset_staging(self) -> None:
         self._close_staging()
         self._directories.clear()
         self.written = 0

@@ -13,14 +13,14 @@ from cdi.image.sizes import MEBI
 from cdi.target import linux
 from cdi.target.base import ALIGNMENT
 from cdi.target.buffer import aligned_buffer, is_zero
-from cdi.target.descriptor import BOUNCE, Descriptors
-from cdi.target.failure import UNSUPPORTED, mapped, occupied, target_error
+from cdi.target.direct_io import BOUNCE, DirectWriter
+from cdi.target.errors import UNSUPPORTED, error_from_errno, map_os_errors, occupied
 
 MODE = 0o660
 """Permissions of a disk: its owner and group, such as QEMU's, may read and write it."""
-SPARE = 1 << 20
+FILESYSTEM_RESERVE = 1 << 20
 """Bytes of the file system reserved for the journal and the block map of a fully allocated disk."""
-_MOST_OVERHEAD = 999
+_MAX_OVERHEAD = 999
 """Largest overhead in thousandths (see `cdi.api.overhead`)."""
 
 
@@ -75,8 +75,8 @@ class DiskFile:
         self._volume = spec.volume
         self._allocated = False
         self._directory = -1
-        self._io: Descriptors | None = None
-        with mapped(spec.path):
+        self._io: DirectWriter | None = None
+        with map_os_errors(spec.path):
             self._directory = os.open(directory or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
                 self._refuse_other_kinds()
@@ -85,7 +85,7 @@ class DiskFile:
                 os.close(self._directory)
                 self._directory = -1
                 raise
-            self._io = Descriptors(cached, self._open_direct(cached))
+            self._io = DirectWriter(cached, self._open_direct(cached))
             self.size = os.fstat(cached).st_size
 
     @property
@@ -95,11 +95,11 @@ class DiskFile:
     @property
     def allocated(self) -> int:
         """Bytes of storage allocated to the disk."""
-        with mapped(self.path):
+        with map_os_errors(self.path):
             return os.fstat(self._descriptors.cached).st_blocks * 512
 
     def resize(self, size: int) -> None:
-        with mapped(self.path):
+        with map_os_errors(self.path):
             os.ftruncate(self._descriptors.cached, size)
         if size > self.size:
             self._allocated = False
@@ -145,12 +145,12 @@ class DiskFile:
 
     def flush(self) -> None:
         # One fsync is sufficient, because both descriptors refer to the same inode.
-        with mapped(self.path):
+        with map_os_errors(self.path):
             os.fsync(self._descriptors.cached)
 
     def reset(self) -> None:
         size, fd = self.size, self._descriptors.cached
-        with mapped(self.path):
+        with map_os_errors(self.path):
             os.ftruncate(fd, 0)
             os.ftruncate(fd, size)
         self._allocated = False
@@ -161,7 +161,7 @@ class DiskFile:
         A second call only flushes.
         """
         self.flush()
-        with mapped(self.path):
+        with map_os_errors(self.path):
             if self._name != self._final:
                 os.rename(self._name, self._final, src_dir_fd=self._directory, dst_dir_fd=self._directory)
                 self._name = self._final
@@ -169,7 +169,7 @@ class DiskFile:
 
     def wipe(self) -> None:
         """Remove the file under its current name; an older committed disk remains."""
-        with mapped(self.path):
+        with map_os_errors(self.path):
             try:
                 os.unlink(self._name, dir_fd=self._directory)
             except FileNotFoundError:
@@ -179,7 +179,7 @@ class DiskFile:
     def close(self) -> None:
         if self._io is not None:
             io, self._io = self._io, None
-            with mapped(self.path):
+            with map_os_errors(self.path):
                 io.close()
         if self._directory >= 0:
             os.close(self._directory)
@@ -188,7 +188,7 @@ class DiskFile:
     # --- opening ------------------------------------------------------------------------------------------------
 
     @property
-    def _descriptors(self) -> Descriptors:
+    def _descriptors(self) -> DirectWriter:
         if self._io is None:
             raise InternalError("the disk is closed", where=self.path)
         return self._io
@@ -314,7 +314,7 @@ class DiskFile:
 
     def _failure(self, error: OSError, *, preallocating: bool = False) -> TargetError:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT) or self._io is None:
-            return target_error(error, self.path)
+            return error_from_errno(error, self.path)
         found = os.fstatvfs(self._io.cached)
         taken = os.fstat(self._io.cached).st_blocks * 512
         free = found.f_bavail * found.f_frsize
@@ -325,7 +325,7 @@ class DiskFile:
         remedy = self._remedy(self._volume, free + taken) if self._volume is not None and alone else None
         if remedy is not None and preallocating:
             remedy += "; or disable preallocation"
-        return target_error(error, self.path, room, remedy)
+        return error_from_errno(error, self.path, room, remedy)
 
     def _remedy(self, volume: int, room: int) -> str | None:
         """Return a remedy if the file system reserves more of the disk's own volume than expected, otherwise None.
@@ -337,12 +337,12 @@ class DiskFile:
             volume: Size of the volume in bytes.
             room: Bytes available to the disk, including those it occupies.
         """
-        fits = (room - SPARE) // MEBI * MEBI
+        fits = (room - FILESYSTEM_RESERVE) // MEBI * MEBI
         if fits <= 0 or self.size <= fits:
             return None
         larger = "request a larger volume in a new DataVolume"
         overhead = -(-1000 * (volume - fits) // fits)
-        if overhead > _MOST_OVERHEAD:
+        if overhead > _MAX_OVERHEAD:
             return larger
         text = f"0.{overhead:03d}".rstrip("0")
         return (

@@ -15,13 +15,13 @@ from contextlib import suppress
 
 from cdi.api.errors import ArchiveUnsafe
 
-DEPTH_MOST = 256
+MAX_DEPTH = 256
 """Maximum number of nested directories."""
-_NAME_MOST = 255
-_PATH_MOST = 4095
-_HOPS_MOST = 40
+_MAX_NAME = 255
+_MAX_PATH = 4095
+_MAX_HOPS = 40
 # Maximum number of links followed, as in the kernel (path_resolution(7)).
-_CLIMBING_LINKS_MOST = 10_000
+_MAX_CLIMBING_LINKS = 10_000
 
 _OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -36,9 +36,9 @@ def split(name: str) -> Path:
     parts = tuple(part for part in name.split("/") if part not in ("", "."))
     if ".." in parts:
         raise ArchiveUnsafe("the archive contains a member whose name contains ..", where=shown(name))
-    if "\0" in name or len(parts) > DEPTH_MOST or len(os.fsencode(name)) > _PATH_MOST:
+    if "\0" in name or len(parts) > MAX_DEPTH or len(os.fsencode(name)) > _MAX_PATH:
         raise ArchiveUnsafe("the archive contains a member whose name is invalid in a file system", where=shown(name))
-    if any(len(os.fsencode(part)) > _NAME_MOST for part in parts):
+    if any(len(os.fsencode(part)) > _MAX_NAME for part in parts):
         raise ArchiveUnsafe("the archive contains a member whose name is too long", where=shown(name))
     return parts
 
@@ -48,13 +48,13 @@ def shown(name: str) -> str:
     return ascii(name if len(name) <= 200 else f"{name[:200]}…")
 
 
-class Tree:
+class ContainedTree:
     """A tree below the descriptor `root`, which the caller closes.  Raises `ArchiveUnsafe` and `OSError`."""
 
     def __init__(self, root: int) -> None:
         self._root = root
         self._last: tuple[Path, int] | None = None
-        self._climbing: list[Path] = []
+        self._dotdot_links: list[Path] = []
 
     def close(self) -> None:
         if self._last is not None:
@@ -77,7 +77,7 @@ class Tree:
 
     def file(self, path: Path) -> int:
         """Create an empty regular file and open it for writing; replace anything but a non-empty directory."""
-        parent = self._vacate(path)
+        parent = self._unlink_existing(path)
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         return os.open(path[-1], flags, 0o600, dir_fd=parent)
 
@@ -98,7 +98,7 @@ class Tree:
                 raise ArchiveUnsafe(
                     "the archive contains a hard link to something other than a file", where=shown("/".join(existing))
                 )
-            parent = self._vacate(path)
+            parent = self._unlink_existing(path)
             os.link(existing[-1], path[-1], src_dir_fd=source, dst_dir_fd=parent, follow_symlinks=False)
         finally:
             os.close(source)
@@ -106,22 +106,22 @@ class Tree:
     def symlink(self, path: Path, target: str) -> None:
         parts = [part for part in target.split("/") if part not in ("", ".")]
         climb = next((at for at, part in enumerate(parts) if part != ".."), len(parts))
-        if not target or "\0" in target or len(os.fsencode(target)) > _PATH_MOST:
+        if not target or "\0" in target or len(os.fsencode(target)) > _MAX_PATH:
             raise ArchiveUnsafe("the archive contains a link without a target", where=shown("/".join(path)))
         if target.startswith("/") or climb > len(path) - 1:
             raise ArchiveUnsafe(
                 f"the archive contains a link that leads out of it, to {shown(target)}", where=shown("/".join(path))
             )
-        parent = self._vacate(path)
+        parent = self._unlink_existing(path)
         os.symlink(target, path[-1], dir_fd=parent)
         if ".." in parts[climb:]:
-            self._climbing.append(path)
-            if len(self._climbing) > _CLIMBING_LINKS_MOST:
+            self._dotdot_links.append(path)
+            if len(self._dotdot_links) > _MAX_CLIMBING_LINKS:
                 raise ArchiveUnsafe("the archive contains too many links with .. after a name")
 
     def check_links(self) -> None:
         """Check links after the tree is complete; raise `ArchiveUnsafe` if one leads out of the tree."""
-        for path in self._climbing:
+        for path in self._dotdot_links:
             try:
                 mode = os.stat("/".join(path), dir_fd=self._root, follow_symlinks=False).st_mode
             except FileNotFoundError:
@@ -173,7 +173,7 @@ class Tree:
             ) from None
         return fd
 
-    def _vacate(self, path: Path) -> int:
+    def _unlink_existing(self, path: Path) -> int:
         """Remove the entry at `path` if there is one, and return a descriptor of its parent."""
         if not path:
             raise ArchiveUnsafe("the archive contains a file in place of its root")
@@ -215,7 +215,7 @@ class Tree:
                 here.pop()
                 continue
             here.append(part)
-            if len(here) > DEPTH_MOST:
+            if len(here) > MAX_DEPTH:
                 raise unsafe
             target = ""
             # A missing component cannot lead anywhere; it is treated as a directory.
@@ -226,7 +226,7 @@ class Tree:
                 hops += 1
                 here.pop()
                 todo.extend(step for step in reversed(target.split("/")) if step not in ("", "."))
-                if hops > _HOPS_MOST or len(todo) > _PATH_MOST:
+                if hops > _MAX_HOPS or len(todo) > _MAX_PATH:
                     raise unsafe
 
 

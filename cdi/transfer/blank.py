@@ -5,11 +5,11 @@ from __future__ import annotations
 from cdi.api.errors import CdiError, InvalidManifest
 from cdi.api.job import Job
 from cdi.target.open import open_target
-from cdi.transfer.control import Control
-from cdi.transfer.result import Result
+from cdi.transfer.control import TransferControl
+from cdi.transfer.result import OutcomeBuilder
 
 
-def make_blank(job: Job, control: Control, result: Result) -> None:
+def make_blank(job: Job, control: TransferControl, result: OutcomeBuilder) -> None:
     """Make the target's disk ``job.size`` bytes of zeros; the whole device if no size is given."""
     target = open_target(job.target)
     try:

@@ -8,22 +8,22 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from cdi.api.job import Limits, Progress
-from cdi.transfer.meter import Meter
+from cdi.transfer.progress import ProgressMeter
+from cdi.transfer.rate_limit import RateLimiter
 from cdi.transfer.retry import RetryBudget
-from cdi.transfer.throttle import Throttle
 
 if TYPE_CHECKING:
     from cdi.api.copy import AnyJob
 
 
-class Control:
+class TransferControl:
     """Handle to observe, limit and cancel a transfer.  Thread-safe."""
 
     def __init__(self, job: AnyJob) -> None:
         self.cancelled = threading.Event()
-        self.meter = Meter()
+        self.meter = ProgressMeter()
         self.retries = RetryBudget(job.policy.retries, meter=self.meter, cancelled=self.cancelled)
-        self.throttle = Throttle(Limits(bandwidth=job.policy.bandwidth), self.cancelled)
+        self.throttle = RateLimiter(Limits(bandwidth=job.policy.bandwidth), self.cancelled)
         self.written: Callable[[], int] = int
         """Returns the number of bytes written to the target so far."""
         self._on_cancel: list[Callable[[], None]] = []

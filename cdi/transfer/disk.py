@@ -23,26 +23,26 @@ from cdi.image.formats.vpc import fixed_payload
 from cdi.image.info import ImageInfo
 from cdi.image.plan import Plan, end_mark, needs_scratch
 from cdi.image.plan import plan as plan_for
-from cdi.image.qcow2map import MapTooLarge, Qcow2Map
-from cdi.image.sizes import MAX_DISK, human
+from cdi.image.qcow2_map import MapTooLarge, Qcow2Map
+from cdi.image.sizes import MAX_DISK, format_size
 from cdi.source.base import Source
 from cdi.target.base import Target
-from cdi.target.failure import mapped
+from cdi.target.errors import map_os_errors
 from cdi.target.open import open_target
-from cdi.transfer.control import Control
-from cdi.transfer.expect import Expectation, expectation
-from cdi.transfer.fetch import Fetcher
-from cdi.transfer.intake import Intake
-from cdi.transfer.journal import forget, mark, marked
-from cdi.transfer.peel import NoDisk, NoDiskInLayer, Peeled, peel_ranged, peel_stream
-from cdi.transfer.planning import plan_input
+from cdi.transfer.bounds_check import check_source_bounds
+from cdi.transfer.control import TransferControl
+from cdi.transfer.expected_digest import ExpectedDigest, expectation
+from cdi.transfer.hashed_stream import HashedStream
+from cdi.transfer.journal import is_dirty, mark_dirty, remove
+from cdi.transfer.plan_input import plan_input
 from cdi.transfer.qcow2_ranged import load_map, qcow2_ranged
 from cdi.transfer.qcow2_stream import Qcow2Stream
 from cdi.transfer.raw import raw_ranged, raw_stream
-from cdi.transfer.reach import reach_of_source
-from cdi.transfer.result import Result
-from cdi.transfer.resume import checkpoints, has_watermark, keep_watermark, resume
+from cdi.transfer.reader import ResumingReader
+from cdi.transfer.result import OutcomeBuilder
+from cdi.transfer.resume import checkpointing, checkpoints, has_watermark, load_resume_point
 from cdi.transfer.retry import RestartRequired
+from cdi.transfer.unwrap import DiskNotInLayer, NoDiskInLayer, UnwrappedImage, inspect_ranged, unwrap_stream
 from cdi.transfer.watermark import Watermark
 from cdi.verify.hashing import ResumableHash
 
@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from cdi.transfer.disk_search import LayerReading
 
 _TAIL = 512
-_MOST_TRAILING = 128
+_MAX_TRAILING = 128
 _RAW = ImageInfo(format="raw", virtual_size=None)
 
 
@@ -58,7 +58,7 @@ class DiskTransfer:
     """One attempt to write the image in `source` to the disk of ``job.target``.
 
     If `layer` is given, the source is a layer of a container image and the disk is a file in it. After a retryable
-    error the unfinished disk is kept (`cdi.transfer.abandon` removes it if there is no retry); after any other error it
+    error the unfinished disk is kept (`cdi.transfer.cleanup` removes it if there is no retry); after any other error it
     is wiped.
     """
 
@@ -66,8 +66,8 @@ class DiskTransfer:
         self,
         job: Job,
         source: Source,
-        control: Control,
-        result: Result,
+        control: TransferControl,
+        result: OutcomeBuilder,
         layer: LayerReading | None = None,
     ) -> None:
         self.job = job
@@ -84,7 +84,7 @@ class DiskTransfer:
             CdiError: The attempt failed.
             RestartRequired: The source has to be read again from its first byte.
         """
-        fetcher = Fetcher(self.source, self.control)
+        fetcher = ResumingReader(self.source, self.control)
         self.control.on_cancel(fetcher.abort)
         target = open_target(self.job.target)
         earlier = self.result.written
@@ -102,25 +102,25 @@ class DiskTransfer:
 
     def _wipe(self, target: Target) -> None:
         if (
-            self.result.begun
+            self.result.target_modified
             or self.job.continued
-            or marked(self.job.journal)
+            or is_dirty(self.job.journal)
             or isinstance(self.job.target, FileTargetSpec)
         ):
             target.wipe()
-        forget(self.job.journal)
-        self.result.begun, self.result.wiped = False, True
+        remove(self.job.journal)
+        self.result.target_modified, self.result.wiped = False, True
 
     # --- inspect and plan ---------------------------------------------------------------------------------------
 
-    def _import(self, fetcher: Fetcher, target: Target) -> None:
+    def _import(self, fetcher: ResumingReader, target: Target) -> None:
         facts = fetcher.facts
         self.result.validator = facts.validator
         self.meter.total = facts.length if facts.length is not None else facts.announced
         wanted = expectation(self.job, self.source, facts, self.result, self.control)
         fetcher.digest_promised = bool(wanted.promises)
         digest = None if wanted.algorithm is None else ResumableHash(wanted.algorithm)
-        peeled = peel_ranged(fetcher, facts, archive=False) if fetcher.ranged and self.layer is None else None
+        peeled = inspect_ranged(fetcher, facts, archive=False) if fetcher.ranged and self.layer is None else None
         if peeled is not None:
             self._ranged(fetcher, target, peeled, wanted, digest)
         else:
@@ -128,10 +128,10 @@ class DiskTransfer:
 
     def _plan(
         self,
-        fetcher: Fetcher,
+        fetcher: ResumingReader,
         target: Target,
-        peeled: Peeled,
-        wanted: Expectation,
+        peeled: UnwrappedImage,
+        wanted: ExpectedDigest,
         engine: Literal["qemu"] | None = None,
     ) -> Plan:
         assert peeled.image is not None
@@ -157,7 +157,12 @@ class DiskTransfer:
     # --- sources with range requests ----------------------------------------------------------------------------
 
     def _ranged(
-        self, fetcher: Fetcher, target: Target, peeled: Peeled, wanted: Expectation, digest: ResumableHash | None
+        self,
+        fetcher: ResumingReader,
+        target: Target,
+        peeled: UnwrappedImage,
+        wanted: ExpectedDigest,
+        digest: ResumableHash | None,
     ) -> None:
         plan, image, length = self._plan(fetcher, target, peeled, wanted), peeled.image, fetcher.facts.length
         assert image is not None
@@ -170,24 +175,24 @@ class DiskTransfer:
                 self.result.warn("the image has more extents than can be kept in memory: QEMU reads it")
                 plan = self._plan(fetcher, target, peeled, wanted, "qemu")
         if plan.path == "qemu-bridge":
-            reach_of_source(fetcher, image, plan.connections, peeled.head)
-            self._begin(target, plan, image)
+            check_source_bounds(fetcher, image, plan.connections, peeled.head)
+            self._prepare_target(target, plan, image)
             self.meter.phase = "converting"
-            from cdi.transfer.through_qemu import convert_bridged
+            from cdi.transfer.qemu_pipelines import convert_bridged
 
             convert_bridged(self.job, fetcher, target, image, plan, digest, self.control, self.result)
-            self._finish(fetcher, target, plan, wanted, digest)
+            self._verify_and_commit(fetcher, target, plan, wanted, digest)
             return
         assert plan.disk_size is not None
-        start, digest = resume(self.job, fetcher.facts, target, plan, wanted, digest, self.result)
+        start, digest = load_resume_point(self.job, fetcher.facts, target, plan, wanted, digest, self.result)
         if start is None:
             if table is not None and isinstance(self.job.target, FileTargetSpec):
                 self._check_room(self.job.target, table.data_bytes())
-            self._begin(target, plan, image)
+            self._prepare_target(target, plan, image)
         self.result.resumed_at = start or 0
-        self.meter.restart(f"resumed at {human(start)}" if start else "", start or 0)
+        self.meter.restart(f"resumed at {format_size(start)}" if start else "", start or 0)
         self.meter.phase = "transferring"
-        self.result.begun = True
+        self.result.target_modified = True
         watermark = Watermark(
             start or 0,
             digest,
@@ -208,34 +213,36 @@ class DiskTransfer:
                     connections=plan.connections,
                 )
             else:
-                payload = image.payload[1] if image.payload is not None else length
+                payload = image.raw_extent[1] if image.raw_extent is not None else length
                 raw_ranged(fetcher, target, watermark, length=length, payload=payload, connections=plan.connections)
             done = True
         finally:
             watermark.close(final=not done)
         self.meter.advance(length)
-        self._finish(fetcher, target, plan, wanted, digest)
+        self._verify_and_commit(fetcher, target, plan, wanted, digest)
 
     # --- sources that are read once, in order -------------------------------------------------------------------
 
-    def _streamed(self, fetcher: Fetcher, target: Target, wanted: Expectation, digest: ResumableHash | None) -> None:
+    def _streamed(
+        self, fetcher: ResumingReader, target: Target, wanted: ExpectedDigest, digest: ResumableHash | None
+    ) -> None:
         facts = fetcher.facts
         start, plan = 0, None
         if facts.resumes and has_watermark(self.job, "raw-stream"):
-            plan = self._plan(fetcher, target, Peeled((), _RAW), wanted)
-            found, digest = resume(self.job, facts, target, plan, wanted, digest, self.result)
+            plan = self._plan(fetcher, target, UnwrappedImage((), _RAW), wanted)
+            found, digest = load_resume_point(self.job, facts, target, plan, wanted, digest, self.result)
             start, plan = (0, None) if found is None else (found, plan)
         connections = self.job.policy.connections or (4 if fetcher.ranged else 1)
-        intake = Intake(fetcher, digest, self.meter, connections, start)
+        intake = HashedStream(fetcher, digest, self.meter, connections, start)
         pieces: Iterator[memoryview] = intake.pieces()
         try:
             if plan is not None:
-                self.result.begun, self.result.resumed_at = True, start
-                self.meter.restart(f"resumed at {human(start)}", start)
+                self.result.target_modified, self.result.resumed_at = True, start
+                self.meter.restart(f"resumed at {format_size(start)}", start)
                 self.meter.phase = "transferring"
                 disk_size: int | None = self._raw_stream(pieces, fetcher, target, plan, wanted, intake)
             else:
-                plan, disk_size = self._unwrapped(pieces, fetcher, target, wanted, digest, intake)
+                plan, disk_size = self._import_stream(pieces, fetcher, target, wanted, digest, intake)
             # Read the data after the image too: the content's length and digest include it.
             for _ in pieces:
                 pass
@@ -245,38 +252,38 @@ class DiskTransfer:
             raise
         finally:
             intake.close()
-        self._finish(fetcher, target, plan, wanted, digest, disk_size=disk_size)
+        self._verify_and_commit(fetcher, target, plan, wanted, digest, disk_size=disk_size)
 
-    def _unwrapped(
+    def _import_stream(
         self,
         pieces: Iterator[memoryview],
-        fetcher: Fetcher,
+        fetcher: ResumingReader,
         target: Target,
-        wanted: Expectation,
+        wanted: ExpectedDigest,
         digest: ResumableHash | None,
-        intake: Intake,
+        intake: HashedStream,
     ) -> tuple[Plan, int | None]:
         """Unwrap the stream from its first byte and write the image; return the plan and the disk's size in bytes."""
         try:
             layer = None if self.layer is None else self.layer.content
-            peeled = peel_stream(pieces, fetcher.facts, archive=False, layer=layer, on_format=self._require_scratch)
-        except NoDisk as none:
+            peeled = unwrap_stream(pieces, fetcher.facts, archive=False, layer=layer, on_format=self._require_scratch)
+        except DiskNotInLayer as none:
             self._no_disk(none, pieces, fetcher, wanted, digest)
         plan, image = self._plan(fetcher, target, peeled, wanted), peeled.image
         assert image is not None
         assert peeled.stream is not None
         stream = intake.interruptible(peeled.stream)
         if plan.path == "qemu-spool":
-            from cdi.transfer.through_qemu import convert_spooled
+            from cdi.transfer.qemu_pipelines import convert_spooled
 
             def begin(image: ImageInfo) -> None:
                 nonlocal plan
-                plan = self._plan(fetcher, target, Peeled(peeled.wrappers, image), wanted)
-                self._begin(target, plan, image)
+                plan = self._plan(fetcher, target, UnwrappedImage(peeled.wrappers, image), wanted)
+                self._prepare_target(target, plan, image)
 
             convert_spooled(self.job, stream, target, begin, self.control, self.result)
             return plan, plan.disk_size
-        self._begin(target, plan, image)
+        self._prepare_target(target, plan, image)
         self.meter.phase = "transferring"
         if plan.path == "qcow2-stream":
             self._qcow2_stream(stream, target)
@@ -293,10 +300,10 @@ class DiskTransfer:
 
     def _no_disk(
         self,
-        none: NoDisk,
+        none: DiskNotInLayer,
         pieces: Iterator[memoryview],
-        fetcher: Fetcher,
-        wanted: Expectation,
+        fetcher: ResumingReader,
+        wanted: ExpectedDigest,
         digest: ResumableHash | None,
     ) -> NoReturn:
         """Raise the error for a missing disk after the digest was verified: damaged content proves nothing."""
@@ -332,11 +339,11 @@ class DiskTransfer:
     def _raw_stream(
         self,
         stream: Iterator[bytes | memoryview],
-        fetcher: Fetcher,
+        fetcher: ResumingReader,
         target: Target,
         plan: Plan,
-        wanted: Expectation,
-        intake: Intake | None,
+        wanted: ExpectedDigest,
+        intake: HashedStream | None,
     ) -> int:
         """Write a raw stream and return the disk's size in bytes.
 
@@ -347,8 +354,8 @@ class DiskTransfer:
             limit, grow = disk_size, None
         else:
             limit, grow = target.capacity or MAX_DISK, target.resize
-        footed, trailing = False, facts.announced is not None and intake is not None
-        if trailing and (facts.announced or 0) - _MOST_TRAILING > limit:
+        has_vhd_footer, trailing = False, facts.announced is not None and intake is not None
+        if trailing and (facts.announced or 0) - _MAX_TRAILING > limit:
             raise TargetTooSmall(f"the image has {facts.announced} bytes, but the disk may have only {limit}")
 
         def trim(tail: memoryview, total: int) -> int:
@@ -356,23 +363,23 @@ class DiskTransfer:
 
             A fixed VHD is a raw disk followed by a footer, and some upload clients send a form's closing delimiter.
             """
-            nonlocal footed
+            nonlocal has_vhd_footer
             extra = _closing_length(tail) if trailing else 0
             payload = fixed_payload(bytes(tail[: len(tail) - extra][-_TAIL:]), total - extra)
             if payload is None:
                 return extra
             self.result.format = "vpc"
-            footed = True
+            has_vhd_footer = True
             return total - payload
 
-        with keep_watermark(self.job, facts, target, plan, wanted, intake, self.control) as watermark:
+        with checkpointing(self.job, facts, target, plan, wanted, intake, self.control) as watermark:
             size = raw_stream(stream, target, limit=limit, grow=grow, trim=trim, watermark=watermark)
         self.result.virtual_size = size
         rounded = -(-size // 512) * 512
-        if footed and self.job.size is None and target.capacity is None:
+        if has_vhd_footer and self.job.size is None and target.capacity is None:
             # The disk was sized by the length of the content, footer included.
             disk_size = None
-        if disk_size is not None and disk_size > size and (footed or not target.reads_zero):
+        if disk_size is not None and disk_size > size and (has_vhd_footer or not target.reads_zero):
             target.zero(size, disk_size - size)
         if disk_size is None:
             target.resize(rounded)
@@ -380,12 +387,12 @@ class DiskTransfer:
 
     # --- prepare and commit -------------------------------------------------------------------------------------
 
-    def _begin(self, target: Target, plan: Plan, image: ImageInfo) -> None:
+    def _prepare_target(self, target: Target, plan: Plan, image: ImageInfo) -> None:
         """Resize the disk and discard the data of earlier attempts."""
-        self.result.begun = True
+        self.result.target_modified = True
         if self.job.journal is not None:
-            with mapped(self.job.journal):
-                mark(self.job.journal)
+            with map_os_errors(self.job.journal):
+                mark_dirty(self.job.journal)
         if plan.disk_size is not None:
             target.resize(plan.disk_size)
         target.reset()
@@ -403,17 +410,17 @@ class DiskTransfer:
         free = found.f_bavail * found.f_frsize
         if data > free:
             raise TargetFull(
-                f"the image holds {human(data)} ({data} bytes) of data and the volume has {human(free)} "
+                f"the image holds {format_size(data)} ({data} bytes) of data and the volume has {format_size(free)} "
                 f"({free} bytes) free",
                 where=spec.path,
             )
 
-    def _finish(
+    def _verify_and_commit(
         self,
-        fetcher: Fetcher,
+        fetcher: ResumingReader,
         target: Target,
         plan: Plan,
-        wanted: Expectation,
+        wanted: ExpectedDigest,
         digest: ResumableHash | None,
         *,
         disk_size: int | None = None,
@@ -438,11 +445,11 @@ class DiskTransfer:
             self.result.preallocated = True
         self.meter.phase = "flushing"
         target.commit()
-        forget(self.job.journal)
+        remove(self.job.journal)
         self.result.disk_size = disk_size
 
 
 def _closing_length(tail: memoryview) -> int:
     from cdi.codec.multipart import closing_length
 
-    return closing_length(bytes(tail[-_MOST_TRAILING:]))
+    return closing_length(bytes(tail[-_MAX_TRAILING:]))

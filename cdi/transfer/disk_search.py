@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from cdi.api.errors import DiskNotInImage, SourceChanged
 from cdi.codec.base import Buffer
 from cdi.transfer.overlay import Changeset, Overlay, split_name
-from cdi.transfer.peel import NoDiskInLayer
+from cdi.transfer.unwrap import NoDiskInLayer
 
 if TYPE_CHECKING:
     from cdi.codec.tar import Member

@@ -13,7 +13,7 @@ import os
 from dataclasses import asdict, dataclass
 from typing import Annotated, Self
 
-from cdi import durable
+from cdi import atomic_file
 from cdi.api.decode import Range, decode
 
 VERSION = 1
@@ -56,10 +56,10 @@ class Journal:
 
     def save(self, path: str) -> None:
         """Replace the journal at `path`; raise `OSError` if that fails."""
-        durable.write(path, json.dumps(asdict(self)).encode(), alone=True)
+        atomic_file.write(path, json.dumps(asdict(self)).encode(), single_writer=True)
 
 
-def mark(path: str) -> None:
+def mark_dirty(path: str) -> None:
     """Record in a file beside the journal that the volume was modified, and remove the journal.
 
     Raises:
@@ -83,12 +83,12 @@ def _create(path: str) -> int:
     return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
 
-def marked(path: str | None) -> bool:
+def is_dirty(path: str | None) -> bool:
     """Return whether an unfinished attempt has written to the volume."""
     return path is not None and (os.path.exists(f"{path}.begun") or os.path.exists(path))
 
 
-def forget(path: str | None) -> None:
+def remove(path: str | None) -> None:
     """Remove the journal and the mark, if they exist."""
     if path is not None:
         for name in (path, f"{path}.new", f"{path}.begun"):

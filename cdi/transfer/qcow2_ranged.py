@@ -6,14 +6,14 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 from cdi.image.formats.qcow2 import Qcow2Header
-from cdi.image.qcow2map import RUN_LIMIT, Piece, Qcow2Map, pieces
+from cdi.image.qcow2_map import RUN_LIMIT, FileChunk, Qcow2Map, pieces
 from cdi.target.base import Target
-from cdi.transfer.clusters import ClusterWriter, inflater, memory_of_writer
-from cdi.transfer.fetch import Fetcher
+from cdi.transfer.cluster_writer import ClusterWriter, inflater, writer_memory
 from cdi.transfer.ranged import Handler, run_ranged
+from cdi.transfer.reader import ResumingReader
 from cdi.transfer.watermark import Watermark
 
-_TABLES_AT_ONCE = 1 << 20
+_TABLE_BATCH = 1 << 20
 """Maximum size in bytes of adjacent L2 tables that are read with one request."""
 _TABLES_GAP = 256 << 10
 """Maximum gap in bytes between two tables of one request; reading over it is cheaper than another request."""
@@ -21,7 +21,9 @@ _TABLES_CONNECTIONS = 8
 """Maximum number of connections that read tables; two reads for each of them are kept in memory."""
 
 
-def load_map(fetcher: Fetcher, header: Qcow2Header, length: int, connections: int, head: bytes = b"") -> Qcow2Map:
+def load_map(
+    fetcher: ResumingReader, header: Qcow2Header, length: int, connections: int, head: bytes = b""
+) -> Qcow2Map:
     """Read the L1 table and all L2 tables, and return the sealed map.
 
     Args:
@@ -60,7 +62,7 @@ def load_map(fetcher: Fetcher, header: Qcow2Header, length: int, connections: in
                 waiting.append(pool.submit(read, ahead[0], ahead[1] - ahead[0]))
             for index, table in group:
                 image.add_table(index, data[table - start : table - start + cluster])
-    image.seal()
+    image.sort_by_host_offset()
     return image
 
 
@@ -69,7 +71,7 @@ def _grouped(tables: list[tuple[int, int]], cluster: int) -> Iterator[tuple[int,
     group: list[tuple[int, int]] = []
     start = stop = 0
     for index, offset in sorted(tables, key=lambda table: table[1]):
-        if group and (offset - stop > _TABLES_GAP or offset + cluster - start > _TABLES_AT_ONCE):
+        if group and (offset - stop > _TABLES_GAP or offset + cluster - start > _TABLE_BATCH):
             yield start, stop, group
             group = []
         if not group:
@@ -81,7 +83,7 @@ def _grouped(tables: list[tuple[int, int]], cluster: int) -> Iterator[tuple[int,
 
 
 def qcow2_ranged(
-    fetcher: Fetcher,
+    fetcher: ResumingReader,
     image: Qcow2Map,
     target: Target,
     watermark: Watermark,
@@ -111,20 +113,20 @@ def qcow2_ranged(
     def handlers() -> Handler:
         writer = ClusterWriter(target, inflater(image.header.compression_type), image.cluster_size)
 
-        def handle(piece: Piece, view: memoryview) -> None:
+        def handle(piece: FileChunk, view: memoryview) -> None:
             for position in range(piece.first, piece.last):
                 extent = image.extent(position)
                 at = extent.host - piece.start
-                writer.put(extent, view[at : at + extent.size])
+                writer.write_extent(extent, view[at : at + extent.size])
             writer.flush()
 
         return handle
 
-    def cut(begin: int, size: int) -> Iterator[Piece]:
+    def cut(begin: int, size: int) -> Iterator[FileChunk]:
         return pieces(image, length, begin=begin, size=size, whole=whole)
 
     # The last extent of a piece may extend this many bytes beyond it.
     beside = max(RUN_LIMIT, image.cluster_size)
     if 1 in image.kinds:
-        beside += memory_of_writer(image.cluster_size)
-    run_ranged(fetcher, cut, watermark, handlers, connections=connections, beside=beside)
+        beside += writer_memory(image.cluster_size)
+    run_ranged(fetcher, cut, watermark, handlers, connections=connections, overhead_bytes=beside)

@@ -15,11 +15,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from cdi.api.errors import ContentTruncated, ImageCorrupt
 from cdi.codec.base import Buffer
 from cdi.image.formats.qcow2 import Qcow2Header
-from cdi.image.qcow2map import RUN_LIMIT, Extent, Qcow2Map
+from cdi.image.qcow2_map import RUN_LIMIT, Extent, Qcow2Map
 from cdi.target.base import ALIGNMENT, Target
 from cdi.target.buffer import aligned_buffer
-from cdi.transfer.clusters import ClusterWriter, inflater
-from cdi.transfer.spill import Spill
+from cdi.transfer.cluster_writer import ClusterWriter, inflater
+from cdi.transfer.spill import SpillBuffer
 
 _WINDOW = 4 << 20
 _CARRY = RUN_LIMIT
@@ -62,8 +62,8 @@ class Qcow2Stream:
     def __init__(self, header: Qcow2Header, target: Target, scratch: str | None) -> None:
         self._map = Qcow2Map(header, None)
         self._target = target
-        self._spill = Spill(scratch)
-        self._future: list[int] = []
+        self._spill = SpillBuffer(scratch)
+        self._pending_extents: list[int] = []
         """Heap of the extents not yet received, with host offset and map position packed into one number each.
 
         There may be a million of them.
@@ -111,7 +111,7 @@ class Qcow2Stream:
                     continue
                 used, jobs = self._window(buffer[start:filled], pool, final=False)
                 if not free:
-                    self._settle(busy, free)
+                    self._await_oldest(busy, free)
                 rest = buffer[start + used : filled]
                 pad = (self._base + used) % ALIGNMENT
                 following = free.popleft()
@@ -122,10 +122,10 @@ class Qcow2Stream:
         used, jobs = self._window(buffer[start:filled], pool, final=True)
         busy.append((jobs, buffer))
         while busy:
-            self._settle(busy, free)
+            self._await_oldest(busy, free)
         self._finish(self._base + filled - start, pool)
 
-    def _settle(self, busy: deque[tuple[list[Future[None]], memoryview]], free: deque[memoryview]) -> None:
+    def _await_oldest(self, busy: deque[tuple[list[Future[None]], memoryview]], free: deque[memoryview]) -> None:
         jobs, buffer = busy.popleft()
         for job in jobs:
             job.result()
@@ -142,8 +142,8 @@ class Qcow2Stream:
         doubtful: list[tuple[int, int]] = []
         batch: list[tuple[Extent, memoryview]] = []
         end = stop
-        while self._future and self._future[0] >> _POSITION_BITS < stop:
-            host, position = divmod(self._future[0], 1 << _POSITION_BITS)
+        while self._pending_extents and self._pending_extents[0] >> _POSITION_BITS < stop:
+            host, position = divmod(self._pending_extents[0], 1 << _POSITION_BITS)
             extent = self._map.extent(position)
             at = host - base
             if at >= 0 and host + extent.size > stop:
@@ -152,10 +152,10 @@ class Qcow2Stream:
                     break
                 if not extent.compressed and stop % _SECTOR:
                     raise ContentTruncated(f"the image ends at byte {stop}, within the data at {host:#x}")
-            heapq.heappop(self._future)
+            heapq.heappop(self._pending_extents)
             if at < 0:
                 # It begins in an earlier window, as part of another extent (compressed clusters may share a sector).
-                self._late(extent, window, pool)
+                self._write_spilled_extent(extent, window, pool)
                 continue
             claimed = extent.size
             if extent.compressed:
@@ -165,7 +165,7 @@ class Qcow2Stream:
             known.append((host, host + claimed))
             batch.append((extent, window[at : at + extent.size]))
         if self._expected:
-            self._keep(known, doubtful, window, base, end)
+            self._spill_unclaimed(known, doubtful, window, base, end)
         return end - base, self._dispatch(batch, pool)
 
     def _read_tables(self, window: memoryview, base: int) -> list[tuple[int, int]]:
@@ -188,12 +188,12 @@ class Qcow2Stream:
             if len(table.data) < table.size:
                 unfinished.append(table)
             else:
-                self._learn(table)
+                self._index_table(table)
         for table in unfinished:
             heapq.heappush(self._tables, (table.offset, table.index, table))
         return known
 
-    def _learn(self, table: _Table) -> None:
+    def _index_table(self, table: _Table) -> None:
         self._expected -= 1
         image = self._map
         if table.index < 0:
@@ -202,9 +202,9 @@ class Qcow2Stream:
                 self._expected += 1
             return
         for position in image.add_table(table.index, table.data):
-            heapq.heappush(self._future, image.hosts[position] << _POSITION_BITS | position)
+            heapq.heappush(self._pending_extents, image.hosts[position] << _POSITION_BITS | position)
 
-    def _keep(
+    def _spill_unclaimed(
         self, known: list[tuple[int, int]], doubtful: list[tuple[int, int]], window: memoryview, base: int, end: int
     ) -> None:
         """Store the data that no table refers to yet.
@@ -228,7 +228,7 @@ class Qcow2Stream:
         if position < end:
             gap(position, end)
 
-    def _late(self, extent: Extent, window: memoryview, pool: ThreadPoolExecutor) -> None:
+    def _write_spilled_extent(self, extent: Extent, window: memoryview, pool: ThreadPoolExecutor) -> None:
         """Write an extent that begins before the window, from the stored data and the start of the window."""
         data = self._spill.read(extent.host, extent.size)
         at = extent.host + len(data) - self._base
@@ -249,7 +249,7 @@ class Qcow2Stream:
         writer = self._writers.popleft()
         try:
             for extent, data in batch:
-                writer.put(extent, data)
+                writer.write_extent(extent, data)
             writer.flush()
         finally:
             self._writers.append(writer)
@@ -258,8 +258,8 @@ class Qcow2Stream:
         """Write the remaining extents after a stream of `total` bytes; raise `ContentTruncated` if data is missing."""
         if self._tables:
             raise ContentTruncated(f"the image ends at byte {total}, before its table at {self._tables[0][0]:#x}")
-        while self._future:
-            host, position = divmod(heapq.heappop(self._future), 1 << _POSITION_BITS)
+        while self._pending_extents:
+            host, position = divmod(heapq.heappop(self._pending_extents), 1 << _POSITION_BITS)
             extent = self._map.extent(position)
             if host >= total or total % _SECTOR:
                 raise ContentTruncated(f"the image ends at byte {total}, before the data at {host:#x}")

@@ -9,29 +9,29 @@ import threading
 from collections.abc import Callable, Iterator
 
 from cdi.api.errors import Interrupted
-from cdi.image.qcow2map import Piece
+from cdi.image.qcow2_map import FileChunk
 from cdi.target.base import ALIGNMENT
 from cdi.target.buffer import aligned_buffer
-from cdi.transfer.fetch import Fetcher
+from cdi.transfer.reader import ResumingReader
 from cdi.transfer.watermark import Watermark
 
-PIECE_SIZE = 4 << 20
-SMALLEST = 1 << 20
+CHUNK_SIZE = 4 << 20
+MIN_CHUNK = 1 << 20
 """Minimum size in bytes of a piece, used if many are fetched at a time."""
 MEMORY = 88 << 20
 """Memory limit in bytes for all pieces in flight.
 
 The rest of a worker's 192 MiB is for the interpreter and a map of a million extents.
 """
-_LOOK_SECONDS = 0.25
+_POLL_INTERVAL = 0.25
 """Maximum time in seconds until a changed limit takes effect."""
 
-Handler = Callable[[Piece, memoryview], None]
-Cut = Callable[[int, int], Iterator[Piece]]
+Handler = Callable[[FileChunk, memoryview], None]
+Cut = Callable[[int, int], Iterator[FileChunk]]
 """Function of an offset, which is the ``stop`` of an earlier piece, and a size: yields pieces of about that size."""
 
 
-def share(wanted: int, beside: int) -> tuple[int, int]:
+def fit_connections(wanted: int, beside: int) -> tuple[int, int]:
     """Fit connections into `MEMORY`.
 
     Args:
@@ -41,19 +41,19 @@ def share(wanted: int, beside: int) -> tuple[int, int]:
     Returns:
         The number of connections, and the size of their pieces in bytes.
     """
-    connections = max(1, min(wanted, MEMORY // (SMALLEST + beside)))
-    size = min(PIECE_SIZE, MEMORY // connections - beside)
+    connections = max(1, min(wanted, MEMORY // (MIN_CHUNK + beside)))
+    size = min(CHUNK_SIZE, MEMORY // connections - beside)
     return connections, max(ALIGNMENT, size // ALIGNMENT * ALIGNMENT)
 
 
 def run_ranged(
-    fetcher: Fetcher,
+    fetcher: ResumingReader,
     cut: Cut,
     watermark: Watermark,
     handlers: Callable[[], Handler],
     *,
     connections: int,
-    beside: int,
+    overhead_bytes: int,
 ) -> None:
     """Fetch every piece from the watermark on, pass it to a handler, and then to the watermark.
 
@@ -66,10 +66,10 @@ def run_ranged(
         handlers: Creates a handler for each thread. The handler's view begins at ``piece.start``; if that is a multiple
             of `ALIGNMENT`, so is the view's memory address.
         connections: Planned number of connections. A limit that is set during the transfer replaces it, in both
-            directions, as far as `share` has memory.
-        beside: Maximum memory of a handler in bytes.
+            directions, as far as `fit_connections` has memory.
+        overhead_bytes: Maximum memory of a handler in bytes.
     """
-    crew = _Crew(fetcher, cut, watermark, handlers, connections, beside)
+    crew = _RangeWorkers(fetcher, cut, watermark, handlers, connections, overhead_bytes)
     try:
         crew.run()
     finally:
@@ -79,12 +79,12 @@ def run_ranged(
         raise min(crew.failures, key=lambda failure: isinstance(failure, Interrupted))
 
 
-class _Crew:
+class _RangeWorkers:
     """The worker threads, whose number follows the connection limit."""
 
     def __init__(
         self,
-        fetcher: Fetcher,
+        fetcher: ResumingReader,
         cut: Cut,
         watermark: Watermark,
         handlers: Callable[[], Handler],
@@ -101,12 +101,12 @@ class _Crew:
         self._turn = threading.Condition()
         """Lock for the fields below; notified when a thread ends."""
         self._threads: set[threading.Thread] = set()
-        self._leaving: list[threading.Thread] = []
+        self._finished: list[threading.Thread] = []
         self._stopped = False
         self._numbers = 0
         self._position = watermark.value
         self._size = 0
-        self._pieces: Iterator[Piece] = iter(())
+        self._pieces: Iterator[FileChunk] = iter(())
         self._exhausted = False
 
     def run(self) -> None:
@@ -118,8 +118,8 @@ class _Crew:
                     thread = threading.Thread(target=self._work, name=f"range-{len(self._threads)}", daemon=True)
                     thread.start()
                     self._threads.add(thread)
-                self._turn.wait(_LOOK_SECONDS)
-                self._bury()
+                self._turn.wait(_POLL_INTERVAL)
+                self._join_finished()
 
     def end(self) -> None:
         """Stop all threads and wait for them."""
@@ -128,22 +128,22 @@ class _Crew:
             while self._threads:
                 # Repeat it: a thread may have been about to open a reader.
                 self._stop()
-                self._turn.wait(_LOOK_SECONDS)
-            self._bury()
+                self._turn.wait(_POLL_INTERVAL)
+            self._join_finished()
 
-    def _bury(self) -> None:
-        for thread in self._leaving:
+    def _join_finished(self) -> None:
+        for thread in self._finished:
             thread.join()
-        self._leaving.clear()
+        self._finished.clear()
 
     def _share(self) -> tuple[int, int]:
-        return share(self._fetcher.connections(self._planned), self._beside)
+        return fit_connections(self._fetcher.connections(self._planned), self._beside)
 
     def _stop(self) -> None:
-        self._watermark.fail()
+        self._watermark.abort()
         self._fetcher.abort()
 
-    def _next(self) -> tuple[int, Piece, int] | None:
+    def _next(self) -> tuple[int, FileChunk, int] | None:
         """Return the next piece with its number and the current piece size; None if this thread has to end."""
         with self._turn:
             wanted, size = self._share()
@@ -161,7 +161,7 @@ class _Crew:
 
     def _work(self) -> None:
         try:
-            self._deal(self._handlers())
+            self._work_loop(self._handlers())
         except BaseException as failure:  # noqa: BLE001 - raised again by the thread that waits
             with self._turn:
                 self.failures.append(failure)
@@ -171,10 +171,10 @@ class _Crew:
             with self._turn:
                 me = threading.current_thread()
                 self._threads.discard(me)
-                self._leaving.append(me)
+                self._finished.append(me)
                 self._turn.notify_all()
 
-    def _deal(self, handle: Handler) -> None:
+    def _work_loop(self, handle: Handler) -> None:
         buffer, made_for = memoryview(b""), 0
         while (given := self._next()) is not None:
             index, piece, size = given
@@ -185,6 +185,6 @@ class _Crew:
                 buffer = view = memoryview(b"")
                 buffer, made_for = aligned_buffer(max(needed, size + ALIGNMENT)), size
             view = buffer[pad:needed]
-            self._fetcher.fill(piece.start, view)
+            self._fetcher.read_range_into(piece.start, view)
             handle(piece, view)
-            self._watermark.complete(index, view[: piece.stop - piece.start], piece.stop)
+            self._watermark.commit(index, view[: piece.stop - piece.start], piece.stop)

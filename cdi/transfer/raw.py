@@ -9,12 +9,12 @@ from queue import SimpleQueue
 
 from cdi.api.errors import TargetTooSmall
 from cdi.codec.base import Buffer
-from cdi.image.qcow2map import Piece
+from cdi.image.qcow2_map import FileChunk
 from cdi.target.base import Target
 from cdi.target.buffer import aligned_buffer
-from cdi.transfer.clusters import write_sparse
-from cdi.transfer.fetch import Fetcher
+from cdi.transfer.cluster_writer import write_sparse
 from cdi.transfer.ranged import Handler, run_ranged
+from cdi.transfer.reader import ResumingReader
 from cdi.transfer.watermark import Watermark
 
 _BLOCK = 2 << 20
@@ -23,7 +23,7 @@ _TAIL = 1024
 
 
 def raw_ranged(
-    fetcher: Fetcher,
+    fetcher: ResumingReader,
     target: Target,
     watermark: Watermark,
     *,
@@ -33,20 +33,20 @@ def raw_ranged(
 ) -> None:
     """Fetch the file of `length` bytes from the watermark on; its first `payload` bytes are the disk."""
 
-    def cut(begin: int, size: int) -> Iterator[Piece]:
+    def cut(begin: int, size: int) -> Iterator[FileChunk]:
         for start in range(begin, length, size):
             stop = min(length, start + size)
-            yield Piece(start, stop, stop, 0, 0)
+            yield FileChunk(start, stop, stop, 0, 0)
 
     def handlers() -> Handler:
-        def handle(piece: Piece, view: memoryview) -> None:
+        def handle(piece: FileChunk, view: memoryview) -> None:
             inside = min(piece.stop, payload) - piece.start
             if inside > 0:
                 write_sparse(target, view[:inside], piece.start)
 
         return handle
 
-    run_ranged(fetcher, cut, watermark, handlers, connections=connections, beside=0)
+    run_ranged(fetcher, cut, watermark, handlers, connections=connections, overhead_bytes=0)
 
 
 def raw_stream(
@@ -84,17 +84,17 @@ def raw_stream(
         try:
             write_sparse(target, buffer[:size], at)
             if watermark is not None:
-                watermark.complete(index, buffer[:size], at + size)
+                watermark.commit(index, buffer[:size], at + size)
         except BaseException:
             if watermark is not None:
-                watermark.fail()
+                watermark.abort()
             raise
         finally:
             free.put(buffer)
 
     with ThreadPoolExecutor(_WRITERS, "write") as pool:
 
-        def hand_over(buffer: memoryview, size: int, at: int) -> None:
+        def submit(buffer: memoryview, size: int, at: int) -> None:
             if at + size > limit:
                 raise TargetTooSmall(f"the image exceeds the {limit} bytes that the disk may have")
             if grow is not None:
@@ -111,7 +111,7 @@ def raw_stream(
             while view:
                 if filled == _BLOCK:
                     if waiting is not None:
-                        hand_over(waiting, _BLOCK, offset - _BLOCK)
+                        submit(waiting, _BLOCK, offset - _BLOCK)
                     offset, filled, waiting, current = offset + filled, 0, current, free.get()
                 count = min(len(view), _BLOCK - filled)
                 current[filled : filled + count] = view[:count]
@@ -123,9 +123,9 @@ def raw_stream(
             before = b"" if waiting is None else bytes(waiting[-_TAIL:])
             size -= trim(memoryview(before + current[:filled]), total)
         if waiting is not None and size > offset - _BLOCK:
-            hand_over(waiting, min(_BLOCK, size - offset + _BLOCK), offset - _BLOCK)
+            submit(waiting, min(_BLOCK, size - offset + _BLOCK), offset - _BLOCK)
         if size > offset:
-            hand_over(current, size - offset, offset)
+            submit(current, size - offset, offset)
         for future in busy:
             future.result()
     return size

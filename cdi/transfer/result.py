@@ -10,7 +10,7 @@ _WARNINGS = 20
 
 
 @dataclass(slots=True)
-class Result:
+class OutcomeBuilder:
     """Mutable counterpart of `Outcome`, filled in by the parts of a transfer, with two fields more."""
 
     id: str
@@ -36,7 +36,7 @@ class Result:
     labels: dict[str, str] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     seconds: float = 0.0
-    begun: bool = False
+    target_modified: bool = False
     """Whether the volume was modified."""
     wiped: bool = False
     """Whether the data of this attempt and of earlier ones was removed from the volume."""

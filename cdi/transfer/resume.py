@@ -6,15 +6,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from cdi.api.job import Job
-from cdi.durable import mapped
+from cdi.atomic_file import mapped
 from cdi.image.plan import Plan
 from cdi.source.base import SourceFacts
 from cdi.target.base import Target
-from cdi.transfer.control import Control
-from cdi.transfer.expect import Expectation
-from cdi.transfer.intake import Intake
+from cdi.transfer.control import TransferControl
+from cdi.transfer.expected_digest import ExpectedDigest
+from cdi.transfer.hashed_stream import HashedStream
 from cdi.transfer.journal import Journal, encode_state
-from cdi.transfer.result import Result
+from cdi.transfer.result import OutcomeBuilder
 from cdi.transfer.watermark import Watermark
 from cdi.verify.hashing import ResumableHash
 
@@ -25,14 +25,14 @@ def has_watermark(job: Job, path: str) -> bool:
     return journal is not None and journal.job == job.id and journal.path == path
 
 
-def resume(
+def load_resume_point(
     job: Job,
     facts: SourceFacts,
     target: Target,
     plan: Plan,
-    wanted: Expectation,
+    wanted: ExpectedDigest,
     digest: ResumableHash | None,
-    result: Result,
+    result: OutcomeBuilder,
 ) -> tuple[int | None, ResumableHash | None]:
     """Return the watermark to resume from and the digest's state at it.
 
@@ -82,7 +82,7 @@ def _size(target: Target, plan: Plan) -> int | None:
 
 
 def checkpoints(
-    job: Job, facts: SourceFacts, target: Target, plan: Plan, wanted: Expectation
+    job: Job, facts: SourceFacts, target: Target, plan: Plan, wanted: ExpectedDigest
 ) -> Callable[[int, bytes | None], None] | None:
     """Return a function that flushes the target and writes a journal; None if the job has no journal."""
     path, disk_size = job.journal, plan.disk_size
@@ -109,14 +109,14 @@ def checkpoints(
 
 
 @contextmanager
-def keep_watermark(
+def checkpointing(
     job: Job,
     facts: SourceFacts,
     target: Target,
     plan: Plan,
-    wanted: Expectation,
-    intake: Intake | None,
-    control: Control,
+    wanted: ExpectedDigest,
+    intake: HashedStream | None,
+    control: TransferControl,
 ) -> Iterator[Watermark | None]:
     """Yield a watermark with checkpoints for a stream that is written in order; None if it could not be resumed.
 
@@ -125,12 +125,12 @@ def keep_watermark(
     if not facts.resumes or intake is None or job.journal is None or plan.disk_size is None:
         yield None
         return
-    intake.remembers = True
+    intake.record_states = True
     save = checkpoints(job, facts, target, plan, wanted)
     assert save is not None
 
     def checkpoint(watermark: int, _state: bytes | None) -> None:
-        passed = intake.passed(watermark)
+        passed = intake.checkpoint_before(watermark)
         if passed is not None:
             save(*passed)
 

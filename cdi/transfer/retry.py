@@ -16,14 +16,14 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from cdi.api.errors import CdiError, InternalError, Interrupted, Retry, SourceChanged, SourceUnavailable
-from cdi.transfer.journal import forget
-from cdi.transfer.meter import Meter
+from cdi.transfer.journal import remove
+from cdi.transfer.progress import ProgressMeter
 
 if TYPE_CHECKING:
     from cdi.api.job import Job
     from cdi.source.base import Source
-    from cdi.transfer.control import Control
-    from cdi.transfer.result import Result
+    from cdi.transfer.control import TransferControl
+    from cdi.transfer.result import OutcomeBuilder
 
 _BACKOFF = (0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 30.0)
 """Seconds to wait before each retry in a row; the last value applies to all further retries."""
@@ -58,7 +58,7 @@ class RetryBudget:
         self,
         retries: int,
         *,
-        meter: Meter,
+        meter: ProgressMeter,
         cancelled: threading.Event,
         jitter: Callable[[], float] = random.random,
     ) -> None:
@@ -80,7 +80,7 @@ class RetryBudget:
         self._resume_at = 0.0
         """End of the latest backoff, as a `time.monotonic` value."""
         self._base = 0
-        """`Meter.fetched` when the content was started or restarted."""
+        """`ProgressMeter.fetched` when the content was started or restarted."""
         self._furthest = 0
         """Bytes that the furthest earlier attempt at the content had fetched."""
         self._reached = 0
@@ -262,8 +262,8 @@ def _close(opened: AbstractContextManager[Source]) -> None:
 
 def run_with_restarts(
     job: Job,
-    control: Control,
-    result: Result,
+    control: TransferControl,
+    result: OutcomeBuilder,
     reopen: Callable[[], AbstractContextManager[Source]],
     attempt: Callable[[Source], None],
 ) -> None:
@@ -289,7 +289,7 @@ def run_with_restarts(
                 raise Interrupted("the transfer was stopped") from error
             raise
         except SourceChanged as changed:
-            forget(job.journal)
+            remove(job.journal)
             cause = changed
         except RestartRequired as broken:
             if job.source.kind == "stream":

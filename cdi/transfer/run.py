@@ -15,19 +15,19 @@ from functools import partial
 from cdi.api.errors import CdiError, InternalError, Retry
 from cdi.api.job import BlankSourceSpec, Failure, Job, Outcome, RegistrySourceSpec
 from cdi.source.base import Source
-from cdi.transfer.abandon import abandon
 from cdi.transfer.blank import make_blank
-from cdi.transfer.control import Control
-from cdi.transfer.result import Result
+from cdi.transfer.cleanup import discard_unfinished
+from cdi.transfer.control import TransferControl
+from cdi.transfer.result import OutcomeBuilder
 
 
-def transfer(job: Job, control: Control, source: Source | None = None) -> Outcome:
+def transfer(job: Job, control: TransferControl, source: Source | None = None) -> Outcome:
     """Run `job` and return its outcome, which includes any failure; this function does not raise.
 
     `source` replaces the job's source, which then is a stream from within this process.
     """
     began = time.monotonic()
-    result = Result(job.id)
+    result = OutcomeBuilder(job.id)
     try:
         _dispatch(job, control, result, source)
     except CdiError as error:
@@ -41,29 +41,29 @@ def transfer(job: Job, control: Control, source: Source | None = None) -> Outcom
     return result.outcome()
 
 
-def _abandoned(job: Job, error: CdiError, result: Result) -> CdiError:
+def _abandoned(job: Job, error: CdiError, result: OutcomeBuilder) -> CdiError:
     """Clean up after `error` and return it; record a failed cleanup as a warning."""
     # The unfinished disk of an earlier attempt is useful only if there is another attempt.
     left = job.continued and not result.wiped and error.retry is Retry.NEVER
     try:
-        abandon(job, error, begun=result.begun or left)
+        discard_unfinished(job, error, begun=result.target_modified or left)
     except CdiError as another:
         result.warn(f"cannot wipe the unfinished disk: {another.what}")
     return error
 
 
 def failure_of(error: CdiError) -> Failure:
-    return Failure.of(error)
+    return Failure.from_error(error)
 
 
-def _dispatch(job: Job, control: Control, result: Result, given: Source | None) -> None:
+def _dispatch(job: Job, control: TransferControl, result: OutcomeBuilder, given: Source | None) -> None:
     source = job.source
     if isinstance(source, BlankSourceSpec):
         make_blank(job, control, result)
     elif isinstance(source, RegistrySourceSpec):
-        from cdi.transfer.layers import import_registry
+        from cdi.transfer.container_disk import import_container_disk
 
-        import_registry(job, source, control, result)
+        import_container_disk(job, source, control, result)
     else:
         # Import them here: loading them takes longer than making a blank disk.
         from cdi.source.open import open_source
@@ -74,13 +74,13 @@ def _dispatch(job: Job, control: Control, result: Result, given: Source | None) 
         run_with_restarts(job, control, result, opened, partial(carry, job, control, result))
 
 
-def _import_disk(job: Job, control: Control, result: Result, source: Source) -> None:
+def _import_disk(job: Job, control: TransferControl, result: OutcomeBuilder, source: Source) -> None:
     from cdi.transfer.disk import DiskTransfer
 
     DiskTransfer(job, source, control, result).run()
 
 
-def _import_archive(job: Job, control: Control, result: Result, source: Source) -> None:
-    from cdi.transfer.unpack import unpack_archive
+def _import_archive(job: Job, control: TransferControl, result: OutcomeBuilder, source: Source) -> None:
+    from cdi.transfer.archive import unpack_archive
 
     unpack_archive(job, source, control, result)

@@ -7,14 +7,14 @@ from array import array
 from bisect import bisect_right
 
 from cdi.api.errors import ScratchNeeded
-from cdi.target.failure import mapped
+from cdi.target.errors import map_os_errors
 
 MEMORY_LIMIT = 16 << 20
-SMALL_RUNS = 1 << 13
+MAX_SMALL_RUNS = 1 << 13
 """Minimum number of the latest small runs that are kept; each has at most one sector, and is rarely needed."""
 
 
-class Spill:
+class SpillBuffer:
     """Byte runs of a stream, added in ascending order and found by their offset.
 
     If they exceed `MEMORY_LIMIT`, they go to an unlinked file in `directory`; without one, `ScratchNeeded` is raised.
@@ -54,8 +54,8 @@ class Spill:
         """Add a run that is rarely needed; it is dropped after many more such runs were added."""
         self._small_starts.append(offset)
         self._small_runs.append(bytes(data))
-        if len(self._small_runs) >= 2 * SMALL_RUNS:
-            del self._small_starts[:SMALL_RUNS], self._small_runs[:SMALL_RUNS]
+        if len(self._small_runs) >= 2 * MAX_SMALL_RUNS:
+            del self._small_starts[:MAX_SMALL_RUNS], self._small_runs[:MAX_SMALL_RUNS]
 
     def _to_scratch(self, data: memoryview) -> int:
         """Append `data` to the scratch file and return its offset there."""
@@ -67,7 +67,7 @@ class Spill:
         # Few images need it, and importing this module takes a fifth of a worker's start-up time.
         import tempfile
 
-        with mapped(self._directory):
+        with map_os_errors(self._directory):
             if self._file is None:
                 self._file, name = tempfile.mkstemp(prefix=".spill-", dir=self._directory)
                 os.unlink(name)
@@ -92,7 +92,7 @@ class Spill:
                 found += self._memory[~place + skip : ~place + skip + wanted]
             else:
                 assert self._file is not None
-                with mapped(self._directory or ""):
+                with map_os_errors(self._directory or ""):
                     data = os.pread(self._file, wanted, place + skip)
                 found += data
                 if len(data) < wanted:

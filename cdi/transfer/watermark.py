@@ -1,7 +1,7 @@
 """Watermark of a transfer: orders the pieces that several threads write, as the digest and the journal require.
 
 The watermark is the offset before which everything is decoded, written and hashed. A thread that has written its piece
-calls `Watermark.complete`, which waits until all earlier pieces are complete, hashes the piece, and advances the
+calls `Watermark.commit`, which waits until all earlier pieces are complete, hashes the piece, and advances the
 watermark. The oldest piece is always being processed, so no thread waits forever.
 """
 
@@ -14,9 +14,9 @@ from collections.abc import Callable
 from typing import Protocol
 
 from cdi.api.errors import CdiError, Interrupted
-from cdi.transfer.meter import Meter
+from cdi.transfer.progress import ProgressMeter
 
-CHECKPOINT_SECONDS = 0.5
+CHECKPOINT_INTERVAL = 0.5
 CHECKPOINT_BYTES = 32 << 20
 
 
@@ -39,7 +39,7 @@ class Watermark:
         self,
         start: int,
         digest: Hash | None,
-        meter: Meter,
+        meter: ProgressMeter,
         cancelled: threading.Event,
         checkpoint: Callable[[int, bytes | None], None] | None,
         clock: Callable[[], float] = time.monotonic,
@@ -64,7 +64,7 @@ class Watermark:
             self._thread = threading.Thread(target=self._run, name="checkpoint", daemon=True)
             self._thread.start()
 
-    def complete(self, index: int, view: memoryview, stop: int) -> None:
+    def commit(self, index: int, view: memoryview, stop: int) -> None:
         """Record that a piece was written; return once `view` may be reused.
 
         Args:
@@ -96,7 +96,7 @@ class Watermark:
         return (
             self._checkpoint is not None
             and self._pending is None
-            and (stop - self._saved >= CHECKPOINT_BYTES or self._clock() - self._saved_at >= CHECKPOINT_SECONDS)
+            and (stop - self._saved >= CHECKPOINT_BYTES or self._clock() - self._saved_at >= CHECKPOINT_INTERVAL)
         )
 
     def _advance(self, stop: int, state: bytes | None) -> None:
@@ -109,7 +109,7 @@ class Watermark:
             self._saved, self._saved_at = stop, self._clock()
             self._turn.notify_all()
 
-    def fail(self) -> None:
+    def abort(self) -> None:
         """Interrupt the threads that wait for earlier pieces, after one has failed."""
         with self._turn:
             self._failed = True

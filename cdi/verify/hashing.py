@@ -86,7 +86,7 @@ class _State(Protocol):
     def hexdigest(self) -> str: ...
 
 
-class _Native:
+class _LibcryptoHash:
     """Context of libcrypto's low-level functions."""
 
     def __init__(self, algorithm: str, library: ctypes.CDLL) -> None:
@@ -177,7 +177,7 @@ def _native(algorithm: str) -> tuple[ctypes.CDLL, str] | None:
         return None
     sample = bytes(range(256)) * 3
     try:
-        first, second = _Native(algorithm, found[0]), _Native(algorithm, found[0])
+        first, second = _LibcryptoHash(algorithm, found[0]), _LibcryptoHash(algorithm, found[0])
         first.update(sample[:333])
         if not second.load(first.save()):
             return None
@@ -201,7 +201,7 @@ class ResumableHash:
             raise ChecksumInvalid(f"unknown digest algorithm {algorithm!r}")
         self.algorithm = algorithm
         found = _native(algorithm)
-        self._native = None if found is None else _Native(algorithm, found[0])
+        self._native = None if found is None else _LibcryptoHash(algorithm, found[0])
         self._tag = b"" if found is None else _tag(algorithm, found[1])
         self._state: _State = self._native or hashlib.new(algorithm, usedforsecurity=False)
 

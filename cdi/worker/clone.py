@@ -45,32 +45,32 @@ from __future__ import annotations
 
 from cdi.api.copy import CopySourceJob, CopyTargetJob
 from cdi.api.job import Outcome
-from cdi.transfer.control import Control
-from cdi.transfer.copy.receive import receive
-from cdi.transfer.copy.send import send
+from cdi.transfer.clone.receive import receive
+from cdi.transfer.clone.send import send
+from cdi.transfer.control import TransferControl
 from cdi.worker import log
-from cdi.worker.pod import Errand, Options, attempt, started
+from cdi.worker.pod import Options, WorkerTask, parse_and_run, run_task
 
 
 def source(arguments: list[str]) -> int:
     """Run ``clone-source`` and return the exit status."""
-    return started(arguments, run_source)
+    return parse_and_run(arguments, run_source)
 
 
 def target(arguments: list[str]) -> int:
     """Run ``clone-target`` and return the exit status."""
-    return started(arguments, run_target)
+    return parse_and_run(arguments, run_target)
 
 
 def run_source(options: Options) -> int:
     """Send one volume, from reading the job to the termination message."""
-    return attempt(
+    return run_task(
         options,
-        Errand(
+        WorkerTask(
             parse=CopySourceJob.from_json,
-            asked=lambda job: log.say(f"clone of {job.path} to those of {job.targets}"),
-            control=Control,
-            carry_out=send,
+            asked=lambda job: log.logging(f"clone of {job.path} to those of {job.targets}"),
+            control=TransferControl,
+            execute=send,
             volume=lambda _: None,
             work="clone",
         ),
@@ -79,18 +79,18 @@ def run_source(options: Options) -> int:
 
 def run_target(options: Options) -> int:
     """Fill one volume, from reading the job to the termination message."""
-    return attempt(
+    return run_task(
         options,
-        Errand(
+        WorkerTask(
             parse=CopyTargetJob.from_json,
-            asked=lambda job: log.say(f"clone onto {job.target.kind} {job.target.path}"),
-            control=Control,
-            carry_out=_receive,
+            asked=lambda job: log.logging(f"clone onto {job.target.kind} {job.target.path}"),
+            control=TransferControl,
+            execute=_receive,
             volume=CopyTargetJob.as_job,
             work="clone",
         ),
     )
 
 
-def _receive(job: CopyTargetJob, control: Control) -> Outcome:
-    return receive(job, control, lambda port: log.say(f"waiting for the source on port {port}"))
+def _receive(job: CopyTargetJob, control: TransferControl) -> Outcome:
+    return receive(job, control, lambda port: log.logging(f"waiting for the source on port {port}"))

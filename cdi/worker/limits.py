@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 
 from cdi.api.job import Limits
-from cdi.transfer.control import Control
+from cdi.transfer.control import TransferControl
 from cdi.worker import log
 
-_LARGEST = 4096
+_MAX_SIZE = 4096
 
 
 class LimitsFile:
@@ -22,9 +22,9 @@ class LimitsFile:
         self._path = path
         self._unchanged = unchanged
         self._seen: tuple[int, int] | None = None
-        self._counts = unchanged
+        self._current = unchanged
 
-    def look(self, control: Control) -> None:
+    def reload(self, control: TransferControl) -> None:
         """Read the file if it has changed since the last call; a file that cannot be parsed is logged and ignored."""
         try:
             found = os.stat(self._path)
@@ -33,14 +33,14 @@ class LimitsFile:
                 return
             self._seen = stamp
             with open(self._path, "rb") as file:
-                content = file.read(_LARGEST)
+                content = file.read(_MAX_SIZE)
             limits = Limits.from_json(content) if content.strip() else self._unchanged
         except FileNotFoundError:
             return
         except (OSError, ValueError) as error:
-            log.say(f"cannot read {os.path.basename(self._path)}: {error}")
+            log.logging(f"cannot read {os.path.basename(self._path)}: {error}")
             return
-        if limits != self._counts:
-            self._counts = limits
+        if limits != self._current:
+            self._current = limits
             control.limit(limits)
             log.limited(limits)

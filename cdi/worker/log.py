@@ -25,11 +25,11 @@ from cdi.api.job import (
     SourceSpec,
     StreamSourceSpec,
 )
-from cdi.image.sizes import human
+from cdi.image.sizes import format_size
 
-EVERY = 10.0
+LOG_INTERVAL = 10.0
 """Interval in seconds between progress lines without another change."""
-OFTEN = 1.0
+MIN_LOG_INTERVAL = 1.0
 """The same interval at a higher verbosity."""
 VERBOSITY = "CDI_VERBOSITY"
 """Environment variable with CDIConfig's logVerbosity.
@@ -38,7 +38,7 @@ At 0 only start and end are logged, at 1 progress too, and above that progress i
 """
 
 
-def say(text: str) -> None:
+def logging(text: str) -> None:
     """Write one line.
 
     Control characters are escaped, as they may come from a server or an image.
@@ -48,13 +48,13 @@ def say(text: str) -> None:
         print(f"{time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())} {line}", file=sys.stderr, flush=True)  # noqa: T201 - the log
 
 
-class Course:
+class ProgressLogger:
     """Logger of a transfer's progress."""
 
     def __init__(self) -> None:
         verbosity = os.environ.get(VERBOSITY, "")
         self._silent = verbosity == "0"
-        self._every = OFTEN if verbosity.isdecimal() and int(verbosity) > 1 else EVERY
+        self._every = MIN_LOG_INTERVAL if verbosity.isdecimal() and int(verbosity) > 1 else LOG_INTERVAL
         self._state: tuple[str, str] | None = None
         self._done = 0
         self._when = 0.0
@@ -68,36 +68,36 @@ class Course:
         if state == self._state and (now - self._when < self._every or progress.done == self._done):
             return
         self._state, self._when, self._done = state, now, progress.done
-        say(_words(progress))
+        logging(_words(progress))
 
 
-def asked(job: Job) -> None:
-    size = f" of {human(job.size)}" if job.size is not None else ""
-    say(f"import of {_place(job.source)} onto {job.target.kind} {job.target.path}{size}")
+def log_started(job: Job) -> None:
+    size = f" of {format_size(job.size)}" if job.size is not None else ""
+    logging(f"import of {_place(job.source)} onto {job.target.kind} {job.target.path}{size}")
 
 
 def limited(limits: Limits) -> None:
-    bandwidth = f"{human(limits.bandwidth)}/s" if limits.bandwidth else "not limited"
-    say(f"limits: bandwidth {bandwidth}, connections {limits.connections or 'as before'}")
+    bandwidth = f"{format_size(limits.bandwidth)}/s" if limits.bandwidth else "not limited"
+    logging(f"limits: bandwidth {bandwidth}, connections {limits.connections or 'as before'}")
 
 
-def ended(outcome: Outcome) -> None:
+def log_finished(outcome: Outcome) -> None:
     """Log the outcome."""
     if outcome.failure is not None:
-        say(f"error[{outcome.failure.code}]: {outcome.failure.message}")
+        logging(f"error[{outcome.failure.code}]: {outcome.failure.message}")
         return
     for warning in outcome.warnings:
-        say(f"warning: {warning}")
+        logging(f"warning: {warning}")
     words = [f"done in {outcome.seconds:.1f} s: {' in '.join((outcome.format or '', *reversed(outcome.wrappers)))}"]
     words.append(f"by {outcome.path}")
-    words.append(f"{human(outcome.fetched)} fetched, {human(outcome.written)} written")
+    words.append(f"{format_size(outcome.fetched)} fetched, {format_size(outcome.written)} written")
     if outcome.resumed_at:
-        words.append(f"resumed at {human(outcome.resumed_at)}")
+        words.append(f"resumed at {format_size(outcome.resumed_at)}")
     if outcome.verified_by:
         words.append(f"verified by {', '.join(outcome.verified_by)}")
     if outcome.digest:
         words.append(outcome.digest)
-    say(", ".join(words))
+    logging(", ".join(words))
 
 
 def _place(source: SourceSpec) -> str:
@@ -117,11 +117,11 @@ def _place(source: SourceSpec) -> str:
 
 
 def _words(progress: Progress) -> str:
-    text = f"{progress.phase}: {human(progress.done)}"
+    text = f"{progress.phase}: {format_size(progress.done)}"
     if progress.total is not None:
-        text += f" of {human(progress.total)}, {100 * (progress.fraction or 0):.0f} %"
+        text += f" of {format_size(progress.total)}, {100 * (progress.fraction or 0):.0f} %"
     if progress.rate:
-        text += f", {human(int(progress.rate))}/s"
+        text += f", {format_size(int(progress.rate))}/s"
     return f"{text}, {progress.note}" if progress.note else text
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from cdi.api.errors import CdiError, UsageError
 from cdi.api.job import Outcome
-from cdi.transfer.copy.origin import Origin
+from cdi.transfer.clone.disk_reader import DiskReader
 from cdi.transfer.run import failure_of
 from cdi.worker import log
 from cdi.worker.pod import Options
@@ -18,15 +18,15 @@ from cdi.worker.termination import termination_message
 def main(arguments: list[str]) -> int:
     """Run ``measure`` and return the exit status."""
     if len(arguments) not in (2, 3):
-        log.say("usage: cdi-worker measure PATH ID [TERMINATION-LOG]")
+        log.logging("usage: cdi-worker measure PATH ID [TERMINATION-LOG]")
         return UsageError.exit_status
     path, identity, *rest = arguments
     try:
-        with Origin(path) as origin:
+        with DiskReader(path) as origin:
             outcome = Outcome(id=identity, disk_size=origin.size)
     except CdiError as error:
         outcome = Outcome(id=identity, failure=failure_of(error))
     with open(rest[0] if rest else Options().termination_log, "w", encoding="ascii") as file:
         file.write(termination_message(outcome))
-    log.ended(outcome)
+    log.log_finished(outcome)
     return outcome.failure.exit_status if outcome.failure is not None else 0

@@ -24,24 +24,24 @@ from typing import TYPE_CHECKING, Generic, Literal, TypeVar
 
 from cdi.api.errors import CdiError, InternalError, InvalidManifest, UsageError
 from cdi.api.job import BlockTargetSpec, DirectoryTargetSpec, Job, Limits, Outcome, Policy
-from cdi.target.failure import mapped
-from cdi.transfer.control import Control
+from cdi.target.errors import map_os_errors
+from cdi.transfer.control import TransferControl
 from cdi.transfer.journal import Journal
 from cdi.transfer.run import failure_of, transfer
 from cdi.worker import log
 from cdi.worker.limits import LimitsFile
-from cdi.worker.stop import Stop
+from cdi.worker.signals import SignalHandler
 from cdi.worker.termination import termination_message
 
 if TYPE_CHECKING:
     from cdi.api.copy import CopySourceJob, CopyTargetJob
-    from cdi.worker.serve import Answer
+    from cdi.worker.status_server import Response
 
 _TICK = 0.5
-_QUIET = 1.0
+_SERVE_AFTER = 1.0
 """Seconds until the server starts: most small imports end before that and need no certificate."""
-_LARGEST_JOB = 1 << 20
-_LARGEST_JOURNAL = 1 << 16
+_MAX_JOB = 1 << 20
+_MAX_JOURNAL = 1 << 16
 _OWN_DIRECTORY = ".cdi"
 """Directory of the journal beside the disk while a volume is being filled."""
 _J = TypeVar("_J", Job, "CopySourceJob", "CopyTargetJob")
@@ -65,15 +65,15 @@ class Options:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Errand(Generic[_J]):
+class WorkerTask(Generic[_J]):
     """Task of a pod: how to parse its job and run it."""
 
     parse: Callable[[bytes], _J]
     """Function that parses the job, or raises `InvalidManifest`."""
     asked: Callable[[_J], None]
     """Function that logs the job."""
-    control: Callable[[_J], Control]
-    carry_out: Callable[[_J, Control], Outcome]
+    control: Callable[[_J], TransferControl]
+    execute: Callable[[_J, TransferControl], Outcome]
     """Function that runs the job and never raises."""
     volume: Callable[[_J], Job | None]
     """Function that returns the written volume as a job whose journal is kept for the next attempt, or None."""
@@ -83,10 +83,10 @@ class Errand(Generic[_J]):
 
 def main(arguments: list[str]) -> int:
     """Run an import with these command line arguments and return the exit status."""
-    return started(arguments, run)
+    return parse_and_run(arguments, run)
 
 
-def started(arguments: list[str], run: Callable[[Options], int]) -> int:
+def parse_and_run(arguments: list[str], run: Callable[[Options], int]) -> int:
     """Parse the command line, run the job and return the exit status."""
     try:
         options = _parsed(arguments)
@@ -114,63 +114,69 @@ def _parsed(arguments: list[str]) -> Options:
 
 def run(options: Options) -> int:
     """Import one image, from reading the job to the termination message, and return the exit status."""
-    return attempt(
+    return run_task(
         options,
-        Errand(parse=Job.from_json, asked=log.asked, control=Control, carry_out=transfer, volume=lambda job: job),
+        WorkerTask(
+            parse=Job.from_json,
+            asked=log.log_started,
+            control=TransferControl,
+            execute=transfer,
+            volume=lambda job: job,
+        ),
     )
 
 
-def attempt(options: Options, errand: Errand[_J]) -> int:
+def run_task(options: Options, task: WorkerTask[_J]) -> int:
     """Run one attempt of any task and return the exit status."""
     job: _J | None = None
     try:
-        stop = Stop()
-        job = errand.parse(_content(options.job))
-        outcome = _carry_out(job, errand, options, stop)
+        stop = SignalHandler()
+        job = task.parse(_content(options.job))
+        outcome = _carry_out(job, task, options, stop)
     except CdiError as error:
         outcome = Outcome(id=job.id if job else "", failure=failure_of(error))
     except Exception as error:  # noqa: BLE001 - without an outcome the pod would have no message
         traceback.print_exc()
         defect = InternalError(f"{type(error).__name__}: {error}")
         outcome = Outcome(id=job.id if job else "", failure=failure_of(defect))
-    left = journal_of(errand.volume(job)) if job is not None and outcome.failure is not None else None
+    left = journal_of(task.volume(job)) if job is not None and outcome.failure is not None else None
     try:
         # The kubelet has mounted this file, so it must be written in place.
         with open(options.termination_log, "w", encoding="ascii") as file:
             file.write(termination_message(outcome, left))
     except OSError as error:
-        log.say(f"cannot write the termination message: {error}")
-    log.ended(outcome)
+        log.logging(f"cannot write the termination message: {error}")
+    log.log_finished(outcome)
     return outcome.failure.exit_status if outcome.failure is not None else 0
 
 
 def _content(path: str) -> bytes:
     try:
         with open(path, "rb") as file:
-            return file.read(_LARGEST_JOB)
+            return file.read(_MAX_JOB)
     except OSError as error:
         raise InvalidManifest(f"cannot read the job: {error.strerror}", where=path) from error
 
 
-def _carry_out(job: _J, errand: Errand[_J], options: Options, stop: Stop) -> Outcome:
-    errand.asked(job)
-    control = errand.control(job)
+def _carry_out(job: _J, task: WorkerTask[_J], options: Options, stop: SignalHandler) -> Outcome:
+    task.asked(job)
+    control = task.control(job)
     stop.watch(control)
-    volume = errand.volume(job)
+    volume = task.volume(job)
     own = _prepare_journal(volume, options.journal)
     ended = threading.Event()
 
-    def answering() -> Mapping[str, Callable[[], Answer]]:
-        from cdi.worker.progress import answers
+    def answering() -> Mapping[str, Callable[[], Response]]:
+        from cdi.worker.progress import endpoints
 
-        return answers(job, control, lambda: journal_of(volume), errand.work)
+        return endpoints(job, control, lambda: journal_of(volume), task.work)
 
     reporter = threading.Thread(
         target=_report, args=(job.policy, control, options, ended, answering), name="report", daemon=True
     )
     reporter.start()
     try:
-        return errand.carry_out(job, control)
+        return task.execute(job, control)
     finally:
         ended.set()
         reporter.join()
@@ -203,7 +209,7 @@ def _prepare_journal(job: Job | None, carried: str) -> str | None:
     if job is None or path is None or isinstance(job.target, DirectoryTargetSpec):
         return None
     directory = os.path.dirname(path)
-    with mapped(path):
+    with map_os_errors(path):
         os.makedirs(directory, mode=0o700, exist_ok=True)
         journal = None if os.path.exists(path) else Journal.load(carried)
         if journal is not None and journal.job == job.id:
@@ -217,7 +223,7 @@ def journal_of(job: Job | None) -> str | None:
         return None
     try:
         with open(job.journal, encoding="utf-8") as file:
-            return file.read(_LARGEST_JOURNAL)
+            return file.read(_MAX_JOURNAL)
     except (OSError, ValueError):
         return None
 
@@ -227,20 +233,20 @@ def journal_of(job: Job | None) -> str | None:
 
 def _report(
     policy: Policy,
-    control: Control,
+    control: TransferControl,
     options: Options,
     ended: threading.Event,
-    answering: Callable[[], Mapping[str, Callable[[], Answer]]],
+    answering: Callable[[], Mapping[str, Callable[[], Response]]],
 ) -> None:
     limits = LimitsFile(options.limits, Limits(bandwidth=policy.bandwidth))
-    course = log.Course()
+    course = log.ProgressLogger()
     began = time.monotonic()
     asked = int(options.port) != 0
     with contextlib.ExitStack() as serving:
         while True:
-            limits.look(control)
+            limits.reload(control)
             course.tell(control.progress())
-            if asked and time.monotonic() - began >= _QUIET:
+            if asked and time.monotonic() - began >= _SERVE_AFTER:
                 asked = False
                 _serve(answering, int(options.port), serving)
             if ended.wait(_TICK):
@@ -249,15 +255,15 @@ def _report(
 
 
 def _serve(
-    answering: Callable[[], Mapping[str, Callable[[], Answer]]], port: int, serving: contextlib.ExitStack
+    answering: Callable[[], Mapping[str, Callable[[], Response]]], port: int, serving: contextlib.ExitStack
 ) -> None:
-    from cdi.worker.certificate import server_context
-    from cdi.worker.serve import Server
+    from cdi.worker.self_signed import server_context
+    from cdi.worker.status_server import Server
 
     try:
         server = Server(port, server_context(os.uname().nodename), answering())
     except OSError as error:
         # The progress is not served then, which does not affect the import.
-        log.say(f"cannot listen on port {port}: {error.strerror}")
+        log.logging(f"cannot listen on port {port}: {error.strerror}")
         return
     serving.callback(server.close)

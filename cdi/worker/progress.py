@@ -8,34 +8,34 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict
 
 from cdi.api.copy import AnyJob
-from cdi.transfer.control import Control
-from cdi.worker.serve import Answer
+from cdi.transfer.control import TransferControl
+from cdi.worker.status_server import Response
 
 METRIC = "kubevirt_cdi_{}_progress_total"
 OWNER = "OWNER_UID"
 """Environment variable with the UID for the metric's ``ownerUID`` label; the default is the job's id."""
 
 
-def answers(
-    job: AnyJob, control: Control, journal: Callable[[], str | None], work: str = "import"
-) -> Mapping[str, Callable[[], Answer]]:
+def endpoints(
+    job: AnyJob, control: TransferControl, journal: Callable[[], str | None], work: str = "import"
+) -> Mapping[str, Callable[[], Response]]:
     """Return the endpoints by path: ``/progress`` in JSON, ``/metrics`` for Prometheus, ``/healthz``."""
     metric = METRIC.format(work)
 
-    def progress() -> Answer:
+    def progress() -> Response:
         document = {"progress": asdict(control.progress()), "journal": journal()}
-        return Answer(content_type="application/json", body=json.dumps(document, separators=(",", ":")).encode())
+        return Response(content_type="application/json", body=json.dumps(document, separators=(",", ":")).encode())
 
-    def metrics() -> Answer:
+    def metrics() -> Response:
         percent = 100 * (control.progress().fraction or 0.0)
         text = (
             f"# HELP {metric} Progress of the {work} in percent.\n# TYPE {metric} counter\n"
             f'{metric}{{ownerUID="{_escaped(os.environ.get(OWNER) or job.id)}"}} {percent:.2f}\n'
         )
-        return Answer(content_type="text/plain; version=0.0.4; charset=utf-8", body=text.encode())
+        return Response(content_type="text/plain; version=0.0.4; charset=utf-8", body=text.encode())
 
-    def healthz() -> Answer:
-        return Answer(content_type="text/plain", body=b"ok\n")
+    def healthz() -> Response:
+        return Response(content_type="text/plain", body=b"ok\n")
 
     return {"/progress": progress, "/metrics": metrics, "/healthz": healthz}
 

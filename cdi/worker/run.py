@@ -18,14 +18,14 @@ import sys
 import threading
 from collections.abc import Callable
 
-from cdi import durable
+from cdi import atomic_file
 from cdi.api.errors import CdiError, InvalidManifest, TargetBusy, UsageError
 from cdi.api.job import Job, Limits, Outcome, StreamSourceSpec
-from cdi.transfer.control import Control
+from cdi.transfer.control import TransferControl
 from cdi.transfer.run import failure_of, transfer
 from cdi.worker import log
 from cdi.worker.limits import LimitsFile
-from cdi.worker.stop import Stop
+from cdi.worker.signals import SignalHandler
 
 _TICK = 0.5
 _USAGE = "usage: python -m cdi.worker run JOB.json --status-dir DIR"
@@ -47,19 +47,19 @@ def run(job_path: str, directory: str) -> int:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             busy = TargetBusy("another worker runs this job", where=directory)
-            log.say(str(busy))  # the outcome belongs to the other worker
+            log.logging(str(busy))  # the outcome belongs to the other worker
             return busy.exit_status
         outcome = _carry_out(job_path, directory)
         # The process that started this worker may have reserved disk space for the outcome.
-        durable.write(os.path.join(directory, "outcome.json"), outcome.to_json().encode(), alone=True)
-        log.ended(outcome)
+        atomic_file.write(os.path.join(directory, "outcome.json"), outcome.to_json().encode(), single_writer=True)
+        log.log_finished(outcome)
         return outcome.failure.exit_status if outcome.failure is not None else 0
     finally:
         os.close(lock)
 
 
 def _carry_out(job_path: str, directory: str) -> Outcome:
-    stop = Stop()
+    stop = SignalHandler()
     try:
         with open(job_path, "rb") as file:
             job = Job.from_json(file.read())
@@ -67,7 +67,7 @@ def _carry_out(job_path: str, directory: str) -> Outcome:
         return _refused(InvalidManifest(f"cannot read the job: {error.strerror}", where=job_path))
     except CdiError as error:
         return _refused(error)
-    log.asked(job)
+    log.log_started(job)
     control, carry_out = _work(job)
     stop.watch(control)
     ended = threading.Event()
@@ -80,17 +80,17 @@ def _carry_out(job_path: str, directory: str) -> Outcome:
         reporter.join()
 
 
-def _work(job: Job) -> tuple[Control, Callable[[], Outcome]]:
+def _work(job: Job) -> tuple[TransferControl, Callable[[], Outcome]]:
     """Return a job's control and a function that runs it: a transfer, or a server for uploads to a listening socket."""
     if isinstance(job.source, StreamSourceSpec):
         from cdi.worker import upload_local
 
-        if upload_local.listens(job):
+        if upload_local.is_listening_socket(job):
             from cdi.worker.upload_session import Session
 
             session = Session(job)
             return session, lambda: upload_local.receive(job, session)
-    control = Control(job)
+    control = TransferControl(job)
     return control, lambda: transfer(job, control)
 
 
@@ -98,17 +98,17 @@ def _refused(error: CdiError) -> Outcome:
     return Outcome(id="", failure=failure_of(error))
 
 
-def _report(job: Job, control: Control, directory: str, ended: threading.Event) -> None:
+def _report(job: Job, control: TransferControl, directory: str, ended: threading.Event) -> None:
     limits = LimitsFile(os.path.join(directory, "control.json"), Limits(bandwidth=job.policy.bandwidth))
-    course = log.Course()
+    course = log.ProgressLogger()
     last = False
     while True:
-        limits.look(control)
+        limits.reload(control)
         progress = control.progress()
         told = progress.to_json().encode()
         with contextlib.suppress(OSError):
             # The file system may be full, and the outcome will say so.
-            durable.write(os.path.join(directory, "progress.json"), told, alone=True, lasting=False)
+            atomic_file.write(os.path.join(directory, "progress.json"), told, single_writer=True, fsync=False)
         course.tell(progress)
         if last:
             return

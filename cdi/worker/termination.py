@@ -23,7 +23,7 @@ _SHORT = 120
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LastWords:
+class TerminationMessage:
     """Content of a termination message."""
 
     outcome: Outcome
@@ -52,17 +52,17 @@ def termination_message(outcome: Outcome, journal: str | None = None, limit: int
     last the end of the failure's message. The journal is dropped only after that, as it saves more work than any text.
     """
     text = ""
-    for words in _shorter_and_shorter(outcome, journal):
+    for words in _truncations(outcome, journal):
         text = words.to_json()
         if len(text) <= limit:
             return text
     return text[:limit]  # only for a limit below the shortest possible message
 
 
-def _shorter_and_shorter(outcome: Outcome, journal: str | None) -> Iterator[LastWords]:
+def _truncations(outcome: Outcome, journal: str | None) -> Iterator[TerminationMessage]:
     failure = outcome.failure
     message = COMPLETE if failure is None else failure.message
-    words = LastWords(outcome=outcome, message=message, labels=outcome.labels, journal=journal)
+    words = TerminationMessage(outcome=outcome, message=message, labels=outcome.labels, journal=journal)
     yield words
     words = replace(words, message=message[:_SHORT])
     yield words

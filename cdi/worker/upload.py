@@ -29,48 +29,48 @@ from functools import partial
 
 from cdi.api.errors import InternalError
 from cdi.api.job import Job, Outcome
-from cdi.source.inbound.certificates import FileContext
-from cdi.source.inbound.reception import Reception
-from cdi.source.inbound.turn import in_turns
-from cdi.transfer.control import Control
+from cdi.http.server.certificates import ReloadingSSLContext
+from cdi.http.server.listener import HttpListener
+from cdi.http.server.turn import in_turns
+from cdi.transfer.control import TransferControl
 from cdi.transfer.run import failure_of
 from cdi.worker import log
-from cdi.worker.pod import Errand, Options, attempt, journal_of, started
-from cdi.worker.progress import answers
-from cdi.worker.serve import Answer
+from cdi.worker.pod import Options, WorkerTask, journal_of, parse_and_run, run_task
+from cdi.worker.progress import endpoints
+from cdi.worker.status_server import Response
 from cdi.worker.upload_server import UploadServer
 from cdi.worker.upload_session import Session
 
-MOST_REQUESTS = 32
+MAX_REQUESTS = 32
 _ANSWERING = 10.0
 """Seconds in which responses must be sent after the end of the session."""
-_MOST_WAITING = 100
+_MAX_WAITING = 100
 
 
 def main(arguments: list[str]) -> int:
     """Run ``upload`` and return the exit status."""
-    return started(arguments, run)
+    return parse_and_run(arguments, run)
 
 
 def run(options: Options) -> int:
     """Wait for a successful upload, from reading the job to the termination message, and return the exit status."""
-    return attempt(
+    return run_task(
         # The progress is served on the same port as the uploads.
         replace(options, port="0"),
-        Errand(
+        WorkerTask(
             parse=Job.from_json,
-            asked=lambda job: log.say(f"waiting for an upload onto {job.target.kind} {job.target.path}"),
+            asked=lambda job: log.logging(f"waiting for an upload onto {job.target.kind} {job.target.path}"),
             control=Session,
-            carry_out=partial(_carry_out, options),
+            execute=partial(_carry_out, options),
             volume=lambda job: job,
         ),
     )
 
 
-def _carry_out(options: Options, job: Job, control: Control) -> Outcome:
+def _carry_out(options: Options, job: Job, control: TransferControl) -> Outcome:
     assert isinstance(control, Session)
     files = [os.path.join(options.tls, name) for name in ("tls.crt", "tls.key", "ca.crt")]
-    certificates = FileContext(files, _context)
+    certificates = ReloadingSSLContext(files, _context)
     certificates()
     server = UploadServer(control, _answers(job, control))
     try:
@@ -78,15 +78,15 @@ def _carry_out(options: Options, job: Job, control: Control) -> Outcome:
     except OSError as error:
         defect = InternalError(f"cannot listen on port {options.port}: {error.strerror}")
         return Outcome(id=job.id, failure=failure_of(defect))
-    reception = Reception(
+    reception = HttpListener(
         listener,
         certificates,
         in_turns(server.serve, at_once=("/healthz",)),
-        most=MOST_REQUESTS,
-        most_waiting=_MOST_WAITING,
+        most=MAX_REQUESTS,
+        max_pending=_MAX_WAITING,
         stall_timeout=job.policy.stall_timeout,
     )
-    log.say(f"listening on port {reception.port}")
+    log.logging(f"listening on port {reception.port}")
     control.ended.wait()
     reception.close(_ANSWERING)
     assert control.outcome is not None
@@ -99,15 +99,15 @@ def _listen(port: int) -> socket.socket:
     return socket.create_server(("", port), backlog=128)
 
 
-def _answers(job: Job, session: Session) -> Mapping[str, Callable[[], Answer]]:
-    usual = answers(job, session, lambda: journal_of(job))
+def _answers(job: Job, session: Session) -> Mapping[str, Callable[[], Response]]:
+    usual = endpoints(job, session, lambda: journal_of(job))
 
-    def progress() -> Answer:
+    def progress() -> Response:
         told = usual["/progress"]()
         failure = session.last_failure
         upload = {"state": session.state, "failure": None if failure is None else asdict(failure)}
         document = {**json.loads(told.body), "upload": upload}  # noqa: TID251  our own
-        return Answer(content_type=told.content_type, body=json.dumps(document, separators=(",", ":")).encode())
+        return Response(content_type=told.content_type, body=json.dumps(document, separators=(",", ":")).encode())
 
     return {**usual, "/progress": progress}
 

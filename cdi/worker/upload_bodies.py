@@ -1,4 +1,4 @@
-"""Request bodies as input of an upload source (`cdi.source.fed.Brought`)."""
+"""Request bodies as input of an upload source (`cdi.source.upload.BodyReader`)."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from collections import deque
 
 from cdi.api.digest import Digest
 from cdi.api.errors import SourceUnreachable
-from cdi.api.upload_protocol import KEPT_FIELD, number
-from cdi.codec.multipart import FormFile
-from cdi.source.connection import ConnectionLost
-from cdi.source.inbound.visit import Visit
+from cdi.api.upload_protocol import BODY_KEPT_HEADER, number
+from cdi.codec.multipart import MultipartFileParser
+from cdi.http.connection import RemoteDisconnected
+from cdi.http.server.request import ServerRequest
 
 _BUFFER = 256 << 10
-MOST_HELD = 16 << 20
+MAX_BUFFERED = 16 << 20
 """Maximum size in bytes of a piece with a checksum that is buffered until it is verified.
 
 A larger one is written as it arrives.
@@ -21,9 +21,9 @@ A larger one is written as it arrives.
 
 
 class IncomingBody:
-    """Body of a request, whose start the proxy may keep (`KEPT_FIELD`) until this server reads beyond it."""
+    """Body of a request, whose start the proxy may keep (`BODY_KEPT_HEADER`) until this server reads beyond it."""
 
-    def __init__(self, visit: Visit) -> None:
+    def __init__(self, request: ServerRequest) -> None:
         """Ask the client to send the body.
 
         Raises:
@@ -31,11 +31,11 @@ class IncomingBody:
             UploadMalformed: The headers are invalid.
 
         """
-        self._visit = visit
-        self._kept = number(visit.head.headers, KEPT_FIELD) if visit.head.expects else None
+        self._request = request
+        self._kept = number(request.head.headers, BODY_KEPT_HEADER) if request.head.expect_continue else None
         if self._kept is not None:
-            visit.inform(100, {KEPT_FIELD: str(self._kept)})
-        self._body = visit.body
+            request.inform(100, {BODY_KEPT_HEADER: str(self._kept)})
+        self._body = request.body
 
     @property
     def ended(self) -> bool:
@@ -51,8 +51,8 @@ class IncomingBody:
         if self._kept == 0:
             self._kept = None
             try:
-                self._visit.inform(102)
-            except ConnectionLost as error:
+                self._request.inform(102)
+            except RemoteDisconnected as error:
                 raise SourceUnreachable(f"the connection broke: {error}", where="the client", remedy="") from error
         count = self._body.readinto(view if self._kept is None else view[: self._kept])
         if self._kept is not None:
@@ -63,22 +63,22 @@ class IncomingBody:
 class WholeBody:
     """Body that is the content."""
 
-    def __init__(self, visit: Visit) -> None:
-        self._visit = visit
-        self._body = IncomingBody(visit)
+    def __init__(self, request: ServerRequest) -> None:
+        self._request = request
+        self._body = IncomingBody(request)
 
     def readinto(self, view: memoryview) -> int:
         return self._body.readinto(view)
 
     def interrupt(self) -> None:
-        self._visit.interrupt()
+        self._request.interrupt()
 
 
 class HashedBody(WholeBody):
     """Body that is the content, with a digest of what has been read."""
 
-    def __init__(self, visit: Visit, algorithm: str) -> None:
-        super().__init__(visit)
+    def __init__(self, request: ServerRequest, algorithm: str) -> None:
+        super().__init__(request)
         self._hash = hashlib.new(algorithm, usedforsecurity=False)
         self._algorithm = algorithm
 
@@ -92,7 +92,7 @@ class HashedBody(WholeBody):
         return Digest(self._algorithm, self._hash.hexdigest())
 
 
-class HeldBody:
+class BufferedBody:
     """Buffered content."""
 
     def __init__(self, data: bytearray) -> None:
@@ -108,7 +108,7 @@ class HeldBody:
         """Do nothing: reads never block."""
 
 
-def hold(body: HashedBody, length: int) -> bytearray:
+def buffer_body(body: HashedBody, length: int) -> bytearray:
     """Read `length` bytes, or fewer if the body ends before.
 
     Raises:
@@ -127,9 +127,9 @@ def hold(body: HashedBody, length: int) -> bytearray:
 class FormBody:
     """Content of the file in a multipart form."""
 
-    def __init__(self, visit: Visit, form: FormFile) -> None:
-        self._visit = visit
-        self._body = IncomingBody(visit)
+    def __init__(self, request: ServerRequest, form: MultipartFileParser) -> None:
+        self._request = request
+        self._body = IncomingBody(request)
         self._form = form
         self._buffer = memoryview(bytearray(_BUFFER))
         self._ready: deque[memoryview] = deque()
@@ -167,7 +167,7 @@ class FormBody:
             pass
 
     def interrupt(self) -> None:
-        self._visit.interrupt()
+        self._request.interrupt()
 
     def _read(self) -> None:
         count = self._body.readinto(self._buffer)

@@ -13,20 +13,20 @@ import stat
 import time
 
 from cdi.api.job import Job, Outcome, StreamSourceSpec
-from cdi.source.inbound.plain import OwnContext
-from cdi.source.inbound.reception import Reception
-from cdi.source.inbound.turn import in_turns
+from cdi.http.server.listener import HttpListener
+from cdi.http.server.plaintext import SameUserContext
+from cdi.http.server.turn import in_turns
 from cdi.worker.upload_server import UploadServer
 from cdi.worker.upload_session import Session
 
-LEFT_ALONE = 60.0
+IDLE_TIMEOUT = 60.0
 """Seconds without a request after which the worker ends."""
-_MOST_REQUESTS = 32
+_MAX_REQUESTS = 32
 _ANSWERING = 10.0
-_LOOK_SECONDS = 0.2
+_POLL_INTERVAL = 0.2
 
 
-def listens(job: Job) -> bool:
+def is_listening_socket(job: Job) -> bool:
     """Return whether the job's stream is a listening socket."""
     if not isinstance(job.source, StreamSourceSpec):
         return False
@@ -39,19 +39,19 @@ def listens(job: Job) -> bool:
         return False
 
 
-def receive(job: Job, session: Session, *, left_alone: float = LEFT_ALONE) -> Outcome:
+def receive(job: Job, session: Session, *, left_alone: float = IDLE_TIMEOUT) -> Outcome:
     """Receive uploads until one of them fills the volume, or no request has arrived for `left_alone` seconds."""
     assert isinstance(job.source, StreamSourceSpec)
     listener = socket.socket(fileno=os.dup(job.source.descriptor))
-    reception = Reception(
+    reception = HttpListener(
         listener,
-        lambda: OwnContext(os.geteuid()),
+        lambda: SameUserContext(os.geteuid()),
         in_turns(UploadServer(session, {}).serve),
-        most=_MOST_REQUESTS,
+        most=_MAX_REQUESTS,
         stall_timeout=job.policy.stall_timeout,
     )
     asked = time.monotonic()
-    while not session.ended.wait(_LOOK_SECONDS):
+    while not session.ended.wait(_POLL_INTERVAL):
         if reception.busy or session.state == "finishing":
             asked = time.monotonic()
         elif time.monotonic() - asked > left_alone:

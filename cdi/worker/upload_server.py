@@ -36,13 +36,13 @@ from cdi.api.upload_protocol import (
     status_of_code,
     tus_path,
 )
-from cdi.codec.multipart import FormFile, boundary_of, parameters
-from cdi.source.connection import ConnectionLost
-from cdi.source.fed import Brought
-from cdi.source.inbound.visit import Visit
-from cdi.worker.serve import Answer
-from cdi.worker.upload_bodies import MOST_HELD, FormBody, HashedBody, HeldBody, WholeBody, hold
-from cdi.worker.upload_session import EXPIRES, Attempt, Session, told
+from cdi.codec.multipart import MultipartFileParser, boundary_of, parameters
+from cdi.http.connection import RemoteDisconnected
+from cdi.http.server.request import ServerRequest
+from cdi.source.upload import BodyReader
+from cdi.worker.status_server import Response
+from cdi.worker.upload_bodies import MAX_BUFFERED, BufferedBody, FormBody, HashedBody, WholeBody, buffer_body
+from cdi.worker.upload_session import EXPIRES, Session, UploadTransfer, client_failure
 
 _OPENING = 30.0
 """Seconds until the offset of a transfer must be known."""
@@ -53,155 +53,160 @@ _TUS: Mapping[str, str] = {"Tus-Resumable": TUS_VERSION, "Cache-Control": "no-st
 class UploadServer:
     """Request handler; each request has a thread of its own."""
 
-    def __init__(self, session: Session, answers: Mapping[str, Callable[[], Answer]]) -> None:
+    def __init__(self, session: Session, answers: Mapping[str, Callable[[], Response]]) -> None:
         self._session = session
         self._answers = answers
 
-    def serve(self, visit: Visit) -> bool:
+    def serve(self, request: ServerRequest) -> bool:
         """Respond to a request and return whether its connection can be used for another one."""
-        head = visit.head
+        head = request.head
         make = self._answers.get(head.path)
         if make is not None and head.method == "GET":
             answer = make()
-            return visit.answer(200, answer.body, content_type=answer.content_type)
+            return request.respond(200, answer.body, content_type=answer.content_type)
         found = route(head.path)
         extra = _TUS if isinstance(found, TusUpload) else None
         try:
-            if visit.peer_name != CLIENT_NAME:
+            if request.client_common_name != CLIENT_NAME:
                 raise TokenInvalid(
                     "only the upload proxy may connect, with its client certificate", remedy="send it to the proxy"
                 )
             match found:
                 case PlainUpload():
-                    return self._plain(visit, found)
+                    return self._plain(request, found)
                 case TusUpload():
-                    return self._tus(visit, found)
+                    return self._tus(request, found)
                 case None:
                     raise UploadMalformed("no such path", status=404)
-        except ConnectionLost:
+        except RemoteDisconnected:
             return False
-        except _Refusal as refusal:
-            return visit.refuse(refusal.failure, refusal.status, headers={**(extra or {}), **refusal.headers})
+        except _HttpError as refusal:
+            return request.respond_error(refusal.failure, refusal.status, headers={**(extra or {}), **refusal.headers})
         except CdiError as error:
-            return not visit.answered and visit.refuse(error, status_of(error), headers=extra)
+            return not request.responded and request.respond_error(error, status_of(error), headers=extra)
 
     # --- an upload in one request -------------------------------------------------------------------------------
 
-    def _plain(self, visit: Visit, plain: PlainUpload) -> bool:
-        if visit.head.method == "HEAD" and plain.asynchronous:
-            return visit.answer(200)
-        if visit.head.method not in {"POST", "PUT"}:
+    def _plain(self, request: ServerRequest, plain: PlainUpload) -> bool:
+        if request.head.method == "HEAD" and plain.asynchronous:
+            return request.respond(200)
+        if request.head.method not in {"POST", "PUT"}:
             raise UploadMalformed("use POST to upload an image", status=405)
         if plain.archive and self._session.job.content_type != "archive":
             raise UploadMalformed("the volume is for a disk, not for an archive", remedy="send it to /v1beta1/upload")
-        if visit.head.length is not None:
-            self._session.check_room(visit.head.length)
-        self._session.check_free()
-        digests = content_digests(visit.head.headers)
+        if request.head.length is not None:
+            self._session.check_room(request.head.length)
+        self._session.require_idle()
+        digests = content_digests(request.head.headers)
         form: FormBody | None = None
-        body: Brought
-        kind = parameters(visit.head.headers.get("content-type", ""))[0]
+        body: BodyReader
+        kind = parameters(request.head.headers.get("content-type", ""))[0]
         if plain.form or (plain.archive and kind == "multipart/form-data"):
             if digests:
                 raise UploadMalformed(
                     "a digest of the multipart form does not apply to the file in it",
                     remedy="send it as a header of the file's part",
                 )
-            parsed = FormFile(boundary_of(visit.head.headers.get("content-type", "")))
-            body = form = FormBody(visit, parsed)
+            parsed = MultipartFileParser(boundary_of(request.head.headers.get("content-type", "")))
+            body = form = FormBody(request, parsed)
             form.begin()
             attempt = self._session.begin(length=None, announced=None, digests=content_digests(parsed.headers))
         else:
-            length = visit.head.length
+            length = request.head.length
             if length == 0:
                 raise UploadMalformed("the request has no body", remedy="curl -T IMAGE or --data-binary @IMAGE")
             exact = length if digests else None
             attempt = self._session.begin(length=exact, announced=None if digests else length, digests=digests)
-            body = WholeBody(visit)
-        return self._finish_plain(visit, plain, attempt, body, form)
+            body = WholeBody(request)
+        return self._finish_plain(request, plain, attempt, body, form)
 
     def _finish_plain(
-        self, visit: Visit, plain: PlainUpload, attempt: Attempt, body: Brought, form: FormBody | None
+        self,
+        request: ServerRequest,
+        plain: PlainUpload,
+        attempt: UploadTransfer,
+        body: BodyReader,
+        form: FormBody | None,
     ) -> bool:
         broken: CdiError | None = None
         try:
-            attempt.source.bring(body, last=True)
+            attempt.source.feed(body, last=True)
             if form is not None and attempt.source.complete:
                 form.drain()
         except CdiError as error:
             broken = error
         failure = attempt.wait_validated() if plain.asynchronous else attempt.wait()
         if failure is not None:
-            raise _Refusal(failure)
+            raise _HttpError(failure)
         if broken is not None and not attempt.source.complete:
             raise broken
-        return visit.answer(200)
+        return request.respond(200)
 
     # --- tus ----------------------------------------------------------------------------------------------------
 
-    def _tus(self, visit: Visit, where: TusUpload) -> bool:
-        head = visit.head
+    def _tus(self, request: ServerRequest, where: TusUpload) -> bool:
+        head = request.head
         method = head.headers.get("x-http-method-override", head.method)
         if head.headers.get("tus-resumable") != TUS_VERSION:
-            raise _Refusal(UploadMalformed("Tus-Resumable must be 1.0.0"), 412, {"Tus-Version": TUS_VERSION})
+            raise _HttpError(UploadMalformed("Tus-Resumable must be 1.0.0"), 412, {"Tus-Version": TUS_VERSION})
         if where.id is None:
             if method != "POST":
                 raise UploadMalformed("use POST to start an upload", status=405)
-            return self._create(visit, where)
+            return self._create(request, where)
         upload = UploadId.parse(where.id)
         match method:
             case "HEAD":
-                return self._tell(visit, upload)
+                return self._head(request, upload)
             case "PATCH":
-                return self._go_on(visit, upload, 204, {})
+                return self._patch(request, upload, 204, {})
             case "DELETE":
-                self._session.drop(upload)
-                return visit.answer(204, headers=_TUS)
+                self._session.terminate(upload)
+                return request.respond(204, headers=_TUS)
             case _:
                 raise UploadMalformed("use PATCH to continue an upload", status=405)
 
-    def _create(self, visit: Visit, where: TusUpload) -> bool:
-        headers = visit.head.headers
+    def _create(self, request: ServerRequest, where: TusUpload) -> bool:
+        headers = request.head.headers
         length = number(headers, "Upload-Length")
         if length is None or "upload-defer-length" in headers:
             raise UploadMalformed("Upload-Length is required to start an upload")
         try:
             self._session.check_room(length)
         except TargetTooSmall as error:
-            raise _Refusal(error, 413) from error
+            raise _HttpError(error, 413) from error
         upload = self._session.begin_resumable(length, declared_digest(headers))
         location = {"Location": tus_path(where.namespace, where.claim, str(upload))}
-        if visit.head.length == 0 or headers.get("content-type") != TUS_CONTENT:
-            return visit.answer(201, headers={**_TUS, **location, **_expiry()})
-        return self._go_on(visit, upload, 201, location, begins=True)
+        if request.head.length == 0 or headers.get("content-type") != TUS_CONTENT:
+            return request.respond(201, headers={**_TUS, **location, **_expiry()})
+        return self._patch(request, upload, 201, location, begins=True)
 
-    def _tell(self, visit: Visit, upload: UploadId) -> bool:
+    def _head(self, request: ServerRequest, upload: UploadId) -> bool:
         attempt = self._session.find(upload)
         offset = upload.length if attempt is None else self._offset(attempt)
-        return visit.answer(
+        return request.respond(
             200,
             headers={**_TUS, "Upload-Offset": str(offset), "Upload-Length": str(upload.length), **_expiry()},
         )
 
-    def _offset(self, attempt: Attempt) -> int:
+    def _offset(self, attempt: UploadTransfer) -> int:
         """Return the offset at which an upload continues, after stopping any other request that still sends data to it.
 
         Raises:
             UploadNotReady: The transfer has not started in time.
-            _Refusal: The transfer has failed.
+            _HttpError: The transfer has failed.
 
         """
         if not attempt.source.wait_open(_OPENING):
             if attempt.done.wait(_TAKING_OVER) and attempt.failure is not None:
-                raise _Refusal(attempt.failure)
+                raise _HttpError(attempt.failure)
             raise UploadNotReady("the volume is not ready yet", remedy="try again")
-        attempt.source.take_over(_TAKING_OVER)
+        attempt.source.preempt(_TAKING_OVER)
         return attempt.source.offset
 
-    def _go_on(
-        self, visit: Visit, upload: UploadId, status: int, headers: Mapping[str, str], *, begins: bool = False
+    def _patch(
+        self, request: ServerRequest, upload: UploadId, status: int, headers: Mapping[str, str], *, begins: bool = False
     ) -> bool:
-        given = visit.head.headers
+        given = request.head.headers
         if given.get("content-type") != TUS_CONTENT:
             raise UploadMalformed(f"Content-Type must be {TUS_CONTENT}", status=415)
         stated = 0 if begins else number(given, "Upload-Offset")
@@ -214,61 +219,61 @@ class UploadServer:
         offset = self._offset(attempt)
         if stated != offset:
             conflict = UploadOffsetConflict(f"the upload continues at offset {offset}, not {stated}")
-            raise _Refusal(conflict, 409, {"Upload-Offset": str(offset)})
-        left, length = upload.length - offset, visit.head.length
+            raise _HttpError(conflict, 409, {"Upload-Offset": str(offset)})
+        left, length = upload.length - offset, request.head.length
         if length is not None and length > left:
             raise UploadMalformed(f"body of {length} bytes exceeds the {left} bytes remaining", status=413)
         if checksum is None:
-            self._bring(attempt, WholeBody(visit))
+            self._feed(attempt, WholeBody(request))
         else:
-            self._bring_checked(visit, attempt, checksum, left if length is None else length)
+            self._bring_checked(request, attempt, checksum, left if length is None else length)
         if attempt.source.complete:
             failure = attempt.wait_validated()
             if failure is not None:
-                raise _Refusal(failure)
-        return visit.answer(
+                raise _HttpError(failure)
+        return request.respond(
             status, headers={**_TUS, **headers, "Upload-Offset": str(attempt.source.offset), **_expiry()}
         )
 
-    def _bring(self, attempt: Attempt, body: Brought) -> None:
-        if not attempt.source.bring(body, last=False):
+    def _feed(self, attempt: UploadTransfer, body: BodyReader) -> None:
+        if not attempt.source.feed(body, last=False):
             failure = attempt.wait()
             if failure is not None:
-                raise _Refusal(failure)
+                raise _HttpError(failure)
             raise SourceTruncated("the upload ended", remedy="send it again")
 
-    def _bring_checked(self, visit: Visit, attempt: Attempt, checksum: Digest, length: int) -> None:
+    def _bring_checked(self, request: ServerRequest, attempt: UploadTransfer, checksum: Digest, length: int) -> None:
         """Write a piece if its checksum matches.
 
         Otherwise a small piece is discarded before it is written; after a large one the upload starts again at byte 0.
 
         Raises:
-            _Refusal: The checksum does not match, or the transfer has failed.
+            _HttpError: The checksum does not match, or the transfer has failed.
 
         """
-        body = HashedBody(visit, checksum.algorithm)
-        if length <= MOST_HELD:
-            data = hold(body, length)
+        body = HashedBody(request, checksum.algorithm)
+        if length <= MAX_BUFFERED:
+            data = buffer_body(body, length)
             if body.digest == checksum:
-                self._bring(attempt, HeldBody(data))
+                self._feed(attempt, BufferedBody(data))
         else:
-            self._bring(attempt, body)
+            self._feed(attempt, body)
             if body.digest != checksum:
-                self._session.begin_again(attempt)
+                self._session.restart(attempt)
         if body.digest != checksum:
-            raise _Refusal(
+            raise _HttpError(
                 ChecksumMismatch("the chunk does not match its checksum", remedy="send it again"), TUS_MISMATCH
             )
 
 
-class _Refusal(Exception):
+class _HttpError(Exception):
     """A failure with its response status and headers."""
 
     def __init__(
         self, failure: CdiError | Failure, status: int | None = None, headers: Mapping[str, str] | None = None
     ) -> None:
         super().__init__(failure.message)
-        self.failure = told(failure) if isinstance(failure, Failure) else failure
+        self.failure = client_failure(failure) if isinstance(failure, Failure) else failure
         self.status = status_of_code(failure.code) if status is None else status
         self.headers = headers or {}
 

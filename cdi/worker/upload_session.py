@@ -35,31 +35,33 @@ from cdi.api.job import (
     StreamSourceSpec,
 )
 from cdi.api.upload_protocol import UploadId, is_of_the_upload
-from cdi.image.sizes import MAX_DISK, human, largest_file
-from cdi.source.fed import FedSource
-from cdi.transfer.abandon import abandon
-from cdi.transfer.control import Control
+from cdi.image.sizes import MAX_DISK, format_size, largest_file
+from cdi.source.upload import UploadSource
+from cdi.transfer.cleanup import discard_unfinished
+from cdi.transfer.control import TransferControl
 from cdi.transfer.journal import Journal
 from cdi.transfer.run import failure_of, transfer
 
 EXPIRES = 24 * 3600.0
 """Seconds without a request after which a resumable upload is removed."""
-GIVES_WAY = 60.0
+PREEMPT_AFTER = 60.0
 """Seconds without a request after which another upload may replace it."""
 _STOPPING = 60.0
 """Seconds that a cancelled transfer has to end."""
-_FAILED_KEPT = 100
-_LOOK_SECONDS = 0.02
+_MAX_TOMBSTONES = 100
+_POLL_INTERVAL = 0.02
 
 
-class Attempt:
+class UploadTransfer:
     """One upload with its transfer, which runs in a thread of its own."""
 
-    def __init__(self, job: Job, source: FedSource, upload: UploadId | None, ended: Callable[[Attempt], None]) -> None:
+    def __init__(
+        self, job: Job, source: UploadSource, upload: UploadId | None, ended: Callable[[UploadTransfer], None]
+    ) -> None:
         self.source = source
         self.upload = upload
         self.job = job
-        self.control = Control(job)
+        self.control = TransferControl(job)
         self.outcome: Outcome | None = None
         self.dropped = False
         self.done = threading.Event()
@@ -89,7 +91,7 @@ class Attempt:
 
         Only what can be validated before the conversion is waited for.
         """
-        while not self.done.wait(_LOOK_SECONDS):
+        while not self.done.wait(_POLL_INTERVAL):
             # The phase "done" does not count: it is set after a failure too, just before the outcome is.
             if self.source.complete and self.control.meter.phase in {"converting", "flushing"}:
                 return None
@@ -100,7 +102,7 @@ class Attempt:
         self.done.wait(_STOPPING)
 
 
-class Session(Control):
+class Session(TransferControl):
     """Control of an upload server, which forwards requests to the control of the current upload."""
 
     def __init__(self, job: Job) -> None:
@@ -111,9 +113,9 @@ class Session(Control):
         self.last_failure: Failure | None = None
         """Failure of the latest upload that allowed another one."""
         self._limits: Limits | None = None
-        self._current: Attempt | None = None
+        self._current: UploadTransfer | None = None
         self._turn = threading.RLock()
-        self._gone: dict[str, str] = {}
+        self._tombstones: dict[str, str] = {}
         """Names of removed uploads, with the reason."""
         self._finished: UploadId | None = None
 
@@ -152,8 +154,8 @@ class Session(Control):
             return "waiting"
         return "finishing" if current.source.complete else "receiving"
 
-    def check_free(self) -> None:
-        """Check that an upload may begin, and remove a resumable one that has been idle for `GIVES_WAY`.
+    def require_idle(self) -> None:
+        """Check that an upload may begin, and remove a resumable one that has been idle for `PREEMPT_AFTER`.
 
         Raises:
             AlreadyUploaded: The volume is complete.
@@ -170,7 +172,7 @@ class Session(Control):
             current = self._current
             if current is None:
                 return
-            if current.upload is None or current.source.complete or current.source.idle < GIVES_WAY:
+            if current.upload is None or current.source.complete or current.source.idle < PREEMPT_AFTER:
                 raise UploadUnderWay("another upload is in progress")
             self._drop(current, "superseded by a newer upload")
 
@@ -182,7 +184,8 @@ class Session(Control):
         disk = min(self._room(), MAX_DISK)
         if length > largest_file(disk):
             raise TargetTooSmall(
-                f"the upload has {length} bytes ({human(length)}) and the disk can have at most {disk} ({human(disk)})",
+                f"the upload has {length} bytes ({format_size(length)}) and the disk can have at most {disk} "
+                f"({format_size(disk)})",
                 remedy=(
                     "create a larger volume; if the image file is much larger than its disk, shrink it with "
                     "qemu-img convert"
@@ -207,19 +210,19 @@ class Session(Control):
             return MAX_DISK
         return found.f_blocks * found.f_frsize
 
-    def begin(self, *, length: int | None, announced: int | None, digests: tuple[Digest, ...]) -> Attempt:
-        """Begin an upload in one request; raises the errors of `check_free`."""
-        source = FedSource(location="the upload", length=length, announced=announced, digests=digests)
+    def begin(self, *, length: int | None, announced: int | None, digests: tuple[Digest, ...]) -> UploadTransfer:
+        """Begin an upload in one request; raises the errors of `require_idle`."""
+        source = UploadSource(location="the upload", length=length, announced=announced, digests=digests)
         return self._begin(source, None)
 
     def begin_resumable(self, length: int, digest: Digest | None) -> UploadId:
-        """Begin a resumable upload and return its id; raises the errors of `check_free`."""
+        """Begin a resumable upload and return its id; raises the errors of `require_idle`."""
         upload = UploadId(nonce=secrets.token_hex(16), length=length, digest=digest)
         self._begin_named(upload)
         return upload
 
-    def _begin_named(self, upload: UploadId) -> Attempt:
-        source = FedSource(
+    def _begin_named(self, upload: UploadId) -> UploadTransfer:
+        source = UploadSource(
             location="the upload",
             length=upload.length,
             digests=(upload.digest,) if upload.digest is not None else (),
@@ -228,18 +231,18 @@ class Session(Control):
         )
         return self._begin(source, upload)
 
-    def _begin(self, source: FedSource, upload: UploadId | None) -> Attempt:
+    def _begin(self, source: UploadSource, upload: UploadId | None) -> UploadTransfer:
         with self._turn:
-            self.check_free()
+            self.require_idle()
             spec = StreamSourceSpec(length=source.probe().length)
-            attempt = Attempt(replace(self.job, source=spec), source, upload, self._attempt_ended)
+            attempt = UploadTransfer(replace(self.job, source=spec), source, upload, self._attempt_ended)
             if self._limits is not None:
                 attempt.control.limit(self._limits)
             self._current = attempt
             attempt.start()
         return attempt
 
-    def find(self, upload: UploadId) -> Attempt | None:
+    def find(self, upload: UploadId) -> UploadTransfer | None:
         """Return the transfer of a resumable upload; None if that upload has filled the volume.
 
         An upload that this session does not know was begun at an earlier pod: it continues from the journal that the
@@ -257,15 +260,15 @@ class Session(Control):
             current = self._current
             if current is not None and current.upload == upload:
                 return current
-            if name in self._gone:
-                raise UploadUnknown(f"the upload no longer exists: {self._gone[name]}")
+            if name in self._tombstones:
+                raise UploadUnknown(f"the upload no longer exists: {self._tombstones[name]}")
             journal = None if self.job.journal is None else Journal.load(self.job.journal)
             another = journal is not None and journal.job == self.job.id and journal.validator not in {None, name}
             if current is not None or another or self.ended.is_set():
                 raise UploadUnknown("another upload is in progress")
             return self._begin_named(upload)
 
-    def drop(self, upload: UploadId, why: str = "terminated by its client") -> None:
+    def terminate(self, upload: UploadId, why: str = "terminated by its client") -> None:
         """End a resumable upload and remove what it has written to the volume.
 
         Raises:
@@ -278,33 +281,33 @@ class Session(Control):
                 raise UploadUnknown("the upload has ended")
             self._drop(attempt, why)
 
-    def begin_again(self, attempt: Attempt) -> None:
+    def restart(self, attempt: UploadTransfer) -> None:
         """Restart a resumable upload at byte 0 under the same name, because the received data is wrong."""
         with self._turn:
             if attempt.upload is not None and self._current is attempt:
                 self._drop(attempt, "")
-                del self._gone[str(attempt.upload)]
+                del self._tombstones[str(attempt.upload)]
                 self._begin_named(attempt.upload)
 
-    def _drop(self, attempt: Attempt, why: str) -> None:
+    def _drop(self, attempt: UploadTransfer, why: str) -> None:
         attempt.dropped = True
         attempt.stop()
-        abandon(attempt.job, UploadUnknown(why), begun=True)
+        discard_unfinished(attempt.job, UploadUnknown(why), begun=True)
         self._forget(attempt, why)
         self._current = None
 
-    def _forget(self, attempt: Attempt, why: str) -> None:
+    def _forget(self, attempt: UploadTransfer, why: str) -> None:
         if attempt.upload is not None:
-            self._gone[str(attempt.upload)] = why
-            while len(self._gone) > _FAILED_KEPT:
-                del self._gone[next(iter(self._gone))]
+            self._tombstones[str(attempt.upload)] = why
+            while len(self._tombstones) > _MAX_TOMBSTONES:
+                del self._tombstones[next(iter(self._tombstones))]
 
     def _expire(self) -> None:
         current = self._current
         if current is not None and not current.source.complete and current.source.idle > EXPIRES:
             self._drop(current, "expired")
 
-    def _attempt_ended(self, attempt: Attempt) -> None:
+    def _attempt_ended(self, attempt: UploadTransfer) -> None:
         """Record the outcome; called by the transfer's own thread.
 
         A thread that drops an upload holds the lock while it waits for this one, so the lock must not be awaited then.
@@ -317,7 +320,7 @@ class Session(Control):
             self._finished = attempt.upload
             self._end(outcome)
         elif is_of_the_upload(_error_of(failure)):
-            while not self._turn.acquire(timeout=_LOOK_SECONDS):
+            while not self._turn.acquire(timeout=_POLL_INTERVAL):
                 if attempt.dropped:
                     return
             try:
@@ -340,7 +343,7 @@ def _error_of(failure: Failure) -> CdiError:
     return by_code(failure.code)(failure.message)
 
 
-def told(failure: Failure) -> Failure:
+def client_failure(failure: Failure) -> Failure:
     """Return a transfer's failure with a message for the client."""
     if failure.code != ScratchNeeded.__name__:
         return failure

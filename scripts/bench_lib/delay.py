@@ -17,7 +17,7 @@ import time
 
 WINDOW = 4 << 20
 """Bytes under way at a time on one connection and direction; Linux's usual limit of a receive window is 6 MiB."""
-PIECE = 256 << 10
+CHUNK_SIZE = 256 << 10
 
 
 class Pipe:
@@ -34,7 +34,7 @@ class Pipe:
     def receive(self) -> None:
         while True:
             try:
-                data = self.source.recv(PIECE)
+                data = self.source.recv(CHUNK_SIZE)
             except OSError:
                 data = b""
             with self.changed:

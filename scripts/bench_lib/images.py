@@ -19,7 +19,7 @@ from pathlib import Path
 VERSION = 3
 """Changes with anything below that changes the images."""
 
-_LARGEST_FILE = 128 << 20
+_MAX_FILE = 128 << 20
 _ROOTS = ("/usr", "/opt")
 
 
@@ -163,7 +163,7 @@ def _files() -> Iterator[Path]:
             status = os.lstat(path)
         except OSError:
             continue
-        if not stat.S_ISREG(status.st_mode) or not 0 < status.st_size <= _LARGEST_FILE or not os.access(path, os.R_OK):
+        if not stat.S_ISREG(status.st_mode) or not 0 < status.st_size <= _MAX_FILE or not os.access(path, os.R_OK):
             continue
         if (status.st_dev, status.st_ino) not in seen:
             seen.add((status.st_dev, status.st_ino))

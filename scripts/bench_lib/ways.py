@@ -157,20 +157,20 @@ def _ours(task: Task) -> list[str]:
     return _worker(task, _job(task))
 
 
-_SLOW_SECONDS = 30.0
+_SLOW_TIMEOUT = 30.0
 _KILL_AT = 0.9
 
 
 def _prepare_resume(task: Task) -> None:
     """Run slowly until 90 %, and kill the run; raise SystemExit if it ends earlier."""
-    job = _job(task, bandwidth=max(1, int(task.image.path.stat().st_size / _SLOW_SECONDS)))
+    job = _job(task, bandwidth=max(1, int(task.image.path.stat().st_size / _SLOW_TIMEOUT)))
     status = task.work / "status"
     with (task.work / "prepare.log").open("wb") as log:
         process = subprocess.Popen(
             _worker(task, job), stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
         )
     try:
-        deadline = time.monotonic() + 20 * _SLOW_SECONDS
+        deadline = time.monotonic() + 20 * _SLOW_TIMEOUT
         while time.monotonic() < deadline:
             if process.poll() is not None:
                 raise SystemExit(f"bench: the run to resume exited early with status {process.returncode}")

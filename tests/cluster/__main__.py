@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 
-from tests.cluster import lifecycle, residue
+from tests.cluster import leftovers, lifecycle
 from tests.cluster.layout import ClusterError, Layout
 
 
@@ -31,13 +31,13 @@ def _down(layout: Layout) -> int:
 def _status(layout: Layout) -> int:
     programs = lifecycle.status(layout)
     if not lifecycle.running(layout):
-        left = residue.describe(layout)
+        left = leftovers.describe(layout)
         print(f"down, but there is still: {', '.join(left)}" if left else "down")
         return 1
     for name, program in programs.items():
         state = f"up {program['seconds']} s" if program["pid"] else "down"
         print(f"{name:24} {state}" + (f", started {program['starts']} times" if program["starts"] > 1 else ""))
-    print(f"{'volumes attached':24} {residue.volumes(layout)}")
+    print(f"{'volumes attached':24} {leftovers.volumes(layout)}")
     print(f"{'logs':24} {layout.logs}")
     print(f"{'KUBECONFIG':24} {layout.kubeconfig}")
     return 0 if all(program["pid"] or not program["wanted"] for program in programs.values()) else 1

@@ -30,9 +30,9 @@ from typing import Any
 import yaml
 
 from cdi.api.job import FileTargetSpec, HttpSourceSpec, Job
-from cdi.kube.blocking import Blocking
 from cdi.kube.client import Client, connect
 from cdi.kube.resources import DATA_VOLUMES, PODS, Resource
+from cdi.kube.sync import SyncClient
 from tests.cluster import lifecycle
 from tests.cluster.cdi import Controller, controller, definitions
 from tests.cluster.cluster import Cluster, own
@@ -44,7 +44,7 @@ from tests.cluster.settings import kept_config
 ROOT = Path(__file__).parents[2]
 CLASS = "csi"
 CASES = ("tiny", "large", "upload", "clone", "blanks", "idle")
-PATIENCE = 900.0
+TIMEOUT = 900.0
 IDLE = "bench.cdi.test/idle"
 """Label of the volumes that hold no data."""
 Document = dict[str, Any]
@@ -74,7 +74,7 @@ class Bench:
 
     cluster: Cluster
     kubectl: Kubectl
-    calls: Blocking
+    calls: SyncClient
     running: Controller
     images: Path
     url: str
@@ -95,7 +95,7 @@ class Bench:
         began = time.monotonic()
         started = asyncio.ensure_future(asyncio.to_thread(begin))
         left = set(names)
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT):
             while left:
                 async for event in client.watch(resource, self.kubectl.namespace, version=version):
                     body = event["object"]
@@ -134,8 +134,8 @@ class Bench:
         The next measurement then starts with an empty namespace and an idle node.
         """
         for kind in ("datavolumes", "pods", "persistentvolumeclaims"):
-            self.kubectl.run("delete", kind, "--all", "--wait=true", patience=PATIENCE)
-        until = time.monotonic() + PATIENCE
+            self.kubectl.run("delete", kind, "--all", "--wait=true", patience=TIMEOUT)
+        until = time.monotonic() + TIMEOUT
         while time.monotonic() < until:
             volumes = self.kubectl.get_all("persistentvolumes")
             if not any(each["spec"]["claimRef"]["namespace"] == self.kubectl.namespace for each in volumes):
@@ -205,8 +205,8 @@ class Bench:
                 self.until(DATA_VOLUMES, set(chunk), "Succeeded", functools.partial(self.kubectl.apply, *documents))
             self._idle(count, seconds)
         finally:
-            self.kubectl.run("delete", "datavolumes,persistentvolumeclaims", "--all", "--wait=true", patience=PATIENCE)
-            self.kubectl.run("delete", "persistentvolumes", f"--selector={IDLE}", "--wait=true", patience=PATIENCE)
+            self.kubectl.run("delete", "datavolumes,persistentvolumeclaims", "--all", "--wait=true", patience=TIMEOUT)
+            self.kubectl.run("delete", "persistentvolumes", f"--selector={IDLE}", "--wait=true", patience=TIMEOUT)
 
     def _adopted(self, name: str) -> list[Document]:
         """Build a PersistentVolume, a claim bound to it, and a DataVolume that adopts the claim."""
@@ -294,7 +294,7 @@ def _by_hand(url: str) -> float:
         began = time.monotonic()
         subprocess.run(
             [sys.executable, "-m", "cdi.worker", "run", str(path), "--status-dir", directory],
-            check=True, capture_output=True, cwd=ROOT, timeout=PATIENCE,
+            check=True, capture_output=True, cwd=ROOT, timeout=TIMEOUT,
         )  # fmt: skip
         return time.monotonic() - began
 
@@ -415,7 +415,7 @@ def main() -> int:
         bench = Bench(
             cluster=cluster,
             kubectl=kubectl,
-            calls=stack.enter_context(Blocking(connect(str(layout.kubeconfig)))),
+            calls=stack.enter_context(SyncClient(connect(str(layout.kubeconfig)))),
             running=stack.enter_context(controller(cluster, kubectl)),
             images=images,
             url=stack.enter_context(_nginx(images)),

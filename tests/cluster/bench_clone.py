@@ -20,7 +20,7 @@ from pathlib import Path
 
 from cdi.kube.resources import CLAIMS, DATA_VOLUMES, PODS, VOLUME_SNAPSHOTS, Resource
 from tests.cluster import images
-from tests.cluster.bench import CLASS, PATIENCE, REQUESTS, Bench, Document
+from tests.cluster.bench import CLASS, REQUESTS, TIMEOUT, Bench, Document
 from tests.cluster.cluster import Cluster
 from tests.cluster.objects import claim, pod, snapshot
 from tests.cluster.volumes import MIB, data_volume
@@ -133,7 +133,7 @@ def _many_by_hand(bench: Bench, many: int) -> float:
     """
     names = [f"hand-{number}" for number in range(many)]
     bench.kubectl.apply(snapshot("hand", "small"))
-    bench.kubectl.wait("volumesnapshot", "hand", "ready", lambda one: one.get("status", {}).get("readyToUse"), PATIENCE)
+    bench.kubectl.wait("volumesnapshot", "hand", "ready", lambda one: one.get("status", {}).get("readyToUse"), TIMEOUT)
     source = {"apiGroup": "snapshot.storage.k8s.io", "kind": "VolumeSnapshot", "name": "hand"}
     documents = [claim(name, CLASS, size=SMALL, source=source) for name in names]
     took = bench.until(CLAIMS, set(names), "Bound", lambda: bench.kubectl.apply(*documents))
@@ -212,8 +212,8 @@ def _gone(bench: Bench, *names: str) -> None:
     The next measurement then starts on an idle node.
     """
     for kind in ("datavolume", "pod", "persistentvolumeclaim"):
-        bench.kubectl.run("delete", kind, *names, "--ignore-not-found", "--wait=true", patience=PATIENCE)
-    until = time.monotonic() + PATIENCE
+        bench.kubectl.run("delete", kind, *names, "--ignore-not-found", "--wait=true", patience=TIMEOUT)
+    until = time.monotonic() + TIMEOUT
     while time.monotonic() < until:
         claims = {
             one["spec"]["claimRef"]["name"]

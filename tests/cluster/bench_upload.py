@@ -14,9 +14,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from cdi.kube.resources import DATA_VOLUMES
-from tests.cluster.bench import PATIENCE, Bench, data_volume
+from tests.cluster.bench import TIMEOUT, Bench, data_volume
 from tests.cluster.upload_release import Uploads, installed
-from tests.integration.upload.stand import Authorities, Stand
+from tests.integration.upload.installation import Authorities, Stand
 
 
 def upload(bench: Bench, image: Path) -> None:
@@ -43,10 +43,10 @@ def _ours(bench: Bench, uploads: Uploads, name: str, image: Path) -> float:
     def send() -> None:
         bench.kubectl.apply(data_volume(name, "3Gi", {"upload": {}}))
         # A token requires an existing claim. The proxy waits for the pod; curl retries if that takes longer.
-        uploads.work.wait("persistentvolumeclaim", name, "there", lambda _: True, PATIENCE)
+        uploads.work.wait("persistentvolumeclaim", name, "there", lambda _: True, TIMEOUT)
         said = uploads.curl(
             "/v1beta1/upload", "-X", "POST", "-T", str(image), "--retry", "20", "--retry-delay", "1",
-            token=uploads.token(name), seconds=PATIENCE,
+            token=uploads.token(name), seconds=TIMEOUT,
         )  # fmt: skip
         if said.status != 200:
             raise AssertionError(said)
@@ -59,18 +59,18 @@ def _ours(bench: Bench, uploads: Uploads, name: str, image: Path) -> float:
 def _one_machine(base: Path, image: Path) -> float:
     home = base / "home"
     home.mkdir(parents=True)
-    stand = Stand(Authorities(base), base, home)
-    stand.start_proxy()
+    installation = Stand(Authorities(base), base, home)
+    installation.start_proxy()
     try:
-        server = stand.start_server("vm")
+        server = installation.start_server("vm")
         began = time.monotonic()
-        answer = stand.curl("/v1beta1/upload", "-X", "POST", "-T", str(image), seconds=int(PATIENCE))
+        answer = installation.curl("/v1beta1/upload", "-X", "POST", "-T", str(image), seconds=int(TIMEOUT))
         took = time.monotonic() - began
         if answer.status != 200:
             raise AssertionError(answer)
         server.outcome()
         server.disk.unlink()
     finally:
-        stand.stop_servers()
-        stand.stop_proxy()
+        installation.stop_servers()
+        installation.stop_proxy()
     return took

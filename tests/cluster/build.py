@@ -24,7 +24,7 @@ KUBERNETES = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-proxy",
 
 _PROGRAMS = SOURCES / "programs"
 _CSI = SOURCES / "csi"
-_KEPT = 2  # builds of each kind besides the current one
+_MAX_OLD_BUILDS = 2  # builds of each kind besides the current one
 _PACKAGES = {
     _PROGRAMS: (
         "./kubernetes",
@@ -160,7 +160,7 @@ def _prune(layout: Layout, built: Built) -> None:
     for current in (built.programs, built.csi, built.images):
         kind = current.name.partition("-")[0]
         others = [path for path in layout.built.glob(f"{kind}-*") if path != current]
-        for old in sorted(others, key=lambda path: path.stat().st_mtime, reverse=True)[_KEPT:]:
+        for old in sorted(others, key=lambda path: path.stat().st_mtime, reverse=True)[_MAX_OLD_BUILDS:]:
             shutil.rmtree(old, ignore_errors=True)
 
 

@@ -24,7 +24,7 @@ from tests.cluster.cluster import Cluster
 from tests.cluster.kubectl import Kubectl
 
 _ROOT = Path(__file__).parents[2]
-_PATIENCE = 180.0  # seconds until the controller is in sync on a busy machine
+_TIMEOUT = 180.0  # seconds until the controller is in sync on a busy machine
 
 
 class Controller:
@@ -85,7 +85,7 @@ class Controller:
     def wait_line(self, message: str, after: int = 0) -> dict[str, Any]:
         """Return the first log line with this message, skipping the first `after` lines."""
         assert self._process is not None
-        until = time.monotonic() + _PATIENCE
+        until = time.monotonic() + _TIMEOUT
         while time.monotonic() < until:
             for line in self.lines()[after:]:
                 if line["message"] == message:
@@ -117,7 +117,7 @@ class Controller:
 
 
 class Meddled(Controller):
-    """A controller that runs inside a test program: `tests.cluster.dying` or `tests.cluster.withdrawing`."""
+    """A controller that runs inside a test program: `tests.cluster.kill_points` or `tests.cluster.cancellation`."""
 
     def __init__(self, cluster: Cluster, namespace: str, image: str, program: list[str], *options: str) -> None:
         """Prepare the command; `program` is the module's last name and its own arguments."""

@@ -31,7 +31,7 @@ CONTAINERD_SOCKET = "/run/containerd/containerd.sock"
 DNS_READY_PORT = 8181
 _KUBELET = "/var/lib/kubelet"
 _CSI_SOCKET = f"{_KUBELET}/plugins/{CSI_DRIVER}/csi.sock"
-_MOST_PODS = 500
+_MAX_PODS = 500
 _CAP_SYS_RESOURCE = 24
 # The sidecars retry after what a test creates next; their default maximum interval is five minutes.
 _RETRIES = ("--retry-interval-start=200ms", "--retry-interval-max=5s", "--kube-api-qps=100", "--kube-api-burst=200")
@@ -157,7 +157,7 @@ def _kubelet(layout: Layout) -> dict[str, object]:
         "clusterDNS": [NODE_ADDRESS],
         "clusterDomain": "cluster.local",
         "resolvConf": f"{settings}/resolv.conf",
-        "maxPods": _MOST_PODS,
+        "maxPods": _MAX_PODS,
         "serializeImagePulls": False,
         # The disk is the machine's, however full it is: it must not cause evictions or image removal.
         "evictionHard": {

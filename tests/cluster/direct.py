@@ -178,7 +178,7 @@ class Direct:
         if content:
             headers["Content-Type"] = content
         url = f"{configuration.host.rstrip('/')}{path}{'?' if options else ''}{urlencode(options)}"
-        silence = 60.0 if streamed is None else max(1.0, min(streamed, _SILENCE))
+        read_timeout = 60.0 if streamed is None else max(1.0, min(streamed, _SILENCE))
         try:
             answer = self._client.rest_client.pool_manager.request(
                 method,
@@ -187,7 +187,7 @@ class Direct:
                 body=None if body is None else json.dumps(body).encode(),
                 preload_content=streamed is None,
                 retries=_RETRIES,
-                timeout=urllib3.Timeout(connect=10.0, read=silence),
+                timeout=urllib3.Timeout(connect=10.0, read=read_timeout),
             )
         except urllib3.exceptions.HTTPError as error:
             raise RequestError(f"The connection to the server {configuration.host} was refused: {error}") from error

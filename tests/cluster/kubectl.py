@@ -15,8 +15,8 @@ from pathlib import Path
 
 from tests.cluster.direct import Direct, Document, RequestError, direct
 
-_REQUEST_PATIENCE = 180.0  # seconds for one request, or a pod's grace period, on an idle machine
-_PATIENCE = 240.0  # seconds for an awaited state
+_REQUEST_TIMEOUT = 180.0  # seconds for one request, or a pod's grace period, on an idle machine
+_TIMEOUT = 240.0  # seconds for an awaited state
 
 
 class KubectlError(Exception):
@@ -42,7 +42,7 @@ class Kubectl:
         """Return the command line for uses not covered here (`port-forward`, `exec -i` …)."""
         return [self.program, f"--kubeconfig={self.kubeconfig}", f"--namespace={self.namespace}", *arguments]
 
-    def run(self, *arguments: str, given: str = "", patience: float = _REQUEST_PATIENCE) -> str:
+    def run(self, *arguments: str, given: str = "", patience: float = _REQUEST_TIMEOUT) -> str:
         """Return what kubectl prints.
 
         Raises:
@@ -95,8 +95,8 @@ class Kubectl:
         with self._direct() as server:
             going = {name: server.delete(kind, self.namespace, name) for name in names}
             for name, uid in going.items():
-                if wait and uid and not server.wait_gone(kind, self.namespace, name, _REQUEST_PATIENCE, uid):
-                    raise KubectlError(f"{kind}/{name} is being deleted still after {_REQUEST_PATIENCE:.0f} s")
+                if wait and uid and not server.wait_gone(kind, self.namespace, name, _REQUEST_TIMEOUT, uid):
+                    raise KubectlError(f"{kind}/{name} is being deleted still after {_REQUEST_TIMEOUT:.0f} s")
 
     def merge(self, kind: str, name: str, patch: Document) -> None:
         """Change an object by a JSON merge patch."""
@@ -117,7 +117,7 @@ class Kubectl:
             return server.list("events", self.namespace, fieldSelector=chosen)
 
     def wait(
-        self, kind: str, name: str, what: str, ready: Callable[[Document], bool], patience: float = _PATIENCE
+        self, kind: str, name: str, what: str, ready: Callable[[Document], bool], patience: float = _TIMEOUT
     ) -> Document:
         """Return the object as soon as `ready` is true for it; it need not exist yet.
 
@@ -143,7 +143,7 @@ class Kubectl:
         )
         raise AssertionError(f"{kind}/{name} was not {what} after {patience:.0f} s: {status}{events}")
 
-    def wait_gone(self, kind: str, name: str, patience: float = _PATIENCE) -> None:
+    def wait_gone(self, kind: str, name: str, patience: float = _TIMEOUT) -> None:
         """Wait until the object is deleted.
 
         Raises:

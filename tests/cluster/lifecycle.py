@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from tests.cluster import build, components, node, pki, residue
+from tests.cluster import build, components, leftovers, node, pki
 from tests.cluster.build import Built
 from tests.cluster.direct import direct
 from tests.cluster.layout import (
@@ -37,7 +37,7 @@ _NEEDED = {
 }  # fmt: skip
 _CONTROLLERS = {"cpu", "cpuset", "memory", "pids"}
 _MODULES = ("overlay", "br_netfilter", "loop", "veth")
-_PATIENCE = 120.0  # seconds for one step
+_TIMEOUT = 120.0  # seconds for one step
 
 Say = Callable[[str], None]
 
@@ -78,7 +78,7 @@ def locked(layout: Layout) -> Iterator[None]:
 
 def running(layout: Layout) -> bool:
     """Return whether the cluster was started completely and its node is running."""
-    return (layout.node / "up").exists() and residue.process(layout) is not None
+    return (layout.node / "up").exists() and leftovers.process(layout) is not None
 
 
 def up(layout: Layout, say: Say) -> bool:
@@ -94,13 +94,13 @@ def up(layout: Layout, say: Say) -> bool:
         built = build.build(layout, say)
         if layout.node.exists():
             say("taking down what was there")
-        residue.remove(layout)
+        leftovers.remove(layout)
         layout.make_identity()
         try:
             _bring_up(layout, built, say)
         except (ClusterError, OSError, subprocess.CalledProcessError) as error:
             kept = _keep_logs(layout)
-            residue.remove(layout)
+            leftovers.remove(layout)
             raise ClusterError(f"{error} (the logs are in {kept})") from error
         return True
 
@@ -108,7 +108,7 @@ def up(layout: Layout, say: Say) -> bool:
 def down(layout: Layout) -> None:
     """Remove the cluster and all of its state, if there is one."""
     with locked(layout):
-        residue.remove(layout)
+        leftovers.remove(layout)
 
 
 def _bring_up(layout: Layout, built: Built, say: Say) -> None:
@@ -118,7 +118,7 @@ def _bring_up(layout: Layout, built: Built, say: Say) -> None:
         directory.mkdir(parents=True, exist_ok=True)
     pki.make(layout.settings, layout.kubeconfig)
     components.write_settings(layout)
-    residue.prepare(layout)
+    leftovers.prepare(layout)
     _launch(layout)
 
     def start(*programs: components.Component) -> None:
@@ -174,7 +174,7 @@ def _launch(layout: Layout) -> None:
         )
 
 
-def wait(what: str, ready: Callable[[], bool], patience: float = _PATIENCE) -> None:
+def wait(what: str, ready: Callable[[], bool], patience: float = _TIMEOUT) -> None:
     """Wait until `ready` returns true; OSError, KeyError and TypeError mean not yet.
 
     Raises:
@@ -193,7 +193,7 @@ def wait(what: str, ready: Callable[[], bool], patience: float = _PATIENCE) -> N
         time.sleep(0.1)
 
 
-def wait_ready(layout: Layout, patience: float = _PATIENCE) -> None:
+def wait_ready(layout: Layout, patience: float = _TIMEOUT) -> None:
     """Wait until the API server answers.
 
     Raises:
@@ -245,7 +245,7 @@ def inside(layout: Layout, *argv: str) -> list[str]:
     Raises:
         ClusterError: No node is running.
     """
-    first = residue.process(layout)
+    first = leftovers.process(layout)
     if first is None:
         raise ClusterError("no test cluster is up")
     return ["nsenter", f"--target={first}", "--mount", "--uts", "--ipc", "--net", "--pid", "--", *argv]
@@ -276,7 +276,7 @@ def status(layout: Layout) -> dict[str, Any]:
 
     The result is empty if no cluster is up.
     """
-    if residue.process(layout) is None:
+    if leftovers.process(layout) is None:
         return {}
     try:
         return node.order(layout, do="status")

@@ -29,10 +29,10 @@ from typing import Any, NoReturn
 
 from tests.cluster.layout import HOST_ADDRESS, LINK_PREFIX, NODE, NODE_ADDRESS, POD_NETWORK, SERVICE_NETWORK, Layout
 
-_SHORTEST_PAUSE, _LONGEST_PAUSE = 0.2, 5.0  # bounds of the restart delay, seconds
+_MIN_BACKOFF, _MAX_BACKOFF = 0.2, 5.0  # bounds of the restart delay, seconds
 _STEADY = 10.0  # seconds that a program has to run for its delay to be reset
-_PATIENCE = 10.0  # seconds for a program to end after SIGTERM
-_LARGEST_ORDER = 1 << 16  # bytes
+_TIMEOUT = 10.0  # seconds for a program to end after SIGTERM
+_MAX_COMMAND = 1 << 16  # bytes
 
 # linux/sched.h, sys/mount.h
 _NEW_MOUNTS, _NEW_HOSTNAME, _NEW_IPC, _NEW_PROCESSES, _NEW_NETWORK = 1 << 17, 1 << 26, 1 << 27, 1 << 29, 1 << 30
@@ -227,7 +227,7 @@ class _Program:
     began: float = 0.0
     starts: int = 0
     again: float = 0.0  # when to start it, if it is not running
-    pause: float = _SHORTEST_PAUSE
+    pause: float = _MIN_BACKOFF
 
 
 class Programs:
@@ -307,7 +307,7 @@ class Programs:
                     now = time.monotonic()
                     program.pid = 0
                     program.pause = (
-                        _SHORTEST_PAUSE if now - program.began > _STEADY else min(program.pause * 2, _LONGEST_PAUSE)
+                        _MIN_BACKOFF if now - program.began > _STEADY else min(program.pause * 2, _MAX_BACKOFF)
                     )
                     program.again = now + program.pause
                     print(f"node: {name} ended with {os.waitstatus_to_exitcode(status)}", file=sys.stderr, flush=True)
@@ -315,9 +315,9 @@ class Programs:
     def _take(self, orders: socket.socket) -> None:
         connection, _ = orders.accept()
         with connection, contextlib.suppress(OSError):
-            connection.settimeout(_PATIENCE)
+            connection.settimeout(_TIMEOUT)
             with connection.makefile("rwb") as stream:
-                line = stream.readline(_LARGEST_ORDER)
+                line = stream.readline(_MAX_COMMAND)
                 try:
                     answer = self._do(json.loads(line))
                 except (ValueError, KeyError, TypeError, OSError) as error:
@@ -343,7 +343,7 @@ class Programs:
                     if program is not None:
                         self._end(program, signal.SIGTERM)
                     self._programs[order["name"]] = program = _Program(argv=order["argv"])
-                program.wanted, program.again, program.pause = True, 0.0, _SHORTEST_PAUSE
+                program.wanted, program.again, program.pause = True, 0.0, _MIN_BACKOFF
             case "stop":
                 program = self._programs[order["name"]]
                 program.wanted = False
@@ -351,7 +351,7 @@ class Programs:
             case "restart":
                 program = self._programs[order["name"]]
                 self._end(program, signal.SIGTERM)
-                program.wanted, program.again, program.pause = True, 0.0, _SHORTEST_PAUSE
+                program.wanted, program.again, program.pause = True, 0.0, _MIN_BACKOFF
             case "kill":
                 self._end(self._programs[order["name"]], signal.SIGKILL)
             case unknown:
@@ -359,7 +359,7 @@ class Programs:
         return {}
 
     def _end(self, program: _Program, how: signal.Signals) -> None:
-        until = time.monotonic() + _PATIENCE
+        until = time.monotonic() + _TIMEOUT
         while program.pid:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(program.pid, how if time.monotonic() < until else signal.SIGKILL)
@@ -381,7 +381,7 @@ def order(layout: Layout, **order: Any) -> dict[str, Any]:
         ValueError: The node failed to carry out the order.
     """
     with socket.socket(socket.AF_UNIX) as connection, _short(layout.control) as name:
-        connection.settimeout(4 * _PATIENCE)
+        connection.settimeout(4 * _TIMEOUT)
         connection.connect(name)
         with connection.makefile("rwb") as stream:
             stream.write(json.dumps(order).encode() + b"\n")

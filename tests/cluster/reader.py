@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from tests.cluster.chronicle import Chronicle
+from tests.cluster.event_log import Chronicle
 from tests.cluster.kubectl import Kubectl
 from tests.cluster.objects import is_phase
 from tests.cluster.worker_pods import bare

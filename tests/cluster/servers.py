@@ -13,6 +13,7 @@ from typing import Any
 
 import trustme
 
+from tests.fakes.gcs_json_api import GcsStandin
 from tests.faults.server import FaultServer
 from tests.integration.fixtures_http import Nginx, running_nginx
 from tests.integration.fixtures_registry import (
@@ -25,7 +26,6 @@ from tests.integration.fixtures_registry import (
     running_registry,
 )
 from tests.integration.fixtures_s3 import ACCESS_KEY, SECRET_KEY, S3Server, fresh_bucket, running_s3
-from tests.standins.gcs_json_api_standin import GcsStandin
 
 Document = dict[str, Any]
 

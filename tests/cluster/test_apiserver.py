@@ -27,7 +27,7 @@ from tests.unit.api.consumers import CONSUMERS
 from tests.unit.api.manifests import dv, obj, sound, spoilt
 from tests.unit.server.reviews import body, hook_of
 
-PATIENCE = 240.0
+TIMEOUT = 240.0
 SERVER_CERT, SIGNER, WAY = "cdi-apiserver-server-cert", "cdi-apiserver-signer", "cdi-apiserver-webhook-path"
 SETTLES = 240.0  # seconds for a new path, which is published two minutes after its creation
 
@@ -37,7 +37,7 @@ def free_port():
         return listener.getsockname()[1]
 
 
-def until(what, ready, patience=PATIENCE):
+def until(what, ready, patience=TIMEOUT):
     deadline = time.monotonic() + patience
     while not (found := ready()):
         assert time.monotonic() < deadline, what
@@ -106,7 +106,7 @@ class Server:
 
     def stop(self):
         self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(PATIENCE)
+        return self.process.wait(TIMEOUT)
 
 
 @contextlib.contextmanager
@@ -380,12 +380,12 @@ def test_it_ends_gracefully(cluster, definitions, tmp_path):  # noqa: F811
             # Clients that have not noticed the shutdown yet are still served.
             until("it says that it ends", lambda: one.fetch("/readyz") == (503, "it is ending\n"))
             assert one.ask(dv({"blank": {}}))["allowed"]
-            assert one.process.wait(PATIENCE) == 0
+            assert one.process.wait(TIMEOUT) == 0
         finally:
             one.process.kill()
             one.process.wait()
         records = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
-        assert [each["message"] for each in records if each["logger"] == "cdi.server.run"][-1] == "ending"
+        assert [each["message"] for each in records if each["logger"] == "cdi.server.server"][-1] == "ending"
         assert not any(each["level"] == "error" for each in records)
 
 

@@ -14,23 +14,23 @@ from pathlib import Path
 import pytest
 import yaml
 
-from cdi.controller.clones import claims_of
-from cdi.kube.tokens import Operation, SigningKey
-from cdi.reconcile.clone.facts import Grant
-from cdi.reconcile.clone.record import ANN_TARGET, LABEL_TEMPORARY
+from cdi.controller.clone_lister import claims_of
+from cdi.kube.jwt import Operation, SigningKey
+from cdi.reconcile.clone.lister import CloneAuthorization
+from cdi.reconcile.clone.plan_annotation import ANN_TARGET, LABEL_TEMPORARY
 from tests.cluster import helm as helms
+from tests.cluster.accounts import Asker, account, bind, person
 from tests.cluster.cdi import controller
 from tests.cluster.cluster import Cluster
 from tests.cluster.kubectl import Kubectl, KubectlError
 from tests.cluster.layout import Layout
 from tests.cluster.objects import claim, snapshot
 from tests.cluster.test_apiserver import Server, free_port, trusted, until, webhooks
-from tests.cluster.users import Asker, account, bind, person
 from tests.cluster.volumes import conditions, data_volume, wait_phase
 from tests.unit.server.reviews import BY_NAME, body
 
 SHORT, LASTING = "cdi.kubevirt.io/storage.clone.token", "cdi.kubevirt.io/storage.extended.clone.token"
-PATIENCE = 300.0  # seconds, for what takes about ten on an idle machine
+TIMEOUT = 300.0  # seconds, for what takes about ten on an idle machine
 FEDORA, THEN = "fedora", "fedora-then"
 SOURCE = {"apiGroups": ["cdi.kubevirt.io"], "resources": ["datavolumes/source"], "verbs": ["create"]}
 PODS = {"apiGroups": [""], "resources": ["pods"], "verbs": ["create"]}
@@ -135,7 +135,7 @@ class Place:
 
     def grant(self, name, /, *, within=None, **changes):
         """Build the grant for one DataVolume, with `changes`."""
-        leave = Grant(
+        leave = CloneAuthorization(
             kind="PersistentVolumeClaim",
             namespace=self.gold.namespace,
             name=FEDORA,
@@ -317,7 +317,7 @@ def altered(token, **changes):
 
 def fails(kubectl, name):
     """Wait for the DataVolume to fail as unauthorized, and return the message."""
-    found = wait_phase(kubectl, name, "Failed", "Succeeded", patience=PATIENCE)
+    found = wait_phase(kubectl, name, "Failed", "Succeeded", patience=TIMEOUT)
     ready = conditions(found)["Ready"]
     assert ready["reason"] == "CloneUnauthorised", ready
     return ready["message"]
@@ -427,7 +427,7 @@ def test_a_stolen_token_on_a_claim_is_none(place):
         "annotations": {"k8s.io/CloneRequest": f"{place.gold.namespace}/{FEDORA}", **stolen(place, "e")},
     }
     place.work.create(by_hand)
-    until("it is refused", lambda: "CloneUnauthorised" in reasons(place.work, "e"), PATIENCE)
+    until("it is refused", lambda: "CloneUnauthorised" in reasons(place.work, "e"), TIMEOUT)
     # Its class provisions an empty volume; nothing that would fill it was started.
     annotations = place.work.get("pvc", "e")["metadata"]["annotations"]
     assert not {LASTING, "cdi.kubevirt.io/cloneType"} & annotations.keys()
@@ -455,7 +455,7 @@ def test_a_volumeclonesource_leads_nowhere_else(place):
         },
         made,
     )
-    until("it waits", lambda: "CloneWithoutSource" in reasons(place.work, "f"), PATIENCE)
+    until("it waits", lambda: "CloneWithoutSource" in reasons(place.work, "f"), TIMEOUT)
     assert f"{place.work.namespace}/{FEDORA}" in reasons(place.work, "f")
 
 

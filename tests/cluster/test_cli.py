@@ -16,7 +16,7 @@ from tests.cluster.kubectl import Kubectl
 from tests.cluster.objects import claim, pod
 
 ROOT = Path(__file__).parents[2]
-PATIENCE = 300
+TIMEOUT = 300
 MOMENT = "2026-01-01T00:00:00Z"
 
 
@@ -55,7 +55,7 @@ class Cdi:
             capture_output=True,
             text=True,
             check=False,
-            timeout=PATIENCE,
+            timeout=TIMEOUT,
             cwd=self.directory,
             env=self.environment,
         )
@@ -255,7 +255,7 @@ def test_wait_shows_progress_and_ends_with_success(cdi):
         cdi.set_status("golden", phase="ImportInProgress", progress="45.30%")
         assert process.stderr.readline() == "golden: ImportInProgress 45%\n"
         cdi.set_status("golden", phase="Succeeded", progress="100.0%")
-        assert process.wait(PATIENCE) == 0
+        assert process.wait(TIMEOUT) == 0
         assert "golden: Succeeded" in process.stderr.read()
 
 
@@ -293,7 +293,7 @@ def test_wait_until_it_is_gone(cdi):
     with cdi.start("wait", "dv/golden", "--for", "delete") as process:
         assert process.stderr.readline() == "golden: Terminating\n"
         cdi.kubectl.delete("dv", "golden")
-        assert process.wait(PATIENCE) == 0
+        assert process.wait(TIMEOUT) == 0
 
 
 # --- Delete -------------------------------------------------------------------------------------------------------
@@ -350,7 +350,7 @@ def test_logs_follow_one_pod_after_the_other(cdi, cluster):
             assert process.stdout.readline() == "its end\n"
             cdi.kubectl.delete("pod", "importer-golden")
         cdi.set_status("golden", phase="Succeeded")
-        assert process.wait(PATIENCE) == 0
+        assert process.wait(TIMEOUT) == 0
         assert process.stdout.read() == ""
 
 

@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from cdi.controller.clones import claims_of
-from cdi.kube.tokens import SigningKey
-from cdi.reconcile.clone.facts import Grant
+from cdi.controller.clone_lister import claims_of
+from cdi.kube.jwt import SigningKey
+from cdi.reconcile.clone.lister import CloneAuthorization
 from tests.cluster.cdi import controller
-from tests.cluster.chronicle import following
+from tests.cluster.event_log import following
 from tests.cluster.objects import claim as claim_of
 from tests.cluster.objects import snapshot
 from tests.cluster.reader import digests, disk_of, pod_of_many, told
@@ -26,7 +26,7 @@ from tests.cluster.worker_pods import looker
 SIZE = 8 * MIB
 DISK = disk(SIZE)
 FILES, BLOCK = "Filesystem", "Block"
-PATIENCE = 300.0  # seconds, for what takes one minute on an idle machine
+TIMEOUT = 300.0  # seconds, for what takes one minute on an idle machine
 LABEL = "instancetype.kubevirt.io/default-instancetype"
 TIGHT, CLONING, UNABLE = "clone-tight", "clone-cloning", "clone-unable"
 
@@ -154,15 +154,15 @@ def cloned(cluster, place):
     )
     with following(place) as chronicle:
         place.create(*(document_of(cell, place.namespace) for cell in CELLS))
-        chronicle.until("it waits", lambda: "PendingPopulation" in chronicle.phases("wait-files"), PATIENCE)
+        chronicle.until("it waits", lambda: "PendingPopulation" in chronicle.phases("wait-files"), TIMEOUT)
         place.create(pod_of_many("reader", cluster.image, script, modes))
         for cell in CELLS:
-            chronicle.wait_phase(cell.name, "Succeeded", "Failed", patience=PATIENCE)
-        found = told(place, chronicle, "reader", PATIENCE)
+            chronicle.wait_phase(cell.name, "Succeeded", "Failed", patience=TIMEOUT)
+        found = told(place, chronicle, "reader", TIMEOUT)
         # A pod may start with a volume that is filled in place before it is complete, so these are read later.
         others = {cell.name: cell.target or cell.mode for cell in CELLS if cell.storage_class in DIRECT}
         place.create(pod_of_many("reader-of-others", cluster.image, digests(others, SIZE), others))
-        found |= told(place, chronicle, "reader-of-others", PATIENCE)
+        found |= told(place, chronicle, "reader-of-others", TIMEOUT)
         yield chronicle, found
 
 
@@ -199,12 +199,12 @@ def test_a_file_system_grows_with_its_volume(cloned):
 
 def test_nothing_of_a_clone_is_left_behind_and_the_sources_are_as_they_were(place, cloned):
     chronicle, _ = cloned
-    chronicle.wait_clean(PATIENCE)
+    chronicle.wait_clean(TIMEOUT)
     place.run("wait", "--for=delete", "pods", "-l=cdi.kubevirt.io=cdi-clone-source", "--timeout=60s")
     chronicle.until(
         "no snapshot but the user's own",
         lambda: [one["metadata"]["name"] for one in place.get_all("volumesnapshots")] == ["kept"],
-        PATIENCE,
+        TIMEOUT,
     )
     for mode in (FILES, BLOCK):
         volumes = {
@@ -231,7 +231,7 @@ def test_clones_at_once_share_one_snapshot(place, cloned):
 
 def test_what_is_in_use_and_what_is_missing_is_waited_for(cluster, place):
     place.create(looker("holder", cluster.image, "sleep 300", golden(FILES), FILES))
-    place.wait("pod", "holder", "running", lambda pod: pod["status"].get("phase") == "Running", PATIENCE)
+    place.wait("pod", "holder", "running", lambda pod: pod["status"].get("phase") == "Running", TIMEOUT)
     missing = data_volume("orphan", {"pvc": {"namespace": place.namespace, "name": "nowhere"}}, "csi")
     used = data_volume("patient", {"pvc": {"namespace": place.namespace, "name": golden(FILES)}}, "csi")
     place.create(missing, used)
@@ -239,9 +239,9 @@ def test_what_is_in_use_and_what_is_missing_is_waited_for(cluster, place):
     def says(reason):
         return lambda document: conditions(document).get("Ready", {}).get("reason") == reason
 
-    found = place.wait("datavolume", "patient", "waits", says("CloneSourceInUse"), PATIENCE)
+    found = place.wait("datavolume", "patient", "waits", says("CloneSourceInUse"), TIMEOUT)
     assert "holder" in conditions(found)["Ready"]["message"]
-    place.wait("datavolume", "orphan", "waits", says("CloneWithoutSource"), PATIENCE)
+    place.wait("datavolume", "orphan", "waits", says("CloneWithoutSource"), TIMEOUT)
     assert {"CloneSourceInUse"} <= {one["reason"] for one in place.events("DataVolume", "patient")}
     assert {"CloneWithoutSource"} <= {one["reason"] for one in place.events("DataVolume", "orphan")}
     place.delete("pod", "holder")
@@ -271,10 +271,10 @@ def test_a_claim_without_a_datavolume_is_cloned_into(cluster, place):
             source={"apiGroup": "cdi.kubevirt.io", "kind": "VolumeCloneSource", "name": "of-golden"},
         ),
     )  # fmt: skip
-    place.wait("persistentvolumeclaim", "by-hand", "bound", lambda one: one["status"].get("phase") == "Bound", PATIENCE)
+    place.wait("persistentvolumeclaim", "by-hand", "bound", lambda one: one["status"].get("phase") == "Bound", TIMEOUT)
     script = f"head -c {SIZE} {disk_of('by-hand', FILES)} | sha256sum"
     place.create(pod_of_many("by-hand-reader", cluster.image, script, {"by-hand": FILES}))
-    place.wait("pod", "by-hand-reader", "ended", lambda pod: pod["status"].get("phase") == "Succeeded", PATIENCE)
+    place.wait("pod", "by-hand-reader", "ended", lambda pod: pod["status"].get("phase") == "Succeeded", TIMEOUT)
     assert place.logs("by-hand-reader").split()[0] == sha256(DISK)
 
 
@@ -295,7 +295,7 @@ def signing_key(kubectl) -> SigningKey:
     def is_there(document):
         return "id_rsa" in document.get("data", {})
 
-    secret = kubectl.wait("secret", "cdi-api-signing-key", "made", is_there, PATIENCE)
+    secret = kubectl.wait("secret", "cdi-api-signing-key", "made", is_there, TIMEOUT)
     key = SigningKey.load(base64.b64decode(secret["data"]["id_rsa"]))
     assert key is not None
     return key
@@ -303,7 +303,7 @@ def signing_key(kubectl) -> SigningKey:
 
 def leave(key: SigningKey, source: tuple[str, str], namespace: str, name: str) -> dict[str, str]:
     """Return the annotation that the webhook gives a DataVolume whose user may clone `source`."""
-    grant = Grant(
+    grant = CloneAuthorization(
         kind="PersistentVolumeClaim", namespace=source[0], name=source[1], target_namespace=namespace, target_name=name
     )
     return {"cdi.kubevirt.io/storage.clone.token": key.sign(claims_of(grant), time.time())}
@@ -328,7 +328,7 @@ def test_with_leave_a_volume_comes_from_another_namespace(cluster, place):
             wait_phase(other, name, "Succeeded")
         modes = {name: mode for name, (_, mode) in ways.items()}
         other.create(pod_of_many("reader", cluster.image, digests(modes, SIZE), modes))
-        other.wait("pod", "reader", "ended", lambda pod: pod["status"].get("phase") == "Succeeded", PATIENCE)
+        other.wait("pod", "reader", "ended", lambda pod: pod["status"].get("phase") == "Succeeded", TIMEOUT)
         found = {words[0]: words[1] for line in other.logs("reader").splitlines() if (words := line.split())}
         assert found == dict.fromkeys(ways, sha256(DISK))
         for kind in ("pods", "persistentvolumeclaims", "volumesnapshots"):

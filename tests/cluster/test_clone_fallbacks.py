@@ -10,13 +10,13 @@ import json
 import pytest
 
 from tests.cluster.cdi import controller
-from tests.cluster.chronicle import following
+from tests.cluster.event_log import following
 from tests.cluster.objects import claim as claim_of
 from tests.cluster.objects import is_phase, snapshot
 from tests.cluster.reader import digests, pod_of_many, told
 from tests.cluster.servers import serving
 from tests.cluster.test_cli import Cdi
-from tests.cluster.test_clone import BLOCK, DISK, FILES, PATIENCE, SIZE, storage_class
+from tests.cluster.test_clone import BLOCK, DISK, FILES, SIZE, TIMEOUT, storage_class
 from tests.cluster.volumes import MIB, data_volume, sha256, wait_phase
 from tests.cluster.worker_pods import looker
 
@@ -59,7 +59,7 @@ def place(cluster, tmp_path_factory):
                 wait_phase(kubectl, name, "Succeeded")
             kubectl.create(snapshot("kept", "golden"))
             kubectl.wait(
-                "volumesnapshot", "kept", "ready", lambda one: one.get("status", {}).get("readyToUse"), PATIENCE
+                "volumesnapshot", "kept", "ready", lambda one: one.get("status", {}).get("readyToUse"), TIMEOUT
             )
             yield kubectl
         finally:
@@ -88,7 +88,7 @@ def content(cluster, kubectl, modes):
     name = f"reader-of-{next(iter(modes))}"
     with following(kubectl) as chronicle:
         kubectl.create(pod_of_many(name, cluster.image, digests(modes, SIZE), modes))
-        found = told(kubectl, chronicle, name, PATIENCE)
+        found = told(kubectl, chronicle, name, TIMEOUT)
     kubectl.delete("pod", name)
     return found
 
@@ -146,7 +146,7 @@ def test_a_snapshot_whose_storage_cannot_make_the_target_is_copied(cluster, plac
         for name, (kind, mode) in ways.items():
             place.create(data_volume(name, source, kind, mode=mode))
         for name in ways:
-            chronicle.wait_phase(name, "Succeeded", patience=PATIENCE)
+            chronicle.wait_phase(name, "Succeeded", patience=TIMEOUT)
         for name, reason in reasons.items():
             notes = notes_of(place.get("persistentvolumeclaim", name))
             assert (notes["cloneType"], notes["cloneFallbackReason"]) == ("copy", reason)
@@ -156,7 +156,7 @@ def test_a_snapshot_whose_storage_cannot_make_the_target_is_copied(cluster, plac
         restored = {name for name in chronicle.names("persistentvolumeclaims") if name.startswith("tmp-pvc-")}
         assert restored == {f"tmp-pvc-{uid}"}
         chronicle.until(
-            "it is gone", lambda: f"tmp-pvc-{uid}" not in chronicle.present("persistentvolumeclaims"), PATIENCE
+            "it is gone", lambda: f"tmp-pvc-{uid}" not in chronicle.present("persistentvolumeclaims"), TIMEOUT
         )
     modes = {name: mode for name, (_, mode) in ways.items()}
     assert content(cluster, place, modes) == dict.fromkeys(ways, (sha256(DISK), "0"))
@@ -194,10 +194,10 @@ def test_a_strategy_that_hangs_is_given_up_and_the_volume_is_copied(cluster, pla
     )  # fmt: skip
     try:
         place.create(volumes[0], source)
-        place.wait("persistentvolumeclaim", "silent", "bound", is_phase("Bound"), PATIENCE)
+        place.wait("persistentvolumeclaim", "silent", "bound", is_phase("Bound"), TIMEOUT)
         with following(place) as chronicle:
             place.create(wanted)
-            chronicle.wait_phase("given-up", "SnapshotForSmartCloneInProgress", patience=PATIENCE)
+            chronicle.wait_phase("given-up", "SnapshotForSmartCloneInProgress", patience=TIMEOUT)
             meanwhile = explained(cdi, "dv/given-up")
             # There is no provisioner for this driver. The claimRef names the prime PVC because otherwise the target
             # itself would be bound to this volume.
@@ -206,7 +206,7 @@ def test_a_strategy_that_hangs_is_given_up_and_the_volume_is_copied(cluster, pla
             place.create(volumes[1])
             assert (meanwhile["clone"]["strategy"], meanwhile["clone"]["fallbacks"]) == ("snapshot", [])
             assert meanwhile["waits"] is None
-            chronicle.wait_phase("given-up", "Succeeded", patience=PATIENCE)
+            chronicle.wait_phase("given-up", "Succeeded", patience=TIMEOUT)
             notes = notes_of(place.get("persistentvolumeclaim", "given-up"))
             assert (notes["cloneType"], notes["cloneFallbackReason"]) == ("copy", "CloneStrategyFailed")
             clone = explained(cdi, "dv/given-up")["clone"]
@@ -234,7 +234,7 @@ def test_a_target_without_a_size_is_made_for_the_disk_in_its_source(cluster, pla
     script = f"head -c {SIZE} /dev/urandom >/data/disk.img && truncate -s {12 * MIB} /data/disk.img"
     place.create(claim_of("by-hand", "csi", size="32Mi"))
     place.create(looker("filler", cluster.image, script, "by-hand", FILES))
-    place.wait("pod", "filler", "ended", is_phase("Succeeded"), PATIENCE)
+    place.wait("pod", "filler", "ended", is_phase("Succeeded"), TIMEOUT)
     place.delete("pod", "filler")
     sources = {"noted": "golden", "looked": "by-hand"}
     disks = {"noted": int(notes_of(place.get("persistentvolumeclaim", "golden"))["image.diskSize"]), "looked": 12 * MIB}
@@ -252,10 +252,10 @@ def test_a_target_without_a_size_is_made_for_the_disk_in_its_source(cluster, pla
     with following(place) as chronicle:
         place.create(*wanted.values())
         for name in wanted:
-            chronicle.wait_phase(name, "Succeeded", patience=PATIENCE)
+            chronicle.wait_phase(name, "Succeeded", patience=TIMEOUT)
         looks = [name for name in chronicle.names("pods") if name.startswith("size-detection-")]
         assert looks == [f"size-detection-{place.get('datavolume', 'looked')['metadata']['uid']}"]
-        chronicle.until("the pod is gone", lambda: looks[0] not in chronicle.present("pods"), PATIENCE)
+        chronicle.until("the pod is gone", lambda: looks[0] not in chronicle.present("pods"), TIMEOUT)
     for name, size in disks.items():
         target = place.get("persistentvolumeclaim", name)
         assert target["spec"]["volumeMode"] == BLOCK
@@ -265,5 +265,5 @@ def test_a_target_without_a_size_is_made_for_the_disk_in_its_source(cluster, pla
     place.create(looker("first", cluster.image, read.replace("DISK", "/data/disk.img"), "by-hand", FILES))
     place.create(looker("second", cluster.image, read.replace("DISK", "/dev/cdi-block-volume"), "looked", BLOCK))
     for name in ("first", "second"):
-        place.wait("pod", name, "ended", is_phase("Succeeded"), PATIENCE)
+        place.wait("pod", name, "ended", is_phase("Succeeded"), TIMEOUT)
     assert place.logs("first") == place.logs("second")

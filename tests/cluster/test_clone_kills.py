@@ -16,18 +16,18 @@ from typing import Any
 
 import pytest
 
-from cdi.kube.tokens import SigningKey
+from cdi.kube.jwt import SigningKey
 from tests.cluster import cdi_image
-from tests.cluster.blows import belongings, kill_inside, striking, take_away, wait_belongings
+from tests.cluster.cancellation import ANNOTATION as DELETED_AFTER
 from tests.cluster.cdi import Meddled, controller
-from tests.cluster.chronicle import Chronicle, following
+from tests.cluster.event_log import Chronicle, following
+from tests.cluster.fault_injection import belongings, kill_inside, striking, take_away, wait_belongings
 from tests.cluster.kubectl import Kubectl
 from tests.cluster.objects import phase, snapshot
 from tests.cluster.reader import digests, pod_of_many, told
 from tests.cluster.servers import serving
 from tests.cluster.test_clone import leave, signing_key, storage_class
 from tests.cluster.volumes import IMMEDIATE, MIB, data_volume, disk, sha256, wait_phase
-from tests.cluster.withdrawing import ANNOTATION as DELETED_AFTER
 
 Document = dict[str, Any]
 SIZE = 16 * MIB
@@ -46,7 +46,7 @@ STORAGES_OWN = {
     "snapshot.storage.kubernetes.io/pvc-as-source-protection",
 }
 """Finalizers by which the storage protects a claim during a clone or snapshot; it removes them eventually."""
-PATIENCE = 300.0
+TIMEOUT = 300.0
 SLOWLY = {"cdi.kubevirt.io/policy.bandwidth": "256Ki"}
 """Bandwidth in bytes per second: copying the data of `DISK` takes half a minute."""
 
@@ -103,11 +103,11 @@ class World:
 
     def succeed(self, ways: dict[str, Way]) -> None:
         for name, way in ways.items():
-            self.chronicles[way.place].wait_phase(name, "Succeeded", patience=PATIENCE)
+            self.chronicles[way.place].wait_phase(name, "Succeeded", patience=TIMEOUT)
 
     def cleared(self, ways: dict[str, Way]) -> None:
         """Wait until only the initial objects exist, and those of the DataVolumes that still exist."""
-        wait_belongings(lambda: self.before | self._theirs(self.present(ways)), PATIENCE, *self.places.values())
+        wait_belongings(lambda: self.before | self._theirs(self.present(ways)), TIMEOUT, *self.places.values())
 
     def present(self, ways: dict[str, Way]) -> dict[str, Way]:
         """Return the DataVolumes of `ways` that exist."""
@@ -137,7 +137,7 @@ class World:
             if claims:
                 reader = f"reader-{secrets.token_hex(3)}"
                 kubectl.create(pod_of_many(reader, cluster.image, digests(claims, SIZE), claims))
-                found = told(kubectl, self.chronicles[place], reader, PATIENCE)
+                found = told(kubectl, self.chronicles[place], reader, TIMEOUT)
                 assert found == dict.fromkeys(claims, (sha256(DISK), "0"))
                 take_away(kubectl, reader)
 
@@ -147,7 +147,7 @@ class World:
             names = [name for name, way in ways.items() if way.place == place]
             if names:
                 kubectl.delete("datavolume", *names, wait=False)
-        wait_belongings(lambda: self.before, PATIENCE, *self.places.values())
+        wait_belongings(lambda: self.before, TIMEOUT, *self.places.values())
 
 
 def golden(mode: str) -> str:
@@ -180,7 +180,7 @@ def changed(before: dict[str, Any], after: dict[str, Any]) -> dict[str, tuple[An
 
 
 @pytest.fixture(scope="module")
-def world(cluster, tmp_path_factory) -> Iterator[World]:
+def context(cluster, tmp_path_factory) -> Iterator[World]:
     """Create two golden images, and compare their content and metadata at the end."""
     directory = tmp_path_factory.mktemp("servers")
     with ExitStack() as stack:
@@ -200,9 +200,9 @@ def world(cluster, tmp_path_factory) -> Iterator[World]:
                 here.create(*(data_volume(name, source, "csi", mode=mode) for name, mode in sources.items()))
                 for name in sources:
                     wait_phase(here, name, "Succeeded")
-                chronicles[HERE].wait_clean(PATIENCE)
+                chronicles[HERE].wait_clean(TIMEOUT)
                 here.create(kept)
-                here.wait("volumesnapshot", KEPT, "ready", lambda it: it.get("status", {}).get("readyToUse"), PATIENCE)
+                here.wait("volumesnapshot", KEPT, "ready", lambda it: it.get("status", {}).get("readyToUse"), TIMEOUT)
             faces = {name: face(here, name) for name in sources}
             yield World(
                 home=home, places=places, chronicles=chronicles, key=signing_key(home),
@@ -210,7 +210,7 @@ def world(cluster, tmp_path_factory) -> Iterator[World]:
             )  # fmt: skip
             assert {name: changed(faces[name], face(here, name)) for name in sources} == dict.fromkeys(sources, {})
             here.create(pod_of_many("last", cluster.image, digests(sources, SIZE), sources))
-            assert told(here, chronicles[HERE], "last", PATIENCE) == dict.fromkeys(sources, (sha256(DISK), "0"))
+            assert told(here, chronicles[HERE], "last", TIMEOUT) == dict.fromkeys(sources, (sha256(DISK), "0"))
         finally:
             home.run("delete", "storageclass", "--ignore-not-found", CLONING, COPYING)
 
@@ -230,30 +230,30 @@ WAYS = (
 )
 
 
-def test_a_controller_that_dies_at_every_step_of_a_clone_comes_to_the_same_end(cluster, world, tmp_path) -> None:
+def test_a_controller_that_dies_at_every_step_of_a_clone_comes_to_the_same_end(cluster, context, tmp_path) -> None:
     ways = {way.name: way for way in WAYS}
     image = cdi_image.provide(cluster)
-    dying = Meddled(cluster, world.home.namespace, image, ["dying", str(tmp_path)], watching(world.places))
-    world.create(ways, {})
-    before = pods_by_name(world)
+    dying = Meddled(cluster, context.home.namespace, image, ["dying", str(tmp_path)], watching(context.places))
+    context.create(ways, {})
+    before = pods_by_name(context)
     try:
         dying.begin()
-        world.succeed(ways)
-        world.cleared(ways)
+        context.succeed(ways)
+        context.cleared(ways)
         deaths = [line["after"] for line in dying.lines() if line["message"] == "died"]
-        world.read(cluster, ways)
-        world.drop(ways)
+        context.read(cluster, ways)
+        context.drop(ways)
     finally:
         dying.close()
     assert len(deaths) > 40, "so many steps there are at the least"
-    made = {name: uids for name, uids in pods_by_name(world).items() if name not in before}
+    made = {name: uids for name, uids in pods_by_name(context).items() if name not in before}
     assert {name: uids for name, uids in made.items() if len(uids) > 1} == {}, "no work was done twice"
 
 
-def pods_by_name(world: World) -> dict[str, set[str]]:
+def pods_by_name(context: World) -> dict[str, set[str]]:
     """Return the uids of all recorded pods by name."""
     found: dict[str, set[str]] = {}
-    for chronicle in world.chronicles.values():
+    for chronicle in context.chronicles.values():
         for pod in chronicle.states("pods"):
             found.setdefault(pod["metadata"]["name"], set()).add(pod["metadata"]["uid"])
     return found
@@ -283,7 +283,7 @@ def is_killed(way: Way, number: int) -> bool:
     return (number + (way.mode == BLOCK)) % 2 == 1
 
 
-def test_pods_of_a_copy_that_are_deleted_or_killed_are_gone_on_without(cluster, world) -> None:
+def test_pods_of_a_copy_that_are_deleted_or_killed_are_gone_on_without(cluster, context) -> None:
     if cluster.layout is None:
         pytest.skip("only on our own cluster's node")
     ways = {f"{way.name}-{way.place}-{victim}": way for way in COPIES for victim in (READER, TARGET)}
@@ -293,9 +293,9 @@ def test_pods_of_a_copy_that_are_deleted_or_killed_are_gone_on_without(cluster, 
     def victim(name: str, number: int) -> Document | None:
         """Return the pod if the time for this blow has come."""
         way = ways[name]
-        if len(struck[name]) != number or done(world.chronicles[way.place], name) < TIMES[number]:
+        if len(struck[name]) != number or done(context.chronicles[way.place], name) < TIMES[number]:
             return None
-        pod = pod_of(world, way, name, reader=name.endswith(READER))
+        pod = pod_of(context, way, name, reader=name.endswith(READER))
         if pod is None or pod["metadata"]["uid"] in struck[name]:
             return None
         runs = any("running" in one["state"] for one in pod["status"].get("containerStatuses", ()))
@@ -311,21 +311,23 @@ def test_pods_of_a_copy_that_are_deleted_or_killed_are_gone_on_without(cluster, 
             except subprocess.CalledProcessError:
                 return False
         else:
-            take_away(world.home.within(pod["metadata"]["namespace"]), pod["metadata"]["name"])
+            take_away(context.home.within(pod["metadata"]["namespace"]), pod["metadata"]["name"])
         struck[name].append(pod["metadata"]["uid"])
         return True
 
     blows = {f"{name} {number}": (name, number) for name in ways for number in range(len(TIMES))}
     moments = {blow: partial(victim, name, number) for blow, (name, number) in blows.items()}
-    with controller(cluster, world.home, watching(world.places), "--no-leader-election"):
+    with controller(cluster, context.home, watching(context.places), "--no-leader-election"):
         with striking(moments, lambda ready: [blow for blow in ready if strike(*blows[blow])]) as met:
-            world.create(ways, SLOWLY)
-            world.succeed(ways)
-        missed = {name: shown(world.chronicles[ways[name].place], name) for name, _ in map(blows.get, set(blows) - met)}
+            context.create(ways, SLOWLY)
+            context.succeed(ways)
+        missed = {
+            name: shown(context.chronicles[ways[name].place], name) for name, _ in map(blows.get, set(blows) - met)
+        }
         assert missed == {}, "each was struck as often as it was to be"
-        world.cleared(ways)
-        world.read(cluster, ways)
-        world.drop(ways)
+        context.cleared(ways)
+        context.read(cluster, ways)
+        context.drop(ways)
 
 
 def shown(chronicle: Chronicle, name: str) -> list[str]:
@@ -340,14 +342,14 @@ def done(chronicle: Chronicle, name: str) -> float:
     return 0.0 if text == "N/A" else float(text.removesuffix("%"))
 
 
-def pod_of(world: World, way: Way, name: str, *, reader: bool) -> Document | None:
+def pod_of(context: World, way: Way, name: str, *, reader: bool) -> Document | None:
     """Return the pod that fills a clone, or the one that reads its source for it."""
-    claim = world.chronicles[way.place].present("persistentvolumeclaims").get(name)
+    claim = context.chronicles[way.place].present("persistentvolumeclaims").get(name)
     if claim is None:
         return None
     uid = claim["metadata"]["uid"]
     wanted = {golden(way.mode)} if reader else {name, f"prime-{uid}"}
-    for pod in world.chronicles[HERE if reader else way.place].present("pods").values():
+    for pod in context.chronicles[HERE if reader else way.place].present("pods").values():
         mounted = {
             volume["persistentVolumeClaim"]["claimName"] for volume in pod["spec"]["volumes"]
             if "persistentVolumeClaim" in volume
@@ -372,28 +374,30 @@ NEVER = 1000
 """More than the number of steps."""
 
 
-def test_a_datavolume_that_is_deleted_at_any_step_of_a_clone_leaves_nothing(cluster, world) -> None:
+def test_a_datavolume_that_is_deleted_at_any_step_of_a_clone_leaves_nothing(cluster, context) -> None:
     numbered = {
         f"{way.name}-{number}": (way, number)
         for way in WITHDRAWN for number in (*range(way.first, way.steps + 1, way.every), NEVER)
     }  # fmt: skip
     image = cdi_image.provide(cluster)
-    withdrawing = Meddled(cluster, world.home.namespace, image, ["withdrawing"], watching(world.places))
+    withdrawing = Meddled(cluster, context.home.namespace, image, ["withdrawing"], watching(context.places))
     try:
         withdrawing.start()
-        for place, kubectl in world.places.items():
+        for place, kubectl in context.places.items():
             chosen = {name: each for name, each in numbered.items() if each[0].place == place}
             kubectl.create(
-                *(world.document(way, name, {DELETED_AFTER: str(last)}) for name, (way, last) in chosen.items())
+                *(context.document(way, name, {DELETED_AFTER: str(last)}) for name, (way, last) in chosen.items())
             )
         for name, (way, _) in numbered.items():
-            world.chronicles[way.place].until(f"{name} is done or gone", partial(is_over, world, way, name), PATIENCE)
+            context.chronicles[way.place].until(
+                f"{name} is done or gone", partial(is_over, context, way, name), TIMEOUT
+            )
         ways = {name: way for name, (way, _) in numbered.items()}
         # A DataVolume deleted after its last write exists for a moment longer.
-        world.cleared(ways)
-        lived = world.present(ways)
-        world.read(cluster, lived)
-        world.drop(lived)
+        context.cleared(ways)
+        lived = context.present(ways)
+        context.read(cluster, lived)
+        context.drop(lived)
         lines = withdrawing.lines()
     finally:
         withdrawing.close()
@@ -406,6 +410,6 @@ def test_a_datavolume_that_is_deleted_at_any_step_of_a_clone_leaves_nothing(clus
         assert {f"{way.name}-{number}" for number in range(way.first, way.steps // 2, way.every)} <= deleted
 
 
-def is_over(world: World, way: Way, name: str) -> bool:
-    chronicle = world.chronicles[way.place]
+def is_over(context: World, way: Way, name: str) -> bool:
+    chronicle = context.chronicles[way.place]
     return "Succeeded" in chronicle.phases(name) or name not in chronicle.present("datavolumes")

@@ -7,7 +7,7 @@ import pytest
 from cdi.api.copy import TICKET_PREFIX
 from cdi.api.policy import BANDWIDTH
 from tests.cluster.cdi import controller
-from tests.cluster.chronicle import Chronicle, following
+from tests.cluster.event_log import Chronicle, following
 from tests.cluster.reader import digests, pod_of_many, told
 from tests.cluster.servers import serving
 from tests.cluster.volumes import MIB, data_volume, disk, sha256, wait_phase
@@ -15,7 +15,7 @@ from tests.cluster.volumes import MIB, data_volume, disk, sha256, wait_phase
 SIZE = 24 * MIB
 DISK = disk(SIZE)
 GOLDEN = "golden"
-PATIENCE = 300.0  # seconds, for what takes one minute on an idle machine
+TIMEOUT = 300.0  # seconds, for what takes one minute on an idle machine
 COPY = "clone-many"
 READER = "cdi-clone-source"
 SLOWLY = {BANDWIDTH: "2Mi"}
@@ -68,14 +68,14 @@ def applied(place, names: dict[str, str]) -> None:
 def check(cluster, place, chronicle: Chronicle, names: dict[str, str]) -> None:
     """Assert that all clones hold the source's content and that nothing else is left."""
     for name in names:
-        chronicle.wait_phase(name, "Succeeded", patience=PATIENCE)
+        chronicle.wait_phase(name, "Succeeded", patience=TIMEOUT)
     modes = dict.fromkeys([*names, GOLDEN], "Filesystem")
     pod = f"reader-of-{next(iter(names))}"
     place.create(pod_of_many(pod, cluster.image, digests(modes, SIZE), modes))
-    found = told(place, chronicle, pod, PATIENCE)
+    found = told(place, chronicle, pod, TIMEOUT)
     assert found == dict.fromkeys(modes, (sha256(DISK), "0"))
     place.delete("pod", pod)
-    chronicle.wait_clean(PATIENCE)
+    chronicle.wait_clean(TIMEOUT)
 
 
 def test_one_pod_reads_for_all(cluster, place):
@@ -107,7 +107,7 @@ def test_when_the_reader_is_lost_another_goes_on_for_all(cluster, place):
             there = [pod for pod in chronicle.present("pods").values() if tickets(pod)]
             return next((pod for pod in there if len(tickets(pod)) == len(names)), None)
 
-        first = chronicle.until("one reader for all", at_work, PATIENCE)
+        first = chronicle.until("one reader for all", at_work, TIMEOUT)
         place.run("delete", "pod", first["metadata"]["name"], "--grace-period=0", "--force")
         check(cluster, place, chronicle, names)
         assert len({pod["metadata"]["uid"] for pod in readers(chronicle)}) > 1

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster import build, pki, residue
+from tests.cluster import build, leftovers, pki
 from tests.cluster.kubectl import KubectlError
 from tests.cluster.objects import DEVICE, DIRECTORY, claim, is_phase, phase, pod
 
@@ -499,7 +499,7 @@ def test_it_leaves_nothing_in_the_machines_own_tables(cluster):
     mounts = Path("/proc/self/mounts").read_text()
     assert "KUBE" not in rules and "CNI" not in rules
     assert "kubelet" not in mounts and str(cluster.layout.base) not in mounts
-    assert residue.process(cluster.layout) is not None
+    assert leftovers.process(cluster.layout) is not None
     # The kubelet has set these, in the node only.
     assert cluster.run("cat", "/proc/sys/vm/overcommit_memory").strip() == "1"
     assert cluster.run("cat", "/proc/sys/kernel/panic_on_oops").strip() == "1"

@@ -20,7 +20,7 @@ import pytest
 import trustme
 
 from tests.cluster.cdi import controller
-from tests.cluster.chronicle import Chronicle, following
+from tests.cluster.event_log import Chronicle, following
 from tests.cluster.kubectl import Kubectl
 from tests.cluster.objects import is_phase
 from tests.cluster.reader import pod_of_many
@@ -30,7 +30,7 @@ from tests.faults.server import Fault, FaultServer
 
 Document = dict[str, Any]
 GROUP = "cdi.kubevirt.io/"
-PATIENCE = 300.0
+TIMEOUT = 300.0
 MARK = secrets.token_hex(3)
 """Part of the names of cluster-scoped objects."""
 NODE, PRIORITY, POLICY, VOLUME = f"full-{MARK}", f"golden-{MARK}", f"primes-{MARK}", f"foreign-{MARK}"
@@ -322,15 +322,15 @@ def go_on(play: Play, image: str) -> None:
     """Do what users do while the imports run."""
     place, chronicle = play.place, play.chronicle
     place.create(pod_of_many("user", image, "sleep 1000", {"in-use": "Filesystem"}))
-    chronicle.wait_phase("full", "PendingPopulation", patience=PATIENCE)
+    chronicle.wait_phase("full", "PendingPopulation", patience=TIMEOUT)
     place.merge(
         "persistentvolumeclaim", "full", {"metadata": {"annotations": {"volume.kubernetes.io/selected-node": NODE}}}
     )
-    chronicle.wait("pods", "user", "running", is_phase("Running"), PATIENCE)
+    chronicle.wait("pods", "user", "running", is_phase("Running"), TIMEOUT)
     place.create(secret("comes-late", accessKeyId="u", secretKey="p"))
-    chronicle.until("the password is refused", lambda: "Error" in chronicle.event_reasons("unauthorized"), PATIENCE)
+    chronicle.until("the password is refused", lambda: "Error" in chronicle.event_reasons("unauthorized"), TIMEOUT)
     place.apply(secret("wrong", accessKeyId="u", secretKey="p"))
-    chronicle.wait_phase("lost", "Succeeded", patience=PATIENCE)
+    chronicle.wait_phase("lost", "Succeeded", patience=TIMEOUT)
     place.delete("persistentvolumeclaim", "lost", wait=False)
 
 
@@ -383,19 +383,19 @@ def of(play: Play, name: str) -> Chronicle:
 @pytest.mark.parametrize(("phase", "name"), PHASES.items())
 def test_a_phase_is_met(play, phase, name) -> None:
     chronicle = of(play, name)
-    chronicle.until(f"{name} is {phase}", lambda: phase in chronicle.phases(name), PATIENCE)
+    chronicle.until(f"{name} is {phase}", lambda: phase in chronicle.phases(name), TIMEOUT)
 
 
 @pytest.mark.parametrize(("reason", "name"), BOUND.items())
 def test_a_reason_of_bound_is_met(play, reason, name) -> None:
     chronicle = of(play, name)
-    chronicle.until(f"{name} has {reason}", lambda: reason in chronicle.reasons(name, "Bound"), PATIENCE)
+    chronicle.until(f"{name} has {reason}", lambda: reason in chronicle.reasons(name, "Bound"), TIMEOUT)
 
 
 @pytest.mark.parametrize(("reason", "name"), RUNNING.items())
 def test_a_reason_of_running_is_met(play, reason, name) -> None:
     chronicle = of(play, name)
-    chronicle.until(f"{name} has {reason}", lambda: reason in chronicle.reasons(name, "Running"), PATIENCE)
+    chronicle.until(f"{name} has {reason}", lambda: reason in chronicle.reasons(name, "Running"), TIMEOUT)
 
 
 @pytest.mark.parametrize(("reason", "name"), EVENTS.items())
@@ -406,13 +406,13 @@ def test_an_event_is_told(play, reason, name) -> None:
         kinds = ("DataVolume", "PersistentVolumeClaim")
         return any(reason in chronicle.event_reasons(name, kind) for kind in kinds)
 
-    chronicle.until(f"{name} has an event {reason}", there, PATIENCE)
+    chronicle.until(f"{name} has an event {reason}", there, TIMEOUT)
     kind = "PersistentVolumeClaim" if (name, reason) in OF_CLAIMS else "DataVolume"
     assert reason in chronicle.event_reasons(name, kind)
 
 
 def test_ready_is_true_of_what_succeeded_and_of_nothing_else(play) -> None:
-    play.chronicle.wait_phase("slow-csi", "Succeeded", patience=PATIENCE)
+    play.chronicle.wait_phase("slow-csi", "Succeeded", patience=TIMEOUT)
     for state in play.chronicle.states("datavolumes"):
         if "status" in state:
             ready = conditions(state)["Ready"]["status"] == "True"
@@ -420,7 +420,7 @@ def test_ready_is_true_of_what_succeeded_and_of_nothing_else(play) -> None:
 
 
 def test_progress_has_the_form_that_programs_parse(play) -> None:
-    play.chronicle.wait_phase("slow-csi", "Succeeded", patience=PATIENCE)
+    play.chronicle.wait_phase("slow-csi", "Succeeded", patience=TIMEOUT)
     states = play.chronicle.states("datavolumes")
     found = {(state["metadata"]["name"], state["status"]["progress"]) for state in states if "status" in state}
     assert all(re.fullmatch(r"N/A|\d{1,2}\.\d\d%|100\.0%", progress) for _, progress in found), found
@@ -448,7 +448,7 @@ def goes_through(values: list[str], wanted: list[str]) -> bool:
 @pytest.mark.parametrize(("annotation", "name", "wanted"), [(key, *value) for key, value in WRITTEN.items()])
 def test_an_annotation_is_written(play, annotation, name, wanted) -> None:
     chronicle = play.chronicle
-    chronicle.until(f"there is a claim {name}", lambda: chronicle.states("persistentvolumeclaims", name), PATIENCE)
+    chronicle.until(f"there is a claim {name}", lambda: chronicle.states("persistentvolumeclaims", name), TIMEOUT)
     uids = {"UID": chronicle.states("persistentvolumeclaims", name)[-1]["metadata"]["uid"]}
     if states := chronicle.states("datavolumes", name):
         uids["UID-OF-THE-DATAVOLUME"] = states[-1]["metadata"]["uid"]
@@ -464,7 +464,7 @@ def test_an_annotation_is_written(play, annotation, name, wanted) -> None:
         return found
 
     try:
-        chronicle.until("written", lambda: goes_through(values(), wanted), PATIENCE)
+        chronicle.until("written", lambda: goes_through(values(), wanted), TIMEOUT)
     except AssertionError:
         assert values() == wanted
 
@@ -472,7 +472,7 @@ def test_an_annotation_is_written(play, annotation, name, wanted) -> None:
 @pytest.mark.parametrize(("annotation", "name", "end"), [(key, *value) for key, value in OBEYED.items()])
 def test_an_annotation_is_obeyed(play, annotation, name, end) -> None:
     chronicle = play.chronicle
-    chronicle.wait_phase(name, end, patience=PATIENCE)
+    chronicle.wait_phase(name, end, patience=TIMEOUT)
     claim = chronicle.states("persistentvolumeclaims", name)[-1]["metadata"]
     pods = chronicle.names("pods") & {f"importer-{name}", f"importer-prime-{claim['uid']}"}
     match annotation:
@@ -492,7 +492,7 @@ def test_an_annotation_is_obeyed(play, annotation, name, end) -> None:
 
 def test_a_claim_that_was_there_belongs_to_its_datavolume(play) -> None:
     for name in ("adopted", "prepopulated", "populated-for"):
-        play.chronicle.wait_phase(name, "Succeeded", patience=PATIENCE)
+        play.chronicle.wait_phase(name, "Succeeded", patience=TIMEOUT)
         [owner] = play.place.get("persistentvolumeclaim", name)["metadata"]["ownerReferences"]
         assert (owner["kind"], owner["name"], owner["controller"]) == ("DataVolume", name, True)
 
@@ -502,7 +502,7 @@ def test_annotations_written_by_hand_are_an_import(play, name) -> None:
     def filled(claim: Document) -> bool:
         return claim["metadata"].get("annotations", {}).get(f"{GROUP}storage.pod.phase") == "Succeeded"
 
-    claim = play.chronicle.wait("persistentvolumeclaims", name, "filled", filled, PATIENCE)
+    claim = play.chronicle.wait("persistentvolumeclaims", name, "filled", filled, TIMEOUT)
     for part in BY_HAND[name]:
         assert f"{GROUP}storage.import.{part}" in claim["metadata"]["annotations"]
     if name == "by-hand":
@@ -519,7 +519,7 @@ def test_annotations_written_by_hand_are_an_import(play, name) -> None:
 def test_pods_and_claims_have_the_names_that_programs_look_up(play) -> None:
     chronicle = play.chronicle
     for name in ("slow-csi", "slow-local", "scratch-csi"):
-        chronicle.wait_phase(name, "Succeeded", patience=PATIENCE)
+        chronicle.wait_phase(name, "Succeeded", patience=TIMEOUT)
     claims = {
         name: chronicle.states("persistentvolumeclaims", name)[0]["metadata"]["uid"]
         for name in ("slow-csi", "scratch-csi")
@@ -538,7 +538,7 @@ def test_pods_and_claims_have_the_names_that_programs_look_up(play) -> None:
 
 @pytest.mark.parametrize(("label", "kind", "pattern", "value"), [(key, *rest) for key, rest in LABELS.items()])
 def test_a_label_is_there(play, label, kind, pattern, value) -> None:
-    play.chronicle.wait_phase("slow-csi", "Succeeded", patience=PATIENCE)
+    play.chronicle.wait_phase("slow-csi", "Succeeded", patience=TIMEOUT)
     found = {
         state["metadata"].get("labels", {}).get(label)
         for state in play.chronicle.states(kind) if re.fullmatch(pattern, state["metadata"]["name"])
@@ -547,7 +547,7 @@ def test_a_label_is_there(play, label, kind, pattern, value) -> None:
 
 
 def test_pods_have_what_was_asked_for_them(play) -> None:
-    play.chronicle.wait_phase("chosen", "Succeeded", patience=PATIENCE)
+    play.chronicle.wait_phase("chosen", "Succeeded", patience=TIMEOUT)
     chosen = play.chronicle.states("pods", "importer-chosen")[-1]
     assert chosen["spec"]["priorityClassName"] == PRIORITY
     assert chosen["spec"]["serviceAccountName"] == "default"
@@ -560,7 +560,7 @@ def test_pods_have_what_was_asked_for_them(play) -> None:
 
 def test_a_worker_says_how_it_ended_in_the_usual_fields(play) -> None:
     """The fields of the worker's termination message."""
-    play.chronicle.wait_phase("chosen", "Succeeded", patience=PATIENCE)
+    play.chronicle.wait_phase("chosen", "Succeeded", patience=TIMEOUT)
     pod = play.place.get("pod", "importer-chosen")
     [container] = pod["status"]["containerStatuses"]
     words = json.loads(container["state"]["terminated"]["message"])

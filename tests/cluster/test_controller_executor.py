@@ -9,22 +9,22 @@ from collections.abc import AsyncIterator
 import pytest
 
 from cdi.api.errors import Conflict
-from cdi.controller.certifier import Certifier
-from cdi.controller.executor import Executor
-from cdi.controller.keys import Scope
-from cdi.controller.watches import Watches
+from cdi.controller.applier import Executor
+from cdi.controller.certificates import CertificateManager
+from cdi.controller.informers import InformerSet
+from cdi.controller.request import Scope
+from cdi.kube.certificates import Lifetimes
 from cdi.kube.client import Client, connect
-from cdi.kube.lifetimes import Lifetimes
 from cdi.kube.resources import CLAIMS, CONFIG_MAPS, DATA_VOLUMES, EVENTS, PODS, SECRETS, VOLUMES
 from cdi.reconcile.actions import (
-    CopyInput,
     CreateObject,
     DeleteObject,
-    EventFact,
-    InputRef,
+    Event,
+    MirrorObject,
+    ObjectRef,
     PatchObject,
     Plan,
-    Rebind,
+    RebindVolume,
     StartWorker,
     StopWorker,
 )
@@ -35,10 +35,10 @@ NOBODY = "00000000-0000-0000-0000-000000000000"
 
 
 class Bench:
-    def __init__(self, client: Client, watches: Watches, watching: asyncio.Task[None], namespace: str) -> None:
+    def __init__(self, client: Client, watches: InformerSet, watching: asyncio.Task[None], namespace: str) -> None:
         self.client, self.watches, self.namespace = client, watches, namespace
         self._watching = watching
-        self.executor = Executor(client, watches, Certifier(client, namespace, Lifetimes))
+        self.executor = Executor(client, watches, CertificateManager(client, namespace, Lifetimes))
 
     async def stop_watching(self):
         """Stop the watches, so that the cache is outdated from the next change on."""
@@ -46,7 +46,7 @@ class Bench:
         await asyncio.wait([self._watching])
 
     async def act(self, *actions, about=None, **plan):
-        return await self.executor.carry_out(Plan(actions=actions, **plan), about or {}, NOW)
+        return await self.executor.apply(Plan(actions=actions, **plan), about or {}, NOW)
 
     async def make(self, resource, name, **more):
         metadata = {"name": name, "namespace": self.namespace, **more.pop("metadata", {})}
@@ -79,9 +79,9 @@ async def bench(cluster, namespace) -> AsyncIterator[Bench]:
     definitions(cluster)
     async with connect(str(cluster.kubectl.kubeconfig)) as client:
         scope = Scope(namespaces=(namespace.namespace,))
-        watches = Watches(client, scope, on_change=lambda *_: None)
+        watches = InformerSet(client, scope, on_change=lambda *_: None)
         task = asyncio.create_task(watches.run())
-        await watches.synced()
+        await watches.wait_for_cache_sync()
         yield Bench(client, watches, task, namespace.namespace)
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
@@ -241,7 +241,7 @@ async def test_a_status_of_before_is_not_written_over_a_newer_one(bench) -> None
 
 async def test_the_same_event_counts_up(bench) -> None:
     about = await data_volume(bench)
-    fact = EventFact(type="Warning", reason="ImportFailed", message="x" * 3000)
+    fact = Event(type="Warning", reason="ImportFailed", message="x" * 3000)
     for _ in range(3):
         await bench.act(about=about, events=(fact,))
     (found,) = (await bench.client.list(EVENTS, bench.namespace, fields="reason=ImportFailed")).items
@@ -325,7 +325,7 @@ async def test_a_volume_goes_from_the_prime_claim_to_its_target_and_only_from_th
             "namespace": bench.namespace, "prime": "prime", "prime_uid": prime["metadata"]["uid"],
             "target": "target", "target_uid": target["metadata"]["uid"],
         }  # fmt: skip
-        return Rebind(**(facts | changes))
+        return RebindVolume(**(facts | changes))
 
     for wrong in ({"prime_uid": NOBODY}, {"target_uid": NOBODY}, {"volume_uid": NOBODY}):
         assert await bench.act(rebind(**wrong), config_map(bench, "later")) is None
@@ -343,9 +343,9 @@ async def test_a_copy_follows_its_source_and_a_users_own_is_not_written_over(ben
     owner = {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "name": "c", "uid": claim["metadata"]["uid"]}
 
     def copy(name):
-        source = InputRef(kind="ConfigMap", namespace=bench.namespace, name="ca")
-        return CopyInput(
-            source=source, copy=InputRef(kind="ConfigMap", namespace=bench.namespace, name=name), owner=owner
+        source = ObjectRef(kind="ConfigMap", namespace=bench.namespace, name="ca")
+        return MirrorObject(
+            source=source, copy=ObjectRef(kind="ConfigMap", namespace=bench.namespace, name=name), owner=owner
         )
 
     await bench.act(copy("copy"))
@@ -359,9 +359,9 @@ async def test_a_copy_follows_its_source_and_a_users_own_is_not_written_over(ben
     assert refusal is not None
     assert refusal.failure.code == "AlreadyExists"
     assert (await bench.get(CONFIG_MAPS, "mine"))["data"] == {"mine": "1"}
-    missing = CopyInput(
-        source=InputRef(kind="Secret", namespace=bench.namespace, name="none"),
-        copy=InputRef(kind="Secret", namespace=bench.namespace, name="copy"), owner=owner,
+    missing = MirrorObject(
+        source=ObjectRef(kind="Secret", namespace=bench.namespace, name="none"),
+        copy=ObjectRef(kind="Secret", namespace=bench.namespace, name="copy"), owner=owner,
     )  # fmt: skip
     assert await bench.act(missing) is None
     assert not (await bench.client.list(SECRETS, bench.namespace)).items

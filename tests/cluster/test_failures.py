@@ -21,8 +21,8 @@ import pytest
 import trustme
 
 from tests.cluster.cdi import controller
-from tests.cluster.chronicle import Chronicle, following
 from tests.cluster.cluster import Cluster
+from tests.cluster.event_log import Chronicle, following
 from tests.cluster.kubectl import Kubectl
 from tests.cluster.reader import digests, pod_of_many, told
 from tests.cluster.servers import secret
@@ -31,7 +31,7 @@ from tests.cluster.worker_pods import RESTRICTED
 from tests.faults.server import Fault, FaultServer
 
 Document = dict[str, Any]
-PATIENCE = 300.0
+TIMEOUT = 300.0
 USER, PASSWORD = "importer", "right"
 LATE = f"late-{secrets.token_hex(3)}"
 """A StorageClass that is created late; it is cluster-scoped, so its name is unique."""
@@ -63,9 +63,9 @@ class Scene:
             message = conditions(document).get("Ready", {}).get("message", "")
             return all(word in message for word in words)
 
-        return self.chronicle.wait("datavolumes", name, f"says {words}", there, PATIENCE)
+        return self.chronicle.wait("datavolumes", name, f"says {words}", there, TIMEOUT)
 
-    def failed(self, name: str, patience: float = PATIENCE) -> Document:
+    def failed(self, name: str, patience: float = TIMEOUT) -> Document:
         return self.chronicle.wait_phase(name, "Failed", patience=patience)
 
     def failed_tries(self, name: str, reason: str) -> None:
@@ -78,7 +78,7 @@ class Scene:
                 and any(_shows(claim, reason) for claim in self.chronicle.states("persistentvolumeclaims", name))
             )
 
-        self.chronicle.until(f"{name} is reported", told, PATIENCE)
+        self.chronicle.until(f"{name} is reported", told, TIMEOUT)
 
     def wait_no_trace(self, name: str) -> None:
         """Wait until the DataVolume has no worker pod, prime PVC or scratch PVC."""
@@ -94,19 +94,19 @@ class Scene:
                 *({f"importer-{each}" for each in filled} & set(pods)),
             ]
 
-        self.chronicle.until(f"nothing is left of {name}", lambda: not traces(), PATIENCE)
+        self.chronicle.until(f"nothing is left of {name}", lambda: not traces(), TIMEOUT)
 
     def right(self, *names: str, mode: str = "Filesystem") -> None:
         """Wait until these DataVolumes are Succeeded, and assert that the volumes hold the image."""
         self.chronicle.until(
             f"{names} Succeeded",
             lambda: all(self.chronicle.phases(name)[-1:] == ["Succeeded"] for name in names),
-            PATIENCE,
+            TIMEOUT,
         )
         claims = dict.fromkeys(names, mode)
         reader = f"reader-{secrets.token_hex(3)}"
         self.place.create(pod_of_many(reader, self.cluster.image, digests(claims, len(self.content)), claims))
-        found = told(self.place, self.chronicle, reader, PATIENCE)
+        found = told(self.place, self.chronicle, reader, TIMEOUT)
         assert found == dict.fromkeys(names, (sha256(self.content), "0"))
 
 
@@ -307,7 +307,7 @@ def test_what_a_server_brings_in_the_end_is_shown_as_running_again(scene) -> Non
         reasons = scene.chronicle.reasons("unavailable", "Running")
         return "Pod is running" in reasons[reasons.index("Error") :]
 
-    scene.chronicle.until("it runs again", runs, PATIENCE)
+    scene.chronicle.until("it runs again", runs, TIMEOUT)
     scene.server.file("/unavailable.raw").always = None
     scene.right("unavailable")
 
@@ -356,7 +356,7 @@ def test_a_wrong_checksum_ends_it_and_wipes_the_volume(scene, name) -> None:
     found = conditions(scene.failed(name))
     assert (found["Running"]["reason"], found["Ready"]["reason"]) == ("ChecksumError", "ChecksumMismatch")
     assert f"sha256:{'0' * 64}" in found["Ready"]["message"] and sha256(scene.image) in found["Ready"]["message"]
-    scene.chronicle.until("told", lambda: "ImportFailed" in warnings(scene, name), PATIENCE)
+    scene.chronicle.until("told", lambda: "ImportFailed" in warnings(scene, name), TIMEOUT)
     scene.wait_no_trace(name)
     claim = scene.place.get("persistentvolumeclaim", name)
     assert claim["metadata"]["annotations"][f"{ANNOTATION}storage.import.fatalError"] == "true"
@@ -371,7 +371,7 @@ def test_what_was_wrong_is_not_in_the_volume(scene) -> None:
         scene.wait_no_trace(name)
     script = f"ls -A /volumes/checksum-local | grep -cv lost+found | sed 's/^/files /'; {digests({'checksum-block': 'Block'}, 24 * MIB)}"
     scene.place.create(pod_of_many("wiped", scene.cluster.image, f"set +e\n{script}", claims))
-    found = told(scene.place, scene.chronicle, "wiped", PATIENCE)
+    found = told(scene.place, scene.chronicle, "wiped", TIMEOUT)
     assert found == {"files": ("0",), "checksum-block": (sha256(bytes(24 * MIB)), "0")}
 
 
@@ -382,7 +382,7 @@ def test_a_volume_that_is_too_small(scene, name) -> None:
     message = found["Ready"]["message"]
     assert f"{len(scene.content)} bytes (8 MiB)" in message and f"{4 * MIB} bytes (4 MiB)" in message
     assert "Try: request storage: 8Mi" in message
-    scene.chronicle.until("told", lambda: "ImportFailed" in warnings(scene, name), PATIENCE)
+    scene.chronicle.until("told", lambda: "ImportFailed" in warnings(scene, name), TIMEOUT)
     scene.wait_no_trace(name)
 
 
@@ -421,7 +421,7 @@ def test_a_class_that_does_not_exist_is_waited_for(scene) -> None:
     found = conditions(scene.until_said("unknown-class", f"StorageClass {LATE} does not exist", "Try: "))
     assert (found["Bound"]["status"], found["Bound"]["reason"]) == ("False", "ErrClaimNotValid")
     assert scene.chronicle.phases("unknown-class")[-1] == "Pending"
-    scene.chronicle.until("told", lambda: "ErrClaimNotValid" in warnings(scene, "unknown-class"), PATIENCE)
+    scene.chronicle.until("told", lambda: "ErrClaimNotValid" in warnings(scene, "unknown-class"), TIMEOUT)
     known = scene.place.get("storageclass", "local")
     late = {
         key: known[key]
@@ -486,7 +486,7 @@ def _fits_nowhere(scene: Scene, node: str) -> None:
     document = data_volume("unschedulable", {"http": {"url": url}}, "csi-wait", size="5Mi")
     scene.place.apply(quota("storage", {"csi-wait.storageclass.storage.k8s.io/requests.storage": "200Mi"}))
     scene.place.create(document)
-    scene.chronicle.wait_phase("unschedulable", "PendingPopulation", patience=PATIENCE)
+    scene.chronicle.wait_phase("unschedulable", "PendingPopulation", patience=TIMEOUT)
     annotation = {"metadata": {"annotations": {"volume.kubernetes.io/selected-node": node}}}
     scene.place.merge("persistentvolumeclaim", "unschedulable", annotation)
     found = conditions(scene.until_said("unschedulable", "cannot be scheduled", "nodes are available"))
@@ -494,7 +494,7 @@ def _fits_nowhere(scene: Scene, node: str) -> None:
     assert scene.chronicle.phases("unschedulable")[-1] == "ImportScheduled"
     scene.chronicle.wait(
         "persistentvolumeclaims", "unschedulable", "says so",
-        lambda it: it["metadata"]["annotations"].get(f"{ANNOTATION}storage.pod.schedulable") == "false", PATIENCE,
+        lambda it: it["metadata"]["annotations"].get(f"{ANNOTATION}storage.pod.schedulable") == "false", TIMEOUT,
     )  # fmt: skip
     scene.place.delete("datavolume", "unschedulable", wait=False)
     scene.wait_no_trace("unschedulable")
@@ -507,7 +507,7 @@ def test_an_image_of_the_worker_that_cannot_be_pulled(cluster, scene) -> None:
             place.create(data_volume("pull", {"http": {"url": url}}, "csi"))
             said = chronicle.wait(
                 "datavolumes", "pull", "says so",
-                lambda it: conditions(it).get("Running", {}).get("reason") == "ImagePullFailed", PATIENCE,
+                lambda it: conditions(it).get("Running", {}).get("reason") == "ImagePullFailed", TIMEOUT,
             )  # fmt: skip
             found = conditions(said)
             assert said["status"]["phase"] == "ImportScheduled"
@@ -515,8 +515,8 @@ def test_an_image_of_the_worker_that_cannot_be_pulled(cluster, scene) -> None:
             assert "Try: check the controller's IMPORTER_IMAGE" in found["Running"]["message"]
         # Only the option is corrected.
         with controller(cluster, place, "--no-leader-election"):
-            chronicle.wait_phase("pull", "Succeeded", patience=PATIENCE)
-            chronicle.wait_clean(PATIENCE)
+            chronicle.wait_phase("pull", "Succeeded", patience=TIMEOUT)
+            chronicle.wait_clean(TIMEOUT)
 
 
 @contextlib.contextmanager
@@ -593,12 +593,12 @@ def test_a_worker_with_too_little_memory_is_named_as_such(cluster, scene) -> Non
         with limiting(cluster, place, "20M"):
             time.sleep(1)  # an API server may take a second to see a webhook
             place.create(data_volume("memory", {"http": {"url": url}}, "local"))
-            failed = chronicle.wait_phase("memory", "Failed", patience=PATIENCE)
+            failed = chronicle.wait_phase("memory", "Failed", patience=TIMEOUT)
         found = conditions(failed)
         assert (found["Ready"]["reason"], found["Running"]["reason"]) == ("ResourceLimit", "Error")
         assert "OOMKilled" in found["Ready"]["message"] and "limit of 20M" in found["Ready"]["message"]
         assert "Try: raise limits.memory in CDIConfig's podResourceRequirements" in found["Ready"]["message"]
-        chronicle.wait_clean(PATIENCE)
+        chronicle.wait_clean(TIMEOUT)
 
 
 # --- Outages -------------------------------------------------------------------------------------------------------
@@ -614,7 +614,7 @@ def until_under_way(scene: Scene, server: FaultServer, path: str, name: str) -> 
     scene.chronicle.until(
         "fetched in part",
         lambda: any(progress(state) >= 10 for state in scene.chronicle.states("datavolumes", name)),
-        PATIENCE,
+        TIMEOUT,
     )
     assert server.asked(path)
     pod = next(pod for each, pod in scene.chronicle.present("pods").items() if each == f"importer-{name}")
@@ -638,7 +638,7 @@ def test_a_server_that_goes_away_and_comes_back(scene) -> None:
     assert scene.chronicle.reasons("away", "Running")[-1:] == ["Error"]
     with FaultServer(host=scene.cluster.host_address, port=first.port) as second:
         second.put("/away.raw", image)
-        scene.chronicle.wait_phase("away", "Succeeded", patience=PATIENCE)
+        scene.chronicle.wait_phase("away", "Succeeded", patience=TIMEOUT)
         starts = [request.range[0] for request in second.asked("/away.raw") if request.range is not None]
     assert starts and min(starts) > 0, "it went on from where it was"
     workers = {state["metadata"]["uid"] for state in scene.chronicle.states("pods", "importer-away")}
@@ -663,13 +663,13 @@ def test_a_node_that_does_not_answer(scene) -> None:
         )
         said = scene.chronicle.wait(
             "datavolumes", "node", "says so",
-            lambda it: conditions(it).get("Running", {}).get("reason") == "NodeLost", PATIENCE,
+            lambda it: conditions(it).get("Running", {}).get("reason") == "NodeLost", TIMEOUT,
         )  # fmt: skip
     finally:
         scene.cluster.start("kubelet")
     assert f"node {node} is not responding" in conditions(said)["Running"]["message"]
     assert "Try: " in conditions(said)["Running"]["message"]
-    scene.chronicle.wait_phase("node", "Succeeded", patience=PATIENCE)
+    scene.chronicle.wait_phase("node", "Succeeded", patience=TIMEOUT)
     workers = {state["metadata"]["uid"] for state in scene.chronicle.states("pods", "importer-node")}
     assert workers == {pod}, "no worker was restarted"
 
@@ -703,5 +703,5 @@ def test_a_quota_that_has_no_room_for_the_prime_claim(scene) -> None:
 def test_nothing_of_it_is_left(scene) -> None:
     """Imports that are still waiting are deleted halfway."""
     scene.place.run("delete", "datavolumes", "--all", "--wait=false")
-    scene.chronicle.until("all are gone", lambda: not scene.chronicle.present("datavolumes"), PATIENCE)
-    scene.chronicle.wait_clean(PATIENCE)
+    scene.chronicle.until("all are gone", lambda: not scene.chronicle.present("datavolumes"), TIMEOUT)
+    scene.chronicle.wait_clean(TIMEOUT)

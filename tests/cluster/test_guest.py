@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from tests.cluster.cdi import controller
-from tests.cluster.chronicle import Chronicle, following
+from tests.cluster.event_log import Chronicle, following
 from tests.cluster.kubectl import Kubectl
 from tests.cluster.objects import DEVICE, is_phase, pod
 from tests.cluster.volumes import data_volume
@@ -25,7 +25,7 @@ from tests.integration.fixtures_http import running_nginx
 ROOT = Path(__file__).parents[2]
 SIZE = "2Gi"
 BOOT = 500  # seconds, for an emulated guest on a busy machine
-PATIENCE = 600.0
+TIMEOUT = 600.0
 """Seconds, for the import or copy of a disk of 2 GiB on a busy machine."""
 
 pytestmark = pytest.mark.timeout(1800)  # the guest is built if no earlier run has left it
@@ -75,9 +75,9 @@ def place(cluster, guest, tmp_path_factory) -> Iterator[tuple[Kubectl, Chronicle
         (nginx.root / "guest.qcow2").symlink_to(guest)
         source = {"http": {"url": nginx.url("guest.qcow2")}}
         kubectl.create(data_volume("golden", source, "csi-wait", mode="Block", size=SIZE))
-        chronicle.wait_phase("golden", "PendingPopulation", patience=PATIENCE)
+        chronicle.wait_phase("golden", "PendingPopulation", patience=TIMEOUT)
         kubectl.create(machine("machine", cluster.image, "golden"))
-        chronicle.wait_phase("golden", "Succeeded", patience=PATIENCE)
+        chronicle.wait_phase("golden", "Succeeded", patience=TIMEOUT)
         yield kubectl, chronicle
 
 
@@ -107,7 +107,7 @@ def test_virtual_machines_boot_from_clones_of_it(cluster, place) -> None:
     ways = {"snapshot": "csi", "copy": "local"}
     kubectl.create(*(data_volume(name, source, each, mode="Block", size=SIZE) for name, each in ways.items()))
     for name in ways:
-        chronicle.wait_phase(name, "Succeeded", patience=PATIENCE)
+        chronicle.wait_phase(name, "Succeeded", patience=TIMEOUT)
         claim = chronicle.present("persistentvolumeclaims")[name]
         assert claim["metadata"]["annotations"]["cdi.kubevirt.io/cloneType"] == name
         kubectl.create(machine(f"machine-{name}", cluster.image, name))

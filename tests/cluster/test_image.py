@@ -11,7 +11,7 @@ from tests.cluster.cdi_image import archived
 from tests.cluster.objects import is_phase
 from tests.cluster.worker_pods import RESTRICTED, bare
 
-MOST = 180 << 20
+MAX_IMAGE_SIZE = 180 << 20
 """Maximum uncompressed size in bytes, low enough to reveal a dependency of tens of megabytes."""
 
 
@@ -49,7 +49,7 @@ def below(members, directory):
 
 def test_it_is_small_and_what_changes_often_is_apart(archive, manifest):
     system, project = (archive.getmember(name).size for name in manifest["Layers"])
-    assert system + project < MOST
+    assert system + project < MAX_IMAGE_SIZE
     assert project < 16 << 20
 
 

@@ -20,8 +20,8 @@ from cdi.api.errors import (
     QuotaExceeded,
 )
 from cdi.kube.client import Client, connect
-from cdi.kube.credentials import Access, FixedCredentials, find
-from cdi.kube.lease import Leadership
+from cdi.kube.credentials import Endpoint, FixedCredentials, find
+from cdi.kube.lease import LeaderElector
 from cdi.kube.reflector import Reflector
 from cdi.kube.resources import CONFIG_MAPS, LEASES, PODS, QUOTAS, SECRETS, SERVICE_ACCOUNTS, Resource
 
@@ -125,7 +125,7 @@ async def test_who_may_not_and_who_is_nobody(client, cluster, space):
     context = tls(cafile=None)
     context.load_verify_locations(cadata=anchor["data"]["ca.crt"])
     for token, error in ((issued["status"]["token"], ClusterForbidden), ("nonsense", ClusterUnauthorized)):
-        other = FixedCredentials(Access(server=access.server, context=context, authorization=f"Bearer {token}"))
+        other = FixedCredentials(Endpoint(server=access.server, context=context, authorization=f"Bearer {token}"))
         async with Client(other) as client_of_other:
             with pytest.raises(error):
                 await client_of_other.list(SECRETS, space)
@@ -204,7 +204,7 @@ async def test_a_lease_goes_from_one_candidate_to_the_next(client, space):
         return run
 
     def candidate(who, begun, end):
-        leadership = Leadership(client, space, "leader", identity=who, duration=10, deadline=9, retry=0.2)
+        leadership = LeaderElector(client, space, "leader", identity=who, duration=10, deadline=9, retry=0.2)
         return leadership.run(work(who, begun, end))
 
     begun = {who: asyncio.Event() for who in ("one", "two", "three")}

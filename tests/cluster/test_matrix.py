@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import pytest
 
 from tests.cluster.cdi import controller
-from tests.cluster.chronicle import Chronicle, following
+from tests.cluster.event_log import Chronicle, following
 from tests.cluster.kubectl import Kubectl
 from tests.cluster.objects import is_phase
 from tests.cluster.reader import digests, disk_of, place_of, pod_of_many, told
@@ -32,7 +32,7 @@ SOURCES = ("raw", "qcow2", "vmdk", "vmdk-once", "raw.gz", "archive", "s3", "gcs"
 MODES = ("Filesystem", "Block")
 CAPACITY = "24Mi"
 WAITS = {"csi-wait": "PendingPopulation", "local-wait": "WaitForFirstConsumer"}
-PATIENCE = 300.0  # seconds, for what takes one minute on an idle machine
+TIMEOUT = 300.0  # seconds, for what takes one minute on an idle machine
 FILES = {"etc/motd": b"welcome\n", "disks/": b"", "disks/small": bytes(range(256)) * 40}
 DISK_IS_RIGHT = f"{SIZE} bytes of the image, then zeros"
 
@@ -128,14 +128,14 @@ def filled(cluster, sources):
             chronicle.until(
                 f"{name} waits",
                 lambda cells=cells, waits=waits: all(waits in chronicle.phases(cell.name) for cell in cells),
-                PATIENCE,
+                TIMEOUT,
             )
             # In practice, the first consumer is a virtual machine's launcher. The pod of the populated claims cannot
             # start before all its volumes are ready, so it reads them at once; the other pod starts immediately.
             script = reading(cells) if name == "csi-wait" else "true"
             place.create(pod_of_many(f"first-{name}", cluster.image, script, modes(cells)))
         try:
-            chronicle.until("all have ended", lambda: all(end_of(chronicle, cell) for cell in CELLS), PATIENCE)
+            chronicle.until("all have ended", lambda: all(end_of(chronicle, cell) for cell in CELLS), TIMEOUT)
         except AssertionError as error:
             print(error)  # the tests of the cells name those that failed
         found: dict[str, tuple[str, ...]] = {}
@@ -145,7 +145,7 @@ def filled(cluster, sources):
             if good:
                 if reader.startswith("read"):
                     place.create(pod_of_many(reader, cluster.image, reading(good), modes(good)))
-                found |= told(place, chronicle, reader, PATIENCE)
+                found |= told(place, chronicle, reader, TIMEOUT)
         yield Filled(place=place, chronicle=chronicle, found=found)
 
 
@@ -231,7 +231,7 @@ def test_a_golden_image_is_used(cluster, filled) -> None:
         lines.append(f"dd if={disk} bs=1 skip=1048576 count=6 2>/dev/null; echo")
         lines.append(f"stat -c %a:%u:%g {disk}" if cell.mode == "Filesystem" else "echo 660:107:107")
     filled.place.create(pod_of_many("machine", cluster.image, "\n".join(lines), modes(cells)))
-    done = filled.chronicle.wait("pods", "machine", "ended", is_phase("Succeeded", "Failed"), PATIENCE)
+    done = filled.chronicle.wait("pods", "machine", "ended", is_phase("Succeeded", "Failed"), TIMEOUT)
     text = filled.place.logs("machine")
     assert done["status"]["phase"] == "Succeeded", text
     assert text.split() == ["booted", "660:107:107"] * len(cells)
@@ -298,10 +298,10 @@ def test_claims_without_a_datavolume_are_filled(cluster, filled, sources, images
     for cell in direct:
         chronicle.wait(
             "persistentvolumeclaims", cell.name, "filled",
-            lambda it: it["metadata"]["annotations"].get("cdi.kubevirt.io/storage.pod.phase") == "Succeeded", PATIENCE,
+            lambda it: it["metadata"]["annotations"].get("cdi.kubevirt.io/storage.pod.phase") == "Succeeded", TIMEOUT,
         )  # fmt: skip
     place.create(pod_of_many("direct", cluster.image, reading(direct), modes(direct)))
-    found = told(place, chronicle, "populated", PATIENCE) | told(place, chronicle, "direct", PATIENCE)
+    found = told(place, chronicle, "populated", TIMEOUT) | told(place, chronicle, "direct", TIMEOUT)
     disk, empty = sha256(images.get("raw").content), sha256(bytes(SIZE))
     assert found == {cell.name: (empty if cell.source == "blank" else disk, "0") for cell in cells}
     chronicle.wait_clean(60)

@@ -14,7 +14,8 @@ import pytest
 from cdi.api.installation import CDI
 from cdi.api.validation import parse
 from cdi.reconcile.actions import CreateObject, DeleteObject, PatchObject
-from cdi.reconcile.capabilities import Evidence
+from cdi.reconcile.capabilities import ObservedVolume
+from cdi.reconcile.claim_defaults import default_claim, storage_defaults
 from cdi.reconcile.configuration import (
     ConfigFacts,
     Installed,
@@ -23,7 +24,6 @@ from cdi.reconcile.configuration import (
     reconcile_installation,
     resolve_config,
 )
-from cdi.reconcile.sizing import complete_claim, offer
 from cdi.reconcile.storageclass import StorageClass
 from cdi.reconcile.storageprofile import ProfileFacts, SnapshotClass, reconcile_orphan, reconcile_storage_profile
 from tests.cluster.cdi import controller
@@ -73,7 +73,7 @@ def facts(kubectl: Kubectl, name: str) -> ProfileFacts:
     volumes = [body for body in kubectl.get_all("persistentvolumes") if body["spec"].get("storageClassName") == name]
     return ProfileFacts(
         volumes=tuple(
-            Evidence(
+            ObservedVolume(
                 access_modes=tuple(body["spec"]["accessModes"]), volume_mode=body["spec"]["volumeMode"],
                 phase=body["status"]["phase"],
             )
@@ -214,10 +214,10 @@ def test_a_profile_goes_after_its_class(kubectl: Kubectl, name: str):
 def test_a_claim_is_completed_as_kubernetes_takes_it(kubectl: Kubectl, namespace: Kubectl, name: str):
     kubectl.create(storage_class(name, "ebs.csi.aws.com", type="io2"))
     profile = settle(kubectl, name)
-    given = offer(
+    given = storage_defaults(
         name, StorageClass.read(kubectl.get("storageclass", name)), parse(profile), resolve_config(None, None)
     )
-    spec = complete_claim(
+    spec = default_claim(
         {"volumeMode": "FromStorageProfile", "resources": {"requests": {"storage": "1Gi"}}, "storageClassName": name},
         given,
     )

@@ -11,16 +11,16 @@ from typing import Any
 import pytest
 
 from tests.cluster import cdi_image
-from tests.cluster.blows import kill_inside, striking
 from tests.cluster.cdi import Meddled, controller, definitions
-from tests.cluster.chronicle import Chronicle, following
+from tests.cluster.event_log import Chronicle, following
+from tests.cluster.fault_injection import kill_inside, striking
 from tests.cluster.kubectl import Kubectl, KubectlError
 from tests.cluster.reader import digests, pod_of_many, told
 from tests.cluster.volumes import MIB, data_volume, disk, qcow2, sha256
 from tests.faults.server import Fault, FaultServer
 
 Document = dict[str, Any]
-PATIENCE = 300.0
+TIMEOUT = 300.0
 SLOWLY = Fault(drip=(1 << 16, 0.06))
 """Transfer rate of about 1 MiB/s for each connection."""
 CLASSES = ("csi", "local")
@@ -54,14 +54,14 @@ def place(cluster) -> Iterator[tuple[Kubectl, Chronicle]]:
 def read(cluster, kubectl: Kubectl, chronicle: Chronicle, claims: dict[str, str], content: bytes) -> None:
     """Assert that every volume holds the content followed by zeros."""
     kubectl.create(pod_of_many("reader", cluster.image, digests(claims, len(content)), claims))
-    found = told(kubectl, chronicle, "reader", PATIENCE)
+    found = told(kubectl, chronicle, "reader", TIMEOUT)
     assert found == dict.fromkeys(claims, (sha256(content), "0"))
 
 
 def all_succeed(chronicle: Chronicle, names) -> None:
     for name in names:
-        chronicle.wait_phase(name, "Succeeded", patience=PATIENCE)
-    chronicle.wait_clean(PATIENCE)
+        chronicle.wait_phase(name, "Succeeded", patience=TIMEOUT)
+    chronicle.wait_clean(TIMEOUT)
 
 
 def workers(chronicle: Chronicle) -> dict[str, set[str]]:
@@ -139,7 +139,7 @@ def progress(document: Document) -> float:
 
 
 def until_under_way(chronicle: Chronicle, name: str) -> None:
-    chronicle.wait("datavolumes", name, "under way", lambda it: progress(it) >= 5, PATIENCE)
+    chronicle.wait("datavolumes", name, "under way", lambda it: progress(it) >= 5, TIMEOUT)
 
 
 @pytest.mark.alone
@@ -191,7 +191,7 @@ def test_imports_come_to_their_end_whatever_is_restarted_meanwhile(cluster, plac
 
 
 def apply_when_possible(kubectl: Kubectl, document: Document) -> None:
-    until = time.monotonic() + PATIENCE
+    until = time.monotonic() + TIMEOUT
     while True:
         try:
             return kubectl.apply(document)
@@ -220,7 +220,7 @@ def test_a_worker_that_is_killed_is_gone_on_with(cluster, place, server, content
         if mode == "Block":  # the controller stores the journal of a block volume every ten seconds
             chronicle.wait(
                 "persistentvolumeclaims", name, "has a journal",
-                lambda it: "cdi.kubevirt.io/storage.journal" in it["metadata"].get("annotations", {}), PATIENCE,
+                lambda it: "cdi.kubevirt.io/storage.journal" in it["metadata"].get("annotations", {}), TIMEOUT,
             )  # fmt: skip
         asked = len(server.asked(path))
         server.file(path).always = None  # requests from now on are fast
@@ -326,14 +326,14 @@ def test_a_datavolume_that_is_deleted_at_any_step_takes_everything_with_it(
         moments = {name: met_at(chronicle, name, moment) for name, moment in waited.items()}
         with striking(moments, lambda names: kubectl.delete("datavolume", *names, wait=False)) as met:
             kubectl.create(*documents)
-            chronicle.until("each is met", lambda: len(met) == len(waited) or (), PATIENCE)
+            chronicle.until("each is met", lambda: len(met) == len(waited) or (), TIMEOUT)
         chronicle.until(
             "all are gone",
             lambda: not any(chronicle.present(kind) for kind in ("datavolumes", "persistentvolumeclaims", "pods")),
-            PATIENCE,
+            TIMEOUT,
         )
         assert not kubectl.get_all("volumeimportsources")
-        until = time.monotonic() + PATIENCE
+        until = time.monotonic() + TIMEOUT
         while left := volumes_of(kubectl):
             assert time.monotonic() < until, left
             time.sleep(0.5)

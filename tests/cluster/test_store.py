@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 
 from cdi.api.errors import NotFound
-from cdi.store.base import Key, amend
+from cdi.store.base import Key, update_with_retry
 from cdi.store.cluster import ClusterStore
 from tests.unit.store.test_contract import *  # noqa: F403  the contract's tests themselves
 
@@ -105,7 +105,7 @@ def store(placed):  # the fixture that the contract tests request
     for plural in ("datavolumes", "configmaps", "datasources", "events"):
         for body in placed.list(plural):
             with contextlib.suppress(NotFound):
-                amend(placed, Key.of_object(body), lambda each: each["metadata"].pop("finalizers", None))
+                update_with_retry(placed, Key.of_object(body), lambda each: each["metadata"].pop("finalizers", None))
                 placed.delete(Key.of_object(body))
 
 

@@ -18,7 +18,7 @@ Document = dict[str, Any]
 SIZE = 8 * MIB
 DISK = disk(SIZE, seed=6)
 FILES, BLOCK = "Filesystem", "Block"
-PATIENCE = 300.0  # seconds, for what takes ten on an idle machine
+TIMEOUT = 300.0  # seconds, for what takes ten on an idle machine
 LABELS = {"instancetype.kubevirt.io/default-preference": "fedora"}
 GOLDEN = {"disk": FILES, "device": BLOCK, "renamed": FILES, "used": FILES, "waiting": FILES, "recalled": FILES,
           "late": BLOCK, "refused": FILES, "claim": BLOCK}  # fmt: skip
@@ -45,7 +45,7 @@ def places(cluster, tmp_path_factory):
             source.run("delete", "datavolume", "claim", "--cascade=orphan")
             # The controller reconciles the claim once more without its DataVolume.
             source.wait("persistentvolumeclaim", "claim", "without owner",
-                        lambda one: not one["metadata"].get("ownerReferences"), PATIENCE)  # fmt: skip
+                        lambda one: not one["metadata"].get("ownerReferences"), TIMEOUT)  # fmt: skip
             try:
                 yield source, target, later
             finally:
@@ -87,7 +87,7 @@ def says(phase: str, reason: str) -> Callable[[Document], bool]:
 
 def wait_says(kubectl: Kubectl, name: str, phase: str, reason: str) -> str:
     """Wait for phase and reason, and return the message."""
-    found = kubectl.wait("objecttransfer", name, f"{phase}: {reason}", says(phase, reason), PATIENCE)
+    found = kubectl.wait("objecttransfer", name, f"{phase}: {reason}", says(phase, reason), TIMEOUT)
     return conditions(found)["Complete"]["message"]
 
 
@@ -136,7 +136,7 @@ def test_a_datavolume_gets_another_namespace_and_name(cluster, places, moved):
     assert {"TransferRunning", "TransferComplete"} <= set(reasons)
     # It is a volume like any other, deleted with its DataVolume.
     target.delete("datavolume", f"moved-{moved}")
-    source.wait_gone("persistentvolume", before["metadata"]["name"], PATIENCE)
+    source.wait_gone("persistentvolume", before["metadata"]["name"], TIMEOUT)
 
 
 def test_a_datavolume_gets_another_name_where_it_is(cluster, places):
@@ -161,7 +161,7 @@ def test_a_source_in_use_is_waited_for(cluster, places):
     source, target, _ = places
     before = volume_of(source, "used")
     source.create(looker("holder", cluster.image, "sleep 600", "used", FILES))
-    source.wait("pod", "holder", "running", lambda pod: pod["status"].get("phase") == "Running", PATIENCE)
+    source.wait("pod", "holder", "running", lambda pod: pod["status"].get("phase") == "Running", TIMEOUT)
     name = begin(source, transfer("used", source, "used", target))
     assert "pod holder" in wait_says(source, name, "Pending", "InUse")
     is_left(source, "used", before)
@@ -201,7 +201,7 @@ def test_deleted_before_the_source_is_given_up_it_is_undone_and_later_it_is_done
     held = source.get("persistentvolumeclaim", "late")["metadata"]["finalizers"]
     kept = [one for one in held if one != "cdi.test/held"]
     source.merge("persistentvolumeclaim", "late", {"metadata": {"finalizers": kept}})
-    source.wait_gone("objecttransfer", named["late"], PATIENCE)
+    source.wait_gone("objecttransfer", named["late"], TIMEOUT)
     wait_says(source, named["waiting"], "Complete", "TransferComplete")
     for name in ("waiting", "late"):
         is_moved(cluster, source, name, later, name, before[name], GOLDEN[name])

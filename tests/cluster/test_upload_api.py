@@ -6,14 +6,14 @@ import time
 
 import pytest
 
-from cdi.kube.tokens import VerifyingKey
+from cdi.kube.jwt import VerifyingKey
 from cdi.server import tokens
-from cdi.server.aggregated_documents import API_SERVICE
+from cdi.server.uploadtoken_api.discovery import API_SERVICE
 from tests.cluster.kubectl import KubectlError
 from tests.cluster.test_apiserver import Server, free_port, until
-from tests.cluster.upload_api import PATIENCE, available, discovered, led_here
+from tests.cluster.upload_api import TIMEOUT, available, discovered, led_here
 
-pytestmark = pytest.mark.timeout(PATIENCE)
+pytestmark = pytest.mark.timeout(TIMEOUT)
 
 
 @pytest.fixture(scope="module")

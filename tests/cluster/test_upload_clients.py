@@ -12,21 +12,21 @@ import threading
 import pytest
 
 from cdi.controller.upload_certificates import CLIENT_CERTIFICATE, PROXY_CERTIFICATE
-from cdi.kube.blocking import Blocking
 from cdi.kube.client import Client
 from cdi.kube.credentials import find
-from cdi.kube.tokens import PUBLIC, SIGNING_KEY
-from cdi.server.page.cluster import ClusterDesks
+from cdi.kube.jwt import PUBLIC, SIGNING_KEY
+from cdi.kube.sync import SyncClient
+from cdi.server.page.cluster import ClusterBackendProvider
 from cdi.server.page.service import Page
 from cdi.server.proxy.run import Options, serve
 from cdi.server.proxy.volumes import ClusterVolumes, Destination
 from tests.cluster.cdi import controller
 from tests.cluster.test_apiserver import Server, free_port, until
 from tests.cluster.test_upload_control import secret
-from tests.cluster.upload_api import PATIENCE, available, discovered, led_here
+from tests.cluster.upload_api import TIMEOUT, available, discovered, led_here
 from tests.cluster.volumes import MIB, SLOW, data_volume, digest, disk, sha256, wait_phase
 
-pytestmark = pytest.mark.timeout(PATIENCE)
+pytestmark = pytest.mark.timeout(TIMEOUT)
 CHROMIUM = "/usr/bin/chromium"
 ROOMY = "512Mi"
 """Size with room for a file system's metadata under any configuration."""
@@ -115,8 +115,8 @@ def _serve(place, stack):
     signer = kubectl.get("configmap", "cdi-uploadproxy-signer-bundle")["data"]["ca-bundle.crt"]
     (directory / "ca.crt").write_text(signer)
     credentials = find(str(place.cluster.kubectl.kubeconfig), None)
-    client = stack.enter_context(Blocking(Client(credentials)))
-    desks = stack.enter_context(contextlib.closing(ClusterDesks(client, credentials)))
+    client = stack.enter_context(SyncClient(Client(credentials)))
+    desks = stack.enter_context(contextlib.closing(ClusterBackendProvider(client, credentials)))
     stop, listening = threading.Event(), threading.Event()
 
     def heard(port):

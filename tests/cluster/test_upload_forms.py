@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 
 from tests.cluster.test_upload_clients import CHROMIUM
-from tests.cluster.upload_api import PATIENCE
+from tests.cluster.upload_api import TIMEOUT
 from tests.cluster.upload_release import annotations, installed, refused
 from tests.cluster.volumes import MIB, SLOW, disk, qcow2
-from tests.integration.page.test_foreign import PACKAGES
+from tests.integration.page.test_cross_origin import PACKAGES
 
-pytestmark = pytest.mark.timeout(PATIENCE)
+pytestmark = pytest.mark.timeout(TIMEOUT)
 TUS_CLIENT = Path(__file__).parents[1] / "integration/page/tus_client.mjs"
 
 

@@ -9,14 +9,14 @@ import time
 import pytest
 from tusclient.client import TusClient
 
-from tests.cluster.blows import kill_inside, take_away
+from tests.cluster.fault_injection import kill_inside, take_away
 from tests.cluster.kubectl import KubectlError
 from tests.cluster.test_apiserver import until
-from tests.cluster.upload_api import PATIENCE
+from tests.cluster.upload_api import TIMEOUT
 from tests.cluster.upload_release import Resumable, installed, server_pod
 from tests.cluster.volumes import MIB, SLOW, disk
 
-pytestmark = pytest.mark.timeout(PATIENCE)
+pytestmark = pytest.mark.timeout(TIMEOUT)
 HALF = 12 * MIB
 PIECE = 4 * MIB
 """Maximum number of bytes in one write, and also in flight."""

@@ -10,15 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.blows import kill_inside, take_away
 from tests.cluster.build import keep_go_program
+from tests.cluster.fault_injection import kill_inside, take_away
 from tests.cluster.layout import SOURCES, Layout
 from tests.cluster.test_apiserver import until
-from tests.cluster.upload_api import PATIENCE
+from tests.cluster.upload_api import TIMEOUT
 from tests.cluster.upload_release import UPLOAD, annotations, installed, server_pod
 from tests.cluster.volumes import MIB, SLOW, data_volume, disk
 
-pytestmark = pytest.mark.timeout(PATIENCE)
+pytestmark = pytest.mark.timeout(TIMEOUT)
 FORMATS = {"vmdk": ("vmdk",), "vdi": ("vdi",), "vhd": ("vpc", "-o", "force_size=on"), "vhdx": ("vhdx",)}
 WRAPPERS = {
     "": lambda data: data,

@@ -14,22 +14,22 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
 from cdi.api.upload_protocol import CLIENT_NAME
-from cdi.controller.certifier import CLIENTS, SERVERS
+from cdi.controller.certificates import CLIENT_SIGNER, SERVER_SIGNER
 from cdi.controller.upload_certificates import CLIENT_CERTIFICATE, PROXY_CERTIFICATE, PROXY_SIGNER
 from cdi.kube import pki
-from cdi.kube.kept import ANN_MANAGED, encoded
 from cdi.kube.pki import CERTIFICATE_LIFETIME
+from cdi.kube.shared_objects import ANN_MANAGED, encoded
 from tests.cluster import upload_api
 from tests.cluster.test_apiserver import until
 from tests.cluster.test_cluster import service_outside
 from tests.cluster.test_upload_api import claim
-from tests.cluster.upload_api import PATIENCE
+from tests.cluster.upload_api import TIMEOUT
 from tests.cluster.upload_clock import AUTHORITIES, Clock, bundle, secret, servers
 from tests.cluster.upload_release import Resumable, installed, refused, server_pod
 from tests.cluster.volumes import MIB, SLOW, disk
 
-pytestmark = pytest.mark.timeout(PATIENCE)
-SIGNED_BY = {CLIENT_CERTIFICATE: CLIENTS, PROXY_CERTIFICATE: PROXY_SIGNER}
+pytestmark = pytest.mark.timeout(TIMEOUT)
+SIGNED_BY = {CLIENT_CERTIFICATE: CLIENT_SIGNER, PROXY_CERTIFICATE: PROXY_SIGNER}
 """Signer of each of the installation's certificates; upload servers have theirs from `SERVERS`."""
 DRIP = 8 << 10
 
@@ -135,7 +135,7 @@ def leaves(uploads):
     """Return every leaf certificate and its authority's name, by Secret."""
     found = {name: (certificate(secret(uploads.system, name)["tls.crt"]), SIGNED_BY[name]) for name in SIGNED_BY}
     for name in servers(uploads.work):
-        found[name] = certificate(secret(uploads.work, name)["tls.crt"]), SERVERS
+        found[name] = certificate(secret(uploads.work, name)["tls.crt"]), SERVER_SIGNER
     return found
 
 
@@ -147,7 +147,7 @@ def seen(uploads, volumes):
     proxy = uploads.proxy_pod()["metadata"]["name"]
     wanted = {
         "/etc/cdi/server-ca/ca-bundle.crt": b"".join(
-            one.public_bytes(serialization.Encoding.PEM) for one in bundle(uploads.system, SERVERS)
+            one.public_bytes(serialization.Encoding.PEM) for one in bundle(uploads.system, SERVER_SIGNER)
         ),
         "/etc/cdi/client/tls.crt": secret(uploads.system, CLIENT_CERTIFICATE)["tls.crt"],
         "/etc/cdi/tls/tls.crt": secret(uploads.system, PROXY_CERTIFICATE)["tls.crt"],
@@ -206,7 +206,7 @@ def passed(uploads, clock, hours, *, authorities, signer, renewed, volumes):
 
 def ours(clock, place):
     """Return all authorities of one kind that have ever existed, oldest first."""
-    return sorted((one for one in clock.signers if one.place == place), key=lambda one: pki.made(one.certificate))
+    return sorted((one for one in clock.signers if one.place == place), key=lambda one: pki.issued_at(one.certificate))
 
 
 def made_by(signer, name, usage, hosts=()):
@@ -221,7 +221,7 @@ def let_in(uploads, name, pair, path):
     path.write_bytes(pair.certificate + pair.key)
     pod = server_pod(uploads.work, name)
     host = f"{pod['metadata']['name']}.{uploads.work.namespace}.svc"
-    pem = [one.public_bytes(serialization.Encoding.PEM).decode() for one in bundle(uploads.system, SERVERS)]
+    pem = [one.public_bytes(serialization.Encoding.PEM).decode() for one in bundle(uploads.system, SERVER_SIGNER)]
     context = ssl.create_default_context(cadata="".join(pem))
     context.load_cert_chain(path)
     connection = http.client.HTTPSConnection(host, 8443, timeout=60)
@@ -276,17 +276,17 @@ def test_certificates_come_and_go_under_uploads(uploads, tmp_path):
         step(2, 12.5, authorities=2, signer=0, renewed=True)
         # Once it is distributed it signs; its predecessor is still trusted.
         step(3, 12.5, authorities=2, signer=1, renewed=True)
-        old, new = ours(clock, CLIENTS)
+        old, new = ours(clock, CLIENT_SIGNER)
         for signer in (old, new):
             assert let_in(uploads, "pieces", made_by(signer, CLIENT_NAME, "client"), tmp_path / "client.pem")
-        for signer in ours(clock, SERVERS):
+        for signer in ours(clock, SERVER_SIGNER):
             said = impostor.shown(made_by(signer, impostor.host, "server", (impostor.host,)))
             assert (said.exit, said.status) == (0, 200), said
         # The predecessor expires.
         step(4, 11, authorities=1, signer=1, renewed=False)
         assert not let_in(uploads, "pieces", made_by(old, CLIENT_NAME, "client"), tmp_path / "client.pem")
         assert let_in(uploads, "pieces", made_by(new, CLIENT_NAME, "client"), tmp_path / "client.pem")
-        old, new = ours(clock, SERVERS)
+        old, new = ours(clock, SERVER_SIGNER)
         assert impostor.shown(made_by(old, impostor.host, "server", (impostor.host,))).status == 503
         assert impostor.shown(made_by(new, impostor.host, "server", (impostor.host,))).status == 200
         uploads.authority.write_bytes(first_ca)

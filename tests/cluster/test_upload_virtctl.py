@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 
 from tests.cluster.kubectl import KubectlError
-from tests.cluster.upload_api import PATIENCE
+from tests.cluster.upload_api import TIMEOUT
 from tests.cluster.upload_release import PREFIX, Uploads, annotations, installed
 from tests.cluster.volumes import IMMEDIATE, MIB, SLOW, disk, qcow2
 
-pytestmark = pytest.mark.timeout(PATIENCE)
+pytestmark = pytest.mark.timeout(TIMEOUT)
 TARGET, PHASE, READY = (f"{PREFIX}storage.{name}" for name in ("upload.target", "pod.phase", "pod.ready"))
 POPULATED, PRIME = f"{PREFIX}storage.usePopulator", f"{PREFIX}storage.populator.pvcPrime"
 TRIES = 5

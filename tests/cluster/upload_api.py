@@ -7,13 +7,13 @@ import fcntl
 import json
 from collections.abc import Iterator
 
-from cdi.server.aggregated_documents import API_SERVICE
+from cdi.server.uploadtoken_api.discovery import API_SERVICE
 from tests.cluster.kubectl import Kubectl, KubectlError
 from tests.cluster.layout import Layout
 from tests.cluster.test_cluster import service_outside
 
 SERVICE = "cdi-api"
-PATIENCE = 1800
+TIMEOUT = 1800
 """Seconds for a test that may have to wait for others."""
 
 

@@ -15,14 +15,14 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from cdi.controller.certifier import CLIENTS, SERVERS
+from cdi.controller.certificates import CLIENT_SIGNER, SERVER_SIGNER
 from cdi.controller.upload_certificates import CLIENT_CERTIFICATE, PROXY_CERTIFICATE, PROXY_SIGNER
 from cdi.kube import pki
 from cdi.kube.certificates import BUNDLE_KEY
 from cdi.kube.pki import Pair
 from tests.cluster.kubectl import Kubectl
 
-AUTHORITIES = (SERVERS, CLIENTS, PROXY_SIGNER)
+AUTHORITIES = (SERVER_SIGNER, CLIENT_SIGNER, PROXY_SIGNER)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

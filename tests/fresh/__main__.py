@@ -41,9 +41,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         prog="scripts/test fresh", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "case", nargs="*", help=f"of {', '.join(case.name for case in CASES)}; default: all"
-    )
+    parser.add_argument("case", nargs="*", help=f"of {', '.join(case.name for case in CASES)}; default: all")
     arguments = parser.parse_args()
     unknown = set(arguments.case) - {case.name for case in CASES}
     if unknown:

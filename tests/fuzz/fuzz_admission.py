@@ -15,10 +15,10 @@ import atheris
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-with atheris.instrument_imports(include=["cdi.api", "cdi.server", "cdi.reconcile.sizing"]):
+with atheris.instrument_imports(include=["cdi.api", "cdi.server", "cdi.reconcile.claim_defaults"]):
     from cdi.api.errors import CdiError, InvalidManifest
-    from cdi.reconcile.sizing import Offer
-    from cdi.server import admission, cloning, mutation
+    from cdi.reconcile.claim_defaults import StorageDefaults
+    from cdi.server import admission, clone_authorization, mutation
     from cdi.server.hooks import HOOKS, Hook
     from cdi.server.review import Review, answer, read
 
@@ -76,8 +76,8 @@ class World:
     def renders_claims(self) -> bool:
         return True
 
-    async def offer(self, storage_class: str | None, *, archive: bool) -> Offer:
-        return Offer(storage_class=storage_class)
+    async def offer(self, storage_class: str | None, *, archive: bool) -> StorageDefaults:
+        return StorageDefaults(storage_class=storage_class)
 
     async def data_source(self, namespace: str, name: str) -> None:
         return None
@@ -104,7 +104,7 @@ def ended(work: Coroutine[Any, Any, Any]) -> Any:
 def verdict(hook: Hook, asked: Review) -> Any:
     match hook.name:
         case "datavolume-mutate":
-            return ended(cloning.authorise(asked, WORLD))
+            return ended(clone_authorization.authorise(asked, WORLD))
         case "pvc-mutate":
             return ended(mutation.mutate_claim(asked, WORLD))
         case _:

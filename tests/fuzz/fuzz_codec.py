@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 with atheris.instrument_imports(include=["cdi.codec"]):
     from cdi.api.errors import ImageError
-    from cdi.codec.base import PIECE
+    from cdi.codec.base import MAX_CHUNK
     from cdi.codec.gz import GzDecoder
     from cdi.codec.tar import members
     from cdi.codec.xz import XzDecoder
@@ -32,7 +32,7 @@ with atheris.instrument_imports(include=["cdi.codec"]):
 
 from tests.fuzz.seeds import run
 
-OUTPUT_MOST = 8 << 20
+MAX_OUTPUT = 8 << 20
 
 
 def sealed_xz(raw: bytearray) -> bytes:
@@ -60,7 +60,7 @@ def outcome(kind: int, content: bytes, step: int) -> object:
         if kind == 3:
             seen = []
             for number, member in enumerate(members(pieces)):
-                left = OUTPUT_MOST
+                left = MAX_OUTPUT
                 for piece in member.read() if number % 2 else (piece for _, piece in member.chunks()):
                     digest = zlib.crc32(piece, digest)
                     left -= len(piece)
@@ -70,9 +70,9 @@ def outcome(kind: int, content: bytes, step: int) -> object:
             return seen, digest
         decoder = (GzDecoder(), XzDecoder(threads=2, in_flight=4 << 20), ZstDecoder())[kind]
         for piece in decoder.decode(pieces):
-            assert 0 < len(piece) <= PIECE
+            assert 0 < len(piece) <= MAX_CHUNK
             digest, given = zlib.crc32(piece, digest), given + len(piece)
-            if given > OUTPUT_MOST:
+            if given > MAX_OUTPUT:
                 return "large"
     except ImageError as error:
         return type(error)

@@ -15,9 +15,9 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 with atheris.instrument_imports(include=["cdi.verify"]):
     from cdi.api.errors import CdiError
+    from cdi.verify.checksum_file import find_digest
     from cdi.verify.hashing import ResumableHash
-    from cdi.verify.signature import dearmour, judge
-    from cdi.verify.sums import find_digest
+    from cdi.verify.openpgp import dearmour, parse_status
 
 from tests.fuzz.seeds import run
 
@@ -28,7 +28,7 @@ def target(data: bytes) -> None:
         assert found is None or found.hex.encode() in data.lower() or b"\0" in data
     except CdiError:
         pass
-    for call in (lambda: dearmour(data), lambda: judge(data.decode("utf-8", "replace"))):
+    for call in (lambda: dearmour(data), lambda: parse_status(data.decode("utf-8", "replace"))):
         try:
             call()
         except CdiError:

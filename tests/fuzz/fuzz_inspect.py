@@ -55,7 +55,7 @@ def content_of(data: bytes) -> bytes:
 def outcome(content: bytes, *, seekable: bool, piece: int) -> object:
     inspector = Inspector(len(content), seekable=True) if seekable else Inspector(None)
     total, at = 0, 0
-    while (want := inspector.wants()) is not None:
+    while (want := inspector.next_range()) is not None:
         offset, size = want
         if seekable:
             assert 0 <= offset < offset + size <= len(content)
@@ -68,7 +68,7 @@ def outcome(content: bytes, *, seekable: bool, piece: int) -> object:
         at = offset + len(content[offset : offset + size])
     assert total <= BUDGET
     try:
-        return inspector.verdict()
+        return inspector.result()
     except ImageError as error:
         assert error.what.isprintable()
         return type(error), error.what

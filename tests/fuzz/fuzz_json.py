@@ -13,8 +13,8 @@ import atheris
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-with atheris.instrument_imports(include=["cdi.api.document"]):
-    from cdi.api.document import MAX_NESTING, NestingCheck, parse_json
+with atheris.instrument_imports(include=["cdi.api.json_document"]):
+    from cdi.api.json_document import MAX_NESTING, NestingCheck, parse_json
 
 from tests.fuzz.seeds import run
 

@@ -16,10 +16,10 @@ import atheris
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-with atheris.instrument_imports(include=["cdi.transfer.overlay", "cdi.transfer.disk_search", "cdi.transfer.peel"]):
+with atheris.instrument_imports(include=["cdi.transfer.overlay", "cdi.transfer.disk_search", "cdi.transfer.unwrap"]):
     import cdi.transfer.disk_search
     import cdi.transfer.overlay
-    import cdi.transfer.peel  # noqa: F401
+    import cdi.transfer.unwrap  # noqa: F401
 
 from tests.fuzz.seeds import run
 from tests.layers import KINDS, LINKS, NAMES, check, items_of

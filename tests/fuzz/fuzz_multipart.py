@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 with atheris.instrument_imports(include=["cdi.codec.multipart", "cdi.api.upload_protocol"]):
     from cdi.api.errors import UploadMalformed
     from cdi.api.upload_protocol import content_digests
-    from cdi.codec.multipart import MOST_HEADERS, FormFile, boundary_of, closing_length, parameters
+    from cdi.codec.multipart import MAX_HEADERS, MultipartFileParser, boundary_of, closing_length, parameters
 
 from tests.fuzz.seeds import run
 
@@ -24,14 +24,14 @@ BOUNDARIES = (b"b", b"-", b"--", b"------------------------d74496d66958873e")
 
 def parsed(body: bytes, boundary: bytes, step: int) -> tuple[str, bytes, dict[str, str]]:
     """Return how it ended, the file so far, and the fields of its part."""
-    form, content = FormFile(boundary), bytearray()
+    form, content = MultipartFileParser(boundary), bytearray()
     try:
         for at in range(0, len(body), step):
             for view in form.feed(memoryview(body)[at : at + step]):
                 assert len(view)
                 assert form.found
                 content += view
-            assert len(form._held) < MOST_HEADERS + len(boundary) + 4  # noqa: SLF001
+            assert len(form._held) < MAX_HEADERS + len(boundary) + 4  # noqa: SLF001
         form.end()
     except UploadMalformed as error:
         assert error.status in (400, 431)
@@ -86,7 +86,7 @@ def seeds() -> list[bytes]:
             file + b"cut off",
             note + end,
             note * 101 + file + end,
-            b"--" + boundary + b"\r\nX: " + b"y" * MOST_HEADERS,
+            b"--" + boundary + b"\r\nX: " + b"y" * MAX_HEADERS,
             file + boundary * 5 + end,
         ):
             found += [bytes((number, step)) + body for step in (0, 7)]

@@ -17,16 +17,16 @@ import atheris
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 with atheris.instrument_imports(
-    include=["cdi.server.page", "cdi.source.inbound", "cdi.api.document", "cdi.api.quantity"]
+    include=["cdi.server.page", "cdi.http.server", "cdi.api.json_document", "cdi.api.quantity"]
 ):
     from cdi.api.errors import ClusterUnauthorized, UploadMalformed
     from cdi.api.names import is_dns_subdomain
-    from cdi.server.page.desk import Session
+    from cdi.http.server.plaintext import PlaintextContext
+    from cdi.http.server.request import ServerRequest
+    from cdi.http.server.request_head import MAX_HEAD, parse, split
+    from cdi.http.server.turn import Turn
+    from cdi.server.page.backend import Session
     from cdi.server.page.service import Page
-    from cdi.source.inbound.head import MAX_HEAD, parse, split
-    from cdi.source.inbound.plain import PlainContext
-    from cdi.source.inbound.turn import Turn
-    from cdi.source.inbound.visit import Visit
 
 from tests.fuzz.seeds import run
 
@@ -98,38 +98,38 @@ def target(data: bytes) -> None:
     except UploadMalformed:
         return
     client, ours = socket.socketpair()
-    with client, PlainContext().wrap_socket(ours) as sock:
+    with client, PlaintextContext().wrap_socket(ours) as sock:
         client.settimeout(10)
         client.sendall(data[MAX_HEAD:])
         client.shutdown(socket.SHUT_WR)
         RAISED.last = None  # type: ignore[assignment]
-        visit = Visit(sock, head, parts[1], stall_timeout=10.0, where="the client")
-        begun = PAGE.begin(visit)
+        request = ServerRequest(sock, head, parts[1], stall_timeout=10.0, where="the client")
+        begun = PAGE.begin(request)
         if begun is None:
-            assert not visit.answered
+            assert not request.responded
             assert not head.path.startswith("/page/api/")
             return
-        answer_of(visit, begun)
-        assert visit.hang_up()
+        answer_of(request, begun)
+        assert request.begin_close()
         got = b""
         while piece := client.recv(1 << 16):
             got += piece
     assert RAISED.last is None, RAISED.last.getMessage()
-    assert visit.status in STATUSES, got
+    assert request.status in STATUSES, got
     fields, _, body = got.removeprefix(b"HTTP/1.1 100 Continue\r\n\r\n").partition(b"\r\n\r\n")
-    assert f"HTTP/1.1 {visit.status} ".encode() in fields
+    assert f"HTTP/1.1 {request.status} ".encode() in fields
     assert b"Access-Control" not in fields
     if head.path.startswith("/page/api/") and head.method != "HEAD":
         said = json.loads(body)
-        assert visit.status < 400 or set(said) == {"code", "message"}
+        assert request.status < 400 or set(said) == {"code", "message"}
 
 
-def answer_of(visit: Visit, begun: Turn | bool) -> None:
+def answer_of(request: ServerRequest, begun: Turn | bool) -> None:
     if isinstance(begun, Turn):
-        begun.run(visit)
-    visit.end()
-    assert visit.answered
-    assert visit.outgoing is None
+        begun.run(request)
+    request.end()
+    assert request.responded
+    assert request.outgoing is None
 
 
 def seeds() -> list[bytes]:

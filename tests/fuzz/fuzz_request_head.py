@@ -12,10 +12,10 @@ import atheris
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-with atheris.instrument_imports(include=["cdi.source.inbound.head", "cdi.api.upload_protocol"]):
+with atheris.instrument_imports(include=["cdi.http.server.request_head", "cdi.api.upload_protocol"]):
     from cdi.api.errors import UploadMalformed
     from cdi.api.upload_protocol import PlainUpload, TusUpload, route
-    from cdi.source.inbound.head import MAX_FIELDS, MAX_HEAD, Head, parse, split
+    from cdi.http.server.request_head import MAX_FIELDS, MAX_HEAD, RequestHead, parse, split
 
 from tests.fuzz.seeds import run
 
@@ -23,12 +23,12 @@ END = b"\r\n\r\n"
 BLANKS = 12_000
 
 
-def kept(head: Head) -> dict[str, str]:
+def kept(head: RequestHead) -> dict[str, str]:
     """Allow HTTP/1.0 without Host, and ignore its Expect header."""
     return {"host": "none", **{name: value for name, value in head.headers.items() if name != "expect"}}
 
 
-def written(head: Head) -> bytes:
+def written(head: RequestHead) -> bytes:
     """Return the same request as the relay would write it."""
     target = head.path + (f"?{head.query}" if head.query else "")
     lines = [f"{head.method} {target} HTTP/1.1", *(f"{name}: {value}" for name, value in kept(head).items())]

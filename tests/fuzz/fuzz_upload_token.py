@@ -14,18 +14,18 @@ import atheris
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-with atheris.instrument_imports(include=["cdi.api", "cdi.kube.tokens", "cdi.server.aggregated"]):
+with atheris.instrument_imports(include=["cdi.api", "cdi.kube.jwt", "cdi.server.uploadtoken_api.routes"]):
     from cdi.api.errors import InvalidManifest, TokenInvalid, TokenMisused
-    from cdi.kube.tokens import CLAIM, Claims, Operation, SigningKey
-    from cdi.server.aggregated import _as_wanted, _read, _Refusal
-    from cdi.server.aggregated_access import FrontProxy
+    from cdi.kube.jwt import CLAIM, Operation, SigningKey, TokenClaims
+    from cdi.server.uploadtoken_api.authentication import FrontProxy
+    from cdi.server.uploadtoken_api.routes import _as_wanted, _read, _Refusal
 
 from tests.fuzz.documents import spoilt
 from tests.fuzz.seeds import run
 
 KEY = SigningKey.generate()
 NOW = 1_700_000_000.0
-GOOD = KEY.sign(Claims(operation=Operation.UPLOAD, namespace="ns", name="vm", resource=CLAIM), NOW)
+GOOD = KEY.sign(TokenClaims(operation=Operation.UPLOAD, namespace="ns", name="vm", resource=CLAIM), NOW)
 HEADER, PAYLOAD, SIGNATURE = GOOD.split(".")
 REQUEST = {
     "apiVersion": "upload.cdi.kubevirt.io/v1beta1",

@@ -29,7 +29,7 @@ def target(data: bytes) -> None:
     checks = Checklist("vmdk")
     kind = vmdk_descriptor.check(descriptor, data, checks)
     try:
-        checks.settle()
+        checks.raise_for_failures()
     except ImageError as error:
         assert error.what.isprintable()
         return

@@ -14,7 +14,7 @@ import atheris
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-with atheris.instrument_imports(include=["cdi.api.decode", "cdi.api.document", "cdi.transfer.copy.roster"]):
+with atheris.instrument_imports(include=["cdi.api.decode", "cdi.api.json_document", "cdi.transfer.clone.tickets"]):
     from cdi.api.copy import CopySourceJob, CopyTargetJob, Ticket
     from cdi.api.decode import DecodeError, decode
     from cdi.api.errors import InvalidManifest
@@ -30,8 +30,8 @@ with atheris.instrument_imports(include=["cdi.api.decode", "cdi.api.document", "
         Progress,
         StreamSourceSpec,
     )
-    from cdi.server.paths import Words
-    from cdi.transfer.copy.roster import Roster, line_of
+    from cdi.server.webhook_path import PathSecrets
+    from cdi.transfer.clone.tickets import TicketFile, line_of
     from cdi.transfer.journal import Journal
 
 from tests.fuzz.documents import spoilt
@@ -50,7 +50,7 @@ SOUND = (
     Journal(
         job="u-1", path="raw-ranged", validator=None, length=5, watermark=0, disk_size=5, algorithm=None, digest_state=None
     ),
-    Words(),
+    PathSecrets(),
 )  # fmt: skip
 CLASSES = tuple(dict.fromkeys((*map(type, SOUND), CopySourceJob, CopyTargetJob)))
 
@@ -76,9 +76,9 @@ def target(data: bytes) -> None:
         except (InvalidManifest, ValueError):
             pass
     warned: list[str] = []
-    roster = Roster("/none", warned.append)
+    ticket_file = TicketFile("/none", warned.append)
     for lines in (text, line_of(TICKET).encode() + b"\n" + text):
-        found_tickets = roster._parsed(lines)  # noqa: SLF001  its file is its only other way in
+        found_tickets = ticket_file._parsed(lines)  # noqa: SLF001  its file is its only other way in
         assert all(ticket.address and "/" not in ticket.id for ticket in found_tickets.values())
     assert "u-1" in found_tickets
 

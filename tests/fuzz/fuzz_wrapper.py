@@ -17,18 +17,18 @@ import atheris
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 with atheris.instrument_imports(include=["cdi.image"]):
-    from cdi.image.document import recognise_document
-    from cdi.image.wrapper import recognise_foreign, recognise_wrapper
+    from cdi.image.web_page import sniff_document
+    from cdi.image.wrapper import identify_unsupported, recognise_wrapper
 
 from tests import corpus
 from tests.fuzz.seeds import run
 
 
 def target(data: bytes) -> None:
-    wrapper, foreign = recognise_wrapper(data), recognise_foreign(data)
+    wrapper, foreign = recognise_wrapper(data), identify_unsupported(data)
     assert wrapper in (None, "gz", "xz", "zst", "tar")
     for media in (None, "text/html", "text/plain; charset=x"):
-        document = recognise_document(data, media)
+        document = sniff_document(data, media)
         assert document is None or document.isprintable()
         assert document is None or len(document) < 400
     if wrapper in ("gz", "xz", "zst"):

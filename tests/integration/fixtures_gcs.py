@@ -1,4 +1,4 @@
-"""A fixture that runs the fake Google Cloud Storage server (`tests/standins/gcs_json_api_standin.py`)."""
+"""A fixture that runs the fake Google Cloud Storage server (`tests/fakes/gcs_json_api.py`)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.standins.gcs_json_api_standin import GcsStandin
+from tests.fakes.gcs_json_api import GcsStandin
 
 
 @pytest.fixture

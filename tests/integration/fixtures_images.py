@@ -28,7 +28,7 @@ import pytest
 
 from cdi.api.job import BlockTargetSpec, FileTargetSpec, Job, Outcome, Policy
 from cdi.target import linux
-from cdi.transfer.control import Control
+from cdi.transfer.control import TransferControl
 from cdi.transfer.run import transfer
 from tests.corpus import with_gpt, with_iso, with_mbr
 
@@ -413,7 +413,7 @@ class Importing:
         return Job(**(defaults | more))  # type: ignore[arg-type]
 
     def run(self, job: Job) -> Outcome:
-        return transfer(job, Control(job))
+        return transfer(job, TransferControl(job))
 
     def __call__(
         self, source: object, volume: Volume, image: Image, *, preallocated: bool = False, **more: object

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.doc_blocks import README, blocks_of, shell, steps
-from tests.integration.embedded import end_embedded
+from tests.integration.local_backend import end_embedded
 
 ROOT = Path(__file__).parents[2]
 PORT = "8089"

@@ -47,7 +47,11 @@ def test_the_lock_files_satisfy_pyproject(lock, tree, capsys):
     ("old", "new", "problem"),
     [
         ('"aiohttp>=3.10"', '"aiohttp>=99"', '"aiohttp>=99" of pyproject.toml does not allow the locked version 3.'),
-        ('"aiohttp>=3.10"', '"aiohttp>=3.10", "new-package"', '"new-package" of pyproject.toml is not locked for Python 3.11'),
+        (
+            '"aiohttp>=3.10"',
+            '"aiohttp>=3.10", "new-package"',
+            '"new-package" of pyproject.toml is not locked for Python 3.11',
+        ),
         ("hatchling>=1.25", "hatchling>=99", '"hatchling>=99" of pyproject.toml does not allow'),
         ('"hypothesis>=6.100"', '"hypothesis>=99"', '"hypothesis>=99" of pyproject.toml does not allow'),
         ("python_version < '3.14'", "python_version < '3.15'", "is not locked for Python 3.14"),
@@ -64,13 +68,19 @@ def test_a_package_without_a_hash_is_named(lock, tree, capsys):
     path = tree / lock.DEVELOPMENT
     lines = path.read_text().splitlines(keepends=True)
     first = next(number for number, line in enumerate(lines) if line.startswith("yarl=="))
-    kept = [line for number, line in enumerate(lines) if number <= first or not line.startswith("    --hash") or number < first]
+    kept = [
+        line
+        for number, line in enumerate(lines)
+        if number <= first or not line.startswith("    --hash") or number < first
+    ]
     path.write_text("".join(kept))
     assert lock.check(tree) == 1
     assert f"{lock.DEVELOPMENT}: yarl has no hash. Run scripts/lock\n" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("line", ["--index-url https://example.org/simple", "a @ https://example.org/a.whl", "-f wheels"])
+@pytest.mark.parametrize(
+    "line", ["--index-url https://example.org/simple", "a @ https://example.org/a.whl", "-f wheels"]
+)
 def test_an_index_in_a_lock_file_is_rejected(lock, tree, capsys, line):
     path = tree / lock.RUNTIME
     path.write_text(f"{path.read_text()}{line}\n")

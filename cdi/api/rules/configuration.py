@@ -25,7 +25,7 @@ from cdi.api.rules.problems import (
     object_name,
     one_of,
     optional_name,
-    shown,
+    truncate,
 )
 from cdi.api.rules.urls import HTTP_SCHEMES, check_url
 from cdi.api.storageprofile import MAX_CLAIM_PROPERTY_SETS, CloneStrategy, CronSourceFormat, StorageProfile
@@ -112,7 +112,7 @@ def _overhead(overhead: FilesystemOverhead | None, field: str) -> Problems:
     if overhead is None:
         return
     values = {"global": overhead.global_} | {
-        f"storageClass[{shown(name)}]": value for name, value in (overhead.storage_class or {}).items()
+        f"storageClass[{truncate(name)}]": value for name, value in (overhead.storage_class or {}).items()
     }
     for name, value in values.items():
         if not value:
@@ -142,11 +142,11 @@ def _resources(resources: ResourceRequirements | None, field: str) -> Problems:
     for part, values in (("limits", limits), ("requests", requests)):
         for name, amount in values.items():
             if amount.value < 0:
-                yield Problem(field=f"{field}.{part}.{shown(name)}", message=f"{amount} is less than 0")
+                yield Problem(field=f"{field}.{part}.{truncate(name)}", message=f"{amount} is less than 0")
     for name in requests.keys() & limits.keys():
         if requests[name] > limits[name]:
             yield Problem(
-                field=f"{field}.requests.{shown(name)}",
+                field=f"{field}.requests.{truncate(name)}",
                 message=f"{requests[name]} is more than the limit of {limits[name]}",
             )
 
@@ -170,11 +170,11 @@ def _certificate(config: CertConfig | None, field: str) -> Problems:
     before = parse_duration(config.renew_before) if config.renew_before else None
     if config.duration and not duration:
         yield Problem(
-            field=f"{field}.duration", message=f"{shown(config.duration)!r} is not a duration such as 48h0m0s"
+            field=f"{field}.duration", message=f"{truncate(config.duration)!r} is not a duration such as 48h0m0s"
         )
     if config.renew_before and before is None:
         yield Problem(
-            field=f"{field}.renewBefore", message=f"{shown(config.renew_before)!r} is not a duration such as 24h0m0s"
+            field=f"{field}.renewBefore", message=f"{truncate(config.renew_before)!r} is not a duration such as 24h0m0s"
         )
     if duration and before is not None and before >= duration:
         yield Problem(field=f"{field}.renewBefore", message="it is not shorter than the duration")
@@ -190,4 +190,4 @@ def _patch(patch: ComponentPatch, field: str) -> Problems:
 
 def _registry_host(host: str, field: str) -> Problems:
     if not host or "/" in host or has_control_characters(host) or " " in host:
-        yield Problem(field=field, message=f"{shown(host)!r} is not a registry such as registry.example:5000")
+        yield Problem(field=field, message=f"{truncate(host)!r} is not a registry such as registry.example:5000")

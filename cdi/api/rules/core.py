@@ -10,7 +10,7 @@ from cdi.api.core import ConfigMap, PersistentVolumeClaim, Secret
 from cdi.api.names import LABEL_APPLY_STORAGE_PROFILE, MAX_NAME
 from cdi.api.policy import check_policy
 from cdi.api.rules.claims import check_access_modes, check_size
-from cdi.api.rules.problems import Cause, Problem, Problems, one_of, optional_name, shown
+from cdi.api.rules.problems import Cause, Problem, Problems, one_of, optional_name, truncate
 
 MAX_CONTENT = 1 << 20
 """Maximum size of all values together in bytes."""
@@ -28,7 +28,7 @@ def check_config_map(config_map: ConfigMap) -> Problems:
     yield from _content("data", config_map.data, encoded=False)
     yield from _content("binaryData", config_map.binary_data, encoded=True)
     for key in (config_map.data or {}).keys() & (config_map.binary_data or {}).keys():
-        yield Problem(field=f"binaryData[{shown(key)}]", message="the key is also in data")
+        yield Problem(field=f"binaryData[{truncate(key)}]", message="the key is also in data")
 
 
 def check_pvc(claim: PersistentVolumeClaim) -> Problems:
@@ -53,7 +53,9 @@ def _content(field: str, values: dict[str, str] | None, *, encoded: bool) -> Pro
     for key, value in (values or {}).items():
         # Keys become file names where the object is mounted.
         if not _KEY.fullmatch(key) or len(key) > MAX_NAME or key in (".", "..") or key.startswith(".."):
-            yield Problem(field=field, message=f"{shown(key)!r} is not a valid key: letters, digits, '-', '_' and '.'")
+            yield Problem(
+                field=field, message=f"{truncate(key)!r} is not a valid key: letters, digits, '-', '_' and '.'"
+            )
         if not encoded:
             total += len(value.encode())
             continue
@@ -61,7 +63,7 @@ def _content(field: str, values: dict[str, str] | None, *, encoded: bool) -> Pro
             total += len(base64.b64decode("".join(value.split()), validate=True))
         except (binascii.Error, ValueError):
             yield Problem(
-                field=f"{field}[{shown(key)}]", message="the value is not base64; stringData takes plain text"
+                field=f"{field}[{truncate(key)}]", message="the value is not base64; stringData takes plain text"
             )
     if total > MAX_CONTENT:
         yield Problem(field=field, message=f"the values are {total} bytes together, at most {MAX_CONTENT} are allowed")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from cdi.api.dataimportcron import DataImportCron, GarbageCollect, RetentionPolicy
 from cdi.api.policy import check_policy
 from cdi.api.rules.datavolume import check_spec
-from cdi.api.rules.problems import Problem, Problems, object_name, one_of, optional_name, shown
+from cdi.api.rules.problems import Problem, Problems, object_name, one_of, optional_name, truncate
 from cdi.api.rules.schedule import schedule_problem
 from cdi.api.sources import SourceKind
 
@@ -32,11 +32,13 @@ def check_dataimportcron(cron: DataImportCron) -> Problems:
     # With an empty schedule nothing is polled; another program sets the desired digest in an annotation.
     problem = schedule_problem(spec.schedule) if spec.schedule else None
     if problem:
-        yield Problem(field=f"{field}.schedule", message=f"Illegal cron schedule {shown(spec.schedule)!r}: {problem}")
+        yield Problem(
+            field=f"{field}.schedule", message=f"Illegal cron schedule {truncate(spec.schedule)!r}: {problem}"
+        )
     if spec.garbage_collect and spec.garbage_collect not in tuple(GarbageCollect):
         yield Problem(
             field=f"{field}.garbageCollect",
-            message=f"Illegal GarbageCollect value {shown(spec.garbage_collect)!r}: Outdated or Never",
+            message=f"Illegal GarbageCollect value {truncate(spec.garbage_collect)!r}: Outdated or Never",
         )
     yield from one_of(spec.retention_policy, tuple(RetentionPolicy), f"{field}.retentionPolicy")
     if spec.imports_to_keep is not None and spec.imports_to_keep < 0:

@@ -6,7 +6,7 @@ from cdi.api.claims import StorageSpec, VolumeMode
 from cdi.api.datavolume import Checkpoint, ContentType, DataVolume, DataVolumeSpec, SourceRef
 from cdi.api.policy import check_policy
 from cdi.api.rules.claims import check_claim, external_population
-from cdi.api.rules.problems import Cause, Problem, Problems, object_name, optional_name, shown
+from cdi.api.rules.problems import Cause, Problem, Problems, object_name, optional_name, truncate
 from cdi.api.rules.sources import WARM_SOURCES, check_content_type, check_one_source
 from cdi.api.sources import ImportSource
 
@@ -61,7 +61,7 @@ def _source_ref(ref: SourceRef, field: str) -> Problems:
     elif ref.kind != "DataSource":
         yield Problem(
             field=f"{field}.kind",
-            message=f"Unsupported sourceRef kind {shown(ref.kind)}, currently only DataSource is supported",
+            message=f"Unsupported sourceRef kind {truncate(ref.kind)}, currently only DataSource is supported",
         )
     if not ref.name:
         yield Problem(field=f"{field}.name", message="Missing sourceRef name")
@@ -87,7 +87,7 @@ def check_checkpoints(checkpoints: list[Checkpoint] | None, source: ImportSource
         elif checkpoint.current in seen:
             yield Problem(
                 field=f"{field}[{index}].current",
-                message=f"Duplicate value: {shown(checkpoint.current)!r}",
+                message=f"Duplicate value: {truncate(checkpoint.current)!r}",
                 cause=Cause.DUPLICATE,
             )
         seen.add(checkpoint.current)

@@ -18,7 +18,7 @@ _UNITS = {
 _PART = r"(?:([0-9]{1,18}\.?[0-9]{0,18}|\.[0-9]{1,18})(ns|us|µs|μs|ms|s|m|h))"
 _WHOLE = re.compile(rf"{_PART}{{1,16}}")
 _EACH = re.compile(_PART)
-_LONGEST = Fraction((1 << 63) - 1, 10**9)
+_MAX_SECONDS = Fraction((1 << 63) - 1, 10**9)
 
 
 def parse_duration(text: str) -> Fraction | None:
@@ -31,4 +31,4 @@ def parse_duration(text: str) -> Fraction | None:
     if len(text) > 128 or not _WHOLE.fullmatch(text):
         return None
     seconds = sum((Fraction(number.rstrip(".")) * _UNITS[unit] for number, unit in _EACH.findall(text)), Fraction(0))
-    return seconds if seconds <= _LONGEST else None
+    return seconds if seconds <= _MAX_SECONDS else None

@@ -7,7 +7,7 @@ import re
 from cdi.api.kinds import Kind
 from cdi.api.meta import ObjectMeta
 from cdi.api.names import MAX_LABEL, MAX_NAME, is_dns_label, is_dns_subdomain
-from cdi.api.rules.problems import Cause, Problem, Problems, object_name, shown
+from cdi.api.rules.problems import Cause, Problem, Problems, object_name, truncate
 
 MAX_ANNOTATIONS = 256 << 10
 """Maximum size of all annotations together in bytes."""
@@ -25,7 +25,8 @@ def check_metadata(meta: ObjectMeta, kind: Kind) -> Problems:
         stem = meta.generate_name.rstrip("-.")
         if len(meta.generate_name) > MAX_NAME - 5 or not is_dns_subdomain(stem):
             yield Problem(
-                field="metadata.generateName", message=f"{shown(meta.generate_name)!r} cannot begin the name of {what}"
+                field="metadata.generateName",
+                message=f"{truncate(meta.generate_name)!r} cannot begin the name of {what}",
             )
     else:
         yield Problem(
@@ -37,7 +38,7 @@ def check_metadata(meta: ObjectMeta, kind: Kind) -> Problems:
         elif not is_dns_label(meta.namespace):
             yield Problem(
                 field="metadata.namespace",
-                message=f"{shown(meta.namespace)!r} is not a DNS label of 1 to 63 characters",
+                message=f"{truncate(meta.namespace)!r} is not a DNS label of 1 to 63 characters",
             )
     yield from check_labels(meta.labels, "metadata.labels")
     yield from _annotations(meta.annotations, "metadata.annotations")
@@ -48,7 +49,7 @@ def check_labels(labels: dict[str, str] | None, field: str) -> Problems:
     for key, value in (labels or {}).items():
         yield from _key(key, field)
         if len(value) > MAX_LABEL or (value and not _QUALIFIED.fullmatch(value)):
-            yield Problem(field=f"{field}[{shown(key)}]", message=f"{shown(value)!r} is not a valid label value")
+            yield Problem(field=f"{field}[{truncate(key)}]", message=f"{truncate(value)!r} is not a valid label value")
 
 
 def _annotations(annotations: dict[str, str] | None, field: str) -> Problems:
@@ -64,4 +65,4 @@ def _annotations(annotations: dict[str, str] | None, field: str) -> Problems:
 def _key(key: str, field: str) -> Problems:
     prefix, slash, name = key.rpartition("/")
     if (slash and not is_dns_subdomain(prefix)) or len(name) > MAX_LABEL or not _QUALIFIED.fullmatch(name):
-        yield Problem(field=field, message=f"{shown(key)!r} is not a qualified name such as example.org/name")
+        yield Problem(field=field, message=f"{truncate(key)!r} is not a qualified name such as example.org/name")

@@ -45,7 +45,7 @@ def one_of(value: str | None, allowed: Collection[str], field: str) -> Problems:
 def unsupported(value: str, allowed: Collection[str]) -> str:
     """Return Kubernetes' message for an unsupported value."""
     words = ", ".join(f'"{word}"' for word in sorted(allowed))
-    return f'Unsupported value: "{shown(value)}": supported values: {words}'
+    return f'Unsupported value: "{truncate(value)}": supported values: {words}'
 
 
 def object_name(name: str, field: str, what: str) -> Problems:
@@ -57,8 +57,8 @@ def object_name(name: str, field: str, what: str) -> Problems:
     elif not is_dns_subdomain(name):
         yield Problem(
             field=field,
-            message=f"Name of {what} {shown(name)!r} is not a DNS subdomain: lower case letters, digits, '-' and '.', "
-            "beginning and ending with a letter or digit",
+            message=f"Name of {what} {truncate(name)!r} is not a DNS subdomain: lower case letters, digits, '-' and "
+            "'.', beginning and ending with a letter or digit",
         )
 
 
@@ -79,7 +79,7 @@ def has_control_characters(text: str) -> bool:
     return any(ord(char) < 0x20 or 0x7F <= ord(char) < 0xA0 for char in text)
 
 
-def shown(text: str, limit: int = 80) -> str:
+def truncate(text: str, limit: int = 80) -> str:
     """Return a value for messages: truncated, and without characters that control a terminal."""
     cut = text if len(text) <= limit else text[:limit] + "…"
     return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in cut)

@@ -12,8 +12,8 @@ from typing import Any, Final
 
 from pydantic import ValidationError
 
-from cdi.api.document import json_type
-from cdi.api.rules.problems import Cause, Problem, shown
+from cdi.api.json_document import json_type
+from cdi.api.rules.problems import Cause, Problem, truncate
 
 _WANTED: Final = {
     "bool_type": "boolean",
@@ -27,7 +27,7 @@ _WANTED: Final = {
 }
 _MEMBERS: Final = {"str": "string_type", "bool": "bool_type", "int": "int_type"}
 """Pydantic's names of union members in a path, and the error of each for a value of another type."""
-_LONGEST: Final = 200
+_MAX_QUOTED: Final = 200
 
 
 def shape_problems(error: ValidationError, *, hides_values: bool = False) -> tuple[Problem, ...]:
@@ -49,16 +49,16 @@ def _problem(field: str, found: list[Mapping[str, Any]], *, hide: bool) -> Probl
     if first["type"] == "missing":
         return Problem(field=field, message="Required value", cause=Cause.REQUIRED)
     message = str(first["msg"]).removeprefix("Value error, ").replace("Input should be", "must be", 1)
-    return Problem(field=field, message=f"Invalid value: {shown(message, _LONGEST)}")
+    return Problem(field=field, message=f"Invalid value: {truncate(message, _MAX_QUOTED)}")
 
 
 def _path(place: Iterable[int | str]) -> str:
-    return "".join(f"[{part}]" if isinstance(part, int) else f".{shown(part)}" for part in place).lstrip(".")
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{truncate(part)}" for part in place).lstrip(".")
 
 
 def _wrong_type(wanted: list[str], value: object, *, hide: bool) -> str:
     read = json_type(value)
-    text = "" if hide or read in ("array", "object") else f"{shown(json.dumps(value, ensure_ascii=False))}: "
+    text = "" if hide or read in ("array", "object") else f"{truncate(json.dumps(value, ensure_ascii=False))}: "
     return f"Invalid value: {text}must be of type {' or '.join(dict.fromkeys(wanted))}, not {read}{_hint(wanted, read)}"
 
 

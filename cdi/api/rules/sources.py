@@ -15,7 +15,7 @@ from cdi.api.rules.problems import (
     has_control_characters,
     object_name,
     optional_name,
-    shown,
+    truncate,
 )
 from cdi.api.rules.urls import GCS_SCHEMES, HTTP_SCHEMES, S3_SCHEMES, check_registry_url, check_url
 from cdi.api.sources import (
@@ -112,7 +112,7 @@ def check_content_type(content_type: str | None, source: ImportSource | None, fi
     if content_type and content_type not in tuple(ContentType):
         yield Problem(
             field=field,
-            message=f"ContentType not one of: {', '.join(ContentType)}; it is {shown(content_type)!r}",
+            message=f"ContentType not one of: {', '.join(ContentType)}; it is {truncate(content_type)!r}",
         )
         return
     if content_type != ContentType.ARCHIVE or source is None:
@@ -130,7 +130,7 @@ def check_reference(namespace: str, name: str, field: str, what: str) -> Problem
         return
     if not is_dns_label(namespace):
         yield Problem(
-            field=f"{field}.namespace", message=f"{shown(namespace)!r} is not a DNS label of 1 to 63 characters"
+            field=f"{field}.namespace", message=f"{truncate(namespace)!r} is not a DNS label of 1 to 63 characters"
         )
     yield from object_name(name, f"{field}.name", what)
 
@@ -144,7 +144,8 @@ def _registry(source: SourceRegistry, field: str) -> Problems:
         yield Problem(field=f"{field}.imageStream", message="Source registry ImageStream is not valid: it is empty")
     if source.pull_method and source.pull_method not in PULL_METHODS:
         yield Problem(
-            field=f"{field}.pullMethod", message=f'ImportMethod {shown(source.pull_method)} is neither pod, node or ""'
+            field=f"{field}.pullMethod",
+            message=f'ImportMethod {truncate(source.pull_method)} is neither pod, node or ""',
         )
     elif source.image_stream and source.pull_method != "node":
         yield Problem(
@@ -156,7 +157,7 @@ def _registry(source: SourceRegistry, field: str) -> Problems:
     if architecture and (has_control_characters(architecture) or not architecture.isascii() or " " in architecture):
         yield Problem(
             field=f"{field}.platform.architecture",
-            message=f"{shown(architecture)!r} is not an architecture such as amd64",
+            message=f"{truncate(architecture)!r} is not an architecture such as amd64",
         )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cdi.api.rules.problems import Problem, Problems, optional_name, shown
+from cdi.api.rules.problems import Problem, Problems, optional_name, truncate
 from cdi.api.rules.sources import check_reference
 from cdi.api.transfer import ObjectTransfer
 
@@ -14,7 +14,7 @@ def check_transfer(transfer: ObjectTransfer) -> Problems:
     source, target = transfer.spec.source, transfer.spec.target
     if source.kind not in KINDS:
         yield Problem(
-            field="spec.source.kind", message=f'Unsupported kind "{shown(source.kind)}": {" or ".join(KINDS)}'
+            field="spec.source.kind", message=f'Unsupported kind "{truncate(source.kind)}": {" or ".join(KINDS)}'
         )
     yield from check_reference(source.namespace, source.name, "spec.source", "source")
     if not target.namespace and not target.name:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Collection
 from urllib.parse import SplitResult, urlsplit
 
-from cdi.api.rules.problems import Problem, Problems, has_control_characters, shown
+from cdi.api.rules.problems import Problem, Problems, has_control_characters, truncate
 
 MAX_URL = 8192
 HTTP_SCHEMES = ("http", "https")
@@ -19,7 +19,7 @@ _HOST = re.compile(r"[^\s/?#@\\<>\"^`{|}%]+")
 
 def redacted(url: str) -> str:
     """Return a URL for messages, without user name, password and query."""
-    return shown(re.sub(r"//[^/?#]*@", "//", url.partition("?")[0].partition("#")[0]))
+    return truncate(re.sub(r"//[^/?#]*@", "//", url.partition("?")[0].partition("#")[0]))
 
 
 def check_url(url: str | None, schemes: Collection[str], field: str) -> Problems:

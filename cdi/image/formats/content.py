@@ -22,7 +22,7 @@ Steps = Generator[Want, bytes, _T]
 Inspection = Steps[ImageInfo]
 
 
-class Content:
+class RandomAccessContent:
     """Bytes read so far, and what is known about the rest.
 
     Reads from a stream must move forward: bytes before the furthest one read, except for the head, are unavailable.

@@ -15,7 +15,7 @@ from cdi.api.errors import (
     ImageDirty,
     ImageUnsafe,
 )
-from cdi.image.checks import Check, Checklist, shown
+from cdi.image.checks import Check, Checklist, quoted
 
 MAGIC: Final = b"QFI\xfb"
 
@@ -135,7 +135,7 @@ def examine(data: bytes, length: int | None) -> tuple[Qcow2Header, tuple[Check, 
     if _check_geometry(header, checks):
         _check_tables(header, length, checks)
         _check_extensions(header, data, checks)
-    return header, checks.settle()
+    return header, checks.raise_for_failures()
 
 
 def _read(data: bytes) -> Qcow2Header:
@@ -182,10 +182,10 @@ def _check_features(header: Qcow2Header, data: bytes, checks: Checklist) -> None
     if header.backing_offset:
         end = min(header.backing_offset + min(header.backing_size, 1023), len(data))
         name = data[header.backing_offset : end]
-        backing = f"it is an overlay over {shown(name)}" if name else "it is an overlay over another file"
-    checks.expect(not header.backing_offset, "backing file", backing, BackingFileRefused)
+        backing = f"it is an overlay over {quoted(name)}" if name else "it is an overlay over another file"
+    checks.check(not header.backing_offset, "backing file", backing, BackingFileRefused)
     external = bool(header.incompatible & EXTERNAL_DATA)
-    checks.expect(
+    checks.check(
         not external,
         "external data file",
         "its data is in another file" if external else "the data is in the image",
@@ -193,24 +193,24 @@ def _check_features(header: Qcow2Header, data: bytes, checks: Checklist) -> None
     )
     methods = {0: "not encrypted", 1: "it is encrypted (AES)", 2: "it is encrypted (LUKS)"}
     crypt = methods.get(header.crypt_method, f"it is encrypted by unknown method {header.crypt_method}")
-    checks.expect(header.crypt_method == 0, "encryption", crypt, EncryptionRefused)
+    checks.check(header.crypt_method == 0, "encryption", crypt, EncryptionRefused)
     dirty = bool(header.incompatible & DIRTY)
-    checks.expect(
+    checks.check(
         not dirty,
         "dirty bit",
         "it was not closed cleanly (dirty bit: reference counts are stale)" if dirty else "closed cleanly",
         ImageDirty,
     )
     corrupt = bool(header.incompatible & CORRUPT)
-    checks.expect(not corrupt, "corrupt bit", "it is marked corrupt" if corrupt else "not marked corrupt", ImageDirty)
+    checks.check(not corrupt, "corrupt bit", "it is marked corrupt" if corrupt else "not marked corrupt", ImageDirty)
     unknown = header.incompatible & ~_KNOWN
-    checks.expect(
+    checks.check(
         not unknown,
         "incompatible features",
         f"it needs unknown features: {_feature_names(header, data, unknown)}" if unknown else "all known",
         FormatUnsupported,
     )
-    if checks.expect(
+    if checks.check(
         header.compression_type in COMPRESSIONS,
         "compression type",
         f"clusters are compressed with {header.compression}"
@@ -219,7 +219,7 @@ def _check_features(header: Qcow2Header, data: bytes, checks: Checklist) -> None
         FormatUnsupported,
     ):
         flagged = bool(header.incompatible & COMPRESSION)
-        checks.expect(
+        checks.check(
             flagged == (header.compression_type != 0),
             "compression flag",
             "agrees with the type" if flagged == (header.compression_type != 0) else "compression type and bit differ",
@@ -233,7 +233,7 @@ def _feature_names(header: Qcow2Header, data: bytes, bits: int) -> str:
         if kind == _EXT_FEATURE_NAMES:
             for at in range(0, min(len(body), 48 * 256) - 47, 48):
                 if body[at] == 0:
-                    names.setdefault(body[at + 1], shown(body[at + 2 : at + 48].rstrip(b"\0")))
+                    names.setdefault(body[at + 1], quoted(body[at + 2 : at + 48].rstrip(b"\0")))
     missing = [bit for bit in range(64) if bits >> bit & 1]
     return ", ".join(f"bit {bit} {names[bit]}" if bit in names else f"bit {bit}" for bit in missing)
 
@@ -241,7 +241,7 @@ def _feature_names(header: Qcow2Header, data: bytes, bits: int) -> str:
 def _check_geometry(header: Qcow2Header, checks: Checklist) -> bool:
     """Check the fields from which all others are computed."""
     bits = header.cluster_bits
-    if not checks.expect(
+    if not checks.check(
         MIN_CLUSTER_BITS <= bits <= MAX_CLUSTER_BITS,
         "cluster size",
         f"2^{bits} bytes" if bits < 64 else f"cluster_bits is {bits}",
@@ -250,13 +250,13 @@ def _check_geometry(header: Qcow2Header, checks: Checklist) -> bool:
     return all(
         (
             checks.expect_size(header.virtual_size),
-            checks.expect(header.refcount_order <= 6, "refcount width", f"refcount_order is {header.refcount_order}"),
-            checks.expect(
+            checks.check(header.refcount_order <= 6, "refcount width", f"refcount_order is {header.refcount_order}"),
+            checks.check(
                 header.version == 2 or V3_LENGTH <= header.header_length <= header.cluster_size,
                 "header length",
                 f"header_length is {header.header_length}",
             ),
-            checks.expect(
+            checks.check(
                 not header.extended_l2 or header.cluster_size >= 512 * _SUBCLUSTERS,
                 "subcluster size",
                 "extended L2 entries with clusters too small for them" if header.extended_l2 else "no subclusters",
@@ -267,18 +267,18 @@ def _check_geometry(header: Qcow2Header, checks: Checklist) -> bool:
 
 def _check_tables(header: Qcow2Header, length: int | None, checks: Checklist) -> None:
     size = header.l1_entries * 8
-    if checks.expect(
+    if checks.check(
         size <= MAX_L1_BYTES, "L1 table size", f"the L1 table has {header.l1_entries} entries", ImageUnsafe
     ):
-        checks.expect(
+        checks.check(
             header.l1_entries >= header.l1_needed,
             "L1 table covers the disk",
             f"the L1 table has {header.l1_entries} entries and the virtual size needs {header.l1_needed}",
         )
     _check_place(header, checks, "L1 table", offset=header.l1_offset, size=size, length=length)
     clusters = header.refcount_table_clusters
-    if checks.expect(clusters > 0, "refcount table", f"the refcount table has {clusters} clusters"):
-        checks.expect(
+    if checks.check(clusters > 0, "refcount table", f"the refcount table has {clusters} clusters"):
+        checks.check(
             clusters << header.cluster_bits <= MAX_REFCOUNT_TABLE_BYTES,
             "refcount table size",
             f"the refcount table has {clusters} clusters",
@@ -287,7 +287,7 @@ def _check_tables(header: Qcow2Header, length: int | None, checks: Checklist) ->
     # Only its beginning: the table is not read, and a file may end within its last cluster.
     _check_place(header, checks, "refcount table", offset=header.refcount_table_offset, size=1, length=length)
     many = header.snapshots > MAX_SNAPSHOTS
-    checks.expect(not many, "snapshots", f"it claims {header.snapshots} internal snapshots", ImageUnsafe)
+    checks.check(not many, "snapshots", f"it claims {header.snapshots} internal snapshots", ImageUnsafe)
     if header.snapshots:
         _check_place(header, checks, "snapshot table", offset=header.snapshots_offset, size=1, length=length)
 
@@ -298,13 +298,13 @@ def _check_place(
     """Check that a table begins at a cluster boundary and lies within the file; an empty one may be anywhere."""
     if size == 0:
         return
-    checks.expect(
+    checks.check(
         offset % header.cluster_size == 0 and offset >= header.cluster_size,
         f"{what} place",
         f"the {what} is at offset {offset:#x}",
     )
     if length is not None:
-        checks.expect(
+        checks.check(
             offset + size <= length,
             f"{what} within the file",
             f"the {what} ends at {offset + size} of {length} bytes",
@@ -313,17 +313,17 @@ def _check_place(
 
 def _check_extensions(header: Qcow2Header, data: bytes, checks: Checklist) -> None:
     extensions, fault = _extensions(header, data)
-    checks.expect(not fault, "header extensions", fault or f"{len(extensions)} of known form")
+    checks.check(not fault, "header extensions", fault or f"{len(extensions)} of known form")
     for kind, body in extensions:
         if kind == _EXT_EXTERNAL_DATA:
-            checks.expect(
+            checks.check(
                 passed=False,
                 name="external data file name",
-                detail=f"it names {shown(body)} as its data file",
+                detail=f"it names {quoted(body)} as its data file",
                 refusal=ExternalDataRefused,
             )
         elif kind == _EXT_ENCRYPTION:
-            checks.expect(
+            checks.check(
                 passed=False,
                 name="encryption header",
                 detail="it has an encryption header",

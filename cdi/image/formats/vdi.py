@@ -7,7 +7,7 @@ from typing import Final
 
 from cdi.api.errors import BackingFileRefused, FormatUnsupported, ImageCorrupt
 from cdi.image.checks import Checklist
-from cdi.image.formats.content import Content, Inspection
+from cdi.image.formats.content import Inspection, RandomAccessContent
 from cdi.image.info import ImageInfo
 from cdi.image.sizes import MEBI, SECTOR, round_up
 
@@ -22,7 +22,7 @@ def recognised(head: bytes) -> bool:
     return head[SIGNATURE_AT : SIGNATURE_AT + 4] == SIGNATURE.to_bytes(4, "little")
 
 
-def inspect(content: Content) -> Inspection:
+def inspect(content: RandomAccessContent) -> Inspection:
     """Inspect the header, which describes the whole image; raise the `ImageError` of the gravest failed check."""
     head = content.head
     if len(head) < MIN_HEADER:
@@ -34,37 +34,37 @@ def inspect(content: Content) -> Inspection:
     )
     linked, parent = head[424:440], head[440:456]
     checks = Checklist("vdi")
-    checks.expect(version == 0x0001_0001, "version", f"version {version >> 16}.{version & 0xFFFF}", FormatUnsupported)
+    checks.check(version == 0x0001_0001, "version", f"version {version >> 16}.{version & 0xFFFF}", FormatUnsupported)
     overlay = kind in (3, 4) or any(linked) or any(parent)
-    checks.expect(
+    checks.check(
         not overlay,
         "parent image",
         "it is a differencing image that needs a parent" if overlay else "none",
         BackingFileRefused,
     )
     variant = _TYPES.get(kind)
-    checks.expect(variant is not None, "image type", variant or f"unknown type {kind}", FormatUnsupported)
-    checks.expect(sector_size == SECTOR, "sector size", f"sectors of {sector_size} bytes", FormatUnsupported)
-    usual = checks.expect(block_size == MEBI, "block size", f"blocks of {block_size} bytes", FormatUnsupported)
+    checks.check(variant is not None, "image type", variant or f"unknown type {kind}", FormatUnsupported)
+    checks.check(sector_size == SECTOR, "sector size", f"sectors of {sector_size} bytes", FormatUnsupported)
+    usual = checks.check(block_size == MEBI, "block size", f"blocks of {block_size} bytes", FormatUnsupported)
     size = round_up(disk_size, SECTOR)
     if checks.expect_size(size) and usual:
-        checks.expect(
+        checks.check(
             size <= blocks * block_size,
             "map covers the disk",
             f"{blocks} blocks of {block_size} bytes for a disk of {size} bytes",
         )
-    checks.expect(allocated <= blocks, "blocks in use", f"{allocated} of {blocks} blocks are in use")
+    checks.check(allocated <= blocks, "blocks in use", f"{allocated} of {blocks} blocks are in use")
     for name, offset in (("block map", map_offset), ("data", data_offset)):
-        checks.expect(
+        checks.check(
             offset % SECTOR == 0 and offset >= SECTOR, f"{name} place", f"the {name} begins at offset {offset:#x}"
         )
-    checks.expect(map_offset + 4 * blocks <= data_offset, "map before data", f"the block map has {blocks} entries")
+    checks.check(map_offset + 4 * blocks <= data_offset, "map before data", f"the block map has {blocks} entries")
     if content.length is not None:
         end = data_offset if allocated else map_offset + 4 * blocks
-        checks.expect(
+        checks.check(
             end <= content.length, "map within the file", f"its map ends before {end} of {content.length} bytes"
         )
-    passed = checks.settle()
+    passed = checks.raise_for_failures()
     return ImageInfo(
         format="vdi", variant=variant, virtual_size=size, cluster_size=block_size, version=1, checks=passed
     )

@@ -8,8 +8,8 @@ from functools import cache
 from typing import Final
 
 from cdi.api.errors import BackingFileRefused, FormatUnsupported, ImageCorrupt, ImageDirty, ImageUnsafe
-from cdi.image.checks import Checklist, shown
-from cdi.image.formats.content import Content, Inspection, Steps
+from cdi.image.checks import Checklist, quoted
+from cdi.image.formats.content import Inspection, RandomAccessContent, Steps
 from cdi.image.info import ImageInfo
 from cdi.image.sizes import MEBI, SECTOR
 
@@ -36,7 +36,7 @@ def _guid(text: str) -> bytes:
     return swapped + bytes.fromhex("".join(rest))
 
 
-def _named(guid: bytes) -> str:
+def _format_guid(guid: bytes) -> str:
     """Return the textual form of a GUID."""
     return "-".join(part.hex() for part in (guid[3::-1], guid[5:3:-1], guid[7:5:-1], guid[8:10], guid[10:]))
 
@@ -71,7 +71,7 @@ def block_table(regions: bytes) -> int | None:
     return None
 
 
-def inspect(content: Content) -> Inspection:
+def inspect(content: RandomAccessContent) -> Inspection:
     """Inspect a VHDX; raise the `ImageError` of the gravest failed check.
 
     `virtual_size` is None if the metadata lies further in than a stream is inspected.
@@ -82,15 +82,20 @@ def inspect(content: Content) -> Inspection:
     _check_headers(front, checks)
     regions = _regions(front, content.length, checks)
     creator = content.head[8:520].decode("utf-16-le", "replace").partition("\0")[0].strip()
-    details = (("made by", shown(creator.encode())),) if creator else ()
+    details = (("made by", quoted(creator.encode())),) if creator else ()
     region = regions.get(_METADATA)
     if region is None:
-        checks.settle()
+        checks.raise_for_failures()
         raise ImageCorrupt("it has no metadata", where="vhdx")
     if not content.reachable(region.offset, min(region.length, _METADATA_FIRST)) and not content.seekable:
         note = "the metadata is too far from the start to be inspected in a stream"
         return ImageInfo(
-            format="vhdx", virtual_size=None, notes=(note,), details=details, checks=checks.settle(), version=1
+            format="vhdx",
+            virtual_size=None,
+            notes=(note,),
+            details=details,
+            checks=checks.raise_for_failures(),
+            version=1,
         )
     variant, size, block_size = yield from _metadata(region, regions.get(_BAT), content, checks)
     return ImageInfo(
@@ -100,7 +105,7 @@ def inspect(content: Content) -> Inspection:
         cluster_size=block_size,
         version=1,
         details=details,
-        checks=checks.settle(),
+        checks=checks.raise_for_failures(),
     )
 
 
@@ -109,35 +114,35 @@ def _check_headers(front: bytes, checks: Checklist) -> None:
     current: tuple[int, bytes] | None = None
     for place in _HEADERS:
         header = front[place - _HEADERS[0] :][:_HEADER_SIZE]
-        if len(header) == _HEADER_SIZE and header.startswith(b"head") and _sealed(header):
+        if len(header) == _HEADER_SIZE and header.startswith(b"head") and _checksum_valid(header):
             sequence = struct.unpack_from("<Q", header, 8)[0]
             if current is None or sequence > current[0]:
                 current = (sequence, header)
-    if not checks.expect(current is not None, "header", "found" if current else "neither header is intact"):
+    if not checks.check(current is not None, "header", "found" if current else "neither header is intact"):
         return
     assert current is not None
     header = current[1]
     log_version, version, _, _ = struct.unpack_from("<HHIQ", header, 64)
-    checks.expect(version == 1, "version", f"version {version}", FormatUnsupported)
+    checks.check(version == 1, "version", f"version {version}", FormatUnsupported)
     clean = not any(header[48:64])
-    checks.expect(
+    checks.check(
         clean,
         "log",
         "empty" if clean else "it was not closed cleanly: its log holds changes that are not applied",
         ImageDirty,
     )
     if not clean:
-        checks.expect(log_version == 0, "log version", f"log version {log_version}", FormatUnsupported)
+        checks.check(log_version == 0, "log version", f"log version {log_version}", FormatUnsupported)
 
 
 def _regions(front: bytes, length: int | None, checks: Checklist) -> dict[bytes, _Region]:
     """Return the listed regions; QEMU reads only the first copy of the table, so that one must be intact."""
     table = front[_REGIONS[0] - _HEADERS[0] :][:_REGION_TABLE_SIZE]
-    whole = len(table) == _REGION_TABLE_SIZE and table.startswith(b"regi") and _sealed(table)
-    if not checks.expect(whole, "region table", "intact" if whole else "the region table is damaged"):
+    whole = len(table) == _REGION_TABLE_SIZE and table.startswith(b"regi") and _checksum_valid(table)
+    if not checks.check(whole, "region table", "intact" if whole else "the region table is damaged"):
         return {}
     count = struct.unpack_from("<I", table, 8)[0]
-    if not checks.expect(count <= _REGION_LIMIT, "regions", f"it claims {count} regions", ImageUnsafe):
+    if not checks.check(count <= _REGION_LIMIT, "regions", f"it claims {count} regions", ImageUnsafe):
         return {}
     found: dict[bytes, _Region] = {}
     for index in range(count):
@@ -146,39 +151,39 @@ def _regions(front: bytes, length: int | None, checks: Checklist) -> dict[bytes,
         offset, size, flags = struct.unpack_from("<QII", table, at + 16)
         if kind not in (_BAT, _METADATA):
             if flags & _REQUIRED_REGION:
-                checks.expect(
+                checks.check(
                     passed=False,
                     name="regions known",
-                    detail=f"it needs region {_named(kind)}",
+                    detail=f"it needs region {_format_guid(kind)}",
                     refusal=FormatUnsupported,
                 )
                 break
             continue
         name = "block table" if kind == _BAT else "metadata"
-        checks.expect(kind not in found, f"one {name}", f"the region table lists its {name}")
+        checks.check(kind not in found, f"one {name}", f"the region table lists its {name}")
         placed = offset >= MEBI and offset % MEBI == 0 and size > 0 and size % MEBI == 0
         placed = placed and (length is None or offset + size <= length)
-        if checks.expect(placed, f"{name} place", f"the {name} has {size} bytes at offset {offset:#x}"):
+        if checks.check(placed, f"{name} place", f"the {name} has {size} bytes at offset {offset:#x}"):
             found[kind] = _Region(offset, size)
     for kind, name in ((_BAT, "block table"), (_METADATA, "metadata")):
         if not checks.failed:
-            checks.expect(
+            checks.check(
                 kind in found, f"{name} listed", f"the region table lists {name if kind in found else 'no ' + name}"
             )
     return found
 
 
 def _metadata(
-    region: _Region, table: _Region | None, content: Content, checks: Checklist
+    region: _Region, table: _Region | None, content: RandomAccessContent, checks: Checklist
 ) -> Steps[tuple[str | None, int | None, int | None]]:
     """Return variant, virtual size and block size."""
     nothing = (None, None, None)
     data = yield from content.read(region.offset, min(region.length, _METADATA_FIRST))
     whole = len(data) >= _METADATA_TABLE_SIZE and data.startswith(b"metadata")
-    if not checks.expect(whole, "metadata table", "found" if whole else "the metadata table is damaged"):
+    if not checks.check(whole, "metadata table", "found" if whole else "the metadata table is damaged"):
         return nothing
     count = struct.unpack_from("<H", data, 10)[0]
-    if not checks.expect(count <= _METADATA_LIMIT, "metadata items", f"it claims {count} items", ImageUnsafe):
+    if not checks.check(count <= _METADATA_LIMIT, "metadata items", f"it claims {count} items", ImageUnsafe):
         return nothing
     items: dict[bytes, tuple[int, int]] = {}
     for index in range(count):
@@ -186,19 +191,19 @@ def _metadata(
         kind = data[at : at + 16]
         offset, size, flags = struct.unpack_from("<III", data, at + 16)
         if kind in _ITEMS:
-            if not checks.expect(kind not in items, "metadata items once", f"item {_named(kind)} is listed"):
+            if not checks.check(kind not in items, "metadata items once", f"item {_format_guid(kind)} is listed"):
                 return nothing
             items[kind] = (offset, size)
         elif flags & _REQUIRED_ITEM:
-            checks.expect(
+            checks.check(
                 passed=False,
                 name="metadata known",
-                detail=f"it needs metadata {_named(kind)}",
+                detail=f"it needs metadata {_format_guid(kind)}",
                 refusal=FormatUnsupported,
             )
             return nothing
-    missing = [_named(kind) for kind in _NEEDED if kind not in items]
-    if not checks.expect(
+    missing = [_format_guid(kind) for kind in _NEEDED if kind not in items]
+    if not checks.check(
         not missing, "metadata complete", f"it lacks metadata {', '.join(missing)}" if missing else "yes"
     ):
         return nothing
@@ -214,7 +219,7 @@ def _metadata(
     size = int.from_bytes(sizes, "little")
     sector = int.from_bytes(sectors, "little")
     overlay = bool(flags & _HAS_PARENT) or _PARENT_LOCATOR in items
-    checks.expect(
+    checks.check(
         not overlay,
         "parent image",
         "it is a differencing image that needs a parent" if overlay else "none",
@@ -226,16 +231,16 @@ def _metadata(
 
 def _check_disk(size: int, sector: int, block_size: int, table: _Region | None, checks: Checklist) -> None:
     # QEMU reads a disk with 4096-byte sectors at an eighth of its size: reject it rather than truncate it.
-    checks.expect(sector == SECTOR, "logical sector", f"sectors of {sector} bytes", FormatUnsupported)
+    checks.check(sector == SECTOR, "logical sector", f"sectors of {sector} bytes", FormatUnsupported)
     if not checks.expect_size(size):
         return
-    checks.expect(size % SECTOR == 0, "whole sectors", f"a disk of {size} bytes")
+    checks.check(size % SECTOR == 0, "whole sectors", f"a disk of {size} bytes")
     sound = MEBI <= block_size <= 256 * MEBI and block_size & (block_size - 1) == 0
-    if checks.expect(sound, "block size", f"blocks of {block_size} bytes") and table is not None:
+    if checks.check(sound, "block size", f"blocks of {block_size} bytes") and table is not None:
         blocks = -(-size // block_size)
         ratio = (1 << 23) * SECTOR // block_size
         entries = blocks + max(blocks - 1, 0) // ratio
-        checks.expect(
+        checks.check(
             entries * 8 <= table.length,
             "block table covers the disk",
             f"{table.length} bytes of block table for {entries} entries",
@@ -247,10 +252,10 @@ def _item(data: bytes, item: tuple[int, int], size: int, checks: Checklist) -> b
     offset, length = item
     inside = length == size and _METADATA_TABLE_SIZE <= offset <= len(data) - size
     detail = f"an item of {length} bytes at {offset:#x} of the metadata"
-    return data[offset : offset + size] if checks.expect(inside, "metadata item", detail) else None
+    return data[offset : offset + size] if checks.check(inside, "metadata item", detail) else None
 
 
-def _sealed(block: bytes) -> bool:
+def _checksum_valid(block: bytes) -> bool:
     """Return whether the CRC-32C, computed with its own field as zeros, is correct."""
     said = int.from_bytes(block[4:8], "little")
     return _crc32c(block[:4] + bytes(4) + block[8:]) == said

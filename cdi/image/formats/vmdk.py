@@ -9,7 +9,7 @@ from typing import Final
 from cdi.api.errors import ExternalDataRefused, FormatUnsupported, ImageCorrupt, ImageUnsafe
 from cdi.image.checks import Checklist
 from cdi.image.formats import vmdk_descriptor
-from cdi.image.formats.content import Content, Inspection, Steps
+from cdi.image.formats.content import Inspection, RandomAccessContent, Steps
 from cdi.image.info import ImageInfo
 from cdi.image.sizes import SECTOR, round_up
 
@@ -92,7 +92,7 @@ class Header:
         return (self.version, self.capacity, self.grain, self.table_entries, self.compression)
 
 
-def inspect(content: Content) -> Inspection:
+def inspect(content: RandomAccessContent) -> Inspection:
     """Inspect a sparse extent with an embedded descriptor; raise the `ImageError` of the gravest failed check."""
     header = Header.parse(content.head)
     if header is None:
@@ -108,7 +108,7 @@ def inspect(content: Content) -> Inspection:
             notes.append("the footer cannot be checked in a stream")
     if header.unclean:
         notes.append("it was not closed cleanly by its last writer")
-    passed = checks.settle()
+    passed = checks.raise_for_failures()
     return ImageInfo(
         format="vmdk",
         variant=kind,
@@ -132,9 +132,9 @@ def refuse_extent(kind: str) -> FormatUnsupported:
 
 
 def _check_header(header: Header, length: int | None, checks: Checklist) -> None:
-    checks.expect(1 <= header.version <= 3, "version", f"version {header.version}", FormatUnsupported)
+    checks.check(1 <= header.version <= 3, "version", f"version {header.version}", FormatUnsupported)
     # QEMU treats an extent without capacity as an envelope of the descriptor and opens the files that it names.
-    checks.expect(
+    checks.check(
         header.capacity > 0,
         "capacity",
         f"{header.capacity} sectors" if header.capacity else "it has no data of its own (capacity 0)",
@@ -142,35 +142,35 @@ def _check_header(header: Header, length: int | None, checks: Checklist) -> None
     )
     sized = checks.expect_size(header.capacity * SECTOR)
     intact = not header.flags & _FLAG_NEWLINES or header.newlines == _NEWLINES
-    checks.expect(intact, "line ends", "intact" if intact else "it was altered by a transfer that converts line ends")
+    checks.check(intact, "line ends", "intact" if intact else "it was altered by a transfer that converts line ends")
     sound = 1 <= header.grain <= _MAX_GRAIN and header.grain & (header.grain - 1) == 0
-    checks.expect(sound, "grain size", f"grains of {header.grain} sectors")
+    checks.check(sound, "grain size", f"grains of {header.grain} sectors")
     tables = 1 <= header.table_entries <= 512
-    checks.expect(tables, "grain tables", f"grain tables of {header.table_entries} entries")
+    checks.check(tables, "grain tables", f"grain tables of {header.table_entries} entries")
     if sized and sound and tables:
         directory = -(-header.capacity // (header.grain * header.table_entries))
-        checks.expect(
+        checks.check(
             directory <= _MAX_TABLES, "grain directory size", f"{directory} grain directory entries", ImageUnsafe
         )
         if length is not None and header.directory_offset != AT_END:
             end = header.directory_offset * SECTOR + directory * 4
-            checks.expect(
+            checks.check(
                 end <= length, "grain directory within the file", f"the directory ends at {end} of {length} bytes"
             )
     known = header.compression in (0, _DEFLATE)
-    checks.expect(known, "compression", f"compression method {header.compression}", FormatUnsupported)
+    checks.check(known, "compression", f"compression method {header.compression}", FormatUnsupported)
     if length is not None:
         overhead = header.overhead * SECTOR
-        checks.expect(overhead <= round_up(length, SECTOR), "overhead within the file", f"{overhead} of {length} bytes")
+        checks.check(overhead <= round_up(length, SECTOR), "overhead within the file", f"{overhead} of {length} bytes")
 
 
-def _descriptor(header: Header, content: Content, checks: Checklist) -> Steps[str | None]:
+def _descriptor(header: Header, content: RandomAccessContent, checks: Checklist) -> Steps[str | None]:
     """Return the createType if descriptor and header are accepted."""
     if header.descriptor_offset == 0:
-        _one_of_many(checks)
+        _missing_descriptor(checks)
         return None
     size = header.descriptor_size * SECTOR
-    if not checks.expect(
+    if not checks.check(
         header.descriptor_offset * SECTOR == DESCRIPTOR_AT and 0 < size <= vmdk_descriptor.MAX_SIZE,
         "descriptor place",
         f"the descriptor is at sector {header.descriptor_offset} and has {header.descriptor_size} sectors",
@@ -179,16 +179,16 @@ def _descriptor(header: Header, content: Content, checks: Checklist) -> Steps[st
         return None
     text = yield from content.read(DESCRIPTOR_AT, max(size, DESCRIPTOR_READ))
     if not text.strip(b"\0"):
-        _one_of_many(checks)
+        _missing_descriptor(checks)
         return None
     descriptor = vmdk_descriptor.parse(text)
     if descriptor is None:
-        checks.expect(passed=False, name="descriptor text", detail="the embedded descriptor is invalid")
+        checks.check(passed=False, name="descriptor text", detail="the embedded descriptor is invalid")
         return None
     kind = vmdk_descriptor.check(descriptor, text, checks)
     if len(descriptor.extents) == 1:
         said = descriptor.extents[0].sectors
-        checks.expect(
+        checks.check(
             said <= header.capacity,
             "extent size",
             f"the descriptor says {said} sectors and the header {header.capacity}",
@@ -196,28 +196,28 @@ def _descriptor(header: Header, content: Content, checks: Checklist) -> Steps[st
     return kind
 
 
-def _one_of_many(checks: Checklist) -> None:
+def _missing_descriptor(checks: Checklist) -> None:
     """Reject an extent without a descriptor, which is in another file."""
     detail = "it has none: the file is one part of a multi-file image"
-    checks.expect(passed=False, name="descriptor", detail=detail, refusal=ExternalDataRefused)
+    checks.check(passed=False, name="descriptor", detail=detail, refusal=ExternalDataRefused)
 
 
-def _check_footer(header: Header, content: Content, checks: Checklist) -> Steps[None]:
+def _check_footer(header: Header, content: RandomAccessContent, checks: Checklist) -> Steps[None]:
     """Check the footer: it overrides the header, so both must describe the same disk."""
     assert content.length is not None
     at = round_up(content.length, SECTOR) - _FOOTER_TAIL
     tail = (yield from content.read(at, _FOOTER_TAIL)) if at >= SECTOR else b""
     footer = Header.parse(tail[SECTOR:])
-    found = footer is not None and len(tail) == _FOOTER_TAIL and _marks(tail)
-    checks.expect(found, "footer", "found" if found else "the footer is missing: the file is truncated or padded")
+    found = footer is not None and len(tail) == _FOOTER_TAIL and _stream_markers_valid(tail)
+    checks.check(found, "footer", "found" if found else "the footer is missing: the file is truncated or padded")
     if footer is not None and found:
         same = footer.geometry == header.geometry
-        checks.expect(same, "footer agrees", "with the header" if same else "footer and header contradict each other")
+        checks.check(same, "footer agrees", "with the header" if same else "footer and header contradict each other")
         inside = 0 < footer.directory_offset * SECTOR < content.length
-        checks.expect(inside, "grain directory place", f"the grain directory is at sector {footer.directory_offset}")
+        checks.check(inside, "grain directory place", f"the grain directory is at sector {footer.directory_offset}")
 
 
-def _marks(tail: bytes) -> bool:
+def _stream_markers_valid(tail: bytes) -> bool:
     first, last = (struct.unpack_from("<QII", tail, at) for at in (0, _FOOTER_TAIL - SECTOR))
     # Writers differ in the marker's sector count, but not in its size and type.
     return first[1:] == (0, _FOOTER_MARKER) and last == (0, 0, _END_MARKER)

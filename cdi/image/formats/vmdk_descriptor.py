@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from cdi.api.errors import BackingFileRefused, EncryptionRefused, ExternalDataRefused, FormatUnsupported, ImageUnsafe
-from cdi.image.checks import Checklist, shown
+from cdi.image.checks import Checklist, quoted
 
 MARK: Final = b"# disk descriptorfile"
 """First line, in lower case."""
@@ -62,10 +62,10 @@ class Extent:
 class Descriptor:
     values: dict[str, bytes]
     """Values by lower-case key."""
-    twice: tuple[str, ...]
+    duplicate_keys: tuple[str, ...]
     """Keys with two different values."""
     extents: tuple[Extent, ...]
-    odd: tuple[bytes, ...]
+    malformed_extents: tuple[bytes, ...]
     """Malformed extent lines."""
 
 
@@ -86,16 +86,16 @@ def parse(text: bytes) -> Descriptor | None:
     if text[: len(MARK)].lower() != MARK:
         return None
     values: dict[str, bytes] = {}
-    twice: list[str] = []
+    duplicates: list[str] = []
     extents: list[Extent] = []
-    odd: list[bytes] = []
+    malformed: list[bytes] = []
     for line in text.split(b"\n", MAX_LINES)[:MAX_LINES]:
         if line.lstrip().startswith(b"#"):
             continue
         if _EXTENT.match(line):
             parts = _EXTENT_PARTS.fullmatch(line)
             if parts is None:
-                odd.append(line)
+                malformed.append(line)
             else:
                 extents.append(
                     Extent(
@@ -106,23 +106,25 @@ def parse(text: bytes) -> Descriptor | None:
             key = match[1].decode("ascii", "replace").lower()
             value = match[2].strip()
             if values.setdefault(key, value) != value:
-                twice.append(key)
-    return Descriptor(values=values, twice=tuple(twice), extents=tuple(extents), odd=tuple(odd))
+                duplicates.append(key)
+    return Descriptor(
+        values=values, duplicate_keys=tuple(duplicates), extents=tuple(extents), malformed_extents=tuple(malformed)
+    )
 
 
 def check(descriptor: Descriptor, text: bytes, checks: Checklist) -> str | None:
     """Add all checks of a descriptor, whose bytes are `text`; return the createType if it is accepted."""
     lines = text.partition(b"\0")[0].count(b"\n")
-    checks.expect(lines < MAX_LINES, "descriptor length", f"the descriptor has {lines} lines", ImageUnsafe)
-    twice = ", ".join(shown(key.encode()) for key in descriptor.twice[:4])
-    checks.expect(
-        not twice,
+    checks.check(lines < MAX_LINES, "descriptor length", f"the descriptor has {lines} lines", ImageUnsafe)
+    duplicates = ", ".join(quoted(key.encode()) for key in descriptor.duplicate_keys[:4])
+    checks.check(
+        not duplicates,
         "descriptor keys",
-        f"the descriptor has conflicting values for {twice}" if twice else "each once",
+        f"the descriptor has conflicting values for {duplicates}" if duplicates else "each once",
         ImageUnsafe,
     )
     encrypted = [key for key in descriptor.values if key.startswith("encryption.")]
-    checks.expect(not encrypted, "encryption", "it is encrypted" if encrypted else "not encrypted", EncryptionRefused)
+    checks.check(not encrypted, "encryption", "it is encrypted" if encrypted else "not encrypted", EncryptionRefused)
     _check_parent(descriptor, text, checks)
     kind = _check_kind(descriptor, checks)
     _check_extents(descriptor, checks)
@@ -134,27 +136,27 @@ def _check_parent(descriptor: Descriptor, text: bytes, checks: Checklist) -> Non
     # QEMU searches the whole text for the hint's name, so the name must not occur anywhere.
     hint = b"parentfilenamehint" in text.partition(b"\0")[0].lower()
     if hint:
-        detail = f"it is an overlay over {shown(descriptor.values.get('parentfilenamehint', b'another file'))}"
+        detail = f"it is an overlay over {quoted(descriptor.values.get('parentfilenamehint', b'another file'))}"
     elif cid != _NO_PARENT:
-        detail = f"it is an overlay over the image with CID {shown(cid)}"
+        detail = f"it is an overlay over the image with CID {quoted(cid)}"
     else:
         detail = "no parent"
-    checks.expect(not hint and cid == _NO_PARENT, "parent image", detail, BackingFileRefused)
+    checks.check(not hint and cid == _NO_PARENT, "parent image", detail, BackingFileRefused)
 
 
 def _check_kind(descriptor: Descriptor, checks: Checklist) -> str | None:
     said = descriptor.values.get("createtype", b"")
     for kind in MONOLITHIC:
         if said == kind.encode():
-            checks.expect(passed=True, name="create type", detail=kind)
+            checks.check(passed=True, name="create type", detail=kind)
             return kind
     elsewhere = said.decode("ascii", "replace").lower() in _OTHER_FILES
-    checks.expect(
+    checks.check(
         passed=False,
         name="create type",
-        detail=f"its data is in other files (createType {shown(said)})"
+        detail=f"its data is in other files (createType {quoted(said)})"
         if elsewhere
-        else f"createType {shown(said)} is not one of {', '.join(MONOLITHIC)}",
+        else f"createType {quoted(said)} is not one of {', '.join(MONOLITHIC)}",
         refusal=ExternalDataRefused if elsewhere else FormatUnsupported,
     )
     return None
@@ -162,14 +164,14 @@ def _check_kind(descriptor: Descriptor, checks: Checklist) -> str | None:
 
 def _check_extents(descriptor: Descriptor, checks: Checklist) -> None:
     extents = descriptor.extents
-    if descriptor.odd:
-        checks.expect(
+    if descriptor.malformed_extents:
+        checks.check(
             passed=False,
             name="extent lines",
-            detail=f"the extent line {shown(descriptor.odd[0])} is malformed",
+            detail=f"the extent line {quoted(descriptor.malformed_extents[0])} is malformed",
             refusal=ImageUnsafe,
         )
-    checks.expect(
+    checks.check(
         len(extents) == 1,
         "one extent",
         f"the descriptor names {len(extents)} extents",
@@ -178,9 +180,9 @@ def _check_extents(descriptor: Descriptor, checks: Checklist) -> None:
     for extent in extents[:4]:
         sparse = extent.kind == "SPARSE"
         inside = not any(mark in extent.name for mark in (b"/", b"\\")) and extent.name not in (b"", b".", b"..")
-        checks.expect(
+        checks.check(
             sparse and inside,
             "extent is the image itself",
-            f"{extent.kind} extent {shown(extent.name)}" + ("" if sparse and inside else " is outside the image"),
+            f"{extent.kind} extent {quoted(extent.name)}" + ("" if sparse and inside else " is outside the image"),
             ExternalDataRefused,
         )

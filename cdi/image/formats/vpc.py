@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from cdi.api.errors import BackingFileRefused, FormatUnsupported, ImageCorrupt, ImageUnsafe
-from cdi.image.checks import Checklist, shown
-from cdi.image.formats.content import Content, Inspection, Steps
+from cdi.image.checks import Checklist, quoted
+from cdi.image.formats.content import Inspection, RandomAccessContent, Steps
 from cdi.image.info import ImageInfo
 from cdi.image.sizes import SECTOR
 
@@ -95,7 +95,7 @@ def _fixed_footer(tail: bytes, length: int) -> Footer | None:
     return footer
 
 
-def inspect_fixed(content: Content, tail: bytes) -> ImageInfo | None:
+def inspect_fixed(content: RandomAccessContent, tail: bytes) -> ImageInfo | None:
     """Raw content with a footer behind it; None where `tail`, the last 512 bytes of the content, has none."""
     footer = None if content.length is None else _fixed_footer(tail, content.length)
     if footer is None or content.length is None:
@@ -105,20 +105,20 @@ def inspect_fixed(content: Content, tail: bytes) -> ImageInfo | None:
     sized = checks.expect_size(size, MAX_SECTORS * SECTOR)
     room = content.length - footer_size(content.length)
     if sized:
-        checks.expect(size <= room, "disk within the file", f"a disk of {size} bytes in {room} bytes")
-    passed = checks.settle()
+        checks.check(size <= room, "disk within the file", f"a disk of {size} bytes in {room} bytes")
+    passed = checks.raise_for_failures()
     return ImageInfo(
         format="vpc",
         variant="fixed",
         virtual_size=size,
         version=1,
-        payload=(0, size),
-        details=(("made by", shown(footer.creator)),),
+        raw_extent=(0, size),
+        details=(("made by", quoted(footer.creator)),),
         checks=passed,
     )
 
 
-def inspect(content: Content) -> Inspection:
+def inspect(content: RandomAccessContent) -> Inspection:
     """Inspect a VHD that begins with a copy of its footer.
 
     Raises:
@@ -128,9 +128,9 @@ def inspect(content: Content) -> Inspection:
     if footer is None:
         raise ImageCorrupt("the file ends within the footer's copy", where="vhd")
     checks = Checklist("vhd")
-    checks.expect(footer.checksum_holds, "footer checksum", "holds" if footer.checksum_holds else "it is damaged")
+    checks.check(footer.checksum_holds, "footer checksum", "holds" if footer.checksum_holds else "it is damaged")
     overlay = footer.kind == _DIFFERENCING
-    checks.expect(
+    checks.check(
         not overlay,
         "parent image",
         "it is a differencing image that needs a parent" if overlay else "none",
@@ -138,48 +138,48 @@ def inspect(content: Content) -> Inspection:
     )
     if not overlay:
         known = footer.kind == _DYNAMIC
-        checks.expect(known, "disk type", f"{footer.variant}, with a footer in front", FormatUnsupported)
+        checks.check(known, "disk type", f"{footer.variant}, with a footer in front", FormatUnsupported)
     size = footer.virtual_size
     sized = checks.expect_size(size, MAX_SECTORS * SECTOR)
     block_size = (yield from _dynamic_header(content, footer, checks)) if sized else None
-    passed = checks.settle()
+    passed = checks.raise_for_failures()
     return ImageInfo(
         format="vpc",
         variant="dynamic",
         virtual_size=size,
         cluster_size=block_size,
         version=1,
-        details=(("made by", shown(footer.creator)),),
+        details=(("made by", quoted(footer.creator)),),
         checks=passed,
     )
 
 
-def _dynamic_header(content: Content, footer: Footer, checks: Checklist) -> Steps[int | None]:
+def _dynamic_header(content: RandomAccessContent, footer: Footer, checks: Checklist) -> Steps[int | None]:
     """Return the block size, or None if the header cannot be read, which the checks then report."""
     at = footer.data_offset
     placed = at >= FOOTER and at % SECTOR == 0 and content.reachable(at, _DYNAMIC_HEADER)
-    if not checks.expect(placed, "dynamic header place", f"the dynamic header is at offset {at:#x}"):
+    if not checks.check(placed, "dynamic header place", f"the dynamic header is at offset {at:#x}"):
         return None
     data = yield from content.read(at, _DYNAMIC_HEADER)
     whole = len(data) == _DYNAMIC_HEADER and data.startswith(_DYNAMIC_COOKIE)
-    if not checks.expect(whole, "dynamic header", "found" if whole else "the dynamic header is missing"):
+    if not checks.check(whole, "dynamic header", "found" if whole else "the dynamic header is missing"):
         return None
     table, version, entries, block_size, checksum = struct.unpack_from(">QIIII", data, 16)
     holds = _checksum(data, 36) == checksum
-    checks.expect(holds, "dynamic header checksum", "holds" if holds else "the dynamic header is damaged")
-    checks.expect(version >> 16 == 1, "version", f"version {version >> 16}.{version & 0xFFFF}", FormatUnsupported)
+    checks.check(holds, "dynamic header checksum", "holds" if holds else "the dynamic header is damaged")
+    checks.check(version >> 16 == 1, "version", f"version {version >> 16}.{version & 0xFFFF}", FormatUnsupported)
     sound = block_size >= SECTOR and block_size & (block_size - 1) == 0
-    checks.expect(sound, "block size", f"blocks of {block_size} bytes")
-    checks.expect(
+    checks.check(sound, "block size", f"blocks of {block_size} bytes")
+    checks.check(
         entries * block_size >= footer.virtual_size,
         "map covers the disk",
         f"{entries} blocks of {block_size} bytes for a disk of {footer.virtual_size} bytes",
     )
-    checks.expect(entries * 4 <= MAX_TABLE, "map size", f"the block map has {entries} entries", ImageUnsafe)
-    checks.expect(table >= FOOTER and table % SECTOR == 0, "map place", f"the block map is at offset {table:#x}")
+    checks.check(entries * 4 <= MAX_TABLE, "map size", f"the block map has {entries} entries", ImageUnsafe)
+    checks.check(table >= FOOTER and table % SECTOR == 0, "map place", f"the block map is at offset {table:#x}")
     if content.length is not None:
         end = table + entries * 4
-        checks.expect(end <= content.length, "map within the file", f"it ends at {end} of {content.length} bytes")
+        checks.check(end <= content.length, "map within the file", f"it ends at {end} of {content.length} bytes")
     return int(block_size)
 
 

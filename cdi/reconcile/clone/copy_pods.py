@@ -19,22 +19,22 @@ from cdi.api.names import (
     POD_ANNOTATION_DEFAULTS,
     POD_ANNOTATIONS,
 )
-from cdi.reconcile.actions import ProvideCertificate
-from cdi.reconcile.clone.record import ANN_SOURCE_UID, ANN_TARGET, LABEL_TEMPORARY
-from cdi.reconcile.pod import (
+from cdi.reconcile.actions import EnsureCertificate
+from cdi.reconcile.clone.plan_annotation import ANN_SOURCE_UID, ANN_TARGET, LABEL_TEMPORARY
+from cdi.reconcile.pod_builder import (
     ANN_JOB,
     ANN_LIMITS,
     ANNOTATIONS,
-    GRACE,
+    GRACE_PERIOD,
     STATE,
-    restricted,
+    restricted_pod_spec,
     worker_container,
 )
 
 if TYPE_CHECKING:
-    from cdi.reconcile.clone.facts import Reader
-    from cdi.reconcile.clone.source import Found
-    from cdi.reconcile.world import Claim, World
+    from cdi.reconcile.clone.lister import SourcePod
+    from cdi.reconcile.clone.source import CloneSource
+    from cdi.reconcile.context import PVC, ReconcileContext
 
 SOURCE: Final = "/var/run/cdi/clone/source"
 """Mount path of a filesystem volume in the source pod."""
@@ -54,12 +54,12 @@ def with_certificate(pod: dict[str, Any], secret: str) -> dict[str, Any]:
     return made
 
 
-def certificate_of(pod: str, reader: Reader, namespace: str, ticket: Ticket, name: str) -> ProvideCertificate:
+def certificate_of(pod: str, reader: SourcePod, namespace: str, ticket: Ticket, name: str) -> EnsureCertificate:
     """Return the action for a client certificate by which exactly one target pod identifies its source pod.
 
     The certificate is owned by the source pod, which does not start before the first of its certificates exists.
     """
-    return ProvideCertificate(
+    return EnsureCertificate(
         namespace=namespace,
         secret=pod,
         entry=ticket.id,
@@ -72,11 +72,11 @@ def certificate_of(pod: str, reader: Reader, namespace: str, ticket: Ticket, nam
 
 
 def build_reader(
-    world: World, target: Claim, found: Found, job: CopySourceJob, name: str, ticket: Ticket
+    context: ReconcileContext, target: PVC, found: CloneSource, job: CopySourceJob, name: str, ticket: Ticket
 ) -> dict[str, Any]:
     """Build the pod that mounts the source read-only and sends it to its targets, of which `target` is the first."""
-    pods = world.config.pods
-    given = {**(world.datavolume.metadata.annotations or {}), **target.annotations}
+    pods = context.config.pods
+    given = {**(context.datavolume.metadata.annotations or {}), **target.annotations}
     block = found.volume_mode == "Block"
     mounts = [
         {"name": "pod", "mountPath": ANNOTATIONS, "readOnly": True},
@@ -93,7 +93,7 @@ def build_reader(
         **({"volumeDevices": [{"name": "data", "devicePath": DEVICE}]} if block else {}),
     }
     spec: dict[str, Any] = {
-        **restricted(grace=GRACE),
+        **restricted_pod_spec(grace=GRACE_PERIOD),
         "containers": [container],
         "volumes": [
             {"name": "data", "persistentVolumeClaim": {"claimName": found.name, "readOnly": True}},
@@ -120,7 +120,7 @@ def build_reader(
     }
     if pods.pull_secrets:
         spec["imagePullSecrets"] = [{"name": one} for one in pods.pull_secrets]
-    priority = world.datavolume.spec.priority_class_name or target.annotations.get(ANN_PRIORITY_CLASS)
+    priority = context.datavolume.spec.priority_class_name or target.annotations.get(ANN_PRIORITY_CLASS)
     if priority:
         spec["priorityClassName"] = priority
     metadata: dict[str, Any] = {
@@ -128,7 +128,7 @@ def build_reader(
         "namespace": found.namespace,
         "labels": {
             **target.labels,
-            **world.config.labels,
+            **context.config.labels,
             **COMMON_LABELS,
             LABEL_COMPONENT: COMPONENT_CLONER,
             LABEL_PROMETHEUS: "true",

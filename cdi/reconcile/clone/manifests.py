@@ -20,17 +20,23 @@ from cdi.api.names import (
     joined,
 )
 from cdi.api.quantity import Quantity
-from cdi.reconcile.claim import build_prime, owner_reference
-from cdi.reconcile.clone.record import ANN_SOURCE_UID, ANN_TARGET, LABEL_TEMPORARY, CloneRecord, stand_in
-from cdi.reconcile.clone.source import Found
-from cdi.reconcile.pod import DEVICE, DIRECTORY, USER, claim_owner, restricted, worker_container
-from cdi.reconcile.synthesis import CLONE_SOURCE
+from cdi.reconcile.annotated_claims import CLONE_SOURCE
+from cdi.reconcile.claim_builder import build_prime, owner_reference
+from cdi.reconcile.clone.plan_annotation import (
+    ANN_SOURCE_UID,
+    ANN_TARGET,
+    LABEL_TEMPORARY,
+    ClonePlanRecord,
+    temporary_pvc,
+)
+from cdi.reconcile.clone.source import CloneSource
+from cdi.reconcile.pod_builder import DEVICE, DIRECTORY, USER, claim_owner, restricted_pod_spec, worker_container
 
 if TYPE_CHECKING:
     from cdi.api.datavolume import DataVolume
-    from cdi.reconcile.origin import Clone
+    from cdi.reconcile.context import PVC, ReconcileContext
+    from cdi.reconcile.source import Clone
     from cdi.reconcile.storageclass import StorageClass
-    from cdi.reconcile.world import Claim, World
 
 SNAPSHOT_GROUP: Final = "snapshot.storage.k8s.io"
 COMPONENT: Final = "cdi-clone-preparation"
@@ -48,7 +54,9 @@ def measurement_pod(dv: DataVolume) -> str:
     return f"size-detection-{dv.metadata.uid}"
 
 
-def build_snapshot(world: World, target: Claim, found: Found, name: str, snapshot_class: str) -> dict[str, Any]:
+def build_snapshot(
+    context: ReconcileContext, target: PVC, found: CloneSource, name: str, snapshot_class: str
+) -> dict[str, Any]:
     """Build a snapshot of the source, shared by all clones that are made of it now."""
     return {
         "apiVersion": f"{SNAPSHOT_GROUP}/v1",
@@ -57,7 +65,7 @@ def build_snapshot(world: World, target: Claim, found: Found, name: str, snapsho
             "name": name,
             "namespace": found.namespace,
             # The target's labels are copied, so that tools that select objects by label find this one as well.
-            "labels": {**target.labels, **world.config.labels, **COMMON_LABELS, LABEL_TEMPORARY: "true"},
+            "labels": {**target.labels, **context.config.labels, **COMMON_LABELS, LABEL_TEMPORARY: "true"},
             "annotations": {
                 ANN_CREATED_BY_CONTROLLER: "yes",
                 ANN_SOURCE_UID: found.uid,
@@ -71,12 +79,12 @@ def build_snapshot(world: World, target: Claim, found: Found, name: str, snapsho
     }
 
 
-def build_stand_in(
-    world: World, target: Claim, record: CloneRecord, reference: dict[str, Any], size: int
+def build_temporary_pvc(
+    context: ReconcileContext, target: PVC, record: ClonePlanRecord, reference: dict[str, Any], size: int
 ) -> dict[str, Any]:
     """Build the temporary PVC with the ``dataSource`` `reference` and `size` bytes, in place of the target."""
-    body = build_prime(world, target)
-    namespace, name = stand_in(target)
+    body = build_prime(context, target)
+    namespace, name = temporary_pvc(target)
     metadata = body["metadata"]
     metadata["name"], metadata["namespace"] = name, namespace
     metadata["annotations"] |= {ANN_POPULATOR_KIND: CLONE_SOURCE, ANN_CLONE_TYPE: record.strategy.value}
@@ -90,10 +98,12 @@ def build_stand_in(
     return body
 
 
-def build_restored(world: World, target: Claim, found: Found, name: str, storage_class: StorageClass) -> dict[str, Any]:
+def build_restored_pvc(
+    context: ReconcileContext, target: PVC, found: CloneSource, name: str, storage_class: StorageClass
+) -> dict[str, Any]:
     """Build the PVC through which pods read a snapshot, with the volume mode of the snapshot's source."""
     mode = found.volume_mode or target.volume_mode
-    offered = world.objects.offer(storage_class.name, virtualization=True).sets
+    offered = context.objects.storage_defaults(storage_class.name, virtualization=True).sets
     modes = next((one.access_modes for one in offered if one.volume_mode == mode), ("ReadWriteOnce",))
     size = found.size if found.size is not None else target.requested or 0
     annotations = {
@@ -111,7 +121,7 @@ def build_restored(world: World, target: Claim, found: Found, name: str, storage
             "namespace": found.namespace,
             "labels": {
                 **target.labels,
-                **world.config.labels,
+                **context.config.labels,
                 **COMMON_LABELS,
                 **TEMPORARY_CLAIM_LABELS,
                 LABEL_TEMPORARY: "true",
@@ -128,7 +138,7 @@ def build_restored(world: World, target: Claim, found: Found, name: str, storage
     }
 
 
-def of_claim(name: str) -> dict[str, Any]:
+def pvc_data_source(name: str) -> dict[str, Any]:
     """Return a ``dataSource`` for a PVC."""
     return {"kind": "PersistentVolumeClaim", "name": name}
 
@@ -140,7 +150,11 @@ def of_snapshot(name: str) -> dict[str, Any]:
 
 def build_clone_source(dv: DataVolume, origin: Clone) -> dict[str, Any]:
     """Build the VolumeCloneSource of a DataVolume's PVC, which makes provisioners ignore the PVC."""
-    source = of_snapshot(origin.name) if origin.kind == "VolumeSnapshot" else {"apiGroup": "", **of_claim(origin.name)}
+    source = (
+        of_snapshot(origin.name)
+        if origin.kind == "VolumeSnapshot"
+        else {"apiGroup": "", **pvc_data_source(origin.name)}
+    )
     return {
         "apiVersion": dv.group_version,
         "kind": CLONE_SOURCE,
@@ -159,13 +173,13 @@ def clone_source_ref(dv: DataVolume) -> dict[str, Any]:
     return {"apiGroup": GROUP, "kind": CLONE_SOURCE, "name": clone_source(dv.metadata.uid or "")}
 
 
-def build_preparation(world: World, target: Claim, prime: Claim) -> dict[str, Any]:
+def build_prep_pod(context: ReconcileContext, target: PVC, prime: PVC) -> dict[str, Any]:
     """Build the prep pod, which mounts the volume and ends.
 
     With WaitForFirstConsumer this provisions the volume, and mounting expands a filesystem that is smaller than its
     volume.
     """
-    pods = world.config.pods
+    pods = context.config.pods
     container: dict[str, Any] = {
         "name": "prepare",
         "image": pods.image,
@@ -187,7 +201,7 @@ def build_preparation(world: World, target: Claim, prime: Claim) -> dict[str, An
         container["volumeMounts"] = [{"name": "data", "mountPath": DIRECTORY}]
     placement = pods.placement
     spec: dict[str, Any] = {
-        **restricted(grace=0, opens_volume=False),
+        **restricted_pod_spec(grace=0, opens_volume=False),
         "containers": [container],
         "volumes": [{"name": "data", "persistentVolumeClaim": {"claimName": prime.name}}],
         **{name: placement[name] for name in ("nodeSelector", "tolerations", "affinity") if placement.get(name)},
@@ -203,7 +217,7 @@ def build_preparation(world: World, target: Claim, prime: Claim) -> dict[str, An
         "metadata": {
             "name": preparation_pod(prime.name),
             "namespace": prime.namespace,
-            "labels": {**world.config.labels, **COMMON_LABELS, LABEL_COMPONENT: COMPONENT},
+            "labels": {**context.config.labels, **COMMON_LABELS, LABEL_COMPONENT: COMPONENT},
             "annotations": {ANN_CREATED_BY_CONTROLLER: "yes", ANN_OWNER_UID: target.uid},
             "ownerReferences": [claim_owner(prime)],
         },
@@ -211,9 +225,9 @@ def build_preparation(world: World, target: Claim, prime: Claim) -> dict[str, An
     }
 
 
-def build_measurement(world: World, found: Found) -> dict[str, Any]:
+def build_size_detection_pod(context: ReconcileContext, found: CloneSource) -> dict[str, Any]:
     """Build the size-detection pod, which mounts the source read-only."""
-    dv, pods = world.datavolume, world.config.pods
+    dv, pods = context.datavolume, context.config.pods
     owner = dv.metadata.uid or ""
     container = {
         **worker_container(pods, owner=owner),
@@ -221,7 +235,7 @@ def build_measurement(world: World, found: Found) -> dict[str, Any]:
         "volumeMounts": [{"name": "data", "mountPath": _SOURCE, "readOnly": True}],
     }
     spec: dict[str, Any] = {
-        **restricted(grace=0),
+        **restricted_pod_spec(grace=0),
         "containers": [container],
         "volumes": [{"name": "data", "persistentVolumeClaim": {"claimName": found.name, "readOnly": True}}],
         **{
@@ -239,7 +253,7 @@ def build_measurement(world: World, found: Found) -> dict[str, Any]:
         "namespace": found.namespace,
         "labels": {
             **(dv.metadata.labels or {}),
-            **world.config.labels,
+            **context.config.labels,
             **COMMON_LABELS,
             LABEL_COMPONENT: MEASUREMENT,
             LABEL_TEMPORARY: "true",

@@ -16,20 +16,20 @@ from cdi.api.names import (
 from cdi.api.overhead import required, usable
 from cdi.api.phases import EventReason, Reason
 from cdi.api.quantity import Quantity, human
-from cdi.reconcile.clone.facts import CloneFacts, Snapshot, SourceKind
-from cdi.reconcile.clone.plan import Source
-from cdi.reconcile.decision import DISK_SIZE
-from cdi.reconcile.origin import Clone, Refuse, Wait, populating
-from cdi.reconcile.sizing import overhead_of
+from cdi.reconcile.claim_defaults import overhead_of
+from cdi.reconcile.clone.lister import CloneLister, Snapshot, SourceKind
+from cdi.reconcile.clone.planner import Source
+from cdi.reconcile.result import DISK_SIZE
+from cdi.reconcile.source import Clone, Pending, Rejected, unpopulated_reason
 
 if TYPE_CHECKING:
-    from cdi.reconcile.world import Claim, World
+    from cdi.reconcile.context import PVC, ReconcileContext
 
 USERS_SHOWN = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Found:
+class CloneSource:
     """An existing source."""
 
     kind: SourceKind
@@ -51,9 +51,9 @@ class Found:
     def place(self) -> str:
         return f"{self.namespace}/{self.name}"
 
-    def for_plan(self, world: World, target_class: str | None) -> Source:
+    def for_plan(self, context: ReconcileContext, target_class: str | None) -> Source:
         """Return the source as input of the planner."""
-        clones = facts(world)
+        clones = facts(context)
         return Source(
             kind=self.kind,
             volume_mode=self.volume_mode,
@@ -63,33 +63,33 @@ class Found:
         )
 
 
-def facts(world: World) -> CloneFacts:
+def facts(context: ReconcileContext) -> CloneLister:
     """Return the facts for clones, which are always present in a cluster."""
-    assert world.clones is not None
-    return world.clones
+    assert context.clones is not None
+    return context.clones
 
 
-def find(world: World, origin: Clone) -> Found | Wait | Refuse:
+def find(context: ReconcileContext, origin: Clone) -> CloneSource | Pending | Rejected:
     """Return the source if it exists and its content is complete.
 
-    Whether it is in use is checked separately (`in_use`).
+    Whether it is in use is checked separately (`source_in_use`).
     """
-    metadata = world.datavolume.metadata
+    metadata = context.datavolume.metadata
     snapshot = origin.kind == "VolumeSnapshot"
     if not snapshot and (origin.namespace, origin.name) == (metadata.namespace, metadata.name):
-        return Refuse.because(InvalidManifest("a volume cannot be cloned from itself", where="spec.source.pvc"))
-    return _snapshot(world, origin) if snapshot else _claim(world, origin)
+        return Rejected.because(InvalidManifest("a volume cannot be cloned from itself", where="spec.source.pvc"))
+    return _snapshot(context, origin) if snapshot else _claim(context, origin)
 
 
-def in_use(world: World, found: Found) -> Wait | None:
+def source_in_use(context: ReconcileContext, found: CloneSource) -> Pending | None:
     """Return what to wait for if pods use the source, since data written during the clone may be copied partly."""
     if found.kind == "VolumeSnapshot":
         return None
-    users = world.objects.users(found.namespace, found.name)
+    users = context.objects.users(found.namespace, found.name)
     if not users:
         return None
     more = f" and {len(users) - USERS_SHOWN} more" if len(users) > USERS_SHOWN else ""
-    return Wait(
+    return Pending(
         reason=EventReason.CLONE_SOURCE_IN_USE,
         message=f"the source PVC {found.place} is in use by pod {', '.join(users[:USERS_SHOWN])}{more}. "
         "Try: stop it, or clone a snapshot of the volume; the clone starts automatically",
@@ -97,31 +97,31 @@ def in_use(world: World, found: Found) -> Wait | None:
     )
 
 
-def too_small(
-    world: World, found: Found, size: int | None, volume_mode: str, storage_class: str | None
-) -> Refuse | None:
+def target_too_small(
+    context: ReconcileContext, found: CloneSource, size: int | None, volume_mode: str, storage_class: str | None
+) -> Rejected | None:
     """Return a failure if a PVC of `size` bytes is too small for the source.
 
     The size of a disk in a filesystem is known only for imported volumes. Otherwise it is determined while copying to a
     block device, before anything is written.
     """
     wanted = found.asked if found.asked is not None else found.size
-    annotations = {**(world.datavolume.metadata.annotations or {})}
+    annotations = {**(context.datavolume.metadata.annotations or {})}
     if size is None or wanted is None or means_true(annotations.get(ANN_PERMISSIVE_CLONE)):
         return None
     room = size
     if found.volume_mode == "Filesystem" and volume_mode == "Block":
-        disk = noted_disk(world, found)
+        disk = detected_size(context, found)
         if disk is None:
             return None
         wanted = disk
     if found.volume_mode == "Block" and volume_mode == "Filesystem":
-        room = usable(size, overhead_of(storage_class, world.config))
+        room = usable(size, overhead_of(storage_class, context.config))
         wanted = found.size or wanted
     if room >= wanted:
         return None
     what = "PVC" if found.kind == "PersistentVolumeClaim" else "VolumeSnapshot"
-    return Refuse.because(
+    return Rejected.because(
         TargetTooSmall(
             f"the source {what} has {wanted} bytes ({human(wanted)}), only {room} bytes ({human(room)}) are requested",
             where=found.place,
@@ -130,7 +130,7 @@ def too_small(
     )
 
 
-def noted_disk(world: World, found: Found) -> int | None:
+def detected_size(context: ReconcileContext, found: CloneSource) -> int | None:
     """Return the recorded size in bytes of the disk in a source; None if there is none or it may be outdated.
 
     It may be outdated if the volume has been expanded since, because the disk may have been as well.
@@ -139,16 +139,16 @@ def noted_disk(world: World, found: Found) -> int | None:
     if found.kind != "PersistentVolumeClaim" or found.asked is None or not (text.isascii() and text.isdigit()):
         return None
     size = int(text[:20])
-    return size if size >= usable(found.asked, overhead_of(found.storage_class, world.config)) else None
+    return size if size >= usable(found.asked, overhead_of(found.storage_class, context.config)) else None
 
 
-def size_for(world: World, found: Found, volume_mode: str, storage_class: str | None) -> int | None:
+def size_for(context: ReconcileContext, found: CloneSource, volume_mode: str, storage_class: str | None) -> int | None:
     """Return the size in bytes for a clone without a requested size; None if the source's size is unknown."""
-    size, advised = _own_size(world, found, volume_mode, storage_class), _advised_size(found)
+    size, advised = _own_size(context, found, volume_mode, storage_class), _advised_size(found)
     return size if advised is None else max(size or 0, advised)
 
 
-def _advised_size(found: Found) -> int | None:
+def _advised_size(found: CloneSource) -> int | None:
     """Return the restore size in bytes that the snapshot's creator advised; the storage may report none, or less."""
     text = found.annotations.get(ANN_SNAPSHOT_ADVISED_RESTORE_SIZE)
     if found.kind != "VolumeSnapshot" or text is None:
@@ -160,35 +160,35 @@ def _advised_size(found: Found) -> int | None:
     return size if size > 0 else None
 
 
-def _own_size(world: World, found: Found, volume_mode: str, storage_class: str | None) -> int | None:
+def _own_size(context: ReconcileContext, found: CloneSource, volume_mode: str, storage_class: str | None) -> int | None:
     if found.size is None:
         return None
     if found.volume_mode in ("", volume_mode):
         return found.asked if found.asked is not None else found.size
     if volume_mode == "Filesystem":
-        return required(found.size, overhead_of(storage_class, world.config))
+        return required(found.size, overhead_of(storage_class, context.config))
     # The volume's size is an upper bound for the disk in its filesystem.
     return found.size
 
 
-def _claim(world: World, origin: Clone) -> Found | Wait | Refuse:
-    objects, place = world.objects, f"{origin.namespace}/{origin.name}"
+def _claim(context: ReconcileContext, origin: Clone) -> CloneSource | Pending | Rejected:
+    objects, place = context.objects, f"{origin.namespace}/{origin.name}"
     claim = objects.claim(origin.namespace, origin.name)
     if claim is None:
         return _missing(f"the source PVC {place} does not exist")
     if claim.deleting:
-        return Wait(reason=EventReason.CLONE_WITHOUT_SOURCE, message=f"the source PVC {place} is being deleted")
+        return Pending(reason=EventReason.CLONE_WITHOUT_SOURCE, message=f"the source PVC {place} is being deleted")
     if claim.phase != "Bound":
-        return Wait(reason=Reason.PENDING, message=f"the source PVC {place} is not bound")
-    unready = populating(claim, objects)
+        return Pending(reason=Reason.PENDING, message=f"the source PVC {place} is not bound")
+    unready = unpopulated_reason(claim, objects)
     if unready is not None:
-        return Wait(
+        return Pending(
             reason=EventReason.CLONE_SOURCE_IN_USE,
             message=f"the source PVC {place} is not populated: {unready}",
             event=EventReason.CLONE_SOURCE_IN_USE,
         )
     storage_class = objects.storage_class(claim.storage_class) if claim.storage_class else None
-    return Found(
+    return CloneSource(
         kind="PersistentVolumeClaim",
         namespace=claim.namespace,
         name=claim.name,
@@ -203,29 +203,29 @@ def _claim(world: World, origin: Clone) -> Found | Wait | Refuse:
     )
 
 
-def _least(claim: Claim) -> int | None:
+def _least(claim: PVC) -> int | None:
     if claim.requested is None or claim.capacity is None:
         return claim.capacity if claim.requested is None else claim.requested
     return min(claim.requested, claim.capacity)
 
 
-def _snapshot(world: World, origin: Clone) -> Found | Wait:
+def _snapshot(context: ReconcileContext, origin: Clone) -> CloneSource | Pending:
     place = f"{origin.namespace}/{origin.name}"
-    snapshot = facts(world).snapshot(origin.namespace, origin.name)
+    snapshot = facts(context).snapshot(origin.namespace, origin.name)
     if snapshot is None:
         return _missing(f"the source VolumeSnapshot {place} does not exist")
     if snapshot.deleting:
-        return Wait(
+        return Pending(
             reason=EventReason.CLONE_WITHOUT_SOURCE, message=f"the source VolumeSnapshot {place} is being deleted"
         )
     if not snapshot.ready:
         why = f": {snapshot.error}" if snapshot.error else ""
-        return Wait(reason=Reason.SNAPSHOT_NOT_READY, message=f"the source VolumeSnapshot {place} is not ready{why}")
+        return Pending(reason=Reason.SNAPSHOT_NOT_READY, message=f"the source VolumeSnapshot {place} is not ready{why}")
     return of_snapshot(snapshot)
 
 
-def of_snapshot(snapshot: Snapshot) -> Found:
-    return Found(
+def of_snapshot(snapshot: Snapshot) -> CloneSource:
+    return CloneSource(
         kind="VolumeSnapshot",
         namespace=snapshot.namespace,
         name=snapshot.name,
@@ -240,8 +240,8 @@ def of_snapshot(snapshot: Snapshot) -> Found:
     )
 
 
-def _missing(what: str) -> Wait:
-    return Wait(
+def _missing(what: str) -> Pending:
+    return Pending(
         reason=EventReason.CLONE_WITHOUT_SOURCE,
         message=f"{what}. Try: create it; the clone starts automatically",
         event=EventReason.CLONE_WITHOUT_SOURCE,

@@ -18,9 +18,9 @@ from cdi.api.names import (
     ANN_SELECTED_NODE,
     GROUP,
 )
-from cdi.reconcile.decision import IMAGE
+from cdi.reconcile.result import IMAGE
+from cdi.reconcile.transfer.context import TransferWorld
 from cdi.reconcile.transfer.record import ANN_TRANSFER, TransferRecord
-from cdi.reconcile.transfer.world import TransferWorld
 
 _LAST_APPLIED: Final = "kubectl.kubernetes.io/last-applied-configuration"
 _BOUND: Final = frozenset(
@@ -41,19 +41,19 @@ _FACTS: Final = frozenset({ANN_CONTENT_TYPE, ANN_PREALLOCATION_APPLIED})
 _ONE_USE: Final = frozenset({ANN_CLONE_TOKEN, ANN_EXTENDED_CLONE_TOKEN, ANN_TRANSFER, _LAST_APPLIED})
 
 
-def build_claim(world: TransferWorld, source: Mapping[str, Any], record: TransferRecord) -> dict[str, Any]:
+def build_claim(context: TransferWorld, source: Mapping[str, Any], record: TransferRecord) -> dict[str, Any]:
     """Build the target PVC: the source's spec and labels, and annotations of the user or about the volume's content.
 
     It names the volume, so that no other one is provisioned. It has no data source, or it would be populated again.
     Owner references are not copied, because Kubernetes treats owners in another namespace as deleted.
     """
-    namespace, name = world.target
+    namespace, name = context.target
     metadata, spec = source["metadata"], source["spec"]
     annotations = {
         **{key: text for key, text in (metadata.get("annotations") or {}).items() if _goes_along(key)},
-        ANN_TRANSFER: world.uid,
+        ANN_TRANSFER: context.uid,
     }
-    if world.moves_data_volume:
+    if context.moves_data_volume:
         annotations[ANN_POPULATED_FOR] = name
     kept = {part: value for part, value in spec.items() if part not in ("dataSource", "dataSourceRef", "volumeName")}
     return {
@@ -69,12 +69,12 @@ def build_claim(world: TransferWorld, source: Mapping[str, Any], record: Transfe
     }
 
 
-def build_data_volume(world: TransferWorld, source: Mapping[str, Any]) -> str:
+def build_data_volume(context: TransferWorld, source: Mapping[str, Any]) -> str:
     """Return the DataVolume that adopts the moved PVC, as JSON.
 
     It has the source's spec, which documents the original source, and the annotation that its PVC is complete.
     """
-    namespace, name = world.target
+    namespace, name = context.target
     metadata = source["metadata"]
     annotations = {key: text for key, text in (metadata.get("annotations") or {}).items() if key not in _ONE_USE}
     body = {
@@ -84,9 +84,9 @@ def build_data_volume(world: TransferWorld, source: Mapping[str, Any]) -> str:
             "name": name,
             "namespace": namespace,
             "labels": dict(metadata.get("labels") or {}),
-            "annotations": {**annotations, ANN_PRE_POPULATED: name, ANN_TRANSFER: world.uid},
+            "annotations": {**annotations, ANN_PRE_POPULATED: name, ANN_TRANSFER: context.uid},
         },
-        "spec": _placed(source.get("spec") or {}, world.source[0]),
+        "spec": _placed(source.get("spec") or {}, context.source[0]),
     }
     return json.dumps(body, separators=(",", ":"))
 

@@ -14,7 +14,7 @@ ANN_TRANSFER: Final = f"{GROUP}/objectTransferUID"
 """Annotation of a target PVC and DataVolume with the UID of the transfer that created them."""
 
 
-def lock(uid: str) -> str:
+def lock_finalizer(uid: str) -> str:
     """Return the finalizer that the transfer with this UID sets on the source's PVC.
 
     It keeps the PVC until its volume is rebound, and locks out other transfers.

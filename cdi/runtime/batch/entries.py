@@ -10,10 +10,10 @@ from pydantic import StrictBool, StrictInt, StrictStr, ValidationError
 
 from cdi.api.claims import ClaimSpec, StorageSpec
 from cdi.api.datavolume import SourceRef
-from cdi.api.document import json_type, plain
 from cdi.api.errors import InvalidManifest
+from cdi.api.json_document import json_type, plain
 from cdi.api.model import Amount, Model, unknown_fields
-from cdi.api.rules.problems import Problem, shown
+from cdi.api.rules.problems import Problem, truncate
 from cdi.api.rules.shape import shape_problems
 from cdi.api.sources import DataVolumeSource
 
@@ -95,7 +95,7 @@ def read_images_file(body: Mapping[str, Any], problems: list[Problem]) -> list[E
     except InvalidManifest as error:
         problems.append(Problem(field=error.where or "", message=error.what))
         return []
-    problems += [Problem(field=shown(name), message="no such field") for name in document if name not in _TOP]
+    problems += [Problem(field=truncate(name), message="no such field") for name in document if name not in _TOP]
     common = _read(Common, document.get("defaults") or {}, "defaults", problems)
     entries = document.get("images")
     if not isinstance(entries, list) or not entries:

@@ -11,7 +11,7 @@ from cdi.api.digest import Digest
 from cdi.api.errors import CdiError, InvalidManifest
 from cdi.api.names import GROUP, VERSION
 from cdi.api.policy import CHECKSUM, PREFIX, RECORD_DIGEST
-from cdi.api.rules.problems import Problem, shown
+from cdi.api.rules.problems import Problem, truncate
 from cdi.api.sources import SourceKind
 from cdi.api.validation import parse, validate
 from cdi.runtime.batch.entries import Entry, Image
@@ -108,7 +108,7 @@ def _manifest(image: Image, path: str, located: Place | None, problems: list[Pro
     for name, value in (image.policy or {}).items():
         text = value if isinstance(value, str) else str(value).lower()
         if annotations.setdefault(f"{PREFIX}{name}", text) != text:
-            problems.append(Problem(field=f"{path}.policy.{shown(name)}", message="the annotations contradict it"))
+            problems.append(Problem(field=f"{path}.policy.{truncate(name)}", message="the annotations contradict it"))
     if located is not None:
         spec["source"] = _source(image, located)
     elif image.source is not None:

@@ -11,15 +11,15 @@ from typing import assert_never
 from cdi.api.errors import AlreadyExists, CdiError, Conflict, Interrupted
 from cdi.api.job import Failure, Progress
 from cdi.api.policy import CHECKSUM
-from cdi.reconcile import upload as uploads
-from cdi.reconcile.upload import UploadRequest
+from cdi.reconcile import upload_request as uploads
+from cdi.reconcile.upload_request import UploadRequest
 from cdi.runtime.backend import Backend
+from cdi.runtime.batch.existing import Create, ExistingState, Keep, Replace, Resume, decide, facts_of, pinned_checksum
 from cdi.runtime.batch.item import Item, size_of, with_size
-from cdi.runtime.batch.probe import Offer, Prober
-from cdi.runtime.batch.standing import Begin, Join, Keep, Replace, Standing, decide, facts_of, pinned_checksum
-from cdi.runtime.embedded import Embedded
+from cdi.runtime.batch.probe import Prober, SourceVersion
+from cdi.runtime.local_backend import LocalBackend
 from cdi.runtime.lockfile import Entry
-from cdi.runtime.view import failure_of
+from cdi.runtime.status_view import failure_of
 from cdi.store.base import Key, Object
 
 
@@ -27,7 +27,7 @@ from cdi.store.base import Key, Object
 class Kept:
     """Result for a volume that is kept."""
 
-    moved: bool = False
+    source_changed: bool = False
     note: str = ""
 
 
@@ -52,7 +52,7 @@ class Starter:
         prober: Prober,
         update: bool,
         pins: Mapping[str, Entry],
-        offers: Mapping[Key, Offer | None],
+        offers: Mapping[Key, SourceVersion | None],
         stopped: threading.Event,
     ) -> None:
         """Use `pins`, which are empty unless the batch is locked, and the source versions known from `offers`."""
@@ -79,25 +79,25 @@ class Starter:
 
         Raises a `CdiError`; an existing volume is unchanged then, unless it had to be replaced.
         """
-        standing = Standing.of(self._backend, item)
+        standing = ExistingState.of(self._backend, item)
         facts = facts_of(self._backend, item, standing.claim)
         pin = self._pins.get(item.label) if item.pinnable else None
         offer, note = self._offer(item, standing)
-        decision = decide(item, standing, facts, offer, pin=pin, update=self._update)
-        match decision:
+        result = decide(item, standing, facts, offer, pin=pin, update=self._update)
+        match result:
             case Keep():
                 self._apply(item, self._as_it_is(item, standing))
-                return Kept(moved=decision.moved, note=_MOVED if decision.moved else note)
-            case Begin():
+                return Kept(source_changed=result.source_changed, note=_MOVED if result.source_changed else note)
+            case Create():
                 return self._begin(item, pin, "")
             case Replace():
-                return self._begin(item, pin, decision.why, standing)
-            case Join():
+                return self._begin(item, pin, result.why, standing)
+            case Resume():
                 return self._join(item, pin, standing)
             case _:
-                assert_never(decision)
+                assert_never(result)
 
-    def _offer(self, item: Item, standing: Standing) -> tuple[Offer | None, str]:
+    def _offer(self, item: Item, standing: ExistingState) -> tuple[SourceVersion | None, str]:
         """Return the source's current version, if there is a volume to compare it with, and a note."""
         if item.key in self._offers:
             return self._offers[item.key], ""
@@ -113,7 +113,7 @@ class Starter:
                 raise
             return None, f"the source cannot be read: {error.what}"
 
-    def _begin(self, item: Item, pin: Entry | None, note: str, standing: Standing | None = None) -> Importing:
+    def _begin(self, item: Item, pin: Entry | None, note: str, standing: ExistingState | None = None) -> Importing:
         manifest = item.manifest
         if item.unsized:
             size = self._prober.size(item, lambda progress: self._progress.update({item.key: progress}))
@@ -127,7 +127,7 @@ class Starter:
             self._here.upload(item.namespace, item.name, item.path)
         return self._under_way(item, note)
 
-    def _join(self, item: Item, pin: Entry | None, standing: Standing) -> Importing:
+    def _join(self, item: Item, pin: Entry | None, standing: ExistingState) -> Importing:
         dv = standing.datavolume
         assert dv is not None
         failure = failure_of(dv)
@@ -141,16 +141,16 @@ class Starter:
         return self._under_way(item, "was in progress", before=before)
 
     @property
-    def _here(self) -> Embedded:
+    def _here(self) -> LocalBackend:
         """The backend, which reads files on this machine."""
-        assert isinstance(self._backend, Embedded)
+        assert isinstance(self._backend, LocalBackend)
         return self._backend
 
     def _under_way(self, item: Item, note: str, before: tuple[Failure, int] | None = None) -> Importing:
         body = self._backend.get("dv", item.namespace, item.name)
         return Importing(uid=body["metadata"]["uid"], note=note, before=before)
 
-    def _as_it_is(self, item: Item, standing: Standing) -> Object:
+    def _as_it_is(self, item: Item, standing: ExistingState) -> Object:
         """Return the manifest, with the existing volume's size if it does not specify one."""
         size = None if standing.datavolume is None else size_of(standing.datavolume)
         return with_size(item.manifest, size) if item.unsized and size is not None else item.manifest

@@ -11,11 +11,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from cdi.api.document import plain
 from cdi.api.errors import CdiError, InvalidManifest, UsageError
+from cdi.api.json_document import plain
 from cdi.api.model import unknown_fields
 from cdi.api.names import ANN_ALLOW_CLAIM_ADOPTION, ANN_IMMEDIATE_BINDING, ANN_PRE_POPULATED
-from cdi.api.rules.problems import Problem, shown
+from cdi.api.rules.problems import Problem, truncate
 from cdi.api.validation import parse, parse_manifest
 from cdi.runtime.absolute import absolute
 from cdi.runtime.batch.entries import is_images_file, read_images_file
@@ -26,9 +26,9 @@ from cdi.runtime.manifests import load
 from cdi.store.base import Key, Object
 from cdi.store.kinds import kind_of
 
-_MOST_PROBLEMS = 50
-_MOST_ITEMS = 10_000
-_DEEPEST_LIST = 3
+_MAX_PROBLEMS = 50
+_MAX_ITEMS = 10_000
+_MAX_LIST_DEPTH = 3
 
 
 def load_batch(
@@ -52,7 +52,7 @@ def load_batch(
         reading.take(document)
     reading.compare()
     if reading.problems:
-        lines = reading.problems[:_MOST_PROBLEMS]
+        lines = reading.problems[:_MAX_PROBLEMS]
         if len(reading.problems) > len(lines):
             lines.append(f"and {len(reading.problems) - len(lines)} more")
         where = None if reading.several or not documents else documents[0].origin
@@ -94,8 +94,8 @@ class _Reading:
             return
         for manifest in self._flat(body, origin, 0):
             self._count += 1
-            if self._count > _MOST_ITEMS:
-                raise InvalidManifest(f"there are more than {_MOST_ITEMS} manifests", where=origin)
+            if self._count > _MAX_ITEMS:
+                raise InvalidManifest(f"there are more than {_MAX_ITEMS} manifests", where=origin)
             self._manifest(manifest, origin, document.line)
 
     def _add(self, origin: str, problems: Iterable[Problem]) -> None:
@@ -108,8 +108,8 @@ class _Reading:
         problems: list[Problem] = []
         entries = read_images_file(body, problems)
         self._add(origin, problems)
-        if len(entries) > _MOST_ITEMS:
-            raise InvalidManifest(f"there are more than {_MOST_ITEMS} images", where=origin)
+        if len(entries) > _MAX_ITEMS:
+            raise InvalidManifest(f"there are more than {_MAX_ITEMS} images", where=origin)
         base = _base(origin)
         for entry in entries:
             try:
@@ -125,7 +125,7 @@ class _Reading:
         items = body.get("items") if isinstance(body, Mapping) else None
         if not isinstance(kind, str) or not kind.endswith("List") or not isinstance(items, list):
             yield body
-        elif depth >= _DEEPEST_LIST:
+        elif depth >= _MAX_LIST_DEPTH:
             self._add(origin, [Problem(field="items", message="lists are nested too deeply")])
         else:
             for item in items:
@@ -144,7 +144,7 @@ class _Reading:
         except Rejected as rejected:
             self._add(origin, rejected.problems)
         except CdiError as error:
-            where, kind = error.where or "", shown(body["kind"])
+            where, kind = error.where or "", truncate(body["kind"])
             if where in ("", kind):
                 where = f"{kind} at line {line}"  # there is no usable name
             self._add(origin, [Problem(field=where, message=error.what)])
@@ -152,7 +152,7 @@ class _Reading:
     def _data_volume(self, body: Object, origin: str, line: int) -> Item:
         metadata, spec = body.get("metadata"), body.get("spec")
         name = metadata.get("name") if isinstance(metadata, Mapping) else None
-        title = f"DataVolume {shown(name)}" if isinstance(name, str) else f"DataVolume at line {line}"
+        title = f"DataVolume {truncate(name)}" if isinstance(name, str) else f"DataVolume at line {line}"
         if not isinstance(metadata, Mapping) or not isinstance(spec, Mapping):
             raise Rejected([Problem(field=title, message="metadata and spec are required")])
         body = {key: value for key, value in body.items() if key != "status"}

@@ -9,32 +9,32 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol, assert_never
 
-from cdi import durable
+from cdi import atomic_file
 from cdi.api.datavolume import DataVolume
 from cdi.api.digest import Digest
 from cdi.api.errors import FormatUnsupported, Interrupted, NotFound
 from cdi.api.job import BlankSourceSpec, Job, Progress, RegistrySourceSpec
-from cdi.reconcile.actions import InputRef, Mount
-from cdi.reconcile.job import Prepared, prepare
-from cdi.reconcile.origin import Clone, External, Import, Refuse, Upload, Wait, find_origin
-from cdi.reconcile.upload import UploadRequest
-from cdi.reconcile.world import Claim, Layout, World
+from cdi.reconcile.actions import Mount, ObjectRef
+from cdi.reconcile.context import PVC, ReconcileContext, VolumeLayout
+from cdi.reconcile.job_builder import WorkerSpec, prepare
+from cdi.reconcile.source import Clone, ExternalPopulator, Import, Pending, Rejected, Upload, resolve_source
+from cdi.reconcile.upload_request import UploadRequest
 from cdi.runtime.batch.item import Item
-from cdi.runtime.examine import Ask, Findings, examine
 from cdi.runtime.home import Home
 from cdi.runtime.observe import WATCHED, Observed, Setting
 from cdi.runtime.private import private_directory
-from cdi.runtime.view import error_of
+from cdi.runtime.source_check import Ask, Findings, examine
+from cdi.runtime.status_view import error_of
 from cdi.source.open import open_source
 from cdi.store.base import Store
-from cdi.transfer.control import Control
+from cdi.transfer.control import TransferControl
 
 _RETRIES = 3
 _STALL = 30.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Offer:
+class SourceVersion:
     """The version of the content that a source has."""
 
     validator: str | None
@@ -44,19 +44,19 @@ class Offer:
     digests: tuple[Digest, ...] = ()
 
 
-class Eyes(Protocol):
+class ReferenceReader(Protocol):
     """Reader of the objects that a DataVolume refers to; methods may be called by any thread."""
 
-    def world(self, dv: DataVolume) -> World:
-        """Return the world of a DataVolume without its PVC."""
+    def context(self, dv: DataVolume) -> ReconcileContext:
+        """Return the context of a DataVolume without its PVC."""
         ...
 
-    def content(self, ref: InputRef) -> Mapping[str, bytes]:
+    def content(self, ref: ObjectRef) -> Mapping[str, bytes]:
         """Return the values of a Secret or ConfigMap; raise `NotFound`."""
         ...
 
 
-class EyesOfHome:
+class LocalReferenceReader:
     """Reader of the objects in one CDI_HOME, as they were at construction."""
 
     def __init__(self, home: Home, store: Store) -> None:
@@ -64,20 +64,20 @@ class EyesOfHome:
         with store.watch(WATCHED) as watch:
             self._observed.take(watch.poll(0.0))
 
-    def world(self, dv: DataVolume) -> World:
-        return self._observed.world(dv, None, Setting(), admitted=True)
+    def context(self, dv: DataVolume) -> ReconcileContext:
+        return self._observed.context(dv, None, Setting(), admitted=True)
 
-    def content(self, ref: InputRef) -> Mapping[str, bytes]:
+    def content(self, ref: ObjectRef) -> Mapping[str, bytes]:
         return self._observed.content(ref)
 
 
 class Prober:
     """Client that queries sources; methods may be called by any thread."""
 
-    def __init__(self, eyes: Eyes) -> None:
+    def __init__(self, eyes: ReferenceReader) -> None:
         self._eyes = eyes
         self._lock = threading.Lock()
-        self._controls: list[Control] = []
+        self._controls: list[TransferControl] = []
         self._cancelled = False
 
     def cancel(self) -> None:
@@ -92,7 +92,7 @@ class Prober:
         """Raise `NotFound` if a Secret or ConfigMap of the source is missing, and the error of an invalid source."""
         self._prepared(item, "/nowhere")
 
-    def offer(self, item: Item) -> Offer | None:
+    def offer(self, item: Item) -> SourceVersion | None:
         """Return the source's version, or None if nothing is fetched; raise the errors of opening the source."""
         with self.job(item) as job:
             if job is None or isinstance(job.source, BlankSourceSpec):
@@ -102,10 +102,10 @@ class Prober:
                     from cdi.source.registry.open import open_registry
 
                     with open_registry(job.source, job.policy.stall_timeout, control.retries.backoff) as image:
-                        return Offer(validator=str(image.digest))
+                        return SourceVersion(validator=str(image.digest))
                 with control.retries.call(lambda: open_source(job.source, job.policy)) as source:
                     facts = control.retries.call(source.probe)
-                    return Offer(validator=facts.validator, length=facts.length, digests=facts.digests)
+                    return SourceVersion(validator=facts.validator, length=facts.length, digests=facts.digests)
 
     def size(self, item: Item, watch: Callable[[Callable[[], Progress]], None]) -> int | None:
         """Return the virtual size of the image in bytes, or None if nothing is fetched.
@@ -134,15 +134,15 @@ class Prober:
                 return self._examined(job, control, Ask(digest=True)).digest
 
     @staticmethod
-    def _examined(job: Job, control: Control, ask: Ask) -> Findings:
+    def _examined(job: Job, control: TransferControl, ask: Ask) -> Findings:
         found = examine(job, control, ask)
         if found.refusal is not None:
             raise found.refusal
         return found
 
     @contextmanager
-    def _control(self, job: Job) -> Iterator[Control]:
-        control = Control(job)
+    def _control(self, job: Job) -> Iterator[TransferControl]:
+        control = TransferControl(job)
         with self._lock:
             if self._cancelled:
                 raise Interrupted("the batch was stopped")
@@ -176,13 +176,13 @@ class Prober:
         for ref in mount.inputs:
             for key, value in self._eyes.content(ref).items():
                 name = key if len(mount.inputs) == 1 else f"{ref.kind.lower()}-{ref.name}-{key}"[-200:]
-                durable.write(place / name, value)
+                atomic_file.write(place / name, value)
 
-    def _prepared(self, item: Item, directory: str) -> Prepared | None:
+    def _prepared(self, item: Item, directory: str) -> WorkerSpec | None:
         dv = item.model()
-        world = replace(
-            self._eyes.world(dv),
-            layout=Layout(
+        context = replace(
+            self._eyes.context(dv),
+            layout=VolumeLayout(
                 disk=f"{directory}/disk.img",
                 directory=f"{directory}/volume",
                 journal=f"{directory}/journal",
@@ -190,26 +190,26 @@ class Prober:
                 inputs=f"{directory}/inputs",
             ),
         )
-        origin = find_origin(world)
+        origin = resolve_source(context)
         match origin:
-            case Wait():
+            case Pending():
                 raise _missing(origin)
-            case Refuse():
+            case Rejected():
                 raise error_of(origin.failure)
-            case Clone() | External():
+            case Clone() | ExternalPopulator():
                 return None
             case Import() | Upload():
                 pass
             case _:
                 assert_never(origin)
-        claim = Claim(namespace=item.namespace, name=item.name, uid="probe", phase="Bound")
+        claim = PVC(namespace=item.namespace, name=item.name, uid="probe", phase="Bound")
         upload = UploadRequest(id="probe", path=str(item.path)) if item.path is not None else None
-        prepared = prepare(world, claim, origin, source=None, upload=upload)
-        if isinstance(prepared, Wait):
+        prepared = prepare(context, claim, origin, source=None, upload=upload)
+        if isinstance(prepared, Pending):
             raise _missing(prepared)
         return prepared
 
 
-def _missing(wait: Wait) -> NotFound:
+def _missing(wait: Pending) -> NotFound:
     what, _, remedy = wait.message.partition(". Try: ")
     return NotFound(what, remedy=remedy or None)

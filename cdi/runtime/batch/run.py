@@ -20,23 +20,23 @@ from pathlib import Path
 from typing import Protocol
 
 from cdi.api.errors import CdiError, InvalidManifest, LockMismatch, NotFound, UsageError
+from cdi.api.job import Failure
 from cdi.api.phases import Phase
-from cdi.reconcile.failure import as_failure
-from cdi.runtime.backend import Advance, Backend, Courses
-from cdi.runtime.batch.aside import aside, each_aside
+from cdi.runtime.backend import Advance, Backend, ProgressWatch
+from cdi.runtime.batch.background import map_in_background, run_in_background
+from cdi.runtime.batch.existing import ExistingState, Facts, conflict, facts_of, not_as_pinned, pin_mismatch
 from cdi.runtime.batch.importing import Importing, Kept, Starter
 from cdi.runtime.batch.item import Batch, Item
-from cdi.runtime.batch.probe import Eyes, EyesOfHome, Offer, Prober
+from cdi.runtime.batch.probe import LocalReferenceReader, Prober, ReferenceReader, SourceVersion
 from cdi.runtime.batch.report import Report, Result, Verdict
-from cdi.runtime.batch.standing import Facts, Standing, clash, facts_of, not_as_pinned, volume_is_not
-from cdi.runtime.batch.watching import Ended, Watched, watched
-from cdi.runtime.embedded import Embedded
+from cdi.runtime.batch.tracking import Finished, Update, track
+from cdi.runtime.local_backend import LocalBackend
 from cdi.runtime.lockfile import NAME, Entry, Lock, check_writable, record
 from cdi.store.base import Key
 
-_LOOK = 0.1
-_MOST_PROBLEMS = 50
-_FAREWELL = 2.0
+_POLL_INTERVAL = 0.1
+_MAX_PROBLEMS = 50
+_SHUTDOWN_TIMEOUT = 2.0
 """Seconds to wait at the end of the batch for imports that are just being started."""
 
 
@@ -84,7 +84,11 @@ class _Live:
 
 
 def run_batch(
-    backend: Backend, batch: Batch, options: Options, audience: Audience, eyes: Callable[[], Eyes] | None = None
+    backend: Backend,
+    batch: Batch,
+    options: Options,
+    audience: Audience,
+    eyes: Callable[[], ReferenceReader] | None = None,
 ) -> Report:
     """Import all items of `batch`.
 
@@ -107,14 +111,14 @@ def run_batch(
         TargetPermission: The lock file cannot be written.
     """
     if eyes is None:
-        assert isinstance(backend, Embedded)
-        eyes = partial(EyesOfHome, backend.home, backend.store)
+        assert isinstance(backend, LocalBackend)
+        eyes = partial(LocalReferenceReader, backend.home, backend.store)
     return _Run(backend, batch, options, audience, eyes).run()
 
 
 class _Run:
     def __init__(
-        self, backend: Backend, batch: Batch, options: Options, audience: Audience, eyes: Callable[[], Eyes]
+        self, backend: Backend, batch: Batch, options: Options, audience: Audience, eyes: Callable[[], ReferenceReader]
     ) -> None:
         self._backend = backend
         self._eyes = eyes
@@ -127,7 +131,7 @@ class _Run:
         """The content of the lock file."""
         self._pins: Mapping[str, Entry] = {}
         """The content of the lock file if the batch is locked, else empty."""
-        self._offers: dict[Key, Offer | None] = {}
+        self._offers: dict[Key, SourceVersion | None] = {}
         self._results: dict[Key, Result] = {}
         self._waiting: deque[Item] = deque()
         self._running: list[_Live] = []
@@ -139,12 +143,12 @@ class _Run:
         if options.jobs < 1:
             raise UsageError("at least one import runs at a time", where="--jobs")
 
-    _courses: Courses
+    _courses: ProgressWatch
 
     def run(self) -> Report:
         interrupted = timed_out = False
         self._open_lock()
-        standings = {item.key: Standing.of(self._backend, item) for item in self._batch.items}
+        standings = {item.key: ExistingState.of(self._backend, item) for item in self._batch.items}
         self._refuse_clashes(standings)
         if self._batch.others:
             self._backend.apply(self._batch.others)
@@ -154,7 +158,7 @@ class _Run:
             self._refuse_missing(prober)
             if not self._options.locked or self._compare(prober, standings):
                 self._waiting.extend(item for item in self._batch.items if item.key not in self._results)
-            if isinstance(self._backend, Embedded) and any(
+            if isinstance(self._backend, LocalBackend) and any(
                 standings[item.key].phase is not Phase.SUCCEEDED for item in self._waiting
             ):
                 # If CDI_HOME cannot be written, every image would fail because of it, one after the other.
@@ -182,12 +186,12 @@ class _Run:
             )
         self._pins = lock.images
 
-    def _refuse_clashes(self, standings: Mapping[Key, Standing]) -> None:
+    def _refuse_clashes(self, standings: Mapping[Key, ExistingState]) -> None:
         problems = []
         for item in self._batch.items:
-            if item.path is not None and not isinstance(self._backend, Embedded):
+            if item.path is not None and not isinstance(self._backend, LocalBackend):
                 problems.append(f"{item.place}: a cluster cannot fetch {item.path} from this machine")
-            reason = clash(item, standings[item.key], update=self._options.update)
+            reason = conflict(item, standings[item.key], update=self._options.update)
             if reason is not None:
                 problems.append(f"{item.place}: {reason}")
         _refuse(problems)
@@ -212,12 +216,12 @@ class _Run:
 
     # --- against the lock file --------------------------------------------------------------------------------------
 
-    def _compare(self, prober: Prober, standings: Mapping[Key, Standing]) -> bool:
+    def _compare(self, prober: Prober, standings: Mapping[Key, ExistingState]) -> bool:
         """Query all sources; return False, and start nothing, if an image differs from its pin."""
         pinned = [item for item in self._batch.items if item.pinnable]
         mismatches: dict[Key, str] = {}
         failures: dict[Key, CdiError] = {}
-        for item, outcome in each_aside(lambda item: self._mismatch(prober, item, standings[item.key]), pinned):
+        for item, outcome in map_in_background(lambda item: self._mismatch(prober, item, standings[item.key]), pinned):
             if isinstance(outcome, CdiError):
                 failures[item.key] = outcome
             elif outcome is not None:
@@ -230,7 +234,7 @@ class _Run:
                 self._end(item, self._result(item, "failed", failure=failures[item.key]))
         return not mismatches
 
-    def _mismatch(self, prober: Prober, item: Item, standing: Standing) -> str | None:
+    def _mismatch(self, prober: Prober, item: Item, standing: ExistingState) -> str | None:
         pin = self._pins.get(item.label)
         found = not_as_pinned(item, pin, None)
         if found is not None or pin is None:
@@ -243,7 +247,7 @@ class _Run:
             if same:
                 found = None
         if found is None and standing.phase == "Succeeded" and standing.claim is not None and not self._options.update:
-            found = volume_is_not(item, facts_of(self._backend, item, standing.claim), pin)
+            found = pin_mismatch(item, facts_of(self._backend, item, standing.claim), pin)
         return found
 
     # --- main loop --------------------------------------------------------------------------------------------------
@@ -257,7 +261,7 @@ class _Run:
             for live in list(self._running):
                 self._look(live)
             if self._running:
-                self._courses.pause(_LOOK)
+                self._courses.pause(_POLL_INTERVAL)
         return False
 
     def _begin(self) -> None:
@@ -271,7 +275,7 @@ class _Run:
             self._waiting.remove(item)
             self._audience.began(item)
             self._running.append(
-                _Live(item=item, began=time.monotonic(), starting=aside(partial(self._starter.start, item)))
+                _Live(item=item, began=time.monotonic(), starting=run_in_background(partial(self._starter.start, item)))
             )
 
     def _next(self) -> Item | None:
@@ -299,27 +303,27 @@ class _Run:
                     return
                 started = live.starting.result()
                 if isinstance(started, Kept):
-                    self._done(live, "outdated" if started.moved else "unchanged", started.note)
+                    self._done(live, "outdated" if started.source_changed else "unchanged", started.note)
                     return
                 live.importing = started
-            found = watched(self._backend, self._courses, item, live.importing)
+            found = track(self._backend, self._courses, item, live.importing)
             match found:
-                case Watched():
+                case Update():
                     self._audience.update(item, found.phase, found.progress, found.note)
-                case Ended():
+                case Finished():
                     self._ended(live, found)
         except CdiError as error:
             self._finish(live, self._result(item, "failed", failure=error, live=live))
 
-    def _ended(self, live: _Live, end: Ended) -> None:
+    def _ended(self, live: _Live, end: Finished) -> None:
         item = live.item
         if end.failure is not None:
             self._finish(live, replace(self._result(item, "failed", live=live, note=end.note), failure=end.failure))
             return
         pin = self._pins.get(item.label) if self._options.locked and item.pinnable else None
         if pin is not None:
-            standing = Standing.of(self._backend, item)
-            unlike = volume_is_not(item, facts_of(self._backend, item, standing.claim), pin)
+            standing = ExistingState.of(self._backend, item)
+            unlike = pin_mismatch(item, facts_of(self._backend, item, standing.claim), pin)
             if unlike is not None:
                 # It was started earlier by a batch that was not locked.
                 self._backend.delete("dv", item.namespace, item.name)
@@ -328,7 +332,7 @@ class _Run:
 
     def _done(self, live: _Live, verdict: Verdict, note: str) -> None:
         item = live.item
-        claim = Standing.of(self._backend, item).claim
+        claim = ExistingState.of(self._backend, item).claim
         facts = facts_of(self._backend, item, claim)
         outcome = self._backend.outcome(item.namespace, item.name)
         result = replace(
@@ -388,12 +392,12 @@ class _Run:
             url=item.url,
             verdict=verdict,
             note=note,
-            failure=None if failure is None else as_failure(failure),
+            failure=None if failure is None else Failure.from_error(failure),
             seconds=None if live is None else time.monotonic() - live.began,
         )
 
     def _report(self, *, interrupted: bool, timed_out: bool) -> Report:
-        wait([live.starting for live in self._running if live.importing is None], timeout=_FAREWELL)
+        wait([live.starting for live in self._running if live.importing is None], timeout=_SHUTDOWN_TIMEOUT)
         for live in self._running:
             if self._starter.applied(live.item):
                 self._end(live.item, self._result(live.item, "running", live=live, note="continues in the background"))
@@ -405,7 +409,7 @@ class _Run:
             try:
                 self._lock_changed |= record(self._lockfile, self._unwritten)
             except CdiError as error:
-                failure = as_failure(error)
+                failure = Failure.from_error(error)
         return Report(
             results=tuple(self._results[item.key] for item in self._batch.items),
             lockfile=self._lockfile,
@@ -420,6 +424,6 @@ class _Run:
 
 def _refuse(problems: list[str]) -> None:
     if problems:
-        lines = problems[:_MOST_PROBLEMS]
+        lines = problems[:_MAX_PROBLEMS]
         more = len(problems) - len(lines)
         raise InvalidManifest("; ".join([*lines, f"and {more} more"] if more else lines), remedy="")

@@ -18,12 +18,12 @@ from cdi.api.names import GROUP
 from cdi.kube.client import Client
 from cdi.kube.credentials import find
 from cdi.kube.resources import CLAIMS, DATA_VOLUMES, EVENTS, PODS, resource_named
-from cdi.kube.transport import Timing
-from cdi.runtime.backend import Advance, Applied, Objects, Section, Share
-from cdi.runtime.cluster import filling as fillings
-from cdi.runtime.cluster.calls import Calls
-from cdi.runtime.cluster.feed import Feed, Scope
-from cdi.runtime.cluster.filling import Filling, find_filling
+from cdi.kube.transport import Timeouts
+from cdi.runtime.backend import Advance, Applied, Fraction, Objects, Section
+from cdi.runtime.cluster import worker_lookup as fillings
+from cdi.runtime.cluster.client import ClusterClient
+from cdi.runtime.cluster.watch import Feed, Scope
+from cdi.runtime.cluster.worker_lookup import Filling, find_filling
 from cdi.runtime.document import Manifest
 from cdi.store.base import Change, Key, Object
 from cdi.store.cluster import ClusterStore
@@ -31,7 +31,7 @@ from cdi.store.kinds import kind_of
 
 LIMITS = f"{GROUP}/limits"
 """A pod's annotation with the worker's `Limits`, which may change while it runs."""
-PATIENCE = 6.0
+START_TIMEOUT = 6.0
 """Seconds of retries if the server is unavailable; short, since a user is waiting."""
 _CONNECT = 5.0
 """Seconds for a connection."""
@@ -41,7 +41,7 @@ _DELETED = 120.0
 class Cluster:
     """The backend of one cluster, with the user of one kubeconfig context or a pod's service account."""
 
-    def __init__(self, calls: Calls, *, patience: float) -> None:
+    def __init__(self, calls: ClusterClient, *, patience: float) -> None:
         self._calls = calls
         self._patience = patience
         self.store = ClusterStore(calls)
@@ -50,14 +50,15 @@ class Cluster:
     def connect(cls, kubeconfig: Path | None, context: str | None, *, patience: float | None = None) -> Self:
         """Connect with the given kubeconfig, the default one (KUBECONFIG) or the pod's service account.
 
-        A server that is unavailable is retried for `patience` seconds, by default `PATIENCE`. Raises `ClusterError`.
+        A server that is unavailable is retried for `patience` seconds, by default `START_TIMEOUT`. Raises
+        `ClusterError`.
         """
-        patience = PATIENCE if patience is None else patience
+        patience = START_TIMEOUT if patience is None else patience
         credentials = find(None if kubeconfig is None else str(kubeconfig), context)
         # Watches log errors for services; commands report the error that ends them.
         logging.getLogger("cdi.kube").addHandler(logging.NullHandler())
-        timing = Timing(connect=_CONNECT, patience=patience)
-        return cls(Calls(Client(credentials, timing=timing, agent="cdi-cli")), patience=patience)
+        timing = Timeouts(connect=_CONNECT, patience=patience)
+        return cls(ClusterClient(Client(credentials, timing=timing, agent="cdi-cli")), patience=patience)
 
     @property
     def namespace(self) -> str:
@@ -65,7 +66,7 @@ class Cluster:
         return self._calls.client.namespace
 
     @property
-    def calls(self) -> Calls:
+    def calls(self) -> ClusterClient:
         """The client, for requests that these methods do not cover."""
         return self._calls
 
@@ -89,7 +90,7 @@ class Cluster:
         strict: bool = False,
     ) -> list[Applied]:
         """See `Backend.apply`; uses server-side apply."""
-        from cdi.runtime.cluster.applying import apply_to_cluster
+        from cdi.runtime.cluster.apply import apply_to_cluster
 
         space = namespace or self.namespace
         return apply_to_cluster(self._calls, self.store, manifests, namespace=space, dry_run=dry_run, strict=strict)
@@ -169,7 +170,7 @@ class Cluster:
             feed.sync(self._patience)
             yield _Courses(feed)
 
-    def progress_of(self, body: Object) -> Share | None:
+    def progress_of(self, body: Object) -> Fraction | None:
         """Return the progress in ``status.progress``."""
         return share_of(body)
 
@@ -188,7 +189,7 @@ class Cluster:
 
     def about(self, body: Object) -> Iterator[Section]:
         """Yield sections about the PVC, and about the worker pod with the reason if it is blocked."""
-        from cdi.runtime.cluster.standing import pod_facts
+        from cdi.runtime.cluster.diagnose import pod_facts
 
         metadata = body["metadata"]
         found = self.filling(metadata["namespace"], metadata["name"])
@@ -211,11 +212,11 @@ class Cluster:
         self, namespace: str | None, name: str, *, bandwidth: int | None = None, connections: int | None = None
     ) -> bool:
         """See `Backend.limit`; annotates the DataVolume for later attempts, and the pod for this one."""
-        from cdi.api.policy import BANDWIDTH, CONNECTIONS, read_knobs
+        from cdi.api.policy import BANDWIDTH, CONNECTIONS, parse_policy_annotations
 
         given = {BANDWIDTH: bandwidth, CONNECTIONS: connections}
         notes = {field: str(value) for field, value in given.items() if value is not None}
-        read_knobs(notes)
+        parse_policy_annotations(notes)
         key = Key.of("dv", namespace, name)
         patch = {"metadata": {"annotations": notes}}
         body = self._calls.run(self._calls.client.patch(DATA_VOLUMES, key.namespace, key.name, patch))
@@ -224,8 +225,8 @@ class Cluster:
             return False
         now = fillings.notes_of(body)
         # A limit that is not given may be a quantity in the annotation, written by hand.
-        knobs = read_knobs({field: now[field] for field in given if field in now})
-        limits = Limits(bandwidth=knobs.bandwidth, connections=knobs.connections)
+        policy_annotations = parse_policy_annotations({field: now[field] for field in given if field in now})
+        limits = Limits(bandwidth=policy_annotations.bandwidth, connections=policy_annotations.connections)
         metadata = {"uid": pod["metadata"]["uid"], "annotations": {LIMITS: limits.to_json()}}
         try:
             self._calls.run(
@@ -261,14 +262,14 @@ class _Courses:
                 self._bodies[change.key] = change.body
 
 
-def share_of(body: Object) -> Share | None:
+def share_of(body: Object) -> Fraction | None:
     """Return a DataVolume's ``status.progress``, such as ``45.30%``, as a fraction; None if it is not a number."""
     text = str((body.get("status") or {}).get("progress") or "")
     try:
         share = float(text.removesuffix("%")) / 100
     except ValueError:
         return None
-    return Share(fraction=min(1.0, max(0.0, share)))
+    return Fraction(fraction=min(1.0, max(0.0, share)))
 
 
 def _lives(courses: _Courses, key: Key, uid: str) -> bool:

@@ -8,18 +8,18 @@ from cdi.api import names
 from cdi.api.errors import NotFound
 from cdi.api.phases import Phase
 from cdi.kube.resources import CLAIMS, DATA_VOLUMES, PODS, Object
-from cdi.runtime.cluster.calls import Calls
-from cdi.runtime.cluster.feed import Feed, Scope
-from cdi.runtime.cluster.filling import CONTAINER, container_status, find_filling
-from cdi.runtime.view import phase_of
+from cdi.runtime.cluster.client import ClusterClient
+from cdi.runtime.cluster.watch import Feed, Scope
+from cdi.runtime.cluster.worker_lookup import CONTAINER, container_status, find_filling
+from cdi.runtime.status_view import phase_of
 from cdi.store.base import Key
 
-_LONGEST = 64 << 10
+_MAX_LINE = 64 << 10
 """Bytes of a line; longer ones are split."""
 _FOREVER = 3600.0
 
 
-def log(calls: Calls, key: Key, *, follow: bool) -> Iterator[str]:
+def log(calls: ClusterClient, key: Key, *, follow: bool) -> Iterator[str]:
     """Yield lines until the pod ends, or with `follow` until the DataVolume `key` is done; raise `NotFound`.
 
     A PVC of this name without a DataVolume is accepted as well, since its annotations may request an import.
@@ -40,7 +40,7 @@ def log(calls: Calls, key: Key, *, follow: bool) -> Iterator[str]:
     yield from _lines(calls, found.pod, follow=False)
 
 
-def _phase(calls: Calls, key: Key) -> Phase | None:
+def _phase(calls: ClusterClient, key: Key) -> Phase | None:
     """Return the DataVolume's phase, or None if there is only a PVC."""
     body = calls.find(DATA_VOLUMES, key.namespace, key.name)
     if body is not None:
@@ -56,7 +56,7 @@ def _missing(phase: Phase | None) -> str:
     return "there is no worker pod yet"
 
 
-def _followed(calls: Calls, key: Key, *, done: bool) -> Iterator[str]:
+def _followed(calls: ClusterClient, key: Key, *, done: bool) -> Iterator[str]:
     """Yield the lines of one pod after the other."""
     seen: set[str] = set()
     scopes = [
@@ -91,13 +91,13 @@ def _began(pod: Object) -> bool:
     return "running" in state or "terminated" in state
 
 
-def _lines(calls: Calls, pod: Object, *, follow: bool) -> Iterator[str]:
+def _lines(calls: ClusterClient, pod: Object, *, follow: bool) -> Iterator[str]:
     metadata = pod["metadata"]
     rest = b""
     for piece in calls.stream(calls.client.logs(metadata["namespace"], metadata["name"], CONTAINER, follow=follow)):
         *lines, rest = (rest + piece).split(b"\n")
         yield from (line.decode(errors="replace") for line in lines)
-        if len(rest) > _LONGEST:
+        if len(rest) > _MAX_LINE:
             yield rest.decode(errors="replace")
             rest = b""
     if rest:

@@ -8,9 +8,9 @@ from typing import Final
 from cdi.api.errors import CdiError, SourceError, UsageError
 from cdi.runtime.inspect import inspect
 from cdi.runtime.request import Request
-from cdi.runtime.watched import OnProgress
+from cdi.runtime.with_progress import OnProgress
 
-_LEAST: Final = 1 << 20
+_MIN_SIZE: Final = 1 << 20
 """Smallest size of a PVC in bytes."""
 
 
@@ -27,7 +27,7 @@ def find_size(request: Request, secret: Mapping[str, bytes] | None, *, on_progre
         if found.refusal is not None:
             raise from_here(found.refusal)
         if found.virtual_size:
-            return max(found.virtual_size, _LEAST)
+            return max(found.virtual_size, _MIN_SIZE)
     raise UsageError(
         "the image is empty or does not contain its size", where=request.place.location, remedy="give --size"
     )

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from cdi.api.errors import ClusterForbidden, NotFound
 from cdi.api.names import APP, GROUP
 from cdi.kube.resources import CDIS, DEPLOYMENTS
-from cdi.runtime.cluster.calls import Calls
+from cdi.runtime.cluster.client import ClusterClient
 
 _SELECTORS = ("app.kubernetes.io/name=cdi", f"app={APP}")
 """Selectors of the Deployments that our chart and KubeVirt's operator install."""
@@ -37,7 +37,7 @@ class Versions:
     """The reason why components may be missing."""
 
 
-def find_versions(calls: Calls) -> Versions:
+def find_versions(calls: ClusterClient) -> Versions:
     """Return the versions; raise `ClusterError` if not even the server's own version can be read."""
     told = calls.run(calls.client.request("GET", "/version"))
     served: tuple[str, ...] = ()

@@ -13,7 +13,6 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 from cdi.api.errors import ClusterForbidden, ClusterUnauthorized, NotFound
-from cdi.kube.blocking import Blocking
 from cdi.kube.client import Client
 from cdi.kube.credentials import Credentials, FixedCredentials
 from cdi.kube.resources import (
@@ -23,30 +22,31 @@ from cdi.kube.resources import (
     STORAGE_CLASSES,
     UPLOAD_TOKEN_REQUESTS,
 )
-from cdi.kube.transport import Timing
+from cdi.kube.sync import SyncClient
+from cdi.kube.transport import Timeouts
 from cdi.runtime.cluster.backend import share_of
-from cdi.server.page.desk import Session
-from cdi.server.page.rows import row
+from cdi.server.page.backend import Session
+from cdi.server.page.view_model import row
 from cdi.store.base import Object
 
 T = TypeVar("T")
-_KEPT = 64
+_MAX_SESSIONS = 64
 """Number of users whose clients are kept, and likewise of tokens that were not verified.
 
 The proxy serves fewer unverified requests than this at a time, so no client in use is ever evicted.
 """
-_ACCEPTED_SECONDS = 300.0
+_SESSION_TTL = 300.0
 """Seconds for which a token that the API server has accepted counts as verified."""
-_TIMING = Timing(connect=5.0, answer=30.0, patience=3.0)
-_MOST_NAMES = 1000
+_TIMING = Timeouts(connect=5.0, answer=30.0, patience=3.0)
+_MAX_NAMES = 1000
 
 
-class ClusterDesks:
+class ClusterBackendProvider:
     """Clients of recent users; a client is never used with another user's token."""
 
     hint = "Enter a token of the cluster, for instance from kubectl create token NAME. The page has its permissions."
 
-    def __init__(self, own: Blocking, credentials: Credentials) -> None:
+    def __init__(self, own: SyncClient, credentials: Credentials) -> None:
         """Connect to the API server of `credentials` and trust its authorities; nothing else of them is used."""
         self._own = own
         self._credentials = credentials
@@ -61,24 +61,24 @@ class ClusterDesks:
         This only prioritizes requests under load; the API server authorizes each of them.
         """
         accepted = self._accepted.get(_digest(token))
-        return accepted is not None and time.monotonic() - accepted < _ACCEPTED_SECONDS
+        return accepted is not None and time.monotonic() - accepted < _SESSION_TTL
 
-    def of(self, token: str) -> ClusterDesk:
-        return ClusterDesk(self._own, self._own.run(self._client(token)), lambda: self._accept(token))
+    def of(self, token: str) -> ClusterVolumeBackend:
+        return ClusterVolumeBackend(self._own, self._own.run(self._client(token)), lambda: self._accept(token))
 
     def _accept(self, token: str) -> None:
         with self._lock:
             known = _digest(token)
             self._accepted.pop(known, None)
             self._accepted[known] = time.monotonic()
-            while len(self._accepted) > _KEPT:
+            while len(self._accepted) > _MAX_SESSIONS:
                 del self._accepted[next(iter(self._accepted))]
 
     def close(self) -> None:
         """Close all connections; no request may follow."""
-        self._own.run(self._hang_up())
+        self._own.run(self._close_client())
 
-    async def _hang_up(self) -> None:
+    async def _close_client(self) -> None:
         while self._clients:
             _, client = self._clients.popitem()
             await client.__aexit__(None, None, None)
@@ -97,15 +97,15 @@ class ClusterDesks:
         # Evict the least recently used clients beyond the limit for each group.
         accepted = [one for one in self._clients if one in self._accepted]
         strangers = [one for one in self._clients if one not in self._accepted]
-        for old in accepted[:-_KEPT] + strangers[:-_KEPT]:
+        for old in accepted[:-_MAX_SESSIONS] + strangers[:-_MAX_SESSIONS]:
             await self._clients.pop(old).__aexit__(None, None, None)
         return client
 
 
-class ClusterDesk:
+class ClusterVolumeBackend:
     """The volumes as one token permits."""
 
-    def __init__(self, own: Blocking, client: Client, accepted: Callable[[], None]) -> None:
+    def __init__(self, own: SyncClient, client: Client, accepted: Callable[[], None]) -> None:
         """Use `client`, and call `accepted` whenever the API server has accepted the token."""
         self._own = own
         self._client = client
@@ -130,7 +130,7 @@ class ClusterDesk:
         self._ask(self._client.delete(DATA_VOLUMES, namespace, name, uid=uid))
 
     def upload_token(self, namespace: str, name: str) -> str:
-        from cdi.runtime.cluster.uploading import ask_token
+        from cdi.runtime.cluster.upload_access import ask_token
 
         return self._ask(ask_token(self._client, namespace, name))
 
@@ -179,7 +179,7 @@ class ClusterDesk:
             found = await listing
         except (ClusterForbidden, NotFound):
             return []
-        return sorted(str(body["metadata"]["name"]) for body in found.items)[:_MOST_NAMES]
+        return sorted(str(body["metadata"]["name"]) for body in found.items)[:_MAX_NAMES]
 
 
 def _digest(token: str) -> bytes:

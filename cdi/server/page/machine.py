@@ -7,40 +7,40 @@ import hmac
 from typing import Any
 
 from cdi.api.errors import AlreadyExists, ClusterUnauthorized, Conflict
-from cdi.runtime.embedded import Embedded
-from cdi.server.page.desk import OPERATIONS, Session
-from cdi.server.page.rows import row
+from cdi.runtime.local_backend import LocalBackend
+from cdi.server.page.backend import OPERATIONS, Session
+from cdi.server.page.view_model import row
 from cdi.store.base import Key, Object
 
 
-class MachineDesks:
+class LocalBackendProvider:
     """Provider of the local volumes, all of which one token permits."""
 
     hint = "cdi serve has printed the token, and a link that signs in automatically."
 
-    def __init__(self, embedded: Embedded, token: str) -> None:
+    def __init__(self, embedded: LocalBackend, token: str) -> None:
         self._token = token.encode()
-        self._desk = MachineDesk(embedded, token)
+        self._backend = LocalVolumeBackend(embedded, token)
 
     def recognises(self, token: str) -> bool:
         if not hmac.compare_digest(token.encode(), self._token):
             raise ClusterUnauthorized("this is not the token that cdi serve printed", remedy="copy the token again")
         return True
 
-    def of(self, token: str) -> MachineDesk:
+    def of(self, token: str) -> LocalVolumeBackend:
         self.recognises(token)
-        return self._desk
+        return self._backend
 
 
-class MachineDesk:
+class LocalVolumeBackend:
     """The volumes of one CDI_HOME."""
 
-    def __init__(self, embedded: Embedded, token: str) -> None:
+    def __init__(self, embedded: LocalBackend, token: str) -> None:
         self._embedded = embedded
         self._token = token
 
     def authenticate(self) -> None:
-        """Do nothing: `MachineDesks.of` has verified the token."""
+        """Do nothing: `LocalBackendProvider.of` has verified the token."""
 
     def session(self, namespace: str | None) -> Session:
         space = Key.of("dv", namespace, "any").namespace

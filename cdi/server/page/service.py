@@ -22,7 +22,6 @@ from dataclasses import asdict
 from typing import Any
 from urllib.parse import parse_qsl, unquote
 
-from cdi.api.document import parse_json
 from cdi.api.errors import (
     AlreadyExists,
     CdiError,
@@ -39,111 +38,112 @@ from cdi.api.errors import (
     UploadMalformed,
     UsageError,
 )
+from cdi.api.json_document import parse_json
 from cdi.api.names import ANN_IMMEDIATE_BINDING
 from cdi.api.quantity import Quantity
+from cdi.http.connection import RemoteDisconnected
+from cdi.http.server.request import ServerRequest
+from cdi.http.server.turn import Turn
 from cdi.server.page.assets import HEADERS, assets
-from cdi.server.page.desk import Desk, Desks
-from cdi.source.connection import ConnectionLost
-from cdi.source.inbound.turn import Turn
-from cdi.source.inbound.visit import Visit
+from cdi.server.page.backend import BackendProvider, VolumeBackend
 from cdi.store.base import Key, Object
 
 LOG = logging.getLogger(__name__)
 _API = "/page/api/"
-_MOST_BODY = 64 << 10
-_MOST_TOKEN = 16 << 10
-_MOST_QUERY = 1000
+_MAX_BODY = 64 << 10
+_MAX_TOKEN = 16 << 10
+_MAX_QUERY = 1000
 _FRESH = {"Cache-Control": "no-store"}
 
 
 class Page:
     """Request handlers of the page and its files."""
 
-    def __init__(self, desks: Desks) -> None:
+    def __init__(self, desks: BackendProvider) -> None:
         self._desks = desks
 
-    def begin(self, visit: Visit) -> Turn | bool | None:
+    def begin(self, request: ServerRequest) -> Turn | bool | None:
         """Answer requests that need no token, reject those without one, and return a turn for the others.
 
         Must not block. Returns None if the path is not the page's.
         """
-        head = visit.head
+        head = request.head
         if head.path.startswith(_API):
-            return self._begin_api(visit)
+            return self._begin_api(request)
         asset = assets().get(head.path)
         if asset is None or head.method not in {"GET", "HEAD"}:
             return None
         headers = {**HEADERS, "ETag": asset.tag, "Cache-Control": "no-cache"}
         if head.headers.get("if-none-match") == asset.tag:
-            return visit.answer(304, headers=headers)
-        return visit.answer(200, asset.content, content_type=asset.content_type, headers=headers)
+            return request.respond(304, headers=headers)
+        return request.respond(200, asset.content, content_type=asset.content_type, headers=headers)
 
-    def _begin_api(self, visit: Visit) -> Turn | bool:
-        head = visit.head
+    def _begin_api(self, request: ServerRequest) -> Turn | bool:
+        head = request.head
         parts = [unquote(part) for part in head.path.removeprefix(_API).split("/")]
         if (head.method, parts) == ("GET", ["about"]):
-            return _answer(visit, 200, {"hint": self._desks.hint})
+            return _answer(request, 200, {"hint": self._desks.hint})
         try:
             token = _token(head.headers.get("authorization"))
             known = self._desks.recognises(token)
         except CdiError as error:
-            return _refuse(visit, error)
-        return Turn(run=lambda visit: self._serve_api(visit, token, parts), verified=known)
+            return _refuse(request, error)
+        return Turn(run=lambda request: self._serve_api(request, token, parts), verified=known)
 
-    def _serve_api(self, visit: Visit, token: str, parts: list[str]) -> bool:
+    def _serve_api(self, request: ServerRequest, token: str, parts: list[str]) -> bool:
         try:
-            status, document = self._carry_out(visit, token, parts)
-        except ConnectionLost:
+            status, document = self._carry_out(request, token, parts)
+        except RemoteDisconnected:
             return False
         except CdiError as error:
-            return _refuse(visit, error)
+            return _refuse(request, error)
         except Exception as error:
             LOG.exception("unexpected error")
-            return _refuse(visit, InternalError(type(error).__name__))
-        return _answer(visit, status, document)
+            return _refuse(request, InternalError(type(error).__name__))
+        return _answer(request, status, document)
 
-    def _carry_out(self, visit: Visit, token: str, parts: list[str]) -> tuple[int, Mapping[str, Any]]:
-        desk = self._desks.of(token)
-        query = dict(parse_qsl(visit.head.query[:_MOST_QUERY]))
-        method = visit.head.method
+    def _carry_out(self, request: ServerRequest, token: str, parts: list[str]) -> tuple[int, Mapping[str, Any]]:
+        backend = self._desks.of(token)
+        query = dict(parse_qsl(request.head.query[:_MAX_QUERY]))
+        method = request.head.method
         match method, parts:
             case "GET", ["session"]:
-                session = asdict(desk.session(query.get("namespace") or None))
+                session = asdict(backend.session(query.get("namespace") or None))
                 session["storageClasses"] = session.pop("storage_classes")
                 return 200, session
             case "GET", ["volumes", namespace]:
-                return 200, {"volumes": desk.volumes(_namespace(namespace))}
+                return 200, {"volumes": backend.volumes(_namespace(namespace))}
             case "POST", ["volumes", namespace]:
-                desk.create(_upload_volume(_namespace(namespace), _document(desk, visit)))
+                backend.create(_upload_volume(_namespace(namespace), _document(backend, request)))
                 return 201, {}
             case _, ["volumes", namespace, name, *verb]:
                 key = Key.of("dv", _namespace(namespace), name)
-                return _on_volume(desk, key, method, verb, query, visit)
+                return _on_volume(backend, key, method, verb, query, request)
             case _:
                 raise _nothing()
 
 
-def _answer(visit: Visit, status: int, document: Mapping[str, Any]) -> bool:
+def _answer(request: ServerRequest, status: int, document: Mapping[str, Any]) -> bool:
     body = json.dumps(document, separators=(",", ":")).encode()
-    return visit.answer(status, body, content_type="application/json", headers={**HEADERS, **_FRESH})
+    return request.respond(status, body, content_type="application/json", headers={**HEADERS, **_FRESH})
 
 
-def _refuse(visit: Visit, error: CdiError) -> bool:
-    return _answer(visit, status_of(error), {"code": error.code, "message": error.message})
+def _refuse(request: ServerRequest, error: CdiError) -> bool:
+    return _answer(request, status_of(error), {"code": error.code, "message": error.message})
 
 
 def _on_volume(
-    desk: Desk, key: Key, method: str, verb: list[str], query: Mapping[str, str], visit: Visit
+    backend: VolumeBackend, key: Key, method: str, verb: list[str], query: Mapping[str, str], request: ServerRequest
 ) -> tuple[int, Mapping[str, Any]]:
     match method, verb:
         case "DELETE", []:
-            desk.delete(key.namespace, key.name, query.get("uid", ""))
+            backend.delete(key.namespace, key.name, query.get("uid", ""))
             return 200, {}
         case "POST", ["clone"]:
-            desk.create(_copy(key, _document(desk, visit)))
+            backend.create(_copy(key, _document(backend, request)))
             return 201, {}
         case "POST", ["token"]:
-            return 200, {"token": desk.upload_token(key.namespace, key.name)}
+            return 200, {"token": backend.upload_token(key.namespace, key.name)}
         case _:
             raise _nothing()
 
@@ -180,7 +180,7 @@ def status_of(error: CdiError) -> int:
 def _token(field: str | None) -> str:
     scheme, _, token = (field or "").partition(" ")
     token = token.strip()
-    if scheme.lower() != "bearer" or not token or len(token) > _MOST_TOKEN or not token.isascii():
+    if scheme.lower() != "bearer" or not token or len(token) > _MAX_TOKEN or not token.isascii():
         raise TokenInvalid("the request has no token", remedy="sign in")
     return token
 
@@ -189,13 +189,13 @@ def _namespace(text: str) -> str:
     return Key.of("dv", text, "any").namespace
 
 
-def _document(desk: Desk, visit: Visit) -> Mapping[str, Any]:
+def _document(backend: VolumeBackend, request: ServerRequest) -> Mapping[str, Any]:
     """Parse the request's body if its sender has a valid token; raise `UploadMalformed` or `ClusterUnauthorized`."""
     # Browsers send any other type from a form of another site without a CORS preflight.
-    if visit.head.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+    if request.head.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
         raise UploadMalformed("the body must be application/json", status=415, remedy="")
-    desk.authenticate()
-    body = visit.small_body(_MOST_BODY)
+    backend.authenticate()
+    body = request.small_body(_MAX_BODY)
     try:
         found = parse_json(body)
     except ValueError as error:

@@ -27,18 +27,18 @@ from cdi.api.errors import (
     UploadUnderWay,
     by_code,
 )
-from cdi.controller.logs import fields
+from cdi.controller.logging import fields
+from cdi.http.connection import RemoteDisconnected
+from cdi.http.server.request import ServerRequest
+from cdi.server.proxy.concurrency import ConcurrencyLimiter
 from cdi.server.proxy.metrics import Metrics
 from cdi.server.proxy.relay import BodyStart, Relayed, ServerLost, relay
-from cdi.server.proxy.turns import Turns
 from cdi.server.proxy.volumes import Destination, Filled, Pending, Volumes
-from cdi.source.connection import ConnectionLost
-from cdi.source.inbound.visit import Visit
 
 LOG = logging.getLogger(__name__)
 _MAX_REPLACEMENTS = 3
 """Largest number of replacement upload servers that are sent the start of one body."""
-_FIRST_INTERVAL, _LONGEST_INTERVAL, _INTERVAL_GROWTH = 0.25, 2.0, 1.5
+_MIN_INTERVAL, _MAX_INTERVAL, _INTERVAL_GROWTH = 0.25, 2.0, 1.5
 """Seconds between two lookups of the volume's state: the first and the longest interval, and the growth factor."""
 _PASSING = (Interrupted, ScratchNeeded, TargetBusy, UploadNotReady, UploadUnderWay)
 """Errors of an upload server after which it, or its replacement, may accept the same request."""
@@ -75,9 +75,9 @@ class Forwarder:
         self._context = context
         self._metrics = metrics
         self._patience = patience
-        self._waiting = Turns(max_waiting, "too many requests are waiting for their volumes")
+        self._waiting = ConcurrencyLimiter(max_waiting, "too many requests are waiting for their volumes")
 
-    def forward(self, visit: Visit, namespace: str, name: str) -> Relayed | Filled:
+    def forward(self, request: ServerRequest, namespace: str, name: str) -> Relayed | Filled:
         """Return the upload server's response, or `Filled` if the volume already has its image.
 
         Raises:
@@ -87,15 +87,15 @@ class Forwarder:
             CdiError: Reading the client's body failed.
         """
         start = BodyStart()
-        with _Wait(visit, self._patience, self._waiting, self._metrics, f"{namespace}/{name}") as wait:
+        with _Wait(request, self._patience, self._waiting, self._metrics, f"{namespace}/{name}") as wait:
             while True:
-                found = self._attempt(visit, namespace, name, start, wait)
+                found = self._attempt(request, namespace, name, start, wait)
                 if not isinstance(found, CdiError):
                     return found
                 wait.pause(found)
 
     def _attempt(
-        self, visit: Visit, namespace: str, name: str, start: BodyStart, wait: _Wait
+        self, request: ServerRequest, namespace: str, name: str, start: BodyStart, wait: _Wait
     ) -> Relayed | Filled | CdiError:
         """Try once; return an error that is worth a retry, raise any other."""
         try:
@@ -112,17 +112,19 @@ class Forwarder:
             case Pending(why=why):
                 return UploadNotReady(f"the upload server is not ready{': ' if why else ''}{why.rstrip('.')}")
             case Destination():
-                return self._relay(visit, state, start, wait)
+                return self._relay(request, state, start, wait)
             case _:
                 assert_never(state)
 
-    def _relay(self, visit: Visit, destination: Destination, start: BodyStart, wait: _Wait) -> Relayed | CdiError:
+    def _relay(
+        self, request: ServerRequest, destination: Destination, start: BodyStart, wait: _Wait
+    ) -> Relayed | CdiError:
         start.sent = False
-        uploading = self._metrics.uploading() if visit.head.length != 0 else contextlib.nullcontext()
+        uploading = self._metrics.uploading() if request.head.length != 0 else contextlib.nullcontext()
         obstacle: CdiError
         try:
             with uploading:
-                relayed = relay(visit, destination, self._context(), start, wait.end, self._metrics.received)
+                relayed = relay(request, destination, self._context(), start, wait.end, self._metrics.received)
         except ServerLost as lost:
             if start.dropped:
                 raise lost.error from lost
@@ -151,8 +153,10 @@ def _obstacle(relayed: Relayed) -> CdiError | None:
 class _Wait:
     """The wait of one request: until the upload server is ready, the client disconnects or a timeout expires."""
 
-    def __init__(self, visit: Visit, patience: Patience, waiting: Turns, metrics: Metrics, claim: str) -> None:
-        self._visit = visit
+    def __init__(
+        self, request: ServerRequest, patience: Patience, waiting: ConcurrencyLimiter, metrics: Metrics, claim: str
+    ) -> None:
+        self._request = request
         self._patience = patience
         self._waiting = waiting
         self._metrics = metrics
@@ -161,7 +165,7 @@ class _Wait:
         self._replacements = 0
         self._began: float | None = None
         self._contended: float | None = None
-        self._interval = _FIRST_INTERVAL
+        self._interval = _MIN_INTERVAL
 
     def __enter__(self) -> Self:
         return self
@@ -192,17 +196,17 @@ class _Wait:
                 f"the upload server did not become ready within {self._patience.replacement:.0f} s: {obstacle.what}",
                 where=self._claim,
             )
-        if self._visit.is_gone(self._interval):
-            raise ConnectionLost("the client disconnected")
-        if self._visit.interrupted:
+        if self._request.is_gone(self._interval):
+            raise RemoteDisconnected("the client disconnected")
+        if self._request.interrupted:
             raise UploadNotReady("the upload proxy is shutting down", remedy="send it again in a few seconds")
-        self._interval = min(_LONGEST_INTERVAL, self._interval * _INTERVAL_GROWTH)
+        self._interval = min(_MAX_INTERVAL, self._interval * _INTERVAL_GROWTH)
 
     def end(self) -> None:
         """Stop waiting and reset the timeouts."""
         self._held.close()
         self._began = self._contended = None
-        self._interval = _FIRST_INTERVAL
+        self._interval = _MIN_INTERVAL
 
     def count_replacement(self, obstacle: CdiError) -> None:
         """Count an upload server that ended after receiving part of the body; raise `UploadNotReady` after too many."""

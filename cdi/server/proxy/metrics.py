@@ -13,7 +13,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.process_collector import ProcessCollector
 
 from cdi.api.upload_protocol import TUS_START, PlainUpload, TusUpload, route
-from cdi.source.inbound.visit import Visit
+from cdi.http.server.request import ServerRequest
 
 LOST = "lost"
 """The value of the label ``code`` for a request whose client disconnected before the response."""
@@ -47,9 +47,9 @@ class Metrics:
         )
         ProcessCollector(registry=self.registry)
 
-    def ended(self, visit: Visit) -> None:
+    def ended(self, request: ServerRequest) -> None:
         """Count a request that was answered or lost its client."""
-        self._requests.labels(_place(visit.head.path), LOST if visit.status is None else str(visit.status)).inc()
+        self._requests.labels(_place(request.head.path), LOST if request.status is None else str(request.status)).inc()
 
     @contextlib.contextmanager
     def uploading(self) -> Iterator[None]:
@@ -67,11 +67,11 @@ class Metrics:
         """Add `size` forwarded bytes."""
         self._received.inc(size)
 
-    def serve(self, visit: Visit) -> bool:
+    def serve(self, request: ServerRequest) -> bool:
         """Answer a scrape; return whether the connection may carry another request."""
-        if visit.head.path != "/metrics" or visit.head.method != "GET":
-            return visit.answer(404, b"metrics are at /metrics\n")
-        return visit.answer(200, generate_latest(self.registry), content_type=CONTENT_TYPE_LATEST)
+        if request.head.path != "/metrics" or request.head.method != "GET":
+            return request.respond(404, b"metrics are at /metrics\n")
+        return request.respond(200, generate_latest(self.registry), content_type=CONTENT_TYPE_LATEST)
 
 
 def _place(path: str) -> str:

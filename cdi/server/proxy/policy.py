@@ -11,15 +11,15 @@ from cdi.api.configuration import CONFIG_NAME, CDIConfig
 from cdi.api.errors import CdiError, InvalidManifest, NotFound
 from cdi.api.installation import CDI
 from cdi.api.validation import parse
-from cdi.controller.logs import fields
-from cdi.kube.blocking import Blocking
+from cdi.controller.logging import fields
 from cdi.kube.client import Client
 from cdi.kube.resources import CDI_CONFIGS, CDIS, Object
+from cdi.kube.sync import SyncClient
 from cdi.reconcile.configuration import active_cdi, effective_spec
 from cdi.server.tls import TlsPolicy
 
 LOG = logging.getLogger(__name__)
-LOOK_SECONDS = 30.0
+POLL_INTERVAL = 30.0
 """Seconds between two reads of the configuration."""
 M = TypeVar("M", CDI, CDIConfig)
 
@@ -27,7 +27,7 @@ M = TypeVar("M", CDI, CDIConfig)
 class ClusterPolicy:
     """The last known policy of ``tlsSecurityProfile`` in CDI or CDIConfig; call `close` to stop polling."""
 
-    def __init__(self, client: Blocking, seconds: float = LOOK_SECONDS) -> None:
+    def __init__(self, client: SyncClient, seconds: float = POLL_INTERVAL) -> None:
         """Read the policy before returning, so that no weaker TLS is offered at first, and then every `seconds`."""
         self._client = client.client
         self._seconds = seconds

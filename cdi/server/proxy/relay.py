@@ -4,7 +4,7 @@ A body passes through one buffer at the speed of the slower side. The upload ser
 the body (``Expect: 100-continue``), so that a rejection costs no upload. It may also end an upload by responding early;
 the response is forwarded at once, whatever the client is doing.
 
-The start of a body stays in the buffer until the upload server has committed to the upload (`KEPT_FIELD`). If the
+The start of a body stays in the buffer until the upload server has committed to the upload (`BODY_KEPT_HEADER`). If the
 server ends before that, because it lacks scratch space or because its pod is replaced, another one is sent the same.
 """
 
@@ -17,18 +17,18 @@ import ssl
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from cdi.api.document import parse_json
 from cdi.api.errors import CdiError, Retry, UploadNotReady, by_code
 from cdi.api.job import Failure
-from cdi.api.upload_protocol import KEPT_FIELD
+from cdi.api.json_document import parse_json
+from cdi.api.upload_protocol import BODY_KEPT_HEADER
+from cdi.http.connection import Connection, EarlyResponse, RemoteDisconnected
+from cdi.http.message import read_response
+from cdi.http.server.plaintext import peer_uid
+from cdi.http.server.request import ServerRequest
+from cdi.http.url import Url
 from cdi.server.proxy.volumes import Destination
-from cdi.source.connection import Connection, ConnectionLost, Overheard
-from cdi.source.http_message import read_response
-from cdi.source.http_url import Url
-from cdi.source.inbound.plain import peer_uid
-from cdi.source.inbound.visit import Visit
 
-KEPT = 256 << 10
+MAX_REPLAYED = 256 << 10
 """Bytes at the start of a body that can be sent again; more than are needed to identify an image in its wrappers."""
 CONNECT_TIMEOUT = 5.0
 """Seconds until connecting fails; the address of a deleted pod may be unreachable for a while."""
@@ -36,7 +36,7 @@ _ANSWERING = 12 * 3600.0
 """Seconds that the server may take to process what it received; the kernel detects a dead server much earlier."""
 _GONE = 60
 """Seconds without TCP acknowledgements until the peer counts as dead."""
-_MOST_ANSWER = 64 << 10
+_MAX_RESPONSE = 64 << 10
 _MAX_INFORMATIONAL_FIELDS = 20
 _CONTINUE, _PROCESSING = 100, 102
 _REQUEST_FIELDS = (
@@ -86,22 +86,22 @@ class BodyStart:
     @property
     def buffer(self) -> memoryview:
         if self._buffer is None:
-            self._buffer = memoryview(bytearray(KEPT))
+            self._buffer = memoryview(bytearray(MAX_REPLAYED))
         return self._buffer
 
 
 def relay(
-    visit: Visit,
+    request: ServerRequest,
     destination: Destination,
     context: ssl.SSLContext,
     start: BodyStart,
     wanted: Callable[[], None],
     received: Callable[[int], None],
 ) -> Relayed:
-    """Relay the request of `visit` and return the response.
+    """Relay the request of `request` and return the response.
 
     Args:
-        visit: The client's request.
+        request: The client's request.
         destination: The upload server.
         context: The TLS context for the upload server.
         start: The start of the body, as read by earlier calls for the same request.
@@ -116,10 +116,10 @@ def relay(
     where = "the worker" if destination.local else f"{destination.host}:{destination.port}"
     connection, sock = _connect(destination, context, where)
     try:
-        return _Upstream(visit, connection, sock, destination, start, wanted, received).exchange()
+        return _Upstream(request, connection, sock, destination, start, wanted, received).exchange()
     except _ClientFailed as failed:
         raise failed.error from None
-    except (ConnectionLost, CdiError) as error:
+    except (RemoteDisconnected, CdiError) as error:
         raise _lost("the upload server was lost", where) from error
     finally:
         connection.close()
@@ -128,7 +128,7 @@ def relay(
 class _ClientFailed(Exception):
     """Error of the client's side, as opposed to the upload server's."""
 
-    def __init__(self, error: CdiError | ConnectionLost) -> None:
+    def __init__(self, error: CdiError | RemoteDisconnected) -> None:
         super().__init__(str(error))
         self.error = error
 
@@ -142,7 +142,7 @@ class _Upstream:
 
     def __init__(
         self,
-        visit: Visit,
+        request: ServerRequest,
         connection: Connection,
         sock: socket.socket,
         destination: Destination,
@@ -150,31 +150,31 @@ class _Upstream:
         wanted: Callable[[], None],
         received: Callable[[int], None],
     ) -> None:
-        self._visit = visit
+        self._request = request
         self._connection = connection
         self._destination = destination
         self._descriptor = sock.fileno()
         self._start = start
         self._wanted = wanted
         self._received = received
-        self._chunked = visit.head.length is None
+        self._chunked = request.head.length is None
         self._holds = False
         """Whether the server reports when it has committed to the upload."""
 
     def exchange(self) -> Relayed:
         self._send_head()
-        if self._visit.head.length != 0 and self._is_wanted():
+        if self._request.head.length != 0 and self._is_wanted():
             self._wanted()
             # A server that disconnects meanwhile has usually sent a response with the cause.
-            with contextlib.suppress(ConnectionLost, _Answered):
+            with contextlib.suppress(RemoteDisconnected, _Answered):
                 try:
                     self._pass_on()
                 finally:
-                    self._visit.heed(None)
+                    self._request.interrupt_when_readable(None)
         return self._answer()
 
     def _send_head(self) -> None:
-        head = self._visit.head
+        head = self._request.head
         fields = {name: head.headers[name] for name in _REQUEST_FIELDS if name in head.headers}
         # Ask for a machine-readable error: the proxy decides whether to retry, and renders it for the client.
         fields["accept"] = "application/json"
@@ -184,14 +184,14 @@ class _Upstream:
             fields["content-length"] = str(head.length)
         if head.length != 0:
             fields["expect"] = "100-continue"
-            fields[KEPT_FIELD] = str(KEPT)
+            fields[BODY_KEPT_HEADER] = str(MAX_REPLAYED)
         lines = [f"{head.method} {head.path} HTTP/1.1", f"Host: {self._destination.host}", "Connection: close"]
         lines += [f"{name}: {value}" for name, value in fields.items()]
         self._connection.send("\r\n".join((*lines, "", "")).encode("latin-1"))
 
     def _is_wanted(self) -> bool:
         fields = self._informational(_CONTINUE)
-        self._holds = fields is not None and KEPT_FIELD in fields
+        self._holds = fields is not None and BODY_KEPT_HEADER in fields
         return fields is not None
 
     def _informational(self, status: int) -> dict[str, str] | None:
@@ -199,7 +199,7 @@ class _Upstream:
         connection = self._connection
         line = connection.readline()
         if not line.startswith(f"HTTP/1.1 {status} ".encode()):
-            connection.unread(line + connection.held())
+            connection.push_back(line + connection.take_buffered())
             return None
         fields: dict[str, str] = {}
         for _ in range(_MAX_INFORMATIONAL_FIELDS):
@@ -222,10 +222,10 @@ class _Upstream:
         """
         start, at = self._start, 0
         try:
-            self._visit.body  # noqa: B018  sends 100 Continue to the client
-        except ConnectionLost as error:
+            self._request.body  # noqa: B018  sends 100 Continue to the client
+        except RemoteDisconnected as error:
             raise _ClientFailed(error) from error
-        self._visit.heed(self._descriptor)
+        self._request.interrupt_when_readable(self._descriptor)
         while not start.dropped:
             if at < start.size:
                 start.sent = True
@@ -237,15 +237,15 @@ class _Upstream:
                 return
             if not self._extend_start():
                 return
-        answered = self._connection.held()
-        self._connection.unread(answered)
+        answered = self._connection.take_buffered()
+        self._connection.push_back(answered)
         if not answered:
             self._pass_on_rest()
 
     def _extend_start(self) -> bool:
         """Read more of the kept start, or drop it once the server has committed; return False if it has responded."""
         start = self._start
-        if start.size < KEPT:
+        if start.size < MAX_REPLAYED:
             count = self._read(start.buffer[start.size :])
             if count is not None:
                 start.size += count
@@ -267,12 +267,12 @@ class _Upstream:
 
     def _read(self, room: memoryview) -> int | None:
         """Return the number of bytes read from the client, or None if the server has responded."""
-        body = self._visit.body
+        body = self._request.body
         try:
             count = body.readinto(room)
-        except Overheard:
+        except EarlyResponse:
             return None
-        except (ConnectionLost, CdiError) as error:
+        except (RemoteDisconnected, CdiError) as error:
             raise _ClientFailed(error) from error
         self._start.complete = not count or body.ended
         self._received(count)
@@ -303,10 +303,10 @@ class _Upstream:
     # --- the answer -------------------------------------------------------------------------------------------------
 
     def _answer(self) -> Relayed:
-        method = self._visit.head.method
+        method = self._request.head.method
         url = Url.parse(f"https://{_bracketed(self._destination.host)}/")
         response = read_response(self._connection, url, method=method)
-        body = b"" if method == "HEAD" else response.beginning(_MOST_ANSWER)
+        body = b"" if method == "HEAD" else response.read_prefix(_MAX_RESPONSE)
         headers = {name: value for name in _ANSWER_FIELDS if (value := response.headers.get(name)) is not None}
         failure = _failure_in(body) if response.status >= 400 else None
         if failure is not None:
@@ -315,7 +315,7 @@ class _Upstream:
 
 
 def _failure_in(body: bytes) -> Failure | None:
-    """Return the error that a response body describes (`Visit.refuse`), or None if it is anything else."""
+    """Return the error that a response body describes (`ServerRequest.refuse`), or None if it is anything else."""
     try:
         document = parse_json(body)
         code, message, retry = str(document["code"]), str(document["message"]), Retry(document["retry"])

@@ -13,26 +13,26 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from cdi.api.errors import ClusterConfigInvalid, UsageError
-from cdi.controller.logs import fields
-from cdi.kube.tokens import Claims, VerifyingKey
+from cdi.controller.logging import fields
+from cdi.http.server.certificates import ReloadingSSLContext
+from cdi.http.server.listener import HttpListener
+from cdi.http.server.plaintext import PlaintextContext
+from cdi.http.server.request import ServerRequest
+from cdi.http.server.turn import Turn, in_turns
+from cdi.kube.jwt import TokenClaims, VerifyingKey
 from cdi.server import tokens
 from cdi.server.proxy.forward import Patience
 from cdi.server.proxy.metrics import Metrics
 from cdi.server.proxy.service import Proxy
 from cdi.server.proxy.volumes import Volumes
 from cdi.server.tls import ServingTls, TlsPolicy
-from cdi.source.inbound.certificates import FileContext
-from cdi.source.inbound.plain import PlainContext
-from cdi.source.inbound.reception import Reception
-from cdi.source.inbound.turn import Turn, in_turns
-from cdi.source.inbound.visit import Visit
 
 LOG = logging.getLogger(__name__)
-MOST_UPLOADS = 200
+MAX_UPLOADS = 200
 """Largest number of concurrent requests; each has a thread of its own."""
-_MOST_UNVERIFIED = 50
+_MAX_UNVERIFIED = 50
 """Largest number of requests whose tokens only the API server can verify; the others are for verified tokens."""
-_MOST_SCRAPES = 8
+_MAX_SCRAPES = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,24 +66,26 @@ def server_context(certificate: str, key: str) -> ssl.SSLContext:
 def _serving(certificate: str, key: str) -> ServingTls:
     tls = ServingTls()
     with open(certificate, "rb") as one, open(key, "rb") as other:
-        tls.present(one.read(), other.read())
+        tls.set_certificate(one.read(), other.read())
     # The framing shows whether a body was truncated; the connection has to stay usable for the response.
     tls.context.options |= ssl.OP_IGNORE_UNEXPECTED_EOF
     return tls
 
 
-class Front:
+class ServingContext:
     """TLS contexts for clients, with the current certificate files and the current TLS policy."""
 
     def __init__(self, directory: str, policy: Callable[[], TlsPolicy]) -> None:
         self._policy = policy
         self._tls = ServingTls()
-        self._files = FileContext([os.path.join(directory, name) for name in ("tls.crt", "tls.key")], self._load)
+        self._files = ReloadingSSLContext(
+            [os.path.join(directory, name) for name in ("tls.crt", "tls.key")], self._load
+        )
 
     def __call__(self) -> ssl.SSLContext:
         """Return the context for one thread; raise `InvalidManifest` if no usable certificate was ever read."""
         context = self._files()
-        self._tls.follow(self._policy())
+        self._tls.apply_policy(self._policy())
         return context
 
     def _load(self, certificate: str, key: str) -> ssl.SSLContext:
@@ -108,7 +110,7 @@ class TokenKey:
         self._seen: tuple[int, int] | None = None
         self._key: VerifyingKey | None = None
 
-    def __call__(self, text: str) -> Claims:
+    def __call__(self, text: str) -> TokenClaims:
         """Return the verified claims; raise `TokenInvalid`, or `ClusterConfigInvalid` if there is no key."""
         return tokens.verify(text, self._current())
 
@@ -132,7 +134,7 @@ def serve(
     options: Options,
     volumes: Volumes,
     *,
-    pages: Callable[[Visit], Turn | bool | None] = lambda _: None,
+    pages: Callable[[ServerRequest], Turn | bool | None] = lambda _: None,
     policy: Callable[[], TlsPolicy] = TlsPolicy,
     stop: threading.Event | None = None,
     listening: Callable[[int], None] = lambda _: None,
@@ -158,8 +160,8 @@ def serve(
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: stop.set())
     pair = [os.path.join(options.client, name) for name in ("tls.crt", "tls.key")]
-    upload_servers = FileContext([*pair, options.authorities], client_context)
-    clients = Front(options.tls, policy)
+    upload_servers = ReloadingSSLContext([*pair, options.authorities], client_context)
+    clients = ServingContext(options.tls, policy)
     clients()
     metrics = Metrics()
     proxy = Proxy(
@@ -172,21 +174,21 @@ def serve(
     )
     with contextlib.ExitStack() as stack:
         if options.metrics_port is not None:
-            told = Reception(
+            told = HttpListener(
                 _listen(options.bind, options.metrics_port, "--metrics-port"),
-                PlainContext,
+                PlaintextContext,
                 in_turns(metrics.serve),
-                most=_MOST_SCRAPES,
-                most_waiting=_MOST_SCRAPES,
+                most=_MAX_SCRAPES,
+                max_pending=_MAX_SCRAPES,
             )
             stack.callback(told.close)
             telling(told.port)
-        reception = Reception(
+        reception = HttpListener(
             _listen(options.bind, options.port, "--port"),
             clients,
             proxy.begin,
-            most=MOST_UPLOADS,
-            most_unverified=_MOST_UNVERIFIED,
+            most=MAX_UPLOADS,
+            most_unverified=_MAX_UNVERIFIED,
             stall_timeout=options.stall_timeout,
             ended=metrics.ended,
         )

@@ -26,19 +26,19 @@ from cdi.api.upload_protocol import (
     route,
     status_of,
 )
-from cdi.controller.logs import fields
+from cdi.controller.logging import fields
+from cdi.http.connection import RemoteDisconnected
+from cdi.http.server.request import ServerRequest
+from cdi.http.server.turn import Turn
+from cdi.server.proxy.concurrency import ConcurrencyLimiter
 from cdi.server.proxy.forward import Forwarder, Patience
 from cdi.server.proxy.metrics import Metrics
 from cdi.server.proxy.relay import Relayed
-from cdi.server.proxy.turns import Turns
 from cdi.server.proxy.volumes import Filled, Volumes
-from cdi.source.connection import ConnectionLost
-from cdi.source.inbound.turn import Turn
-from cdi.source.inbound.visit import Visit
 
 T = TypeVar("T")
 LOG = logging.getLogger(__name__)
-MOST_OF_A_VOLUME = 16
+MAX_PER_VOLUME = 16
 """Largest number of concurrent requests for one volume, so that one token cannot occupy every thread."""
 MAX_WAITING = 100
 """Largest number of requests that wait for upload servers: half of all, so that running uploads find a thread."""
@@ -65,7 +65,7 @@ _TUS_SERVER = {
 }
 
 
-class Right(Protocol):
+class UploadClaim(Protocol):
     """The permission that a token grants: to upload into one PVC."""
 
     @property
@@ -81,10 +81,10 @@ class Proxy:
     def __init__(
         self,
         volumes: Volumes,
-        verify: Callable[[str], Right],
+        verify: Callable[[str], UploadClaim],
         context: Callable[[], ssl.SSLContext],
         *,
-        pages: Callable[[Visit], Turn | bool | None] = lambda _: None,
+        pages: Callable[[ServerRequest], Turn | bool | None] = lambda _: None,
         patience: Patience | None = None,
         max_waiting: int = MAX_WAITING,
         metrics: Metrics | None = None,
@@ -103,60 +103,60 @@ class Proxy:
         self._volumes = volumes
         self._verify = verify
         self._pages = pages
-        self._turns = Turns(MOST_OF_A_VOLUME, "too many requests for this volume")
+        self._turns = ConcurrencyLimiter(MAX_PER_VOLUME, "too many requests for this volume")
         self._forwarder = Forwarder(
             volumes, context, metrics or Metrics(), patience=patience or Patience(), max_waiting=max_waiting
         )
 
-    def begin(self, visit: Visit) -> Turn | bool:
+    def begin(self, request: ServerRequest) -> Turn | bool:
         """Answer requests that need no token, reject those without a valid one, and return a turn for the others.
 
         Health checks are answered here even under full load, since a busy proxy is not an unhealthy one.
         """
-        head = visit.head
+        head = request.head
         if head.path == "/healthz" and head.method in {"GET", "HEAD"}:
-            return visit.answer(200, b"OK")
+            return request.respond(200, b"OK")
         found = route(head.path)
         if found is None:
-            return self._guard(visit, found, lambda: self._page(visit))
+            return self._guard(request, found, lambda: self._page(request))
         if head.method == "OPTIONS":
             tus = isinstance(found, TusUpload)
-            return visit.answer(204 if tus else 200, headers={**_CORS, **_PREFLIGHT, **(_TUS_SERVER if tus else {})})
-        return self._guard(visit, found, lambda: self._admit(visit, found))
+            return request.respond(204 if tus else 200, headers={**_CORS, **_PREFLIGHT, **(_TUS_SERVER if tus else {})})
+        return self._guard(request, found, lambda: self._admit(request, found))
 
-    def _page(self, visit: Visit) -> Turn | bool:
-        begun = self._pages(visit)
+    def _page(self, request: ServerRequest) -> Turn | bool:
+        begun = self._pages(request)
         if begun is None:
             raise UploadMalformed("no such path", status=404)
         return begun
 
-    def _admit(self, visit: Visit, found: PlainUpload | TusUpload) -> Turn:
-        head = visit.head
+    def _admit(self, request: ServerRequest, found: PlainUpload | TusUpload) -> Turn:
+        head = request.head
         right = self._verify(_token(head.headers.get("authorization")))
         if isinstance(found, TusUpload) and (found.namespace, found.claim) != (right.namespace, right.name):
             raise TokenInvalid("the token is for another volume")
         if isinstance(found, PlainUpload) and head.method not in _methods(found):
             raise UploadMalformed("use POST to upload an image", status=405)
         return Turn(
-            run=lambda visit: self._guard(visit, found, lambda: self._upload(visit, found, right)), verified=True
+            run=lambda request: self._guard(request, found, lambda: self._upload(request, found, right)), verified=True
         )
 
-    def _guard(self, visit: Visit, found: PlainUpload | TusUpload | None, step: Callable[[], T]) -> T | bool:
+    def _guard(self, request: ServerRequest, found: PlainUpload | TusUpload | None, step: Callable[[], T]) -> T | bool:
         """Run a step and answer the error that it raises."""
         try:
             return step()
-        except ConnectionLost:
+        except RemoteDisconnected:
             return False
         except CdiError as error:
-            return self._refuse(visit, error, found)
+            return self._refuse(request, error, found)
         except Exception as error:
-            LOG.exception("unexpected error", extra=fields(path=visit.head.path))
-            return self._refuse(visit, InternalError(f"{type(error).__name__}: {error}"), found)
+            LOG.exception("unexpected error", extra=fields(path=request.head.path))
+            return self._refuse(request, InternalError(f"{type(error).__name__}: {error}"), found)
 
-    def _refuse(self, visit: Visit, error: CdiError, found: PlainUpload | TusUpload | None) -> bool:
+    def _refuse(self, request: ServerRequest, error: CdiError, found: PlainUpload | TusUpload | None) -> bool:
         status = status_of(error)
-        LOG.info("refused", extra=fields(path=visit.head.path, status=status, code=error.code, reason=error.what))
-        if visit.answered:
+        LOG.info("refused", extra=fields(path=request.head.path, status=status, code=error.code, reason=error.what))
+        if request.responded:
             return False
         # Cross-origin pages may read why an upload was rejected, and nothing else.
         headers = {} if found is None else dict(_CORS)
@@ -166,18 +166,18 @@ class Proxy:
             headers["Retry-After"] = _RETRY_AFTER
         elif status == 401:
             headers["WWW-Authenticate"] = "Bearer"
-        return visit.refuse(error, status, headers=headers)
+        return request.respond_error(error, status, headers=headers)
 
-    def _upload(self, visit: Visit, found: PlainUpload | TusUpload, right: Right) -> bool:
+    def _upload(self, request: ServerRequest, found: PlainUpload | TusUpload, right: UploadClaim) -> bool:
         began = time.monotonic()
-        head = visit.head
+        head = request.head
         with self._turns.take((right.namespace, right.name)):
             if head.method == "HEAD" and isinstance(found, PlainUpload):
-                return self._probe(visit, right)
-            answer = self._forwarder.forward(visit, right.namespace, right.name)
+                return self._probe(request, right)
+            answer = self._forwarder.forward(request, right.namespace, right.name)
         match answer:
             case Filled():
-                return _answer_filled(visit, found, answer, f"{right.namespace}/{right.name}")
+                return _answer_filled(request, found, answer, f"{right.namespace}/{right.name}")
             case Relayed():
                 pass
             case _:
@@ -194,10 +194,10 @@ class Proxy:
         )
         headers = {**_CORS, **({"Retry-After": _RETRY_AFTER} if answer.status == 503 else {}), **answer.headers}
         if answer.failure is not None:
-            return visit.refuse(answer.failure, answer.status, headers=headers)
-        return visit.answer(answer.status, answer.body, headers=headers)
+            return request.respond_error(answer.failure, answer.status, headers=headers)
+        return request.respond(answer.status, answer.body, headers=headers)
 
-    def _probe(self, visit: Visit, right: Right) -> bool:
+    def _probe(self, request: ServerRequest, right: UploadClaim) -> bool:
         """Answer a client that probes whether the path exists; the upload itself waits for its server."""
         try:
             state = self._volumes.look(right.namespace, right.name)
@@ -205,19 +205,19 @@ class Proxy:
             state = None
         if isinstance(state, Filled):
             raise _already_uploaded(f"{right.namespace}/{right.name}")
-        return visit.answer(200, headers=_CORS)
+        return request.respond(200, headers=_CORS)
 
 
-def _answer_filled(visit: Visit, found: PlainUpload | TusUpload, volume: Filled, where: str) -> bool:
+def _answer_filled(request: ServerRequest, found: PlainUpload | TusUpload, volume: Filled, where: str) -> bool:
     """Report the final offset to the resumable upload that filled the volume; its client may have lost the response."""
-    head = visit.head
+    head = request.head
     method = head.headers.get("x-http-method-override", head.method)
     mine = isinstance(found, TusUpload) and found.id is not None and found.id == volume.upload
     if not mine or method != "HEAD" or head.headers.get("tus-resumable") != TUS_VERSION:
         raise _already_uploaded(where)
     length = str(UploadId.parse(volume.upload or "").length)
     offsets = {"Upload-Offset": length, "Upload-Length": length}
-    return visit.answer(200, headers={**_CORS, "Tus-Resumable": TUS_VERSION, "Cache-Control": "no-store", **offsets})
+    return request.respond(200, headers={**_CORS, "Tus-Resumable": TUS_VERSION, "Cache-Control": "no-store", **offsets})
 
 
 def _already_uploaded(where: str) -> AlreadyUploaded:

@@ -19,8 +19,8 @@ from cdi.api.names import (
     upload_service,
 )
 from cdi.api.upload_protocol import SERVER_PORT
-from cdi.kube.blocking import Blocking
 from cdi.kube.resources import CLAIMS
+from cdi.kube.sync import SyncClient
 from cdi.reconcile.upload_target import is_upload_target
 
 
@@ -73,7 +73,7 @@ class Volumes(Protocol):
 class ClusterVolumes:
     """Upload states from the annotations of PersistentVolumeClaims."""
 
-    def __init__(self, client: Blocking) -> None:
+    def __init__(self, client: SyncClient) -> None:
         self._client = client
 
     def look(self, namespace: str, name: str) -> VolumeState:

@@ -114,7 +114,7 @@ class Archive:
 
         The layout's own index is used if its entries are the platforms of one image.
         """
-        entries = [e for e in index.entries if not e.attached]
+        entries = [e for e in index.entries if not e.is_attestation]
         names = sorted({e.name for e in entries if e.name is not None})
         if tag is not None:
             entries = [e for e in entries if e.name is not None and (e.name == tag or e.name.endswith(f":{tag}"))]

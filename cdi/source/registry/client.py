@@ -17,18 +17,18 @@ from typing import Self
 from cdi.api.digest import Digest
 from cdi.api.errors import CdiError, ChecksumInvalid, SourceError, SourceProtocolError, SourceStalled, SourceUnreachable
 from cdi.api.job import Credentials, Proxy, Tls
-from cdi.source.http_url import Url
-from cdi.source.registry.access import Authorization, authorize
-from cdi.source.registry.challenge import Challenge, parse_challenges
+from cdi.http.challenge import Challenge, parse_challenges
+from cdi.http.url import Url
+from cdi.source.registry.auth import Authorization, authorize
 from cdi.source.registry.credentials import identity_for
-from cdi.source.registry.http import Answer, Documents
+from cdi.source.registry.errors import error_for_response
+from cdi.source.registry.http import DocumentClient, Response
 from cdi.source.registry.manifest import ACCEPT, MANIFEST_LIMIT
 from cdi.source.registry.reference import Reference
-from cdi.source.registry.refusal import refusal
-from cdi.source.registry.resolve import Document, ResolvedImage, Wanted, check_digest, resolve
+from cdi.source.registry.resolve import Document, DocumentRequest, ResolvedImage, check_digest, resolve
 
 _PING_LIMIT = 1 << 20
-Pause = Callable[[CdiError], None]
+RetryHook = Callable[[CdiError], None]
 """A callback for a failure: it returns, possibly after a delay, to repeat the request, and raises to stop. It may
 block, as it is called in a separate thread.
 """
@@ -36,7 +36,7 @@ _STATED = frozenset({"sha256", "sha384", "sha512"})
 
 
 @dataclass(slots=True)
-class Access:
+class RepositorySession:
     """The state of the access to one repository."""
 
     base: Url
@@ -59,14 +59,14 @@ class RegistryClient:
         tls: Tls = Tls(),  # noqa: B008 - frozen
         proxy: Proxy = Proxy(),  # noqa: B008 - frozen
         stall_timeout: float = 60.0,
-        pause: Pause | None = None,
+        pause: RetryHook | None = None,
     ) -> None:
         """Set up the client; without `pause` every failure is raised at once."""
         self._pause = pause
         self._credentials = credentials
         self._insecure = tls.insecure
-        self._documents = Documents(tls=tls, proxy=proxy, stall_timeout=stall_timeout)
-        self._known: dict[tuple[str, str], Access] = {}
+        self._documents = DocumentClient(tls=tls, proxy=proxy, stall_timeout=stall_timeout)
+        self._known: dict[tuple[str, str], RepositorySession] = {}
 
     async def __aenter__(self) -> Self:
         await self._documents.__aenter__()
@@ -105,12 +105,12 @@ class RegistryClient:
             reference, await self._get(reference, f"manifests/{reference.selector}", ACCEPT), str(reference)
         )
 
-    async def reach(self, reference: Reference) -> Access:
+    async def session_for(self, reference: Reference) -> RepositorySession:
         """Return the access to the repository, which is determined once and cached."""
         known = self._known.get((reference.server, reference.path))
         return await self._ping(reference) if known is None else known
 
-    async def renew(self, reference: Reference, access: Access) -> bool:
+    async def refresh_token(self, reference: Reference, access: RepositorySession) -> bool:
         """Request a new authorization for the same challenges; return False if there is none.
 
         Raises what `resolve` raises.
@@ -121,13 +121,13 @@ class RegistryClient:
         )
         return access.authorization is not None
 
-    async def _document(self, reference: Reference, wanted: Wanted) -> bytes:
+    async def _document(self, reference: Reference, wanted: DocumentRequest) -> bytes:
         kind, accept = "blobs", "*/*"
         if wanted.manifest:
             kind, accept = "manifests", wanted.descriptor.media_type or ACCEPT
         return (await self._get(reference, f"{kind}/{wanted.descriptor.digest}", accept)).body
 
-    async def _get(self, reference: Reference, path: str, accept: str) -> Answer:
+    async def _get(self, reference: Reference, path: str, accept: str) -> Response:
         while True:
             try:
                 return await self._get_once(reference, path, accept)
@@ -137,21 +137,21 @@ class RegistryClient:
                 # The cached scheme and token are kept, so each attempt continues where the last one failed.
                 await asyncio.to_thread(self._pause, failure)
 
-    async def _get_once(self, reference: Reference, path: str, accept: str) -> Answer:
-        access = await self.reach(reference)
-        if access.authorization is not None and access.authorization.stale:
-            await self.renew(reference, access)
+    async def _get_once(self, reference: Reference, path: str, accept: str) -> Response:
+        access = await self.session_for(reference)
+        if access.authorization is not None and access.authorization.expired:
+            await self.refresh_token(reference, access)
         answer = await self._ask(reference, access, path, accept)
         # A 401 from a redirect target is not the registry's challenge, so send no credentials.
-        if answer.status == 401 and not answer.moved:
+        if answer.status == 401 and not answer.cross_origin:
             access.challenges = parse_challenges(answer.challenges)
-            if await self.renew(reference, access):
+            if await self.refresh_token(reference, access):
                 answer = await self._ask(reference, access, path, accept)
         if answer.status != 200:
-            raise refusal(answer.status, answer.headers, answer.body, str(reference))
+            raise error_for_response(answer.status, answer.headers, answer.body, str(reference))
         return answer
 
-    async def _ask(self, reference: Reference, access: Access, path: str, accept: str) -> Answer:
+    async def _ask(self, reference: Reference, access: RepositorySession, path: str, accept: str) -> Response:
         return await self._documents.fetch(
             Url.parse(f"{access.base.text}{reference.path}/{path}"),
             limit=MANIFEST_LIMIT,
@@ -159,7 +159,7 @@ class RegistryClient:
             authorization=access.authorization.value if access.authorization else None,
         )
 
-    async def _ping(self, reference: Reference) -> Access:
+    async def _ping(self, reference: Reference) -> RepositorySession:
         """Find the scheme and the challenges with ``GET /v2/``, which every registry answers with 200 or 401.
 
         This is requested even without credentials: some registries respond 404 for private repositories until the
@@ -177,18 +177,18 @@ class RegistryClient:
                 answer = await self._documents.fetch(base, limit=_PING_LIMIT)
             except SourceError as error:
                 raise error from refused
-        access = Access(base=base)
-        if answer.status == 401 and not answer.moved:
+        access = RepositorySession(base=base)
+        if answer.status == 401 and not answer.cross_origin:
             access.challenges = parse_challenges(answer.challenges)
-            await self.renew(reference, access)
+            await self.refresh_token(reference, access)
         elif answer.status == 429 or answer.status >= 500:
-            raise refusal(answer.status, answer.headers, answer.body, str(reference))
+            raise error_for_response(answer.status, answer.headers, answer.body, str(reference))
         # Any other status (404 from a registry behind a restrictive proxy) says nothing about the image itself.
         self._known[reference.server, reference.path] = access
         return access
 
 
-def _verified(reference: Reference, answer: Answer, where: str) -> Digest:
+def _verified(reference: Reference, answer: Response, where: str) -> Digest:
     """Return the digest of what a tag or digest names; raise `ChecksumMismatch`."""
     if reference.digest is not None:
         check_digest(reference.digest, answer.body, where)

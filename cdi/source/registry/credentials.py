@@ -12,9 +12,9 @@ import fnmatch
 from dataclasses import dataclass
 from typing import Any
 
-from cdi.api.document import parse_json
 from cdi.api.errors import SourceCredentialsInvalid
 from cdi.api.job import Credentials
+from cdi.api.json_document import parse_json
 from cdi.source.registry.reference import DOCKER_HUB, DOCKER_HUB_ALIASES, Reference
 
 _LIMIT = 1 << 20
@@ -22,7 +22,7 @@ _TOKEN_USER = "<token>"  # noqa: S105 - Docker's marker for "the password is an 
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Identity:
+class RegistryCredentials:
     """A user with a password, an identity token to exchange, or a registry token to send unchanged."""
 
     username: str = ""
@@ -34,7 +34,7 @@ class Identity:
         return f"Identity({self.username!r}, …)"
 
 
-def identity_for(credentials: Credentials, reference: Reference) -> Identity | None:
+def identity_for(credentials: Credentials, reference: Reference) -> RegistryCredentials | None:
     """Return the credentials for a registry; None for anonymous access.
 
     An explicit user and password take precedence over the config file. Raises `SourceCredentialsInvalid`.
@@ -51,7 +51,7 @@ def identity_for(credentials: Credentials, reference: Reference) -> Identity | N
     return None
 
 
-def identity_from_config(text: str, reference: Reference, *, where: str) -> Identity | None:
+def identity_from_config(text: str, reference: Reference, *, where: str) -> RegistryCredentials | None:
     """Return a repository's entry of a ``.dockerconfigjson`` (or the older ``.dockercfg``); None if none matches."""
     try:
         document = parse_json(text)
@@ -62,13 +62,13 @@ def identity_from_config(text: str, reference: Reference, *, where: str) -> Iden
         raise SourceCredentialsInvalid("the docker config has no auths", where=where)
     best: tuple[int, str] | None = None
     for key, entry in auths.items():
-        rank = _rank(key, reference)
+        rank = _match_specificity(key, reference)
         if rank is not None and isinstance(entry, dict) and (best is None or rank > best[0]):
             best = (rank, key)
     return None if best is None else _entry(auths[best[1]], f"{where}, entry {best[1][:100]}")
 
 
-def _rank(key: str, reference: Reference) -> int | None:
+def _match_specificity(key: str, reference: Reference) -> int | None:
     """Return how specifically an entry's key matches the repository; None if it does not match."""
     bare = key.strip().removeprefix("https://").removeprefix("http://").rstrip("/")
     host, _, path = bare.partition("/")
@@ -96,13 +96,13 @@ def _glob(pattern: str, host: str) -> bool:
     )
 
 
-def _entry(entry: dict[str, Any], where: str) -> Identity:
+def _entry(entry: dict[str, Any], where: str) -> RegistryCredentials:
     def text(key: str) -> str:
         value = entry.get(key)
         return value if isinstance(value, str) else ""
 
     if text("registrytoken"):
-        return Identity(registry_token=_printable(text("registrytoken"), where))
+        return RegistryCredentials(registry_token=_printable(text("registrytoken"), where))
     username, password = text("username"), text("password")
     if text("auth"):
         try:
@@ -115,7 +115,7 @@ def _entry(entry: dict[str, Any], where: str) -> Identity:
         password = password.rstrip("\0")
     token = text("identitytoken") or (password if username == _TOKEN_USER else "")
     if token:
-        return Identity(identity_token=_printable(token, where))
+        return RegistryCredentials(identity_token=_printable(token, where))
     if not username and not password:
         raise SourceCredentialsInvalid(
             "the entry contains no credentials",
@@ -125,10 +125,10 @@ def _entry(entry: dict[str, Any], where: str) -> Identity:
     return _user(username, password, where)
 
 
-def _user(username: str, password: str, where: str) -> Identity:
+def _user(username: str, password: str, where: str) -> RegistryCredentials:
     if ":" in username:
         raise SourceCredentialsInvalid("the user name contains a colon", where=where)
-    return Identity(username=_printable(username, where), password=_printable(password, where))
+    return RegistryCredentials(username=_printable(username, where), password=_printable(password, where))
 
 
 def _printable(value: str, where: str) -> str:

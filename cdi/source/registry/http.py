@@ -25,11 +25,11 @@ from cdi.api.errors import (
     SourceUnreachable,
 )
 from cdi.api.job import Proxy, Tls
-from cdi.source.connection import resolution_error
-from cdi.source.headers import content_codings
-from cdi.source.http_url import Url
-from cdi.source.proxy import ProxyChoice
-from cdi.source.tls import make_context, untrusted
+from cdi.http.connection import resolution_error
+from cdi.http.headers import content_codings
+from cdi.http.proxy import ProxySettings
+from cdi.http.tls import certificate_error, make_context
+from cdi.http.url import Url
 
 _REDIRECTS = 5
 _CONNECT = 30.0
@@ -41,14 +41,14 @@ _HEADER = 64 << 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
+class Response:
     status: int
     headers: Mapping[str, str]
     """The header fields by lower-case name; of repeated ones the last."""
     challenges: tuple[str, ...]
     """All values of WWW-Authenticate."""
     body: bytes
-    moved: bool
+    cross_origin: bool
     """Whether redirects led to another origin."""
 
 
@@ -79,14 +79,14 @@ class _Connector(aiohttp.TCPConnector):
             await asyncio.sleep(0)
 
 
-class Documents:
+class DocumentClient:
     """An asynchronous context manager that fetches documents."""
 
     def __init__(self, *, tls: Tls, proxy: Proxy, stall_timeout: float) -> None:
         """Read the settings; raise `SourceTlsUntrusted` or `SourceUrlInvalid` if they are unusable."""
         self._tls = tls
         self._context = make_context(tls)
-        self._proxies = ProxyChoice.make(proxy)
+        self._proxies = ProxySettings.make(proxy)
         self._stall = stall_timeout
         self._session: aiohttp.ClientSession | None = None
         self._connector: _Connector | None = None
@@ -124,7 +124,7 @@ class Documents:
         accept: str | None = None,
         authorization: str | None = None,
         form: Mapping[str, str] | None = None,
-    ) -> Answer:
+    ) -> Response:
         """Send a GET, or POST a form, and read at most `limit` bytes of body; any status is returned.
 
         At most five redirects are followed: to another origin without `authorization`, never from https to http, and
@@ -133,23 +133,23 @@ class Documents:
         first = url
         for _ in range(_REDIRECTS + 1):
             headers = {"Accept": accept or "application/json"}
-            moved = url.origin != first.origin
-            if authorization is not None and not moved:
+            cross_origin = url.origin != first.origin
+            if authorization is not None and not cross_origin:
                 headers["Authorization"] = authorization
-            answer, location = await self._once(url, headers, form, limit, moved=moved)
+            answer, location = await self._once(url, headers, form, limit, cross_origin=cross_origin)
             if location is None or form is not None:
                 return answer
-            target = url.redirected(location)
+            target = url.join(location)
             if url.scheme == "https" and target.scheme == "http" and not self._tls.insecure:
                 raise SourceProtocolError(
-                    "the server redirects from https to http", where=url.location, remedy="use the final URL"
+                    "the server redirects from https to http", where=url.redacted, remedy="use the final URL"
                 )
             url = target
-        raise SourceTooManyRedirects(f"more than {_REDIRECTS} redirects", where=first.location)
+        raise SourceTooManyRedirects(f"more than {_REDIRECTS} redirects", where=first.redacted)
 
     async def _once(
-        self, url: Url, headers: Mapping[str, str], form: Mapping[str, str] | None, limit: int, *, moved: bool
-    ) -> tuple[Answer, str | None]:
+        self, url: Url, headers: Mapping[str, str], form: Mapping[str, str] | None, limit: int, *, cross_origin: bool
+    ) -> tuple[Response, str | None]:
         assert self._session is not None, "used as a context manager"
         proxy = self._proxies.for_url(url)
         proxy_headers = None
@@ -171,14 +171,14 @@ class Documents:
                 if codings:
                     raise SourceProtocolError(
                         f"the server compressed the data ({', '.join(codings)[:80]!r}) although that was not requested",
-                        where=url.location,
+                        where=url.redacted,
                     )
-                answer = Answer(
+                answer = Response(
                     status=response.status,
                     headers={name.lower(): value for name, value in response.headers.items()},
                     challenges=tuple(response.headers.getall("WWW-Authenticate", ())),
-                    body=await _read(response, limit, url.location),
-                    moved=moved,
+                    body=await _read(response, limit, url.redacted),
+                    cross_origin=cross_origin,
                 )
         except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
             raise _mapped(error, url, self._stall) from error
@@ -200,11 +200,11 @@ async def _read(response: aiohttp.ClientResponse, limit: int, where: str) -> byt
 
 
 def _mapped(error: Exception, url: Url, stall: float) -> CdiError:
-    where = url.location
+    where = url.redacted
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
         cause = error.certificate_error
         if isinstance(cause, ssl.SSLCertVerificationError):
-            return untrusted(cause, host=url.host, certificate=None, where=where)
+            return certificate_error(cause, host=url.host, certificate=None, where=where)
         return SourceUnreachable(f"the TLS connection failed: {cause}", where=where)
     if isinstance(error, aiohttp.ClientConnectorSSLError | ssl.SSLError):
         return SourceUnreachable(

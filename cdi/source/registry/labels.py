@@ -13,8 +13,8 @@ _MARK = "KUBEVIRT_IO_"
 _NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?")
 _PREFIX = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*")
 _VALUE = re.compile(r"([A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?)?")
-_MOST = 64
-_LONGEST = 1024
+_MAX_LABELS = 64
+_MAX_VALUE = 1024
 
 
 def labels_of(env: Iterable[str]) -> dict[str, str]:
@@ -27,12 +27,12 @@ def labels_of(env: Iterable[str]) -> dict[str, str]:
     for entry in env:
         name, equals, value = entry.partition("=")
         before, mark, after = name.partition(_MARK)
-        if not equals or not mark or len(entry) > _LONGEST:
+        if not equals or not mark or len(entry) > _MAX_VALUE:
             continue
         words = before.removesuffix("_")
         prefix = (words.replace("_", ".") + "." if words else "").lower() + "kubevirt.io"
         key = after.replace("_", "-").lower()
         valid = _PREFIX.fullmatch(prefix) and len(prefix) <= 253 and _NAME.fullmatch(key) and _VALUE.fullmatch(value)
-        if valid and len(labels) < _MOST:
+        if valid and len(labels) < _MAX_LABELS:
             labels[f"{prefix}/{key}"] = value
     return labels

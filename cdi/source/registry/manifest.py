@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from cdi.api.digest import Digest
-from cdi.api.document import parse_json
 from cdi.api.errors import (
     CdiError,
     EncryptionRefused,
@@ -20,6 +19,7 @@ from cdi.api.errors import (
     SourceNotSupported,
     SourceProtocolError,
 )
+from cdi.api.json_document import parse_json
 from cdi.source.registry.platform import ANY_PLATFORM, Platform
 
 OCI_INDEX = "application/vnd.oci.image.index.v1+json"
@@ -35,7 +35,7 @@ MANIFEST_LIMIT = 4 << 20
 _ENTRIES = 1000
 _LAYERS = 1000
 _ENVIRONMENT = 1000
-_LARGEST = 1 << 53
+_MAX_SIZE = 1 << 53
 _FOREIGN = ("foreign", "nondistributable")
 
 
@@ -49,7 +49,7 @@ class Descriptor:
     platform: Platform = ANY_PLATFORM
     name: str | None = None
     """The tag, in the index of an OCI layout."""
-    attached: bool = False
+    is_attestation: bool = False
     """Whether it is an attestation about another entry, not an image."""
 
     @property
@@ -83,7 +83,7 @@ def parse_manifest(body: bytes, content_type: str | None, where: str) -> Index |
     document = _document(body, where)
     declared = document.get("mediaType")
     if declared is not None and not isinstance(declared, str):
-        _contradiction("mediaType is not a string", where)
+        _malformed("mediaType is not a string", where)
     if document.get("schemaVersion") == 1 or "fsLayers" in document:
         raise SourceNotSupported(
             "the image has a manifest of Docker's schema 1, which cannot be verified",
@@ -93,11 +93,11 @@ def parse_manifest(body: bytes, content_type: str | None, where: str) -> Index |
     shapes = {"index" for key in ("manifests",) if key in document}
     shapes |= {"manifest" for key in ("layers", "config") if key in document}
     if len(shapes) != 1:
-        _contradiction("the manifest is neither an index nor an image, or both", where)
+        _malformed("the manifest is neither an index nor an image, or both", where)
     index = shapes == {"index"}
     for stated in (declared, (content_type or "").partition(";")[0].strip().lower()):
         if stated in (MANIFEST_TYPES if index else INDEX_TYPES):
-            _contradiction(f"the manifest does not match its media type {stated}", where)
+            _malformed(f"the manifest does not match its media type {stated}", where)
     if index:
         return Index(entries=_descriptors(document["manifests"], "manifests", _ENTRIES, where))
     layers = _descriptors(document.get("layers", []), "layers", _LAYERS, where)
@@ -133,20 +133,20 @@ def _document(body: bytes, where: str) -> dict[str, Any]:
             raise SourceNotAnImage("a web page was served instead of a manifest", where=where) from error
         raise SourceProtocolError("the manifest is not JSON", where=where, remedy=_REMEDY) from error
     if not isinstance(document, dict):
-        _contradiction("the manifest is not a JSON object", where)
+        _malformed("the manifest is not a JSON object", where)
     return document
 
 
 _REMEDY = "push the image again; the registry's content is damaged or not an image"
 
 
-def _contradiction(what: str, where: str) -> NoReturn:
+def _malformed(what: str, where: str) -> NoReturn:
     raise SourceProtocolError(what, where=where, remedy=_REMEDY)
 
 
 def _descriptors(value: Any, name: str, most: int, where: str) -> tuple[Descriptor, ...]:
     if not isinstance(value, list):
-        _contradiction(f"{name} is not a list", where)
+        _malformed(f"{name} is not a list", where)
     if len(value) > most:
         raise NestedTooDeep(
             f"the manifest has {len(value)} {name}, at most {most} are accepted",
@@ -158,20 +158,20 @@ def _descriptors(value: Any, name: str, most: int, where: str) -> tuple[Descript
 
 def _descriptor(value: Any, name: str, where: str) -> Descriptor:
     if not isinstance(value, dict):
-        _contradiction(f"{name} is not a descriptor", where)
+        _malformed(f"{name} is not a descriptor", where)
     media_type, size, digest = value.get("mediaType", ""), value.get("size"), value.get("digest")
     if not isinstance(media_type, str) or len(media_type) > 255:
-        _contradiction(f"{name} has no valid mediaType", where)
-    if not isinstance(size, int) or isinstance(size, bool) or not 0 <= size < _LARGEST:
-        _contradiction(f"{name} has no valid size", where)
+        _malformed(f"{name} has no valid mediaType", where)
+    if not isinstance(size, int) or isinstance(size, bool) or not 0 <= size < _MAX_SIZE:
+        _malformed(f"{name} has no valid size", where)
     if not isinstance(digest, str):
-        _contradiction(f"{name} has no digest", where)
+        _malformed(f"{name} has no digest", where)
     try:
         parsed = Digest.parse(digest)
     except CdiError as error:
         raise SourceProtocolError(f"{name}: {error.what}", where=where, remedy=_REMEDY) from error
     if parsed.algorithm not in ("sha256", "sha512", "sha384"):
-        _contradiction(f"{name} uses a weak digest, {parsed.algorithm}", where)
+        _malformed(f"{name} uses a weak digest, {parsed.algorithm}", where)
     platform = value.get("platform")
     annotations = value.get("annotations")
     notes = annotations if isinstance(annotations, dict) else {}
@@ -182,7 +182,7 @@ def _descriptor(value: Any, name: str, where: str) -> Descriptor:
         size=size,
         platform=_platform(platform) if isinstance(platform, dict) else ANY_PLATFORM,
         name=tag if isinstance(tag, str) else None,
-        attached="vnd.docker.reference.type" in notes,
+        is_attestation="vnd.docker.reference.type" in notes,
     )
 
 
@@ -191,4 +191,4 @@ def _platform(value: dict[str, Any]) -> Platform:
         content = value.get(key)
         return content[:64] if isinstance(content, str) else ""
 
-    return Platform.offered(text("architecture"), text("os"), text("variant"))
+    return Platform.from_manifest(text("architecture"), text("os"), text("variant"))

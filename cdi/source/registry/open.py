@@ -11,15 +11,15 @@ from typing import Self
 from cdi.api.digest import Digest
 from cdi.api.errors import CdiError, ChecksumMismatch, SourceUrlInvalid
 from cdi.api.job import RegistrySourceSpec
+from cdi.http.http_object import HttpRequest
+from cdi.http.transport import Transport
 from cdi.source.base import Source, SourceFacts
-from cdi.source.endpoint import HttpRequest
 from cdi.source.http import HttpSource
-from cdi.source.http_transport import Transport
 from cdi.source.registry.archive import Archive, split_archive
-from cdi.source.registry.client import Access, Pause, RegistryClient
+from cdi.source.registry.client import RegistryClient, RepositorySession, RetryHook
+from cdi.source.registry.errors import error_from_document
 from cdi.source.registry.manifest import Descriptor
 from cdi.source.registry.reference import Reference
-from cdi.source.registry.refusal import explain_refusal
 from cdi.source.registry.resolve import ResolvedImage
 
 
@@ -69,7 +69,7 @@ class RegistryImage:
         self.close()
 
 
-def open_registry(spec: RegistrySourceSpec, stall_timeout: float, pause: Pause | None = None) -> RegistryImage:
+def open_registry(spec: RegistrySourceSpec, stall_timeout: float, pause: RetryHook | None = None) -> RegistryImage:
     """Resolve a ``docker://`` or ``oci-archive:`` URL to its layers; no layer is read yet.
 
     Blocks, and runs its own event loop. Raises what `RegistryClient.resolve` and `Archive` raise, and
@@ -107,10 +107,10 @@ def _open_archive(spec: RegistrySourceSpec) -> RegistryImage:
     return RegistryImage(image, layers, archive=archive)
 
 
-def _open_remote(spec: RegistrySourceSpec, stall_timeout: float, pause: Pause | None) -> RegistryImage:
+def _open_remote(spec: RegistrySourceSpec, stall_timeout: float, pause: RetryHook | None) -> RegistryImage:
     reference = Reference.parse(spec.url)
     image, access = asyncio.run(_resolve(spec, reference, stall_timeout, pause))
-    gate = _Gate(spec, reference, access, stall_timeout)
+    gate = TokenCache(spec, reference, access, stall_timeout)
     transport = Transport(tls=spec.tls, proxy=spec.proxy, stall_timeout=stall_timeout)
     return RegistryImage(
         image,
@@ -127,22 +127,24 @@ def _open_remote(spec: RegistrySourceSpec, stall_timeout: float, pause: Pause | 
 
 
 async def _resolve(
-    spec: RegistrySourceSpec, reference: Reference, stall_timeout: float, pause: Pause | None
-) -> tuple[ResolvedImage, Access]:
+    spec: RegistrySourceSpec, reference: Reference, stall_timeout: float, pause: RetryHook | None
+) -> tuple[ResolvedImage, RepositorySession]:
     async with _client(spec, stall_timeout, pause) as client:
-        return await client.resolve(reference, spec.architecture), await client.reach(reference)
+        return await client.resolve(reference, spec.architecture), await client.session_for(reference)
 
 
-def _client(spec: RegistrySourceSpec, stall_timeout: float, pause: Pause | None = None) -> RegistryClient:
+def _client(spec: RegistrySourceSpec, stall_timeout: float, pause: RetryHook | None = None) -> RegistryClient:
     return RegistryClient(
         credentials=spec.credentials, tls=spec.tls, proxy=spec.proxy, stall_timeout=stall_timeout, pause=pause
     )
 
 
-class _Gate:
+class TokenCache:
     """The authorization that all layers of an image share, renewed by the first thread that finds it expired."""
 
-    def __init__(self, spec: RegistrySourceSpec, reference: Reference, access: Access, stall_timeout: float) -> None:
+    def __init__(
+        self, spec: RegistrySourceSpec, reference: Reference, access: RepositorySession, stall_timeout: float
+    ) -> None:
         self._spec = spec
         self.reference = reference
         self._access = access
@@ -157,24 +159,24 @@ class _Gate:
         """Return the value of the Authorization header; raise what `RegistryClient.renew` raises."""
         with self._lock:
             authorization = self._access.authorization
-            if authorization is not None and authorization.stale:
+            if authorization is not None and authorization.expired:
                 self._renew()
                 authorization = self._access.authorization
             return None if authorization is None else authorization.value
 
-    def renewed(self, refused: str | None) -> bool:
-        """Renew the authorization unless another thread already has; return whether it differs from `refused`."""
+    def refresh(self, rejected: str | None) -> bool:
+        """Renew the authorization unless another thread already has; return whether it differs from `rejected`."""
         with self._lock:
             authorization = self._access.authorization
-            if authorization is None or authorization.value == refused:
+            if authorization is None or authorization.value == rejected:
                 self._renew()
                 authorization = self._access.authorization
-            return authorization is not None and authorization.value != refused
+            return authorization is not None and authorization.value != rejected
 
     def _renew(self) -> None:
         async def renew() -> None:
             async with _client(self._spec, self._stall) as client:
-                await client.renew(self.reference, self._access)
+                await client.refresh_token(self.reference, self._access)
 
         asyncio.run(renew())
 
@@ -182,7 +184,7 @@ class _Gate:
 class _BlobEndpoint:
     """One blob; the registry may redirect to its storage, to which the token is not sent."""
 
-    def __init__(self, gate: _Gate, descriptor: Descriptor) -> None:
+    def __init__(self, gate: TokenCache, descriptor: Descriptor) -> None:
         self._gate = gate
         self._last = threading.local()
         self._url = f"{gate.base}{gate.reference.path}/blobs/{descriptor.digest}"
@@ -193,14 +195,14 @@ class _BlobEndpoint:
     def request(self) -> HttpRequest:
         value = self._gate.value()
         self._last.value = value
-        return HttpRequest(url=self._url, secret_headers=() if value is None else (("Authorization", value),))
+        return HttpRequest(url=self._url, sensitive_headers=() if value is None else (("Authorization", value),))
 
-    def refused(self, status: int) -> bool:
+    def refresh_credentials(self, status: int) -> bool:
         # A 403 means that the identity lacks permission; only a 401 asks for new credentials.
-        return status == 401 and self._gate.renewed(getattr(self._last, "value", None))
+        return status == 401 and self._gate.refresh(getattr(self._last, "value", None))
 
-    def explain(self, status: int, headers: Mapping[str, str], body: bytes) -> CdiError | None:
-        return explain_refusal(status, headers, body, self.location)
+    def error_from_response(self, status: int, headers: Mapping[str, str], body: bytes) -> CdiError | None:
+        return error_from_document(status, headers, body, self.location)
 
     def sibling(self, name: str) -> None:  # noqa: ARG002  # part of the protocol
         return None

@@ -44,7 +44,7 @@ class Platform:
     variant: str = ""
 
     @classmethod
-    def wanted(cls, text: str | None) -> Self:
+    def parse(cls, text: str | None) -> Self:
         """Parse ``[linux/]architecture[/variant]``, for None that of this machine; raise `PlatformNotFound`."""
         system, _, rest = (text or "").strip().lower().rpartition("linux/")
         name, _, variant = (rest or os.uname().machine.lower()).partition("/")
@@ -54,7 +54,7 @@ class Platform:
         return cls(architecture=name, os="linux", variant=variant or usual)
 
     @classmethod
-    def offered(cls, architecture: str, system: str, variant: str) -> Self:
+    def from_manifest(cls, architecture: str, system: str, variant: str) -> Self:
         """Normalise the values of an index or a config, including other tools' names of architectures."""
         name, _, usual = _ALIASES.get(architecture.lower(), architecture.lower()).partition("/")
         return cls(architecture=name, os=system.lower(), variant=variant.lower() or usual)
@@ -63,7 +63,7 @@ class Platform:
     def known(self) -> bool:
         return bool(self.architecture)
 
-    def fits(self, wanted: Platform) -> bool:
+    def matches(self, wanted: Platform) -> bool:
         """Return whether a disk for this platform runs on the wanted one."""
         if self.architecture != wanted.architecture or self.os not in ("", "linux"):
             return False

@@ -23,7 +23,7 @@ _PATH = re.compile(rf"{_COMPONENT}(?:/{_COMPONENT})*")
 _LABEL = r"[a-zA-Z0-9](?:[a-zA-Z0-9-]*[a-zA-Z0-9])?"
 _HOST = re.compile(rf"(?P<name>{_LABEL}(?:[._]{_LABEL})*\.?|\[[0-9a-fA-F:.]+\])(?::(?P<port>[0-9]{{1,5}}))?")
 _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
-_LONGEST = 1024
+_MAX_LENGTH = 1024
 _DIGEST_ALGORITHMS = frozenset({"sha256", "sha512"})
 
 
@@ -56,7 +56,7 @@ class Reference:
         """
         shown = text[:200]
         rest = re.sub(r"^docker:(//)?", "", text.strip())
-        if not rest or len(rest) > _LONGEST:
+        if not rest or len(rest) > _MAX_LENGTH:
             raise SourceUrlInvalid("the image name is empty or longer than 1024 characters", where=shown)
         if "://" in rest:
             raise SourceUrlInvalid("use the form docker://host/repository[:tag]", where=shown)

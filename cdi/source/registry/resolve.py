@@ -1,7 +1,7 @@
 """Resolution of a manifest or index to one image: which documents to read, and how to verify them.
 
-A resolution is a generator. It yields a `Wanted` for each document it needs and is sent that document's bytes, so that
-the asynchronous registry client and the synchronous archive share every decision and check.
+A resolution is a generator. It yields a `DocumentRequest` for each document it needs and is sent that document's bytes,
+so that the asynchronous registry client and the synchronous archive share every decision and check.
 """
 
 from __future__ import annotations
@@ -58,14 +58,14 @@ class Document:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wanted:
+class DocumentRequest:
     """A document to read; `manifest` says whether a registry serves it as a manifest or as a blob."""
 
     descriptor: Descriptor
     manifest: bool
 
 
-Resolution = Generator[Wanted, bytes, ResolvedImage]
+Resolution = Generator[DocumentRequest, bytes, ResolvedImage]
 
 
 def resolve(top: Document, *, architecture: str | None, where: str) -> Resolution:
@@ -74,8 +74,8 @@ def resolve(top: Document, *, architecture: str | None, where: str) -> Resolutio
     Raises `PlatformNotFound`; `SourceProtocolError` and the other errors of `parse_manifest`; `ChecksumMismatch` if a
     document does not match its descriptor; `NestedTooDeep` for deeply nested indexes.
     """
-    search = _Search(wanted=Platform.wanted(architecture), explicit=architecture is not None, where=where)
-    found = yield from search.down(top, depth=0, checked=False)
+    search = _Search(wanted=Platform.parse(architecture), explicit=architecture is not None, where=where)
+    found = yield from search.walk(top, depth=0, checked=False)
     if found is None:
         raise not_found(search.wanted, search.seen, where)
     return ResolvedImage(
@@ -127,7 +127,9 @@ class _Search:
         self.seen: list[Platform] = []
         self._budget = _DOCUMENTS
 
-    def down(self, document: Document, *, depth: int, checked: bool) -> Generator[Wanted, bytes, _Found | None]:
+    def walk(
+        self, document: Document, *, depth: int, checked: bool
+    ) -> Generator[DocumentRequest, bytes, _Found | None]:
         """Find the image in a manifest or, recursively, in an index; return None if no platform matches.
 
         `checked` says that an index stated the platform, which overrides the config: manually built images, such as
@@ -146,22 +148,22 @@ class _Search:
             known = entry.platform.known
             body = yield from self._read(entry, manifest=True)
             inner = Document(body=body, digest=entry.digest, media_type=entry.media_type)
-            found = yield from self.down(inner, depth=depth + 1, checked=known)
+            found = yield from self.walk(inner, depth=depth + 1, checked=known)
             if found is not None:
                 return found
         return None
 
     def _candidates(self, index: Index) -> list[Descriptor]:
-        images = [entry for entry in index.entries if not entry.attached]
+        images = [entry for entry in index.entries if not entry.is_attestation]
         self.seen += [entry.platform for entry in images]
-        fitting = [entry for entry in images if entry.platform.known and entry.platform.fits(self.wanted)]
+        fitting = [entry for entry in images if entry.platform.known and entry.platform.matches(self.wanted)]
         fitting.sort(key=lambda entry: entry.platform.preference())
         # If no entry states a matching platform, read the manifests of the entries that state none.
         return fitting[:1] or [entry for entry in images if not entry.platform.known]
 
     def _image(
         self, digest: Digest, manifest: Manifest, *, checked: bool, alone: bool
-    ) -> Generator[Wanted, bytes, _Found | None]:
+    ) -> Generator[DocumentRequest, bytes, _Found | None]:
         if not manifest.layers and manifest.withheld:
             raise DiskNotInImage(
                 f"all {manifest.withheld} layers of the image are non-distributable: registries do not store them",
@@ -173,12 +175,12 @@ class _Search:
         config = parse_config((yield from self._read(manifest.config, manifest=False)), self.where)
         # A single image need not be for this machine, unless a platform was requested explicitly.
         matters = not checked and (self.explicit or not alone)
-        if matters and config.platform.known and not config.platform.fits(self.wanted):
+        if matters and config.platform.known and not config.platform.matches(self.wanted):
             self.seen.append(config.platform)
             return None
         return _Found(digest=digest, platform=config.platform, env=config.env, layers=manifest.layers)
 
-    def _read(self, descriptor: Descriptor, *, manifest: bool) -> Generator[Wanted, bytes, bytes]:
+    def _read(self, descriptor: Descriptor, *, manifest: bool) -> Generator[DocumentRequest, bytes, bytes]:
         self._budget -= 1
         if self._budget < 0:
             raise NestedTooDeep(
@@ -192,6 +194,6 @@ class _Search:
                 where=self.where,
                 remedy="push the image again with a current tool",
             )
-        body = yield Wanted(descriptor=descriptor, manifest=manifest)
+        body = yield DocumentRequest(descriptor=descriptor, manifest=manifest)
         check_document(descriptor, body, self.where)
         return body

@@ -28,18 +28,25 @@ from cdi.api.errors import CdiError, ImageCorrupt, Interrupted, QemuFailed, Targ
 from cdi.api.job import Policy
 from cdi.target.base import ALIGNMENT
 from cdi.transfer.qemu import sandbox
-from cdi.transfer.qemu.disk import SECTOR, TargetDisk, bytes_given, bytes_grown, inspect_target, target_error
+from cdi.transfer.qemu.disk import (
+    SECTOR,
+    TargetDisk,
+    allocated_growth,
+    inspect_target,
+    process_write_bytes,
+    target_error,
+)
 
 if TYPE_CHECKING:
     from qemu.qmp import QMPClient
 
 Format = Literal["raw", "qcow2", "vmdk", "vdi", "vpc", "vhdx"]
 
-PIECE = 1 << 20
+CHUNK_SIZE = 1 << 20
 """Chunk size of the mirror: 64 KiB takes twice the time and three times the CPU."""
 BUFFER = 16 << 20
 """Total size of the chunks in flight."""
-GRACE = 5.0
+SHUTDOWN_TIMEOUT = 5.0
 """Seconds for the daemon to exit after it was asked to."""
 POLL = 0.1
 """Seconds between two polls of progress, speed and cancellation."""
@@ -105,7 +112,7 @@ def convert(
         QemuFailed, QemuMissing, ResourceLimit, Interrupted: QEMU failed, is not installed or was stopped. If a read
             over NBD failed, `NbdServer.cause` is the more precise error, and the caller should raise that.
     """
-    copy = Copy(
+    copy = MirrorJob(
         image=image,
         format=format,
         virtual_size=virtual_size,
@@ -132,7 +139,7 @@ def convert(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Copy:
+class MirrorJob:
     """One conversion."""
 
     image: socket.socket | str
@@ -157,7 +164,7 @@ class Copy:
         """
         return self.target.direct and self.sectors_size % ALIGNMENT == 0 and self.target.size % ALIGNMENT == 0
 
-    def bytes_node(self) -> dict[str, Any]:
+    def protocol_node(self) -> dict[str, Any]:
         """Return the node of the image's storage."""
         if isinstance(self.image, str):
             node: dict[str, Any] = {
@@ -169,7 +176,7 @@ class Copy:
             node = {"driver": "nbd", "server": {"type": "fd", "str": str(self.image.fileno())}}
         return node | {"node-name": "bytes", "read-only": True, "auto-read-only": False}
 
-    def image_node(self) -> dict[str, Any]:
+    def format_node(self) -> dict[str, Any]:
         """Return the node of the disk within the image."""
         node: dict[str, Any] = {"driver": self.format, "node-name": "image", "file": "bytes", "read-only": True}
         if self.format in ("qcow2", "vmdk"):
@@ -202,13 +209,13 @@ class Copy:
         }
         return [protocol, disk]
 
-    def start(self, workdir: str) -> tuple[sandbox.Confined, socket.socket]:
+    def start(self, workdir: str) -> tuple[sandbox.SandboxedProcess, socket.socket]:
         """Start the daemon and return it with its monitor; may raise `QemuMissing`."""
         ours, theirs = socket.socketpair()
         with theirs:
             arguments = ["--chardev", f"socket,id=monitor,fd={theirs.fileno()}", "--monitor", "chardev=monitor"]
             # Only the command line accepts an inherited descriptor by its number.
-            arguments += ["--blockdev", json.dumps(self.bytes_node())]
+            arguments += ["--blockdev", json.dumps(self.protocol_node())]
             inherited = [theirs.fileno()]
             readable: tuple[str, ...] = ()
             if isinstance(self.image, str):
@@ -233,7 +240,7 @@ class Copy:
                 raise
         return confined, ours
 
-    async def run(self, daemon: sandbox.Confined, monitor: socket.socket) -> ConvertResult:
+    async def run(self, daemon: sandbox.SandboxedProcess, monitor: socket.socket) -> ConvertResult:
         """Control the daemon until the copy ends."""
         # Imported here so that only a conversion pays for it.
         from qemu.qmp import QMPClient, QMPError
@@ -245,8 +252,8 @@ class Copy:
             await client.connect(monitor)
             copied, written = await self._copy(client, daemon.pid)
             with contextlib.suppress(QMPError, EOFError, OSError, TimeoutError):
-                await asyncio.wait_for(client.execute("quit"), GRACE)
-                await asyncio.to_thread(self._let_end, daemon)
+                await asyncio.wait_for(client.execute("quit"), SHUTDOWN_TIMEOUT)
+                await asyncio.to_thread(self._wait_exit, daemon)
             return ConvertResult(
                 virtual_size=self.sectors_size,
                 copied=copied,
@@ -255,7 +262,7 @@ class Copy:
                 protections=daemon.protections(),
             )
         except (QMPError, EOFError, OSError) as error:
-            raise await self._ended(daemon, error) from error
+            raise await self._exit_error(daemon, error) from error
         finally:
             watcher.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -274,7 +281,7 @@ class Copy:
         """Return `ConvertResult.copied` and `written`."""
         await self._open_image(client)
         await self._open_target(client)
-        before = bytes_given(daemon)
+        before = process_write_bytes(daemon)
         speed = self._speed()
         with client.listener(("JOB_STATUS_CHANGE", "BLOCK_JOB_ERROR")) as events:
             await client.execute(
@@ -285,7 +292,7 @@ class Copy:
                     "target": "target",
                     # The image is the only layer, so "top" covers all of it, and unallocated ranges are skipped.
                     "sync": "top" if self.target.reads_zero else "full",
-                    "granularity": PIECE,
+                    "granularity": CHUNK_SIZE,
                     "buf-size": BUFFER,
                     "speed": speed,
                     "auto-dismiss": False,
@@ -293,7 +300,7 @@ class Copy:
                     "on-target-error": "report",
                 },
             )
-            patience = Patience(self.policy)
+            patience = ProgressWatchdog(self.policy)
             while True:
                 jobs: Any = await client.execute("query-jobs")
                 (job,) = jobs
@@ -301,7 +308,7 @@ class Copy:
                 self.on_progress(done, total)
                 written = self._written(daemon, before, done)
                 self.on_written(written)
-                if patience.spent(done, throttled=speed > 0):
+                if patience.expired(done, throttled=speed > 0):
                     raise QemuFailed(f"qemu-storage-daemon made no progress for {patience.seconds:.0f} seconds")
                 if job["status"] == "concluded":
                     if "error" in job:
@@ -320,8 +327,8 @@ class Copy:
                     await asyncio.wait_for(events.get(), POLL)
 
     def _written(self, daemon: int, before: int | None, done: int) -> int:
-        now = bytes_given(daemon)
-        grown = bytes_grown(self.target)
+        now = process_write_bytes(daemon)
+        grown = allocated_growth(self.target)
         if before is not None and now is not None:
             return max(now - before, grown)
         return done if self.target.is_block else grown
@@ -334,7 +341,7 @@ class Copy:
 
         where = self.image if isinstance(self.image, str) else None
         try:
-            await client.execute("blockdev-add", self.image_node())
+            await client.execute("blockdev-add", self.format_node())
         except ExecuteError as error:
             said = sandbox.printable(str(error))
             raise QemuFailed(f"QEMU cannot open the {self.format} image: {said}", where=where) from error
@@ -366,13 +373,13 @@ class Copy:
 
     # --- its end ------------------------------------------------------------------------------------------------
 
-    async def _stop_when_cancelled(self, daemon: sandbox.Confined) -> None:
+    async def _stop_when_cancelled(self, daemon: sandbox.SandboxedProcess) -> None:
         """Kill the daemon on cancellation: a later attempt cannot use what it wrote, so nothing is lost."""
         while not self.cancelled.is_set():  # noqa: ASYNC110 — set by a thread without event loop
             await asyncio.sleep(POLL)
         daemon.process.kill()
 
-    async def _ended(self, daemon: sandbox.Confined, error: Exception) -> CdiError:
+    async def _exit_error(self, daemon: sandbox.SandboxedProcess, error: Exception) -> CdiError:
         """Return why the daemon no longer responds."""
         from qemu.qmp import ExecuteError
 
@@ -380,19 +387,19 @@ class Copy:
             return Interrupted("the conversion was interrupted", where=self.target.path)
         if isinstance(error, ExecuteError):
             return QemuFailed(f"qemu-storage-daemon rejected a command: {sandbox.printable(str(error))}")
-        status = await asyncio.to_thread(self._let_end, daemon)
+        status = await asyncio.to_thread(self._wait_exit, daemon)
         if status == 0:
             return QemuFailed("qemu-storage-daemon exited early")
         return daemon.failure(where=self.image if isinstance(self.image, str) else None)
 
-    def _let_end(self, daemon: sandbox.Confined) -> int:
+    def _wait_exit(self, daemon: sandbox.SandboxedProcess) -> int:
         try:
-            return daemon.wait(timeout=GRACE)
+            return daemon.wait(timeout=SHUTDOWN_TIMEOUT)
         except CdiError:
             return daemon.process.returncode
 
 
-class Patience:
+class ProgressWatchdog:
     """Watchdog for a job that makes no progress.
 
     Its timeout exceeds the time after which a source gives up, because the source's error is the more precise one. What
@@ -404,7 +411,7 @@ class Patience:
         self._done = -1
         self._since = 0.0
 
-    def spent(self, done: int, *, throttled: bool) -> bool:
+    def expired(self, done: int, *, throttled: bool) -> bool:
         """Return whether the job has made no progress for that long; a throttled job never expires."""
         now = time.monotonic()
         if done != self._done or throttled:

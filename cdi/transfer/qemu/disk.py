@@ -63,7 +63,7 @@ def inspect_target(path: str, *, is_block: bool, reads_zero: bool) -> TargetDisk
     )
 
 
-def bytes_given(process: int) -> int | None:
+def process_write_bytes(process: int) -> int | None:
     """Return the bytes that a process wrote to storage, directly or as dirty pages; None if the kernel hides it.
 
     See proc(5), ``/proc/PID/io``. Some file systems in memory do not count.
@@ -75,7 +75,7 @@ def bytes_given(process: int) -> int | None:
         return None
 
 
-def bytes_grown(target: TargetDisk) -> int:
+def allocated_growth(target: TargetDisk) -> int:
     """Return by how much a file's allocation has grown since QEMU opened it, in bytes."""
     if target.is_block:
         return 0

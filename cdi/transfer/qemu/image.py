@@ -9,9 +9,9 @@ import threading
 from dataclasses import dataclass
 from typing import Any
 
-from cdi.api.document import parse_json
 from cdi.api.errors import QemuFailed
 from cdi.api.job import Policy
+from cdi.api.json_document import parse_json
 from cdi.transfer.qemu import sandbox
 from cdi.transfer.qemu.convert import Format
 

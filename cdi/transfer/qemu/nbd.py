@@ -69,7 +69,7 @@ REQUEST = struct.Struct(">IHHQQI")
 SIMPLE_REPLY = struct.Struct(">II8s")
 
 
-class RandomAccess(Protocol):
+class BlockReader(Protocol):
     """Source of bytes at any offset; called from several threads."""
 
     length: int
@@ -87,7 +87,7 @@ class RandomAccess(Protocol):
         ...
 
 
-class Hangup(Exception):
+class ClientDisconnected(Exception):
     """The client disconnected or violated the protocol; its connection is closed without a response."""
 
 
@@ -100,7 +100,7 @@ class NbdServer:
     `cause` is the first error of a read; the client only receives an input/output error.
     """
 
-    def __init__(self, access: RandomAccess, *, threads: int = 4, max_request: int = 1 << 20) -> None:
+    def __init__(self, access: BlockReader, *, threads: int = 4, max_request: int = 1 << 20) -> None:
         """Process up to `threads` requests per connection concurrently, each of at most `max_request` bytes."""
         self._access = access
         self._size = -(-access.length // SECTOR) * SECTOR
@@ -158,7 +158,7 @@ class NbdServer:
     def _converse(self, connection: Connection) -> None:
         try:
             self._negotiate(connection)
-        except (Hangup, OSError):
+        except (ClientDisconnected, OSError):
             connection.hang_up()
             return
         helpers = [
@@ -174,17 +174,17 @@ class NbdServer:
         self._serve(connection)
 
     def _negotiate(self, connection: Connection) -> None:
-        """Negotiate until the transmission phase begins; raise `Hangup` if it does not."""
+        """Negotiate until the transmission phase begins; raise `ClientDisconnected` if it does not."""
         sock = connection.socket
         sock.sendall(MAGIC + OPTION_MAGIC + struct.pack(">H", FLAG_FIXED_NEWSTYLE | FLAG_NO_ZEROES))
         (client_flags,) = struct.unpack(">I", connection.receive(4))
         if client_flags & ~(FLAG_FIXED_NEWSTYLE | FLAG_NO_ZEROES):
-            raise Hangup
+            raise ClientDisconnected
         for _ in range(MAX_OPTIONS):
             header = connection.receive(16)
             magic, option, length = struct.unpack(">8sII", header)
             if magic != OPTION_MAGIC or length > MAX_OPTION_LENGTH:
-                raise Hangup
+                raise ClientDisconnected
             data = connection.receive(length)
 
             def reply(kind: int, payload: bytes = b"", option: int = option) -> None:
@@ -192,13 +192,13 @@ class NbdServer:
 
             if option == OPT_EXPORT_NAME:
                 if data:
-                    raise Hangup  # the protocol has no error reply to this option
+                    raise ClientDisconnected  # the protocol has no error reply to this option
                 padding = b"" if client_flags & FLAG_NO_ZEROES else bytes(124)
                 sock.sendall(struct.pack(">QH", self._size, TRANSMISSION_FLAGS) + padding)
                 return
             if option == OPT_ABORT:
                 reply(REP_ACK)
-                raise Hangup
+                raise ClientDisconnected
             if option == OPT_LIST:
                 if data:
                     reply(REP_ERR_INVALID)
@@ -206,13 +206,13 @@ class NbdServer:
                 reply(REP_SERVER, struct.pack(">I", 0))
                 reply(REP_ACK)
             elif option in (OPT_INFO, OPT_GO):
-                if self._inform(data, reply) and option == OPT_GO:
+                if self._handle_info(data, reply) and option == OPT_GO:
                     return
             else:
                 reply(REP_ERR_UNSUP)
-        raise Hangup
+        raise ClientDisconnected
 
-    def _inform(self, data: bytes, reply: Callable[[int, bytes], None]) -> bool:
+    def _handle_info(self, data: bytes, reply: Callable[[int, bytes], None]) -> bool:
         """Respond to INFO and GO; return whether the export was accepted."""
         if len(data) < 6:
             reply(REP_ERR_INVALID, b"")
@@ -247,7 +247,7 @@ class NbdServer:
                 with connection.receiving:
                     request = self._receive(connection)
                 self._answer(connection, *request)
-        except (Hangup, OSError):
+        except (ClientDisconnected, OSError):
             connection.hang_up()
         finally:
             self._access.release()
@@ -255,10 +255,10 @@ class NbdServer:
     def _receive(self, connection: Connection) -> tuple[int, bytes, int, int]:
         magic, _flags, command, cookie, offset, length = REQUEST.unpack(connection.receive(REQUEST.size))
         if magic != REQUEST_MAGIC or command == CMD_DISC:
-            raise Hangup
+            raise ClientDisconnected
         if command == CMD_WRITE:
             if length > MAX_WRITE:
-                raise Hangup
+                raise ClientDisconnected
             connection.skip(length)
         return command, cookie.to_bytes(8, "big"), offset, length
 
@@ -272,10 +272,10 @@ class NbdServer:
                 try:
                     views = self._read(offset, length)
                 except CdiError as cause:
-                    self._keep(cause)
+                    self._record_error(cause)
                     error = errno.EIO
                 except Exception as defect:  # noqa: BLE001 — without a response the client would wait forever
-                    self._keep(InternalError(f"failed to read the image: {defect!r}"))
+                    self._record_error(InternalError(f"failed to read the image: {defect!r}"))
                     error = errno.EIO
         elif command == CMD_FLUSH:
             pass
@@ -293,7 +293,7 @@ class NbdServer:
         views = self._access.read_at(offset, there) if there else ()
         return views if there == length else (*views, PADDING[: length - there])
 
-    def _keep(self, cause: CdiError) -> None:
+    def _record_error(self, cause: CdiError) -> None:
         with self._lock:
             if self.cause is None:
                 self.cause = cause
@@ -308,14 +308,14 @@ class Connection:
         self.sending = threading.Lock()
 
     def receive(self, length: int) -> bytes:
-        """Return exactly `length` bytes; raise `Hangup` at the end of the stream."""
+        """Return exactly `length` bytes; raise `ClientDisconnected` at the end of the stream."""
         if length == 0:
             return b""
         data = self.socket.recv(length, socket.MSG_WAITALL)
         while len(data) < length:  # a signal may interrupt MSG_WAITALL
             more = self.socket.recv(length - len(data), socket.MSG_WAITALL)
             if not more:
-                raise Hangup
+                raise ClientDisconnected
             data += more
         return data
 
@@ -323,7 +323,7 @@ class Connection:
         while length:
             data = self.socket.recv(min(length, 1 << 16))
             if not data:
-                raise Hangup
+                raise ClientDisconnected
             length -= len(data)
 
     def send(self, header: bytes, views: Sequence[memoryview]) -> None:

@@ -1,9 +1,9 @@
 """Sandbox for QEMU's programs: they parse untrusted images, so they get one image, one disk, and limits.
 
-The layers are independent, and each is skipped if the kernel or the container does not permit it (`describe` lists the
-active ones): Landlock, so that only the named files and the program's own libraries can be opened; an empty network
-namespace; no capability except the one to open a volume of another owner; no new privileges; limits on address space,
-CPU time, file size and descriptors; death together with this process; an empty environment.
+The layers are independent, and each is skipped if the kernel or the container does not permit it (`probe_protections`
+lists the active ones): Landlock, so that only the named files and the program's own libraries can be opened; an empty
+network namespace; no capability except the one to open a volume of another owner; no new privileges; limits on address
+space, CPU time, file size and descriptors; death together with this process; an empty environment.
 
 The program starts through `cdi.transfer.qemu.launcher`, which takes about 25 ms of CPU time.
 """
@@ -26,7 +26,7 @@ from typing import IO, Self
 
 from cdi.api.errors import CdiError, Interrupted, QemuFailed, QemuMissing, ResourceLimit
 
-STDERR_KEPT = 4096
+MAX_STDERR = 4096
 """Bytes of standard error that are kept, from its end."""
 
 LAUNCHER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "launcher.py")
@@ -79,7 +79,7 @@ class Access:
     """Paths to read and write, directories recursively; creating, renaming and removing is not permitted."""
 
 
-class Confined:
+class SandboxedProcess:
     """Program in the sandbox; leaving the ``with`` block kills it if it still runs."""
 
     def __init__(self, process: subprocess.Popen[bytes], name: str, protections: IO[bytes]) -> None:
@@ -88,7 +88,7 @@ class Confined:
         self._protections_pipe = protections
         self._protections: tuple[str, ...] | None = None
         assert process.stderr is not None  # PIPE was requested
-        self._stderr = Drain(process.stderr, keep=STDERR_KEPT, newest=True)
+        self._stderr = PipeReader(process.stderr, keep=MAX_STDERR, newest=True)
 
     @property
     def pid(self) -> int:
@@ -129,7 +129,7 @@ class Confined:
 
     def failure(self, *, where: str | None = None) -> CdiError:
         """Return the error for the exit status and the output of a program that failed."""
-        return explain(self.name, self.process.returncode, self.stderr(), where=where)
+        return error_from_exit(self.name, self.process.returncode, self.stderr(), where=where)
 
     def kill(self) -> None:
         if self.process.poll() is None:
@@ -152,7 +152,7 @@ class Confined:
         self.close()
 
 
-class Drain:
+class PipeReader:
     """Thread that reads a pipe to its end, so that the writer never blocks, and keeps a bounded part."""
 
     def __init__(self, pipe: IO[bytes], *, keep: int, newest: bool) -> None:
@@ -205,7 +205,7 @@ def start(
     pass_fds: tuple[int, ...] = (),
     network: bool = False,
     stdout: int = subprocess.DEVNULL,
-) -> Confined:
+) -> SandboxedProcess:
     """Start a QEMU program in `workdir`, which it cannot even read unless `access` permits it.
 
     `pass_fds` keep their numbers. The calling thread must outlive the program: the kernel kills it with the thread that
@@ -248,7 +248,7 @@ def start(
         raise
     finally:
         os.close(protections_write)
-    return Confined(process, program, os.fdopen(protections_read, "rb"))
+    return SandboxedProcess(process, program, os.fdopen(protections_read, "rb"))
 
 
 def run(
@@ -275,7 +275,7 @@ def run(
     )
     with confined:
         assert confined.process.stdout is not None  # PIPE was requested
-        output = Drain(confined.process.stdout, keep=keep, newest=False)
+        output = PipeReader(confined.process.stdout, keep=keep, newest=False)
         try:
             status = confined.wait(timeout=timeout, cancelled=cancelled)
         finally:
@@ -299,7 +299,7 @@ NO_MEMORY = (
 )
 
 
-def explain(name: str, status: int, stderr: str, *, where: str | None = None) -> CdiError:
+def error_from_exit(name: str, status: int, stderr: str, *, where: str | None = None) -> CdiError:
     """Return the error for a program that exited with `status` (negative: a signal) and wrote `stderr`."""
     lines = [line.strip() for line in stderr.splitlines() if line.strip()]
     last = printable(lines[-1]) if lines else ""
@@ -327,7 +327,7 @@ def printable(text: str, limit: int = 300) -> str:
     return clean if len(clean) <= limit else clean[: limit - 1] + "…"
 
 
-def describe() -> tuple[str, ...]:
+def probe_protections() -> tuple[str, ...]:
     """Return the names of the protections that are active on this machine, in the order in which they are set up.
 
     The result is empty if no program can be started at all.

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.embedded import end_embedded
+from tests.integration.local_backend import end_embedded
 
-PATIENCE = 110
+TIMEOUT = 110
 
 
 @dataclass
@@ -48,7 +48,7 @@ class Cdi:
             env=self.variables,
             capture_output=True,
             text=options.pop("text", True),
-            timeout=PATIENCE,
+            timeout=TIMEOUT,
             check=False,
             **options,
         )

@@ -13,8 +13,8 @@ import time
 
 import pytest
 
-from cdi import durable
-from cdi.runtime.embedded import Embedded
+from cdi import atomic_file
+from cdi.runtime.local_backend import LocalBackend
 from cdi.runtime.processes import with_arguments
 from tests.faults.server import Fault
 from tests.integration.fixtures_registry import OciLayout
@@ -32,7 +32,7 @@ class Machine:
         self.path = cdi.cwd
         self.home = cdi.home
         self.disk = cdi.disk
-        self.embedded = Embedded(cdi.home)
+        self.embedded = LocalBackend(cdi.home)
 
     def start(self, *arguments):
         return self._cdi.start("batch", *arguments)
@@ -60,7 +60,7 @@ class Machine:
         """Kill supervisor and workers."""
         launcher = self.embedded._launcher
         deadline = time.monotonic() + 30
-        while durable.held(self.embedded.home.supervisor_lock) or any(map(launcher.alive, launcher.known())):
+        while atomic_file.is_locked(self.embedded.home.supervisor_lock) or any(map(launcher.alive, launcher.known())):
             assert time.monotonic() < deadline
             for pid in with_arguments("--home", str(self.home)):
                 with contextlib.suppress(ProcessLookupError):

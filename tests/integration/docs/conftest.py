@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.doc_blocks import DocShell, shell
-from tests.integration.embedded import end_embedded
+from tests.integration.local_backend import end_embedded
 
 MIB = 1 << 20
 DISK = random.Random(11).randbytes(2 * MIB) + bytes(6 * MIB)

@@ -50,10 +50,10 @@ def inspect(path: Path) -> ImageInfo:
     length = path.stat().st_size
     inspector = Inspector(length)
     with path.open("rb") as image:
-        while (want := inspector.wants()) is not None:
+        while (want := inspector.next_range()) is not None:
             image.seek(want[0])
             inspector.feed(want[0], image.read(want[1]))
-    return inspector.verdict()
+    return inspector.result()
 
 
 def agree(path: Path, form: str) -> ImageInfo:
@@ -90,9 +90,9 @@ def test_converted(tmp_path: Path, disk: Path, form: str, options: str) -> None:
     extra = ("-o", options) if options else ()
     qemu_img("convert", "-q", "-f", "raw", "-O", form, *extra, disk, path)
     info = agree(path, form)
-    if info.payload is not None:
+    if info.raw_extent is not None:
         # A plain run stores the disk's bytes unchanged.
-        offset, length = info.payload
+        offset, length = info.raw_extent
         plain = tmp_path / "plain.raw"
         plain.write_bytes(path.read_bytes()[offset : offset + length])
         assert "identical" in qemu_img("compare", "-f", "raw", "-F", form, plain, path)

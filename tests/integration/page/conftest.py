@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from cdi import durable
-from cdi.runtime.embedded import Embedded
+from cdi import atomic_file
 from cdi.runtime.launcher import Launcher
-from cdi.server.machine import Options, Server, served
+from cdi.runtime.local_backend import LocalBackend
+from cdi.server.local_server import Options, Server, served
 
 CHROMIUM = "/usr/bin/chromium"
 TOKEN = "a-token-of-the-tests-0123"
@@ -27,7 +27,7 @@ MIB = 1 << 20
 class Machine:
     """One machine's volumes, and a server for them."""
 
-    embedded: Embedded
+    embedded: LocalBackend
     base: Path
     server: Server | None = None
 
@@ -67,7 +67,7 @@ class Machine:
 def stopped(tmp_path, monkeypatch):
     """Yield a machine whose server is not started."""
     monkeypatch.delenv("CDI_HOME", raising=False)
-    made = Machine(Embedded(tmp_path / "home"), tmp_path)
+    made = Machine(LocalBackend(tmp_path / "home"), tmp_path)
     yield made
     embedded = made.embedded
     for body in embedded.list("dv"):
@@ -79,7 +79,7 @@ def stopped(tmp_path, monkeypatch):
         for uid in launcher.known():
             with contextlib.suppress(Exception):
                 launcher.stop(uid, grace=0)
-        if not durable.held(embedded.home.supervisor_lock) and not any(map(launcher.alive, launcher.known())):
+        if not atomic_file.is_locked(embedded.home.supervisor_lock) and not any(map(launcher.alive, launcher.known())):
             break
         time.sleep(0.1)
 
@@ -131,7 +131,7 @@ def page(context):
 
 
 @pytest.fixture
-def desk(page, machine):
+def backend(page, machine):
     """Return the page, signed in."""
     page.goto(f"{machine.url}#token={TOKEN}")
     page.wait_for_selector("#desk:visible")

@@ -39,61 +39,61 @@ class TestSigningIn:
         page.get_by_role("heading", name="Volumes").wait_for()
         assert "Failed to load resource" in page.troubles[0]
 
-    def test_the_link_signs_in_and_leaves_no_token_in_the_address(self, desk, machine):
-        assert desk.url == machine.url
+    def test_the_link_signs_in_and_leaves_no_token_in_the_address(self, backend, machine):
+        assert backend.url == machine.url
 
-    def test_it_lasts_for_the_tab_until_signed_out(self, desk):
-        desk.reload()
-        desk.wait_for_selector("#desk:visible")
-        desk.get_by_role("button", name="Sign out").click()
-        desk.wait_for_selector("#login:visible")
-        desk.reload()
-        desk.wait_for_selector("#login:visible")
-        assert desk.evaluate("sessionStorage.getItem('cdi-token')") is None
+    def test_it_lasts_for_the_tab_until_signed_out(self, backend):
+        backend.reload()
+        backend.wait_for_selector("#desk:visible")
+        backend.get_by_role("button", name="Sign out").click()
+        backend.wait_for_selector("#login:visible")
+        backend.reload()
+        backend.wait_for_selector("#login:visible")
+        assert backend.evaluate("sessionStorage.getItem('cdi-token')") is None
 
 
 class TestUploading:
-    def test_an_image_becomes_a_volume(self, desk, machine, images, tmp_path):
-        choose(desk, images / "disk.qcow2")
-        desk.screenshot(path=tmp_path / "plan.png")
-        assert desk.locator("#facts").inner_text().split("\n") == [
+    def test_an_image_becomes_a_volume(self, backend, machine, images, tmp_path):
+        choose(backend, images / "disk.qcow2")
+        backend.screenshot(path=tmp_path / "plan.png")
+        assert backend.locator("#facts").inner_text().split("\n") == [
             "Format", "qcow2", "Virtual size", "16 MiB", "Kind", "version 3",
         ]  # fmt: skip
-        desk.get_by_label("Name of the volume").fill("debian")
-        desk.get_by_role("button", name="Create and upload").click()
-        row(desk, "debian").get_by_text("Succeeded").wait_for()
-        desk.locator("#uploads").get_by_text("Sent", exact=True).wait_for()
-        desk.screenshot(path=tmp_path / "done.png", full_page=True)
+        backend.get_by_label("Name of the volume").fill("debian")
+        backend.get_by_role("button", name="Create and upload").click()
+        row(backend, "debian").get_by_text("Succeeded").wait_for()
+        backend.locator("#uploads").get_by_text("Sent", exact=True).wait_for()
+        backend.screenshot(path=tmp_path / "done.png", full_page=True)
         same(machine.disk("debian"), images / "disk.qcow2", "qcow2")
 
-    def test_all_of_it_by_keyboard(self, desk, machine, images):
-        with desk.expect_file_chooser() as chosen:
-            desk.get_by_role("button", name="Choose a file").focus()
-            desk.keyboard.press("Enter")
+    def test_all_of_it_by_keyboard(self, backend, machine, images):
+        with backend.expect_file_chooser() as chosen:
+            backend.get_by_role("button", name="Choose a file").focus()
+            backend.keyboard.press("Enter")
         chosen.value.set_files(str(images / "disk.raw"))
         from playwright.sync_api import expect
 
-        name = desk.get_by_label("Name of the volume")
+        name = backend.get_by_label("Name of the volume")
         name.wait_for()
         expect(name).to_be_focused()
-        desk.keyboard.type("by-hand")
-        desk.keyboard.press("Tab")
-        assert desk.evaluate("document.activeElement.id") == "size"
-        desk.keyboard.press("Enter")
-        row(desk, "by-hand").get_by_text("Succeeded").wait_for()
+        backend.keyboard.type("by-hand")
+        backend.keyboard.press("Tab")
+        assert backend.evaluate("document.activeElement.id") == "size"
+        backend.keyboard.press("Enter")
+        row(backend, "by-hand").get_by_text("Succeeded").wait_for()
         assert machine.disk("by-hand").read_bytes() == (images / "disk.raw").read_bytes()
 
-    def test_a_file_is_dropped_anywhere(self, desk):
-        transfer = desk.evaluate_handle(
+    def test_a_file_is_dropped_anywhere(self, backend):
+        transfer = backend.evaluate_handle(
             "() => { const t = new DataTransfer(); t.items.add(new File([new Uint8Array(1048576)], 'zero.img')); return t; }"
         )
-        desk.dispatch_event("#volumes-title", "dragenter", {"dataTransfer": transfer})
-        assert "over" in desk.locator("#drop").get_attribute("class")
-        desk.dispatch_event("#volumes-title", "drop", {"dataTransfer": transfer})
-        desk.get_by_text("No partition table").wait_for()
-        assert desk.get_by_label("Name of the volume").input_value() == "zero"
+        backend.dispatch_event("#volumes-title", "dragenter", {"dataTransfer": transfer})
+        assert "over" in backend.locator("#drop").get_attribute("class")
+        backend.dispatch_event("#volumes-title", "drop", {"dataTransfer": transfer})
+        backend.get_by_text("No partition table").wait_for()
+        assert backend.get_by_label("Name of the volume").input_value() == "zero"
 
-    def test_what_breaks_off_is_gone_on_with(self, desk, machine, images, tmp_path):
+    def test_what_breaks_off_is_gone_on_with(self, backend, machine, images, tmp_path):
         cut = 6 * MIB
         requests = []
 
@@ -104,23 +104,23 @@ class TestUploading:
                 if len(requests) == 1:
                     # The connection breaks: a part arrives, and the client does not learn how much.
                     headers = {**request.headers, "content-length": str(cut)}
-                    desk.request.fetch(
+                    backend.request.fetch(
                         request.url, method="PATCH", headers=headers, data=request.post_data_buffer[:cut]
                     )
                     return route.abort("connectionreset")
             return route.continue_()
 
-        desk.route("**/v1beta1/tus/**", passing)
-        choose(desk, images / "disk.raw")
-        desk.get_by_label("Name of the volume").fill("broken-off")
-        desk.get_by_role("button", name="Create and upload").click()
-        desk.get_by_text("Retrying in").wait_for()
-        desk.screenshot(path=tmp_path / "waiting.png")
-        row(desk, "broken-off").get_by_text("Succeeded").wait_for()
+        backend.route("**/v1beta1/tus/**", passing)
+        choose(backend, images / "disk.raw")
+        backend.get_by_label("Name of the volume").fill("broken-off")
+        backend.get_by_role("button", name="Create and upload").click()
+        backend.get_by_text("Retrying in").wait_for()
+        backend.screenshot(path=tmp_path / "waiting.png")
+        row(backend, "broken-off").get_by_text("Succeeded").wait_for()
         assert requests == [0, cut]
         assert machine.disk("broken-off").read_bytes() == (images / "disk.raw").read_bytes()
 
-    def test_the_page_was_closed_and_the_same_file_goes_on(self, desk, machine, images):
+    def test_the_page_was_closed_and_the_same_file_goes_on(self, backend, machine, images):
         cut = 5 * MIB
         url = None
 
@@ -130,98 +130,98 @@ class TestUploading:
             if request.method == "PATCH" and url is None:
                 url = request.url
                 headers = {**request.headers, "content-length": str(cut)}
-                desk.request.fetch(url, method="PATCH", headers=headers, data=request.post_data_buffer[:cut])
+                backend.request.fetch(url, method="PATCH", headers=headers, data=request.post_data_buffer[:cut])
                 return route.abort("connectionreset")
             return route.continue_()
 
-        desk.route("**/v1beta1/tus/**", passing)
-        choose(desk, images / "disk.raw")
-        desk.get_by_label("Name of the volume").fill("reopened")
-        desk.get_by_role("button", name="Create and upload").click()
-        desk.get_by_text("Retrying in").wait_for()
-        desk.on("dialog", lambda dialog: dialog.accept())
-        desk.unroute("**/v1beta1/tus/**")
+        backend.route("**/v1beta1/tus/**", passing)
+        choose(backend, images / "disk.raw")
+        backend.get_by_label("Name of the volume").fill("reopened")
+        backend.get_by_role("button", name="Create and upload").click()
+        backend.get_by_text("Retrying in").wait_for()
+        backend.on("dialog", lambda dialog: dialog.accept())
+        backend.unroute("**/v1beta1/tus/**")
         offsets = []
-        desk.on(
+        backend.on(
             "request", lambda one: offsets.append(one.headers.get("upload-offset")) if one.method == "PATCH" else None
         )
-        desk.reload()
-        with desk.expect_file_chooser() as chosen:
-            desk.get_by_role("button", name="Upload into reopened").click()
+        backend.reload()
+        with backend.expect_file_chooser() as chosen:
+            backend.get_by_role("button", name="Upload into reopened").click()
         chosen.value.set_files(str(images / "disk.raw"))
-        desk.get_by_role("button", name="Upload", exact=True).click()
-        row(desk, "reopened").get_by_text("Succeeded").wait_for()
+        backend.get_by_role("button", name="Upload", exact=True).click()
+        row(backend, "reopened").get_by_text("Succeeded").wait_for()
         assert offsets == [str(cut)]
         assert machine.disk("reopened").read_bytes() == (images / "disk.raw").read_bytes()
 
-    def test_a_cancelled_upload_leaves_room_for_another(self, desk, machine, images):
-        desk.route("**/v1beta1/tus/**", lambda r: r.abort() if r.request.method == "PATCH" else r.continue_())
-        choose(desk, images / "disk.raw")
-        desk.get_by_label("Name of the volume").fill("changed-mind")
-        desk.get_by_role("button", name="Create and upload").click()
-        desk.get_by_text("Retrying in").wait_for()
-        with desk.expect_response(lambda answer: answer.request.method == "DELETE") as gone:
-            desk.get_by_role("button", name="Cancel the upload into changed-mind").click()
+    def test_a_cancelled_upload_leaves_room_for_another(self, backend, machine, images):
+        backend.route("**/v1beta1/tus/**", lambda r: r.abort() if r.request.method == "PATCH" else r.continue_())
+        choose(backend, images / "disk.raw")
+        backend.get_by_label("Name of the volume").fill("changed-mind")
+        backend.get_by_role("button", name="Create and upload").click()
+        backend.get_by_text("Retrying in").wait_for()
+        with backend.expect_response(lambda answer: answer.request.method == "DELETE") as gone:
+            backend.get_by_role("button", name="Cancel the upload into changed-mind").click()
         assert gone.value.status == 204
-        desk.unroute("**/v1beta1/tus/**")
-        desk.get_by_role("button", name="Upload into changed-mind", exact=True).wait_for()
-        with desk.expect_file_chooser() as chosen:
-            desk.get_by_role("button", name="Upload into changed-mind", exact=True).click()
+        backend.unroute("**/v1beta1/tus/**")
+        backend.get_by_role("button", name="Upload into changed-mind", exact=True).wait_for()
+        with backend.expect_file_chooser() as chosen:
+            backend.get_by_role("button", name="Upload into changed-mind", exact=True).click()
         chosen.value.set_files(str(images / "disk.qcow2"))
-        desk.get_by_role("button", name="Upload", exact=True).click()
-        row(desk, "changed-mind").get_by_text("Succeeded").wait_for()
+        backend.get_by_role("button", name="Upload", exact=True).click()
+        row(backend, "changed-mind").get_by_text("Succeeded").wait_for()
 
-    def test_what_is_too_large_is_not_begun(self, desk, machine, images):
-        choose(desk, images / "disk.qcow2")
-        desk.get_by_label("Size").fill("8Mi")
-        desk.get_by_text("The image needs 16Mi").wait_for()
-        desk.get_by_role("button", name="Create and upload").click()
-        assert desk.evaluate("document.activeElement.id") == "size"
+    def test_what_is_too_large_is_not_begun(self, backend, machine, images):
+        choose(backend, images / "disk.qcow2")
+        backend.get_by_label("Size").fill("8Mi")
+        backend.get_by_text("The image needs 16Mi").wait_for()
+        backend.get_by_role("button", name="Create and upload").click()
+        assert backend.evaluate("document.activeElement.id") == "size"
         assert machine.embedded.list("dv") == []
 
-    def test_a_refusal_of_the_server_is_shown_with_its_remedy(self, desk, machine, images):
+    def test_a_refusal_of_the_server_is_shown_with_its_remedy(self, backend, machine, images):
         machine.make("small", size="8Mi")
-        with desk.expect_file_chooser() as chosen:
-            desk.get_by_role("button", name="Upload into small").click()
+        with backend.expect_file_chooser() as chosen:
+            backend.get_by_role("button", name="Upload into small").click()
         chosen.value.set_files(str(images / "disk.raw.gz"))
-        desk.locator("#facts dt", has_text="Virtual size").wait_for()
-        desk.get_by_role("button", name="Upload", exact=True).click()
-        desk.locator("#uploads .why.bad").wait_for()
-        assert "Try:" in desk.locator("#uploads .why").inner_text()
+        backend.locator("#facts dt", has_text="Virtual size").wait_for()
+        backend.get_by_role("button", name="Upload", exact=True).click()
+        backend.locator("#uploads .why.bad").wait_for()
+        assert "Try:" in backend.locator("#uploads .why").inner_text()
 
 
 class TestVolumes:
-    def test_cloned_and_deleted(self, desk, machine, images, tmp_path):
+    def test_cloned_and_deleted(self, backend, machine, images, tmp_path):
         machine.make("golden")
         machine.embedded.upload("default", "golden", images / "disk.qcow2")
-        row(desk, "golden").get_by_text("Succeeded").wait_for()
-        desk.get_by_role("button", name="Clone golden").click()
-        dialog = desk.get_by_role("dialog", name="Clone golden")
+        row(backend, "golden").get_by_text("Succeeded").wait_for()
+        backend.get_by_role("button", name="Clone golden").click()
+        dialog = backend.get_by_role("dialog", name="Clone golden")
         assert dialog.get_by_label("Name of the copy").input_value() == "golden-copy"
-        desk.screenshot(path=tmp_path / "clone.png")
-        desk.keyboard.press("Enter")
-        row(desk, "golden-copy").get_by_text("Succeeded").wait_for()
+        backend.screenshot(path=tmp_path / "clone.png")
+        backend.keyboard.press("Enter")
+        row(backend, "golden-copy").get_by_text("Succeeded").wait_for()
         assert machine.disk("golden-copy").read_bytes() == (images / "disk.raw").read_bytes()
-        desk.get_by_role("button", name="Delete golden", exact=True).click()
+        backend.get_by_role("button", name="Delete golden", exact=True).click()
         # Enter presses the focused button, which cancels.
-        desk.keyboard.press("Enter")
-        assert not desk.get_by_role("dialog").is_visible()
-        desk.get_by_role("button", name="Delete golden", exact=True).click()
-        desk.get_by_role("dialog").get_by_role("button", name="Delete").click()
-        row(desk, "golden").wait_for(state="detached")
+        backend.keyboard.press("Enter")
+        assert not backend.get_by_role("dialog").is_visible()
+        backend.get_by_role("button", name="Delete golden", exact=True).click()
+        backend.get_by_role("dialog").get_by_role("button", name="Delete").click()
+        row(backend, "golden").wait_for(state="detached")
         with pytest.raises(NotFound):
             machine.embedded.get("dv", "default", "golden")
-        assert row(desk, "golden-copy").is_visible()
+        assert row(backend, "golden-copy").is_visible()
 
-    def test_another_namespace(self, desk, machine):
+    def test_another_namespace(self, backend, machine):
         machine.make("elsewhere", namespace="team")
-        desk.reload()
-        desk.get_by_role("combobox", name="Namespace").select_option("team")
-        row(desk, "elsewhere").wait_for()
-        desk.reload()
-        row(desk, "elsewhere").wait_for()
+        backend.reload()
+        backend.get_by_role("combobox", name="Namespace").select_option("team")
+        row(backend, "elsewhere").wait_for()
+        backend.reload()
+        row(backend, "elsewhere").wait_for()
 
-    def test_hostile_texts_stay_texts(self, desk, machine, images):
+    def test_hostile_texts_stay_texts(self, backend, machine, images):
         machine.make("victim", size="1Mi")
         machine.await_phase("victim", "UploadReady")
         # The supervisor would correct such a status at once, so it is inserted into the response.
@@ -231,20 +231,20 @@ class TestVolumes:
             answer = route.fetch()
             route.fulfill(response=answer, body=answer.text().replace("UploadReady", said).replace("waits for", said))
 
-        desk.route("**/page/api/volumes/default", passing)
-        row(desk, "victim").get_by_text("onerror").first.wait_for()
-        row(desk, "victim").locator("summary").click()
-        choose(desk, images / "<img src=x onerror=alert(1)>.raw")
-        assert desk.locator("#file-name").inner_text() == "<img src=x onerror=alert(1)>.raw"
-        assert desk.get_by_label("Name of the volume").input_value() == "img-src-x-onerror-alert-1"
-        assert desk.title() == "Golden images"
-        assert desk.locator("main img, main script").count() == 0
+        backend.route("**/page/api/volumes/default", passing)
+        row(backend, "victim").get_by_text("onerror").first.wait_for()
+        row(backend, "victim").locator("summary").click()
+        choose(backend, images / "<img src=x onerror=alert(1)>.raw")
+        assert backend.locator("#file-name").inner_text() == "<img src=x onerror=alert(1)>.raw"
+        assert backend.get_by_label("Name of the volume").input_value() == "img-src-x-onerror-alert-1"
+        assert backend.title() == "Golden images"
+        assert backend.locator("main img, main script").count() == 0
 
-    def test_a_server_that_is_away_is_told_and_asked_again(self, desk, machine):
-        desk.route("**/page/api/**", lambda route: route.abort())
-        desk.get_by_text("cannot be reached").wait_for()
-        desk.unroute("**/page/api/**")
-        desk.locator("#volumes-error").wait_for(state="hidden")
+    def test_a_server_that_is_away_is_told_and_asked_again(self, backend, machine):
+        backend.route("**/page/api/**", lambda route: route.abort())
+        backend.get_by_text("cannot be reached").wait_for()
+        backend.unroute("**/page/api/**")
+        backend.locator("#volumes-error").wait_for(state="hidden")
 
 
 class TestRules:
@@ -261,18 +261,18 @@ class TestRules:
         with pytest.raises(Exception, match="Failed to fetch"):
             tab.evaluate("fetch('http://127.0.0.2:9/')")
 
-    def test_nothing_is_named_twice_and_everything_has_a_name(self, desk, machine):
+    def test_nothing_is_named_twice_and_everything_has_a_name(self, backend, machine):
         machine.make("named")
-        row(desk, "named").wait_for()
-        ids = desk.evaluate("[...document.querySelectorAll('[id]')].map((one) => one.id)")
+        row(backend, "named").wait_for()
+        ids = backend.evaluate("[...document.querySelectorAll('[id]')].map((one) => one.id)")
         assert len(ids) == len(set(ids))
-        nameless = desk.evaluate(
+        nameless = backend.evaluate(
             """[...document.querySelectorAll('button, input:not([type=file]), select, progress, dialog')]
             .filter((one) => one.checkVisibility() && !one.textContent.trim() && !one.labels?.length
                 && !one.getAttribute('aria-label') && !one.getAttribute('aria-labelledby')).map((one) => one.outerHTML)"""
         )
         assert nameless == []
-        assert desk.evaluate("document.documentElement.lang") == "en"
+        assert backend.evaluate("document.documentElement.lang") == "en"
 
 
 LUMINANCE = """() => {
@@ -296,20 +296,20 @@ LUMINANCE = """() => {
 @pytest.mark.parametrize(
     "context", [{"color_scheme": "light"}, {"color_scheme": "dark"}], indirect=True, ids=["light", "dark"]
 )
-def test_everything_can_be_read(desk, machine, images, tmp_path):
+def test_everything_can_be_read(backend, machine, images, tmp_path):
     """WCAG 2.2, 1.4.3: the contrast must be 4.5 at least."""
     machine.make("waiting")
     machine.make("done")
     machine.embedded.upload("default", "done", images / "disk.qcow2")
     machine.make("refused", source={"http": {"url": "http://127.0.0.1:9/x"}})
-    row(desk, "done").get_by_text("Succeeded").wait_for()
-    row(desk, "waiting").get_by_text("UploadReady").wait_for()
-    row(desk, "refused").locator("summary").click()
-    choose(desk, images / "overlay.qcow2")
-    desk.screenshot(path=tmp_path / "all.png", full_page=True)
-    assert desk.evaluate(LUMINANCE) == []
-    desk.set_viewport_size({"width": 360, "height": 740})
-    desk.screenshot(path=tmp_path / "narrow.png", full_page=True)
+    row(backend, "done").get_by_text("Succeeded").wait_for()
+    row(backend, "waiting").get_by_text("UploadReady").wait_for()
+    row(backend, "refused").locator("summary").click()
+    choose(backend, images / "overlay.qcow2")
+    backend.screenshot(path=tmp_path / "all.png", full_page=True)
+    assert backend.evaluate(LUMINANCE) == []
+    backend.set_viewport_size({"width": 360, "height": 740})
+    backend.screenshot(path=tmp_path / "narrow.png", full_page=True)
     wide = "[...document.querySelectorAll('body *')].filter((one) => one.getBoundingClientRect().right > 360).map((one) => one.outerHTML.slice(0, 80))"
-    assert desk.evaluate(f"document.documentElement.scrollWidth > 360 ? {wide} : []") == []
-    assert "overlay" in desk.locator("#warning").inner_text()
+    assert backend.evaluate(f"document.documentElement.scrollWidth > 360 ? {wide} : []") == []
+    assert "overlay" in backend.locator("#warning").inner_text()

@@ -14,10 +14,10 @@ NAMES = {"vpc": "vhd"}
 @pytest.fixture(scope="module")
 def tab(chromium, tmp_path_factory):
     """Return a tab with the page's modules, without signing in."""
-    from cdi.runtime.embedded import Embedded
-    from cdi.server.machine import Options, served
+    from cdi.runtime.local_backend import LocalBackend
+    from cdi.server.local_server import Options, served
 
-    embedded = Embedded(tmp_path_factory.mktemp("home"))
+    embedded = LocalBackend(tmp_path_factory.mktemp("home"))
     with served(embedded, Options(token="x" * 20, port=0)) as server:
         context = chromium.new_context(bypass_csp=True)
         opened = context.new_page()

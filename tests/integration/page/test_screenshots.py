@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.embedded import end_embedded
+from tests.integration.local_backend import end_embedded
 from tests.integration.page.conftest import MIB, TOKEN
 from tests.integration.page.test_page import choose, row
 
@@ -70,16 +70,18 @@ def keep(name, picture):
     assert dimensions(committed)[0] == width, f"docs/images/{name} is outdated; run with CDI_WRITE_SCREENSHOTS=1"
 
 
-def test_the_web_page(desk, machine, guest):
-    desk.set_viewport_size({"width": 1000, "height": 760})
-    choose(desk, guest("debian-12.qcow2"))
-    desk.get_by_label("Name of the volume").fill("debian-12")
-    desk.get_by_role("button", name="Create and upload").click()
-    row(desk, "debian-12").get_by_text("Succeeded").wait_for()
-    desk.get_by_role("button", name="Another file").or_(desk.get_by_role("button", name="Choose a file")).first.click()
-    choose(desk, guest("fedora-43.qcow2"))
-    desk.evaluate("document.activeElement.blur(); scrollTo(0, 0)")
-    keep("web-page.png", desk.screenshot(full_page=True, animations="disabled"))
+def test_the_web_page(backend, machine, guest):
+    backend.set_viewport_size({"width": 1000, "height": 760})
+    choose(backend, guest("debian-12.qcow2"))
+    backend.get_by_label("Name of the volume").fill("debian-12")
+    backend.get_by_role("button", name="Create and upload").click()
+    row(backend, "debian-12").get_by_text("Succeeded").wait_for()
+    backend.get_by_role("button", name="Another file").or_(
+        backend.get_by_role("button", name="Choose a file")
+    ).first.click()
+    choose(backend, guest("fedora-43.qcow2"))
+    backend.evaluate("document.activeElement.blur(); scrollTo(0, 0)")
+    keep("web-page.png", backend.screenshot(full_page=True, animations="disabled"))
 
 
 def test_explain(page, nginx, guest, tmp_path):

@@ -19,9 +19,9 @@ from cdi.api.errors import (
     TargetTooSmall,
 )
 from cdi.api.job import Policy
+from cdi.transfer.qemu.block_cache import BlockCache
 from cdi.transfer.qemu.convert import convert
 from cdi.transfer.qemu.nbd import NbdServer
-from cdi.transfer.qemu.window import BlockCache
 
 MIB = 1 << 20
 SIZE = 24 * MIB + 65536
@@ -378,7 +378,7 @@ def test_an_empty_disk_takes_no_writing(tmp_path):
 
 def test_what_is_written_is_known_where_the_kernel_does_not_count(images, tmp_path, monkeypatch):
     """A file shows it by its growth, a device only by the bytes processed."""
-    monkeypatch.setattr("cdi.transfer.qemu.convert.bytes_given", lambda _: None)
+    monkeypatch.setattr("cdi.transfer.qemu.convert.process_write_bytes", lambda _: None)
     kind, path, _ = images["vmdk"]
     target = fresh(tmp_path / "disk", SIZE)
     found = run(str(path), kind, target, SIZE, tmp_path)

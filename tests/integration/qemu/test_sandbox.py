@@ -13,7 +13,7 @@ from cdi.api.errors import Interrupted, QemuFailed, QemuMissing, ResourceLimit
 from cdi.transfer.qemu import sandbox
 
 LIMITS = sandbox.Limits(memory=1 << 30, cpu_seconds=20)
-ACTIVE = sandbox.describe()
+ACTIVE = sandbox.probe_protections()
 
 needs_landlock = pytest.mark.skipif("landlock" not in ACTIVE, reason="the kernel has no Landlock")
 

@@ -6,10 +6,10 @@ import stat
 
 import pytest
 
-from cdi import durable
+from cdi import atomic_file
 from cdi.api.errors import InternalError, NotFound
 from cdi.api.job import FileTargetSpec, HttpSourceSpec, Job, Limits, Retry, StreamSourceSpec
-from cdi.reconcile.actions import InputRef, Mount, StartWorker
+from cdi.reconcile.actions import Mount, ObjectRef, StartWorker
 from cdi.runtime.launcher import Launcher
 from cdi.runtime.processes import LOG_LIMIT, rotate, with_arguments
 
@@ -115,8 +115,8 @@ def test_a_stream_is_handed_over(home, launcher, until, tmp_path):
 def test_inputs_are_files_that_only_the_owner_reads(home, launcher, until):
     place = str(home.worker(UID).inputs / "secret")
     both = str(home.worker(UID).inputs / "certificates")
-    secret = InputRef(kind="Secret", namespace="default", name="s")
-    maps = tuple(InputRef(kind="ConfigMap", namespace="default", name=n) for n in "ab")
+    secret = ObjectRef(kind="Secret", namespace="default", name="s")
+    maps = tuple(ObjectRef(kind="ConfigMap", namespace="default", name=n) for n in "ab")
     mounts = (Mount(directory=place, inputs=(secret,)), Mount(directory=both, inputs=maps))
     content = {
         secret: {"accessKeyId": b"me", ".dockerconfigjson": b"{}"},
@@ -135,7 +135,7 @@ def test_inputs_are_files_that_only_the_owner_reads(home, launcher, until):
 
 
 def test_a_missing_input_begins_nothing(home, launcher):
-    ref = InputRef(kind="Secret", namespace="default", name="s")
+    ref = ObjectRef(kind="Secret", namespace="default", name="s")
     mount = Mount(directory=str(home.worker(UID).inputs / "secret"), inputs=(ref,))
     with pytest.raises(NotFound):
         launcher.start(action(home, mounts=(mount,)), nothing)
@@ -162,7 +162,7 @@ def test_forgetting_stops_and_removes(home, launcher, until):
 def test_the_guard_is_held_by_a_worker_that_nobody_launched(home, launcher):
     directory = home.worker(UID)
     directory.path.mkdir(parents=True)
-    with durable.locked(directory.lock):
+    with atomic_file.locked(directory.lock):
         assert launcher.alive(UID)
         assert not launcher.start(action(home), nothing)
     assert not launcher.alive(UID)

@@ -9,16 +9,16 @@ import time
 
 import pytest
 
-from cdi import durable
+from cdi import atomic_file
 from cdi.api.errors import AlreadyExists
-from cdi.reconcile.world import Retries
+from cdi.reconcile.context import Retries
 from cdi.runtime import events
 from cdi.runtime.apply import apply
 from cdi.runtime.environment import Environments
 from cdi.runtime.observe import Setting
 from cdi.runtime.supervisor import MAX_WORKERS, Supervisor
-from cdi.store.base import Key, amend
-from cdi.store.local import LocalStore
+from cdi.store.base import Key, update_with_retry
+from cdi.store.file_store import LocalStore
 
 
 def data_volume(name="a", deed="ok", *, source=None, size="1Mi", **metadata):
@@ -91,7 +91,7 @@ def test_it_serves_until_nothing_is_left_and_then_goes(bench, until):
 
 
 def test_there_is_one_of_it(bench):
-    with durable.locked(bench.home.supervisor_lock):
+    with atomic_file.locked(bench.home.supervisor_lock):
         assert not bench.supervisor.run()
 
 
@@ -241,14 +241,14 @@ def test_events_of_an_object_count_up_and_are_bounded(bench, until):
     bench.apply(data_volume("a"))
     bench.phases(until, a="Succeeded")
     body = bench.get("a")
-    from cdi.reconcile.actions import EventFact
+    from cdi.reconcile.actions import Event
 
-    for number in range(events.KEPT + 10):
-        events.record(bench.store, body, EventFact(type="Normal", reason="R", message=str(number)), time.time() + 10)
-    events.record(bench.store, body, EventFact(type="Normal", reason="R", message=str(number)), time.time() + 20)
+    for number in range(events.MAX_EVENTS + 10):
+        events.record(bench.store, body, Event(type="Normal", reason="R", message=str(number)), time.time() + 10)
+    events.record(bench.store, body, Event(type="Normal", reason="R", message=str(number)), time.time() + 20)
     assert events.of(bench.store, body)[-1]["count"] == 2
     bench.restart()
-    bench.step_until(until, lambda: len(bench.store.list("events")) == events.KEPT)
+    bench.step_until(until, lambda: len(bench.store.list("events")) == events.MAX_EVENTS)
     assert events.of(bench.store, body)[-1]["message"] == str(number)
 
 
@@ -286,7 +286,7 @@ def test_conflicting_writers_do_not_disturb(bench, until):
     while bench.phase("a") != "Succeeded":
         bench.supervisor.step(0.02)
         with contextlib.suppress(AlreadyExists):
-            amend(
+            update_with_retry(
                 bench.store,
                 Key("datavolumes", "default", "a"),
                 lambda b: b["metadata"].update({"labels": {"n": os.urandom(4).hex()}}),
@@ -306,7 +306,7 @@ def test_workers_get_the_environment_of_whoever_applied(bench, until, monkeypatc
 
     def environment(name):
         path = bench.home.worker(bench.get(name, "persistentvolumeclaims")["metadata"]["uid"]).path
-        return json.loads(until(lambda: durable.read(path / "environment.json")))
+        return json.loads(until(lambda: atomic_file.read(path / "environment.json")))
 
     seen = {name: environment(name) for name in "abc"}
     assert [seen[name].get("AWS_PROFILE") for name in "abc"] == ["of-a", "of-b", None]

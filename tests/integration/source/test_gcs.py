@@ -16,8 +16,8 @@ from cdi.api.errors import (
     SourceUnreachable,
 )
 from cdi.api.job import Credentials, GcsSourceSpec
+from cdi.source.base import read_all
 from cdi.source.gcs import open_gcs
-from cdi.source.small import read_small
 
 DISK = bytes(range(256)) * 2000
 
@@ -45,7 +45,7 @@ def secret(gcs_standin, tmp_path):
 
 def content(spec):
     with open_gcs(spec, 10) as source:
-        return read_small(source, 1 << 24)
+        return read_all(source, 1 << 24)
 
 
 class TestPublic:
@@ -88,7 +88,7 @@ class TestPublic:
             facts = source.probe()
             assert (facts.length, facts.ranges) == (len(packed), True)
             assert facts.digests == (Digest("md5", hashlib.md5(packed).hexdigest()),)
-            assert read_small(source, 1 << 24) == packed
+            assert read_all(source, 1 << 24) == packed
 
     def test_an_empty_object_has_no_bytes(self, gcs_standin, spec):
         gcs_standin.put("images", "dir/disk.img", b"")
@@ -98,7 +98,7 @@ class TestPublic:
         gcs_standin.put("images", "dir/disk.img", DISK)
         gcs_standin.put("images", "dir/SHA256SUMS", b"sums")
         with open_gcs(spec(), 10) as source, source.sibling("SHA256SUMS") as sums:
-            assert read_small(sums, 100) == b"sums"
+            assert read_all(sums, 100) == b"sums"
 
     def test_an_emulator_is_found_through_the_environment(self, gcs_standin, monkeypatch):
         gcs_standin.put("images", "k", DISK)
@@ -155,7 +155,7 @@ class TestAccounts:
         with open_gcs(spec(credentials=secret(account)), 10) as source:
             source.probe()
             gcs_standin.tokens.clear()
-            assert read_small(source, 1 << 24) == DISK
+            assert read_all(source, 1 << 24) == DISK
         assert [request["path"] for request in gcs_standin.requests].count("/token") == 2
 
     def test_the_environment_may_name_one(self, gcs_standin, spec, secret, monkeypatch):

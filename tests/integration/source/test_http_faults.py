@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from cdi.api import errors
 from cdi.api.job import HttpSourceSpec
+from cdi.source.base import read_all
 from cdi.source.http import HttpSource, open_http
 from cdi.source.http_reader import HttpReader
-from cdi.source.small import read_small
 from tests.faults.server import Fault, FaultServer
 
 DATA = random.Random(2).randbytes(300_000)
@@ -69,9 +69,9 @@ def test_a_length_that_is_not_told_is_not_invented(fault_server: FaultServer, fr
         assert read(source) == DATA
         assert read(source, size=777) == DATA
         assert read(source, 0, 1000) == DATA[:1000]
-        assert read_small(source, len(DATA)) == DATA
+        assert read_all(source, len(DATA)) == DATA
         with pytest.raises(errors.SourceRefused):
-            read_small(source, len(DATA) - 1)
+            read_all(source, len(DATA) - 1)
 
 
 @pytest.mark.parametrize(

@@ -91,7 +91,9 @@ def test_a_stall_and_an_interruption_work_over_tls(tls_server: FaultServer, trus
 def test_a_wrong_name_is_told_with_the_right_ones(ca: trustme.CA, trusted: Tls) -> None:
     with FaultServer(tls=serving(ca.issue_cert("images.example.com"))) as server:
         with source_of(server.put("/x", DATA), tls=trusted) as source:
-            with pytest.raises(errors.SourceTlsUntrusted, match=r"is issued for another.*images\.example\.com") as caught:
+            with pytest.raises(
+                errors.SourceTlsUntrusted, match=r"is issued for another.*images\.example\.com"
+            ) as caught:
                 source.probe()
     assert "host name" in caught.value.remedy
 

@@ -26,9 +26,9 @@ from cdi.api.errors import (
     SourceUrlInvalid,
 )
 from cdi.api.job import RegistrySourceSpec
+from cdi.source.base import read_all
 from cdi.source.registry.archive import split_archive
 from cdi.source.registry.open import open_registry
-from cdi.source.small import read_small
 from tests.integration.fixtures_registry import OciLayout, tar_of
 
 DISK = bytes(range(256)) * 500
@@ -50,7 +50,7 @@ class TestReading:
         with opened(archive) as image:
             assert image.labels == {"kubevirt.io/a": "b"}
             top = image.layers[0]
-            content = read_small(top.source, 1 << 20)
+            content = read_all(top.source, 1 << 20)
             assert hashlib.sha256(content).hexdigest() == top.digest.hex
             assert gzip.decompress(content) == tar_of({"disk/": b"", "disk/disk.img": DISK})
             facts = top.source.probe()
@@ -68,7 +68,7 @@ class TestReading:
         )  # fmt: skip
         with opened(written, ":named", architecture="amd64") as image, opened(archive) as original:
             assert image.layers[0].digest == original.layers[0].digest
-            assert len(read_small(image.layers[0].source, 1 << 20)) == image.layers[0].size
+            assert len(read_all(image.layers[0].source, 1 << 20)) == image.layers[0].size
 
     @pytest.mark.parametrize("form", [tarfile.PAX_FORMAT, tarfile.GNU_FORMAT, tarfile.USTAR_FORMAT])
     @pytest.mark.parametrize("prefix", ["", "./"])
@@ -83,7 +83,7 @@ class TestReading:
                 info.mtime = 1.5
                 tar.addfile(info, io.BytesIO(file.read_bytes()) if file.is_file() else None)
         with opened(path) as image:
-            assert len(read_small(image.layers[0].source, 1 << 20)) == image.layers[0].size
+            assert len(read_all(image.layers[0].source, 1 << 20)) == image.layers[0].size
 
     def test_the_platform_is_chosen(self, oci_layout, tmp_path):
         entries = [
@@ -195,7 +195,7 @@ class TestRefusals:
         with opened(archive) as image:
             os.truncate(archive, 600)
             with pytest.raises(SourceTruncated):
-                read_small(image.layers[0].source, 1 << 20)
+                read_all(image.layers[0].source, 1 << 20)
 
     def test_an_image_without_layers(self, oci_layout, tmp_path):
         oci_layout.image([], tag="t")

@@ -23,8 +23,8 @@ from cdi.api.errors import (
     SourceUnreachable,
 )
 from cdi.api.job import Credentials, Proxy, S3SourceSpec, Tls
+from cdi.source.base import read_all
 from cdi.source.s3 import open_s3
-from cdi.source.small import read_small
 from tests.faults.server import Fault, FaultServer
 
 DISK = bytes(range(256)) * 2000
@@ -48,7 +48,7 @@ def secret(tmp_path):
 
 def content(spec):
     with open_s3(spec, 10) as source:
-        return read_small(source, 1 << 24)
+        return read_all(source, 1 << 24)
 
 
 class TestContent:
@@ -105,7 +105,7 @@ class TestContent:
         s3.put("dir/SHA256SUMS", b"sums")
         with open_s3(S3SourceSpec(url=s3.url("dir/k"), credentials=secret()), 10) as source:
             with source.sibling("SHA256SUMS") as sums:
-                assert read_small(sums, 100) == b"sums"
+                assert read_all(sums, 100) == b"sums"
 
 
 class TestDigests:
@@ -319,7 +319,7 @@ class TestRequests:
         fault = Fault(headers=(("Content-Encoding", coding),))
         with ask(*[fault] * 20) as source:
             assert source.probe().ranges
-            assert read_small(source, 1 << 20) == DISK
+            assert read_all(source, 1 << 20) == DISK
 
     def test_do_without_a_checksum_that_is_refused(self, ask):
         with ask(Fault(headers=()), Fault(status=403)) as source:

@@ -32,7 +32,7 @@ from cdi.api.job import (
     S3SourceSpec,
     StreamSourceSpec,
 )
-from cdi.transfer.control import Control
+from cdi.transfer.control import TransferControl
 from cdi.transfer.run import transfer
 from tests.faults.server import Fault
 from tests.integration.fixtures_images import run
@@ -127,7 +127,7 @@ def unpack(source, volume, **more):
         policy=policy,
         **more,
     )
-    return transfer(job, Control(job))
+    return transfer(job, TransferControl(job))
 
 
 def expected(data, directory):
@@ -361,7 +361,7 @@ def test_an_archive_goes_into_no_disk(tree, tmp_path, nginx):
     nginx.put("archive", archive_of(tree, "pax"))
     for target in (FileTargetSpec(path=str(tmp_path / "disk.img")), BlockTargetSpec(path="/dev/null")):
         job = Job(id="t", source=HttpSourceSpec(url=nginx.url("archive")), target=target, content_type="archive")
-        outcome = transfer(job, Control(job))
+        outcome = transfer(job, TransferControl(job))
         assert outcome.failure is not None
         assert outcome.failure.code == "TargetUnsuitable"
     assert os.listdir(tmp_path) == []

@@ -13,7 +13,7 @@ import pytest
 from cdi.api.job import BlockTargetSpec, FileTargetSpec, HttpSourceSpec, Job, Outcome, Policy, TargetSpec
 from cdi.image.plan import plan
 from cdi.transfer import disk
-from cdi.transfer.control import Control
+from cdi.transfer.control import TransferControl
 from cdi.transfer.run import transfer
 from tests.faults.server import FaultServer
 
@@ -36,7 +36,7 @@ def vhdx(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     return (directory / "image").read_bytes()
 
 
-def carried_out(content: bytes, target: TargetSpec) -> tuple[Outcome, Control, int]:
+def carried_out(content: bytes, target: TargetSpec) -> tuple[Outcome, TransferControl, int]:
     with FaultServer() as server:
         url = server.put("/image", content)
         job = Job(
@@ -46,7 +46,7 @@ def carried_out(content: bytes, target: TargetSpec) -> tuple[Outcome, Control, i
             checksum="sha256:" + hashlib.sha256(content).hexdigest(),
             policy=Policy(discover_checksum=False),
         )
-        control = Control(job)
+        control = TransferControl(job)
         outcome = transfer(job, control)
     assert outcome.failure is None, outcome.failure
     return outcome, control, len(content)

@@ -14,8 +14,8 @@ import pytest
 import trustme
 
 from cdi.api.job import DirectoryTargetSpec, FileTargetSpec, HttpSourceSpec, Job, Outcome, Policy, Tls
-from cdi.runtime.examine import Ask, Findings, examine
-from cdi.transfer.control import Control
+from cdi.runtime.source_check import Ask, Findings, examine
+from cdi.transfer.control import TransferControl
 from cdi.transfer.run import transfer
 from tests.faults.server import Fault, FaultServer
 
@@ -176,7 +176,7 @@ def unpack(url: str, directory: Path, **policy: object) -> Outcome:
         content_type="archive",
         policy=Policy(discover_checksum=False, retries=2, **policy),
     )
-    return transfer(one, Control(one))
+    return transfer(one, TransferControl(one))
 
 
 @pytest.mark.parametrize("packed", [True, False])
@@ -300,7 +300,7 @@ def looked_at(url: str, tmp_path: Path, ask: Ask, **more: object) -> Findings:
         policy=Policy(retries=0),
         **more,  # type: ignore[arg-type]
     )
-    return examine(one, Control(one), ask)
+    return examine(one, TransferControl(one), ask)
 
 
 @pytest.mark.parametrize("ask", [Ask(), Ask(expected=True), Ask(whole=True), Ask(digest=True)])

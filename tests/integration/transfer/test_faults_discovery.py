@@ -7,7 +7,7 @@ import hashlib
 import pytest
 
 from cdi.api.job import FileTargetSpec, HttpSourceSpec, Job, Policy
-from cdi.transfer.control import Control
+from cdi.transfer.control import TransferControl
 from cdi.transfer.run import transfer
 from tests.faults.server import Fault, FaultServer
 
@@ -27,7 +27,7 @@ def run(server, tmp_path, **policy):
     target = FileTargetSpec(path=str(tmp_path / "disk.img"))
     policy = Policy(**{"retries": 2, "stall_timeout": 5, **policy})
     job = Job(id="x", source=HttpSourceSpec(url=server.url("/x.img")), target=target, policy=policy)
-    return transfer(job, Control(job))
+    return transfer(job, TransferControl(job))
 
 
 def test_a_passing_failure_is_waited_out(server, tmp_path):

@@ -7,7 +7,7 @@ import subprocess
 import pytest
 
 from cdi.image.formats.qcow2 import parse_header
-from cdi.image.qcow2map import Qcow2Map
+from cdi.image.qcow2_map import Qcow2Map
 from tests.integration.transfer.worker_process import disk_job, kill_and_restart
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
@@ -41,7 +41,7 @@ def images(disk, nginx, tmp_path_factory):
         offset, size = image.l1_range
         for index, table in image.tables(data[offset : offset + size]):
             image.add_table(index, data[table : table + image.cluster_size])
-        image.seal()
+        image.sort_by_host_offset()
         found.append((name, data, image))
     (base / "disk.raw").unlink()
     return found

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from cdi.api.job import FileTargetSpec, Job, Policy, RegistrySourceSpec, Tls
-from cdi.runtime.examine import Ask, examine
-from cdi.transfer.control import Control
+from cdi.runtime.source_check import Ask, examine
+from cdi.transfer.control import TransferControl
 from cdi.transfer.run import transfer
 from tests.faults.server import Fault
 from tests.integration.fixtures_registry import OciLayout
@@ -43,10 +43,10 @@ class Importing:
         )
 
     def run(self):
-        return transfer(self.job, Control(self.job))
+        return transfer(self.job, TransferControl(self.job))
 
     def look(self, ask: Ask):
-        return examine(self.job, Control(self.job), ask)
+        return examine(self.job, TransferControl(self.job), ask)
 
     def gives(self, content: bytes, number: int) -> None:
         """Check that the disk has this content, and that every inspection finds it in this layer."""
@@ -288,7 +288,7 @@ class TestOverHttp:
         assert not importing.disk.exists()
 
     def test_a_large_image_is_inspected_by_its_beginning(self, served, monkeypatch):
-        monkeypatch.setattr("cdi.runtime.examine._READ_ALL", 1 << 20)
+        monkeypatch.setattr("cdi.runtime.source_check._READ_ALL", 1 << 20)
         lower, upper = layer(file("disk/y", OLD * 10)), layer(file("disk/x", NEW * 30), file("disk/z", NEW))
         importing = served(lower, upper)
         found = importing.look(ASKS["inspect"])

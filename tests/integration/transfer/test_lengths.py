@@ -13,7 +13,7 @@ import pytest
 
 from cdi.api.errors import Interrupted
 from cdi.api.job import DirectoryTargetSpec, FileTargetSpec, HttpSourceSpec, Job, Policy, RegistrySourceSpec, Tls
-from cdi.transfer.control import Control
+from cdi.transfer.control import TransferControl
 from cdi.transfer.run import transfer
 from tests.faults.server import Fault, FaultServer
 
@@ -57,7 +57,7 @@ def test_a_server_that_announces_more_than_an_image_can_have_is_refused(
     fault = Fault(total=length) if ranges else Fault(headers=(("Content-Length", str(length)),), stall_after=1000)
     url = fault_server.put("/disk.raw", DISK, ranges=ranges, always=fault)
     one = job(HttpSourceSpec(url=url), tmp_path)
-    outcome = transfer(one, Control(one))
+    outcome = transfer(one, TransferControl(one))
     assert outcome.failure is not None
     assert outcome.failure.code == "FormatUnsupported"
     assert str(length) in outcome.failure.message and "64 TiB" in outcome.failure.message
@@ -70,7 +70,7 @@ def test_a_length_of_too_many_digits_is_refused_by_their_number(
 ) -> None:
     fault = Fault(headers=(("Content-Length", "9" * digits),), stall_after=0)
     one = job(HttpSourceSpec(url=fault_server.put("/disk.raw", DISK, ranges=False, always=fault)), tmp_path)
-    outcome = transfer(one, Control(one))
+    outcome = transfer(one, TransferControl(one))
     assert outcome.failure is not None
     assert outcome.failure.code == "SourceProtocolError"
     assert f"{digits} digits" in outcome.failure.message
@@ -84,7 +84,7 @@ def test_a_tar_member_of_more_than_an_image_can_have_is_refused(
     one = job(HttpSourceSpec(url=fault_server.put("/a.tar", make(GIANT))), tmp_path)
     if archive:
         one = replace(one, content_type="archive", target=DirectoryTargetSpec(path=str(tmp_path)))
-    outcome = transfer(one, Control(one))
+    outcome = transfer(one, TransferControl(one))
     assert outcome.failure is not None
     assert outcome.failure.code == "FormatUnsupported", outcome.failure
     assert str(GIANT) in outcome.failure.message
@@ -112,7 +112,7 @@ def test_a_registry_layer_of_more_than_an_image_can_have_is_refused(fault_server
         fault_server.put(path, content, ranges=False, always=Fault(framing="chunked"))
     name = fault_server.origin.partition("://")[2]
     one = job(RegistrySourceSpec(url=f"docker://{name}/a/b:t", tls=Tls(insecure=True)), tmp_path)
-    outcome = transfer(one, Control(one))
+    outcome = transfer(one, TransferControl(one))
     assert outcome.failure is not None
     assert outcome.failure.code == "FormatUnsupported", outcome.failure
 
@@ -120,7 +120,7 @@ def test_a_registry_layer_of_more_than_an_image_can_have_is_refused(fault_server
 @pytest.mark.parametrize("size", [GIANT, GIANT - 510])
 def test_a_requested_size_beyond_every_offset_is_refused(fault_server: FaultServer, tmp_path: Path, size: int) -> None:
     one = job(HttpSourceSpec(url=fault_server.put("/disk.raw", DISK)), tmp_path, size=size)
-    outcome = transfer(one, Control(one))
+    outcome = transfer(one, TransferControl(one))
     assert outcome.failure is not None
     assert outcome.failure.code == "TargetUnsuitable", outcome.failure
 
@@ -130,7 +130,7 @@ def test_terabytes_of_zeros_that_nothing_is_fetched_for_can_be_cancelled(
 ) -> None:
     """A sparse member of a tar archive decodes to them from a single block."""
     one = job(HttpSourceSpec(url=fault_server.put("/a.tar", sparse_tar(60 * TIB))), tmp_path)
-    control = Control(one)
+    control = TransferControl(one)
     ended = threading.Event()
     outcomes = []
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cdi.image import qcow2map
+from cdi.image import qcow2_map
 from cdi.image.formats.qcow2 import parse_header
 from cdi.transfer import qcow2_stream, spill
 from cdi.transfer.qcow2_stream import Qcow2Stream
@@ -19,7 +19,7 @@ from tests.qcow2_writer import Layout, disk_of, write
 
 @pytest.fixture
 def small_windows(monkeypatch):
-    monkeypatch.setattr(qcow2map, "RUN_LIMIT", 2048)
+    monkeypatch.setattr(qcow2_map, "RUN_LIMIT", 2048)
     monkeypatch.setattr(qcow2_stream, "_CARRY", 2048)
     monkeypatch.setattr(qcow2_stream, "_WINDOW", 1024)
 
@@ -82,8 +82,8 @@ def test_a_small_cluster_in_the_sector_of_its_neighbours_is_found_when_its_table
 
 
 def test_the_small_runs_that_are_kept_are_bounded(monkeypatch):
-    monkeypatch.setattr(spill, "SMALL_RUNS", 10)
-    kept = spill.Spill(None)
+    monkeypatch.setattr(spill, "MAX_SMALL_RUNS", 10)
+    kept = spill.SpillBuffer(None)
     for n in range(95):
         kept.add_small(n * 100, memoryview(bytes([n]) * 10))
         assert len(kept._small_runs) < 20

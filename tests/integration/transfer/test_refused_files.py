@@ -10,8 +10,8 @@ import pytest
 from backports import zstd
 
 from cdi.api.job import FileSourceSpec, FileTargetSpec, Job
-from cdi.runtime.examine import Ask, examine
-from cdi.transfer.control import Control
+from cdi.runtime.source_check import Ask, examine
+from cdi.transfer.control import TransferControl
 from cdi.transfer.run import transfer
 
 MIB = 1 << 20
@@ -46,20 +46,20 @@ class Import:
         )
 
     def gives(self, *wrappers, kind="qcow2"):
-        outcome = transfer(self.job, Control(self.job))
+        outcome = transfer(self.job, TransferControl(self.job))
         assert outcome.failure is None, outcome.failure
         assert (outcome.format, outcome.wrappers) == (kind, wrappers)
         assert self.disk.read_bytes() == DISK
-        found = examine(self.job, Control(self.job), Ask(digest=True))
+        found = examine(self.job, TransferControl(self.job), Ask(digest=True))
         assert (found.refusal, found.wrappers) == (None, wrappers)
 
     def refuses(self, code, *says):
-        failure = transfer(self.job, Control(self.job)).failure
+        failure = transfer(self.job, TransferControl(self.job)).failure
         assert failure is not None and failure.code == code, failure
         for words in says:
             assert words in failure.message
         assert os.listdir(self.disk.parent) == []
-        refusal = examine(self.job, Control(self.job), Ask(digest=True, whole=True)).refusal
+        refusal = examine(self.job, TransferControl(self.job), Ask(digest=True, whole=True)).refusal
         assert refusal is not None and refusal.message == failure.message
         return failure
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from cdi.api.job import FileTargetSpec, Job, Policy, RegistrySourceSpec, Tls
-from cdi.transfer.control import Control
+from cdi.transfer.control import TransferControl
 from cdi.transfer.run import transfer
 from tests.faults.server import Fault, FaultServer
 from tests.integration.fixtures_registry import tar_of
@@ -67,7 +67,7 @@ def test_a_fault_of_any_request_is_mended(server: FaultServer, tmp_path: Path, p
     for place, content in PATHS.items():
         server.put(place, content, faults=[fault, fault] if place == path else [])
     one = job(server, tmp_path)
-    outcome = transfer(one, Control(one))
+    outcome = transfer(one, TransferControl(one))
     assert outcome.failure is None, outcome.failure
     assert (tmp_path / "disk.img").read_bytes() == DISK
     assert sum(request.path == path for request in server.requests) >= 3
@@ -80,7 +80,7 @@ def test_a_fault_of_the_token_service_is_mended(server: FaultServer, tmp_path: P
     server.put("/v2/", b"{}", always=challenge)
     server.put("/token", b'{"token":"t"}', faults=[Fault(status=502), Fault(status=504)])
     one = job(server, tmp_path)
-    outcome = transfer(one, Control(one))
+    outcome = transfer(one, TransferControl(one))
     assert outcome.failure is None, outcome.failure
     manifest = next(request for request in server.requests if request.path == "/v2/a/b/manifests/t")
     assert manifest.header("Authorization") == "Bearer t"
@@ -91,7 +91,7 @@ def test_the_budget_is_the_policys(server: FaultServer, tmp_path: Path) -> None:
         server.put(place, content)
     server.put("/v2/a/b/manifests/t", MANIFEST, always=Fault(status=503))
     one = job(server, tmp_path, retries=1)
-    outcome = transfer(one, Control(one))
+    outcome = transfer(one, TransferControl(one))
     assert outcome.failure is not None
     assert outcome.failure.code == "SourceUnavailable"
     assert sum(request.path == "/v2/a/b/manifests/t" for request in server.requests) == 2
@@ -101,7 +101,7 @@ def test_a_missing_image_is_not_asked_for_twice(server: FaultServer, tmp_path: P
     server.put("/v2/", b"{}")
     server.put("/v2/a/b/manifests/t", b"", always=Fault(status=404))
     one = job(server, tmp_path)
-    outcome = transfer(one, Control(one))
+    outcome = transfer(one, TransferControl(one))
     assert outcome.failure is not None
     assert outcome.failure.code == "SourceNotFound"
     assert sum(request.path == "/v2/a/b/manifests/t" for request in server.requests) == 1

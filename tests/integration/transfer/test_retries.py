@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from cdi.api.job import FileTargetSpec, HttpSourceSpec, Job, Outcome, Policy, RegistrySourceSpec, Tls
-from cdi.transfer.control import Control
+from cdi.transfer.control import TransferControl
 from cdi.transfer.run import transfer
 from tests.faults.server import Fault, FaultServer, Request
 
@@ -29,7 +29,7 @@ def run(source: HttpSourceSpec | RegistrySourceSpec, tmp_path: Path, *, connecti
         target=FileTargetSpec(path=str(tmp_path / "disk.img")),
         policy=Policy(retries=RETRIES, discover_checksum=False, connections=connections, stall_timeout=30),
     )
-    return transfer(one, Control(one))
+    return transfer(one, TransferControl(one))
 
 
 def alternating(first: Fault, second: Fault) -> Callable[[Request], Fault]:

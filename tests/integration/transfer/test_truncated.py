@@ -15,7 +15,7 @@ import pytest
 from cdi.api.errors import CdiError
 from cdi.api.job import FileSourceSpec, HttpSourceSpec, Outcome, Policy
 from cdi.image.inspect import Inspector
-from cdi.transfer.reach import reach_of_file
+from cdi.transfer.bounds_check import check_file_bounds
 from tests.faults.server import FaultServer
 from tests.integration.fixtures_images import Image, Images, Importing, Volume, disk_bytes, run
 from tests.integration.transfer.ways import OLD
@@ -154,11 +154,11 @@ WRITTEN: dict[str, Sequence[str]] = {
 def accepted(path: Path) -> bool:
     with path.open("rb", buffering=0) as file:
         inspector = Inspector(path.stat().st_size)
-        while (want := inspector.wants()) is not None:
+        while (want := inspector.next_range()) is not None:
             inspector.feed(want[0], os.pread(file.fileno(), want[1], want[0]))
         try:
-            image = inspector.verdict()
-            check = reach_of_file(file.fileno(), image)
+            image = inspector.result()
+            check = check_file_bounds(file.fileno(), image)
         except CdiError as error:
             assert error.code in ("ContentTruncated", "ImageCorrupt", "FormatUnrecognised"), error
             return False

@@ -10,9 +10,9 @@ import pytest
 
 from cdi.api.job import FileTargetSpec, HttpSourceSpec, Job, Policy
 from cdi.image.plan import plan, render
-from cdi.runtime.examine import Ask, examine
-from cdi.transfer.control import Control
-from cdi.transfer.planning import plan_input
+from cdi.runtime.source_check import Ask, examine
+from cdi.transfer.control import TransferControl
+from cdi.transfer.plan_input import plan_input
 from cdi.transfer.run import transfer
 from tests.faults.server import Fault, FaultServer, Request
 
@@ -52,7 +52,7 @@ def test_a_content_that_is_replaced_midway_is_one_or_the_other(fault_server: Fau
         return None
 
     fault_server.put("/disk", OLD, always=behave, **NOTHING)
-    outcome = transfer(job, Control(job))
+    outcome = transfer(job, TransferControl(job))
     assert outcome.failure is None, outcome.failure
     assert (tmp_path / "disk.img").read_bytes() in (OLD, NEW)
     assert outcome.path == "raw-stream"
@@ -69,7 +69,7 @@ def test_a_break_begins_again_instead_of_going_on_in_what_may_be_another_content
         return Fault(data=OLD, drop_after=10 * MIB)
 
     fault_server.put("/disk", OLD, always=behave, **NOTHING)
-    outcome = transfer(job, Control(job))
+    outcome = transfer(job, TransferControl(job))
     assert outcome.failure is None, outcome.failure
     assert (tmp_path / "disk.img").read_bytes() == NEW
     assert any("starting over" in warning for warning in outcome.warnings)
@@ -79,11 +79,11 @@ def test_a_worker_that_is_stopped_leaves_nothing_to_go_on_from(fault_server: Fau
     fault_server.put(
         "/disk", OLD, always=lambda request: Fault(drop_after=20 * MIB) if is_data(request) else None, **NOTHING
     )
-    stopped = transfer(replace(job, policy=replace(QUICK, retries=0)), Control(job))
+    stopped = transfer(replace(job, policy=replace(QUICK, retries=0)), TransferControl(job))
     assert stopped.failure is not None
     assert not (tmp_path / "journal").exists()
     fault_server.put("/disk", NEW, **NOTHING)
-    outcome = transfer(job, Control(job))
+    outcome = transfer(job, TransferControl(job))
     assert outcome.failure is None, outcome.failure
     assert outcome.resumed_at == 0
     assert (tmp_path / "disk.img").read_bytes() == NEW
@@ -93,7 +93,7 @@ def test_a_checksum_allows_ranges_and_going_on(fault_server: FaultServer, job: J
     import hashlib
 
     fault_server.put("/disk", OLD, **NOTHING)
-    outcome = transfer(replace(job, checksum=f"sha256:{hashlib.sha256(OLD).hexdigest()}"), Control(job))
+    outcome = transfer(replace(job, checksum=f"sha256:{hashlib.sha256(OLD).hexdigest()}"), TransferControl(job))
     assert outcome.failure is None, outcome.failure
     assert outcome.path == "raw-ranged"
     assert outcome.verified_by == ("length", "checksum")
@@ -110,7 +110,7 @@ def test_a_checksum_allows_ranges_and_going_on(fault_server: FaultServer, job: J
 )
 def test_every_validator_allows_ranges(fault_server: FaultServer, job: Job, validators: dict[str, str | None]) -> None:
     fault_server.put("/disk", OLD, **validators)
-    outcome = transfer(job, Control(job))
+    outcome = transfer(job, TransferControl(job))
     assert outcome.failure is None, outcome.failure
     assert outcome.path == "raw-ranged"
 
@@ -118,7 +118,7 @@ def test_every_validator_allows_ranges(fault_server: FaultServer, job: Job, vali
 @pytest.mark.parametrize("name", ["qcow2-zlib", "vmdk-sparse"])
 def test_other_formats_are_read_in_one_answer_too(images, fault_server: FaultServer, job: Job, name: str) -> None:
     fault_server.put("/disk", images.get(name).content, **NOTHING)
-    outcome = transfer(job, Control(job))
+    outcome = transfer(job, TransferControl(job))
     assert outcome.failure is None, outcome.failure
     assert outcome.path == ("qcow2-stream" if name == "qcow2-zlib" else "qemu-spool")
     asked = fault_server.asked("/disk")
@@ -127,21 +127,21 @@ def test_other_formats_are_read_in_one_answer_too(images, fault_server: FaultSer
 
 def test_what_is_wrapped_is_read_in_one_answer_too(images, fault_server: FaultServer, job: Job) -> None:
     fault_server.put("/disk", images.get("raw", "gz").content, **NOTHING)
-    outcome = transfer(replace(job, policy=replace(QUICK, connections=4)), Control(job))
+    outcome = transfer(replace(job, policy=replace(QUICK, connections=4)), TransferControl(job))
     assert outcome.failure is None, outcome.failure
     assert [request.range for request in fault_server.asked("/disk")] == [(0, 0), None]
 
 
 def test_a_digest_that_is_computed_for_a_look_is_of_one_answer(fault_server: FaultServer, job: Job) -> None:
     fault_server.put("/disk", OLD, **NOTHING)
-    found = examine(job, Control(job), Ask(digest=True))
+    found = examine(job, TransferControl(job), Ask(digest=True))
     assert found.refusal is None
     assert [request.range for request in fault_server.asked("/disk") if is_data(request)] == [None]
 
 
 def test_the_plan_says_why_no_ranges_are_used(fault_server: FaultServer, job: Job) -> None:
     fault_server.put("/disk", OLD, **NOTHING)
-    found = examine(job, Control(job), Ask(expected=True, allocation=True))
+    found = examine(job, TransferControl(job), Ask(expected=True, allocation=True))
     assert found.facts is not None
     chosen = plan(
         plan_input(

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from cdi.api.job import Job, Outcome
 
-MOST_KILLS = 8
+MAX_KILLS = 8
 """Maximum number of kills in one import, so that a slow machine finishes as well."""
 
 
@@ -102,7 +102,7 @@ def kill_and_restart(make_job, tmp_path, *, kills, longest, check, seed=None):
         try:
             while True:
                 worker.start()
-                if here < MOST_KILLS and done < kills:
+                if here < MAX_KILLS and done < kills:
                     if worker.kill_after(rng.uniform(0.05, longest)):
                         here += 1
                         done += 1

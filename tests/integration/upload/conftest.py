@@ -1,6 +1,6 @@
 import pytest
 
-from tests.integration.upload.stand import Authorities, Stand
+from tests.integration.upload.installation import Authorities, Stand
 
 
 @pytest.fixture(scope="session")
@@ -20,7 +20,7 @@ def _shared(authorities, tmp_path_factory):
 
 
 @pytest.fixture
-def stand(_shared, tmp_path):
+def installation(_shared, tmp_path):
     """Provide a running proxy, and no upload server yet."""
     _shared.base = tmp_path
     yield _shared

@@ -17,7 +17,7 @@ import sys
 import time
 from pathlib import Path
 
-from tests.integration.upload.stand import MIB, Authorities, Stand, connected, said, same
+from tests.integration.upload.installation import MIB, Authorities, Stand, connected, said, same
 
 SIZE = 1 << 30
 CUT = 0.9
@@ -73,29 +73,29 @@ def receive_old(tls: str, directory: str, driver: str) -> None:
         sock.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
 
 
-def send(stand: Stand, image: Path, name: str) -> float:
+def send(installation: Stand, image: Path, name: str) -> float:
     began = time.monotonic()
     sending = ("-X", "POST", "-T", str(image))
-    answer = stand.curl("/v1beta1/upload", *sending, token=stand.token(name), seconds=600)
+    answer = installation.curl("/v1beta1/upload", *sending, token=installation.token(name), seconds=600)
     assert answer.status == 200, answer
     return time.monotonic() - began
 
 
-def resume(stand: Stand, image: Path, name: str) -> float:
+def resume(installation: Stand, image: Path, name: str) -> float:
     """Start a resumable upload, cut it, and resume it; return the seconds from the cut to the last response."""
     size = image.stat().st_size
     tus = "Tus-Resumable: 1.0.0"
     create = ("-X", "POST", "-H", tus, "-H", f"Upload-Length: {size}")
-    begun = stand.curl(f"/v1beta1/tus/ns/{name}", *create, token=stand.token(name))
+    begun = installation.curl(f"/v1beta1/tus/ns/{name}", *create, token=installation.token(name))
     assert begun.status == 201, begun
     where = begun.headers["location"]
     # The connection is cut, so there is no response to wait for.
-    assert patch(stand, image, where, name, 0, int(CUT * size)) == b""
+    assert patch(installation, image, where, name, 0, int(CUT * size)) == b""
     began = time.monotonic()
     while True:
-        told = stand.curl(where, "-I", "-H", tus, token=stand.token(name))
+        told = installation.curl(where, "-I", "-H", tus, token=installation.token(name))
         assert told.status == 200, told
-        answer = patch(stand, image, where, name, int(told.headers["upload-offset"]), size)
+        answer = patch(installation, image, where, name, int(told.headers["upload-offset"]), size)
         # The last bytes of the cut request may be processed after the offset was queried.
         if not answer.startswith(b"HTTP/1.1 409 "):
             break
@@ -104,15 +104,15 @@ def resume(stand: Stand, image: Path, name: str) -> float:
     return seconds
 
 
-def patch(stand: Stand, image: Path, where: str, name: str, offset: int, end: int) -> bytes:
+def patch(installation: Stand, image: Path, where: str, name: str, offset: int, end: int) -> bytes:
     """Announce everything from `offset` on and send it up to `end`; return the response if that is all."""
     size = image.stat().st_size
     head = (
         f"PATCH {where} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nTus-Resumable: 1.0.0\r\n"
-        f"Authorization: Bearer {stand.token(name)}\r\nContent-Type: application/offset+octet-stream\r\n"
+        f"Authorization: Bearer {installation.token(name)}\r\nContent-Type: application/offset+octet-stream\r\n"
         f"Upload-Offset: {offset}\r\nContent-Length: {size - offset}\r\n\r\n"
     )
-    with connected(stand) as sock, open(image, "rb", buffering=0) as file:
+    with connected(installation) as sock, open(image, "rb", buffering=0) as file:
         sock.settimeout(600)
         sock.sendall(head.encode())
         file.seek(offset)
@@ -122,37 +122,37 @@ def patch(stand: Stand, image: Path, where: str, name: str, offset: int, end: in
         return said(sock) if end == size else b""
 
 
-def old_way(stand: Stand, image: Path, driver: str, name: str) -> tuple[float, Path]:
-    directory = stand.base / name
+def old_way(installation: Stand, image: Path, driver: str, name: str) -> tuple[float, Path]:
+    directory = installation.base / name
     directory.mkdir()
     command = [sys.executable, "-m", "tests.integration.upload.measure", "--old"]
-    command += [str(stand.authorities.base / "server"), str(directory), driver]
+    command += [str(installation.authorities.base / "server"), str(directory), driver]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout is not None
-        stand.show(name, int(server.stdout.readline()))
-        return send(stand, image, name), directory / "disk.img"
+        installation.show(name, int(server.stdout.readline()))
+        return send(installation, image, name), directory / "disk.img"
 
 
 def main(directory: str, rounds: str = "3", mebibytes: str = str(SIZE // MIB)) -> None:
     base, size = Path(directory) / "measure", int(mebibytes) * MIB
     home = base / "home"
     home.mkdir(parents=True)
-    stand = Stand(Authorities(base), base, home)
-    stand.start_proxy()
+    installation = Stand(Authorities(base), base, home)
+    installation.start_proxy()
     try:
         for driver, image in images(base, size).items():
             image.read_bytes()  # fill the page cache
             for number in range(int(rounds)):
                 name = f"{driver}-{number}"
-                server = stand.start_server(name, size=size)
-                ours = send(stand, image, name)
+                server = installation.start_server(name, size=size)
+                ours = send(installation, image, name)
                 assert server.outcome().scratch == 0
-                cut = stand.start_server(f"cut-{name}", size=size)
-                rest = resume(stand, image, f"cut-{name}")
+                cut = installation.start_server(f"cut-{name}", size=size)
+                rest = resume(installation, image, f"cut-{name}")
                 assert cut.outcome().fetched == image.stat().st_size
                 same(cut.disk, image, driver)
                 cut.disk.unlink()
-                theirs, disk = old_way(stand, image, driver, f"old-{name}")
+                theirs, disk = old_way(installation, image, driver, f"old-{name}")
                 same(server.disk, disk, "raw")
                 load = os.getloadavg()[0]
                 print(f"{driver}: {ours:.2f} s, the old way {theirs:.2f} s, {ours / theirs:.2f}; load {load:.1f}")
@@ -162,8 +162,8 @@ def main(directory: str, rounds: str = "3", mebibytes: str = str(SIZE // MIB)) -
                 server.disk.unlink()
                 shutil.rmtree(disk.parent)
     finally:
-        stand.stop_servers()
-        stand.stop_proxy()
+        installation.stop_servers()
+        installation.stop_proxy()
         shutil.rmtree(base)
 
 

@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 
 from cdi.api.errors import ClusterUnauthorized, UploadNotReady
-from cdi.controller.logs import configure
-from cdi.server.page.desk import Desk
+from cdi.controller.logging import configure
+from cdi.server.page.backend import VolumeBackend
 from cdi.server.page.service import Page
 from cdi.server.proxy.forward import Patience
 from cdi.server.proxy.run import Options, serve
@@ -44,7 +44,7 @@ class NoDesks:
         del token
         raise ClusterUnauthorized("no user is known here")
 
-    def of(self, token: str) -> Desk:
+    def of(self, token: str) -> VolumeBackend:
         del token
         raise ClusterUnauthorized("no user is known here")
 

@@ -19,22 +19,22 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import padding
 
 from cdi.api.upload_protocol import CLIENT_NAME
-from cdi.kube.tokens import Operation, Subject
-from tests.integration.upload.stand import MIB, connected, progress, said, same, wait_until
+from cdi.kube.jwt import Operation, ResourceKind
+from tests.integration.upload.installation import MIB, connected, progress, said, same, wait_until
 
 DISK = 12 * MIB
 FIRST = 300_000
 TUS = "Tus-Resumable: 1.0.0\r\n"
-SECRETS = Subject(group="", version="v1", resource="secrets")
+SECRETS = ResourceKind(group="", version="v1", resource="secrets")
 
 
 @pytest.fixture
-def beside(stand, images):
+def beside(installation, images):
     """Run an upload that begins before the attack, continues during it, and must succeed after it; yield its server."""
     image = images.get("qcow2-zlib")
-    server = stand.start_server("beside", size=DISK)
+    server = installation.start_server("beside", size=DISK)
     sent, tried = FIRST, threading.Event()
-    with connected(stand) as sock:
+    with connected(installation) as sock:
 
         def go_on() -> None:
             nonlocal sent
@@ -42,7 +42,7 @@ def beside(stand, images):
                 sock.sendall(image.content[sent : sent + 500])
                 sent += 500
 
-        sock.sendall(request(len(image.content), token=stand.token("beside")) + image.content[:FIRST])
+        sock.sendall(request(len(image.content), token=installation.token("beside")) + image.content[:FIRST])
         wait_until(lambda: progress(server)["progress"]["fetched"] > FIRST // 2)
         with ThreadPoolExecutor(1) as pool:
             going = pool.submit(go_on)
@@ -64,9 +64,9 @@ def beside(stand, images):
 
 
 @pytest.fixture
-def server(stand, beside):
+def server(installation, beside):
     """Yield the server of volume ``vm``, and check that the volume is still free for an upload after the attack."""
-    made = stand.start_server(size=DISK)
+    made = installation.start_server(size=DISK)
     yield made
     assert made.process.poll() is None
     assert progress(made)["upload"]["state"] == "waiting"
@@ -79,9 +79,9 @@ def request(length: object, *, token: str | None, path="/v1beta1/upload", method
     return f"{head}Content-Length: {length}\r\n\r\n".encode()
 
 
-def ask(stand, *pieces: bytes) -> bytes:
+def ask(installation, *pieces: bytes) -> bytes:
     """Send pieces and return everything received up to the end of the connection."""
-    with connected(stand) as sock:
+    with connected(installation) as sock:
         for piece in pieces:
             sock.sendall(piece)
         return said(sock)
@@ -104,29 +104,29 @@ def part(data: object) -> str:
     return base64.urlsafe_b64encode(text).rstrip(b"=").decode()
 
 
-def private(stand):
-    return serialization.load_pem_private_key(stand.authorities.key.pems["id_rsa"], None)
+def private(installation):
+    return serialization.load_pem_private_key(installation.authorities.key.pems["id_rsa"], None)
 
 
-def pss(stand, text: bytes) -> bytes:
+def pss(installation, text: bytes) -> bytes:
     scheme = padding.PSS(padding.MGF1(hashes.SHA256()), padding.PSS.DIGEST_LENGTH)
-    return private(stand).sign(text, scheme, hashes.SHA256())
+    return private(installation).sign(text, scheme, hashes.SHA256())
 
 
-def pkcs1(stand, text: bytes) -> bytes:
-    return private(stand).sign(text, padding.PKCS1v15(), hashes.SHA256())
+def pkcs1(installation, text: bytes) -> bytes:
+    return private(installation).sign(text, padding.PKCS1v15(), hashes.SHA256())
 
 
-def public_as_secret(stand, text: bytes) -> bytes:
-    return hmac.new(stand.authorities.key.pems["id_rsa.pub"], text, hashlib.sha256).digest()
+def public_as_secret(installation, text: bytes) -> bytes:
+    return hmac.new(installation.authorities.key.pems["id_rsa.pub"], text, hashlib.sha256).digest()
 
 
-def nothing(stand, text: bytes) -> bytes:
-    del stand, text
+def nothing(installation, text: bytes) -> bytes:
+    del installation, text
     return b""
 
 
-def forged(stand, header: dict, sign=pss, **claims: object) -> str:
+def forged(installation, header: dict, sign=pss, **claims: object) -> str:
     """Return a valid token for ``vm``, except for the given claims."""
     now = int(time.time())
     said = {
@@ -135,12 +135,12 @@ def forged(stand, header: dict, sign=pss, **claims: object) -> str:
         "iat": now, "nbf": now, "exp": now + 300, **claims,
     }  # fmt: skip
     text = f"{part(header)}.{part(said)}"
-    return f"{text}.{part(sign(stand, text.encode()))}"
+    return f"{text}.{part(sign(installation, text.encode()))}"
 
 
-def altered(stand, **claims: object) -> str:
+def altered(installation, **claims: object) -> str:
     """Replace claims of a valid token and keep its signature."""
-    head, said, signature = stand.token().split(".")
+    head, said, signature = installation.token().split(".")
     known = json.loads(base64.urlsafe_b64decode(said + "=" * (-len(said) % 4)))
     return f"{head}.{part({**known, **claims})}.{signature}"
 
@@ -150,70 +150,70 @@ TOKENS = {
     "none": (lambda _: None, 400, "UploadMalformed"),
     "empty": (lambda _: "", 400, "UploadMalformed"),
     "nonsense": (lambda _: "not-a-token", 401, "TokenInvalid"),
-    "two-parts": (lambda stand: stand.token().rpartition(".")[0], 401, "TokenInvalid"),
-    "huge": (lambda stand: stand.token() + "A" * 9000, 401, "TokenInvalid"),
-    "expired": (lambda stand: stand.token(age=301), 401, "TokenInvalid"),
-    "of-tomorrow": (lambda stand: stand.token(age=-86400), 401, "TokenInvalid"),
-    "foreign": (lambda stand: stand.token(key=stand.authorities.foreign_key), 401, "TokenInvalid"),
-    "foreign-issuer": (lambda stand: forged(stand, PS256, iss="kubernetes/serviceaccount"), 401, "TokenInvalid"),
-    "altered-name": (lambda stand: altered(stand, name="beside"), 401, "TokenInvalid"),
-    "altered-end": (lambda stand: altered(stand, exp=int(time.time()) + 10**9), 401, "TokenInvalid"),
-    "no-signature": (lambda stand: stand.token().rpartition(".")[0] + ".", 401, "TokenInvalid"),
-    "no-algorithm": (lambda stand: forged(stand, {"alg": "none"}, nothing), 401, "TokenInvalid"),
-    "no-algorithm-in-odd-letters": (lambda stand: forged(stand, {"alg": "nOnE"}, nothing), 401, "TokenInvalid"),
-    "public-key-as-secret": (lambda stand: forged(stand, {"alg": "HS256"}, public_as_secret), 401, "TokenInvalid"),
-    "public-key-as-secret-unsaid": (lambda stand: forged(stand, PS256, public_as_secret), 401, "TokenInvalid"),
-    "another-padding": (lambda stand: forged(stand, {"alg": "RS256"}, pkcs1), 401, "TokenInvalid"),
-    "another-padding-unsaid": (lambda stand: forged(stand, PS256, pkcs1), 401, "TokenInvalid"),
-    "extension": (lambda stand: forged(stand, {**PS256, "crit": ["exp"]}), 401, "TokenInvalid"),
-    "of-a-clone": (lambda stand: stand.token(operation=Operation.CLONE), 400, "TokenMisused"),
-    "for-a-secret": (lambda stand: stand.token(resource=SECRETS), 400, "TokenMisused"),
-    "for-no-volume": (lambda stand: stand.token(""), 400, "TokenMisused"),
-    "for-a-volume-that-is-none": (lambda stand: stand.token("another"), 503, "UploadNotReady"),
-    "up-and-down-again": (lambda stand: stand.token("../ns/vm"), 503, "UploadNotReady"),
+    "two-parts": (lambda installation: installation.token().rpartition(".")[0], 401, "TokenInvalid"),
+    "huge": (lambda installation: installation.token() + "A" * 9000, 401, "TokenInvalid"),
+    "expired": (lambda installation: installation.token(age=301), 401, "TokenInvalid"),
+    "of-tomorrow": (lambda installation: installation.token(age=-86400), 401, "TokenInvalid"),
+    "foreign": (lambda installation: installation.token(key=installation.authorities.foreign_key), 401, "TokenInvalid"),
+    "foreign-issuer": (lambda installation: forged(installation, PS256, iss="kubernetes/serviceaccount"), 401, "TokenInvalid"),
+    "altered-name": (lambda installation: altered(installation, name="beside"), 401, "TokenInvalid"),
+    "altered-end": (lambda installation: altered(installation, exp=int(time.time()) + 10**9), 401, "TokenInvalid"),
+    "no-signature": (lambda installation: installation.token().rpartition(".")[0] + ".", 401, "TokenInvalid"),
+    "no-algorithm": (lambda installation: forged(installation, {"alg": "none"}, nothing), 401, "TokenInvalid"),
+    "no-algorithm-in-odd-letters": (lambda installation: forged(installation, {"alg": "nOnE"}, nothing), 401, "TokenInvalid"),
+    "public-key-as-secret": (lambda installation: forged(installation, {"alg": "HS256"}, public_as_secret), 401, "TokenInvalid"),
+    "public-key-as-secret-unsaid": (lambda installation: forged(installation, PS256, public_as_secret), 401, "TokenInvalid"),
+    "another-padding": (lambda installation: forged(installation, {"alg": "RS256"}, pkcs1), 401, "TokenInvalid"),
+    "another-padding-unsaid": (lambda installation: forged(installation, PS256, pkcs1), 401, "TokenInvalid"),
+    "extension": (lambda installation: forged(installation, {**PS256, "crit": ["exp"]}), 401, "TokenInvalid"),
+    "of-a-clone": (lambda installation: installation.token(operation=Operation.CLONE), 400, "TokenMisused"),
+    "for-a-secret": (lambda installation: installation.token(resource=SECRETS), 400, "TokenMisused"),
+    "for-no-volume": (lambda installation: installation.token(""), 400, "TokenMisused"),
+    "for-a-volume-that-is-none": (lambda installation: installation.token("another"), 503, "UploadNotReady"),
+    "up-and-down-again": (lambda installation: installation.token("../ns/vm"), 503, "UploadNotReady"),
 }  # fmt: skip
 
 
-def test_tokens(stand, server):
+def test_tokens(installation, server):
     for name, (make, status, code) in TOKENS.items():
-        token = make(stand)
-        answer = ask(stand, request(5, token=token), b"bytes")
+        token = make(installation)
+        answer = ask(installation, request(5, token=token), b"bytes")
         assert refused(answer, status, code), (name, answer)
         # The response must not reveal either whether the volume exists.
         probe = request(0, token=token, path="/v1beta1/upload-async", method="HEAD")
-        answer = ask(stand, probe)
+        answer = ask(installation, probe)
         assert answer.startswith(f"HTTP/1.1 {status} ".encode()), (name, answer)
 
 
-def test_what_is_forged_here_would_be_good_if_nothing_were_wrong(stand, beside):
-    stand.start_server(size=DISK)
-    sent = request(5, token=forged(stand, PS256)) + b"bytes"
-    assert ask(stand, sent).startswith(b"HTTP/1.1 200 ")
+def test_what_is_forged_here_would_be_good_if_nothing_were_wrong(installation, beside):
+    installation.start_server(size=DISK)
+    sent = request(5, token=forged(installation, PS256)) + b"bytes"
+    assert ask(installation, sent).startswith(b"HTTP/1.1 200 ")
 
 
-def test_a_token_that_is_used_again(stand, beside, images):
+def test_a_token_that_is_used_again(installation, beside, images):
     """It is rejected while its upload is in progress, and when the volume is filled."""
     content = images.get("raw").content
-    server, token = stand.start_server(size=DISK), stand.token()
-    with connected(stand) as sock:
+    server, token = installation.start_server(size=DISK), installation.token()
+    with connected(installation) as sock:
         sock.sendall(request(len(content), token=token) + content[:FIRST])
         wait_until(lambda: progress(server)["upload"]["state"] == "receiving")
-        assert refused(ask(stand, request(5, token=token), b"bytes"), 503, "UploadUnderWay")
+        assert refused(ask(installation, request(5, token=token), b"bytes"), 503, "UploadUnderWay")
         begin = request(0, token=token, path="/v1beta1/tus/ns/vm", extra=f"{TUS}Upload-Length: 5\r\n")
-        assert refused(ask(stand, begin), 503, "UploadUnderWay")
+        assert refused(ask(installation, begin), 503, "UploadUnderWay")
         sock.sendall(content[FIRST:])
         assert sock.recv(65536).startswith(b"HTTP/1.1 200 ")
     assert server.outcome().failure is None
-    stand.show("vm", "done")
-    assert refused(ask(stand, request(5, token=token), b"bytes"), 409, "AlreadyUploaded")
+    installation.show("vm", "done")
+    assert refused(ask(installation, request(5, token=token), b"bytes"), 409, "AlreadyUploaded")
     assert server.disk.read_bytes()[: len(content)] == content
 
 
-def test_one_volumes_token_at_another_ones_upload(stand, server):
+def test_one_volumes_token_at_another_ones_upload(installation, server):
     fields = f"{TUS}Upload-Length: 5\r\nUpload-Offset: 0\r\nContent-Type: application/offset+octet-stream\r\n"
     for method in ("POST", "HEAD", "PATCH", "DELETE"):
         where = "/v1beta1/tus/ns/beside" + ("" if method == "POST" else f"/{'0' * 32}-5")
-        answer = ask(stand, request(0, token=stand.token(), path=where, method=method, extra=fields))
+        answer = ask(installation, request(0, token=installation.token(), path=where, method=method, extra=fields))
         assert answer.startswith(b"HTTP/1.1 401 "), (method, answer)
         assert method == "HEAD" or refused(answer, 401, "TokenInvalid"), (method, answer)
 
@@ -222,18 +222,18 @@ def test_one_volumes_token_at_another_ones_upload(stand, server):
 
 
 @pytest.fixture
-def reach(stand, tmp_path):
+def reach(installation, tmp_path):
     """Return a function that sends requests to an upload server directly, with a choice of certificates."""
 
     def ask_directly(server, client: str | None, text: bytes) -> bytes:
-        context = ssl.create_default_context(cafile=str(stand.authorities.base / "server-ca.crt"))
+        context = ssl.create_default_context(cafile=str(installation.authorities.base / "server-ca.crt"))
         if client == "own":
             trustme.CA().issue_cert(CLIENT_NAME, common_name=CLIENT_NAME).private_key_and_cert_chain_pem.write_to_path(
                 tmp_path / "own"
             )
             context.load_cert_chain(tmp_path / "own")
         elif client is not None:
-            base = stand.authorities.base / client
+            base = installation.authorities.base / client
             context.load_cert_chain(base / "tls.crt", base / "tls.key")
         with socket.create_connection(("localhost", server.port), 30) as plain:
             with context.wrap_socket(plain, server_hostname="localhost") as sock:
@@ -249,12 +249,12 @@ DIRECT = (
 )  # fmt: skip
 
 
-def test_who_passes_the_proxy_by(stand, beside, server, reach):
+def test_who_passes_the_proxy_by(installation, beside, server, reach):
     """Requests with a token or with another name's certificate are rejected; one of another CA fails the handshake."""
     for aim in (server, beside):
         for method, path in DIRECT:
             fields = f"{TUS}Upload-Length: 5\r\n"
-            text = request(5, token=stand.token(aim.name), path=path, method=method, extra=fields) + b"bytes"
+            text = request(5, token=installation.token(aim.name), path=path, method=method, extra=fields) + b"bytes"
             for client in (None, "other-client"):
                 answer = reach(aim, client, text)
                 assert refused(answer, 401, "TokenInvalid"), (aim.name, method, path, client, answer)
@@ -284,20 +284,20 @@ PATHS = (
 NO_PATHS = ("v1beta1/upload", "*", "ftp://host/v1beta1/upload", "localhost:443", "/a b", "/a\tb")
 
 
-def test_paths(stand, server):
+def test_paths(installation, server):
     wrong = {}
     for path in (*PATHS, *NO_PATHS):
-        answer = ask(stand, request(5, token=stand.token(), path=path), b"bytes")
+        answer = ask(installation, request(5, token=installation.token(), path=path), b"bytes")
         if not refused(answer, 404 if path in PATHS else 400, "UploadMalformed"):
             wrong[path] = answer
     assert not wrong
 
 
-def test_another_host_is_nothing_to_go_by(stand, server):
+def test_another_host_is_nothing_to_go_by(installation, server):
     """The target of a request is determined by its token alone."""
     fields = "X-Forwarded-Host: beside\r\nX-Original-URL: /v1beta1/tus/ns/beside\r\nForwarded: host=beside\r\n"
-    elsewhere = request(5, token=stand.token("another"), path="https://beside:8443/v1beta1/upload", extra=fields)
-    assert refused(ask(stand, elsewhere, b"bytes"), 503, "UploadNotReady")
+    elsewhere = request(5, token=installation.token("another"), path="https://beside:8443/v1beta1/upload", extra=fields)
+    assert refused(ask(installation, elsewhere, b"bytes"), 503, "UploadNotReady")
 
 
 # --- heads and bodies ---------------------------------------------------------------------------------------------
@@ -325,10 +325,14 @@ HEADS = {
 }  # fmt: skip
 
 
-def test_heads(stand, server):
+def test_heads(installation, server):
     wrong = {}
     for name, (make, status) in HEADS.items():
-        answer = ask(stand, make(lambda length, extra="": request(length, token=stand.token(), extra=extra)), b"bytes")
+        answer = ask(
+            installation,
+            make(lambda length, extra="": request(length, token=installation.token(), extra=extra)),
+            b"bytes",
+        )
         if not refused(answer, status, "UploadMalformed"):
             wrong[name] = answer
     assert not wrong
@@ -365,11 +369,11 @@ BODIES = {
 }  # fmt: skip
 
 
-def test_bodies(stand, server):
+def test_bodies(installation, server):
     wrong = {}
     for name, (field, pieces, code) in BODIES.items():
-        head = f"POST /v1beta1/upload HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {stand.token()}\r\n"
-        answer = ask(stand, f"{head}{field}\r\n\r\n".encode(), *pieces)
+        head = f"POST /v1beta1/upload HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {installation.token()}\r\n"
+        answer = ask(installation, f"{head}{field}\r\n\r\n".encode(), *pieces)
         if not refused(answer, 400, code):
             wrong[name] = answer
         # The upload server notices the proxy's rejection a moment later.
@@ -377,33 +381,33 @@ def test_bodies(stand, server):
     assert not wrong
 
 
-def test_a_request_within_a_body_is_none(stand, server):
+def test_a_request_within_a_body_is_none(installation, server):
     """Data after a rejected head belongs to the rejected request."""
-    within = request(5, token=stand.token()) + b"bytes"
-    assert refused(ask(stand, request(len(within), token="none") + within), 401, "TokenInvalid")
+    within = request(5, token=installation.token()) + b"bytes"
+    assert refused(ask(installation, request(len(within), token="none") + within), 401, "TokenInvalid")
 
 
-def test_a_form_whose_parts_have_endless_heads(stand, server):
+def test_a_form_whose_parts_have_endless_heads(installation, server):
     start = b'--b\r\nContent-Disposition: form-data; name="file"\r\n'
     many = b"--b" + b"\r\nX: y\r\n\r\n\r\n--b" * 200
     for body in (start + b"X: y\r\n" * 100_000, start + b"X: " + b"y" * 1_000_000, many):
         head = request(
-            len(body), token=stand.token(), path="/v1beta1/upload-form",
+            len(body), token=installation.token(), path="/v1beta1/upload-form",
             extra="Content-Type: multipart/form-data; boundary=b\r\n",
         )  # fmt: skip
-        answer = ask(stand, head, body)
+        answer = ask(installation, head, body)
         assert refused(answer, 431, "UploadMalformed") or refused(answer, 400, "UploadMalformed"), answer
 
 
 # --- those who take their time ------------------------------------------------------------------------------------
 
 
-def test_those_who_drip_are_cut_off(stand, server):
+def test_those_who_drip_are_cut_off(installation, server):
     """Handshake and head share one time limit, however the client spreads its bytes."""
     with ExitStack() as stack:
         hello = ssl_hello()
-        plain = [stack.enter_context(socket.create_connection(("localhost", stand.port), 30)) for _ in range(40)]
-        shaken = [stack.enter_context(connected(stand)) for _ in range(10)]
+        plain = [stack.enter_context(socket.create_connection(("localhost", installation.port), 30)) for _ in range(40)]
+        shaken = [stack.enter_context(connected(installation)) for _ in range(10)]
         dripping = [(sock, hello) for sock in plain[:20]] + [(sock, b"POST /" + b"x" * 1000) for sock in shaken]
         gone: set[int] = set()
         for at in range(1000):
@@ -435,27 +439,29 @@ def ssl_hello() -> bytes:
     return outgoing.read()[:-1]
 
 
-def test_more_connections_than_there_is_room_for(stand, beside, server):
+def test_more_connections_than_there_is_room_for(installation, beside, server):
     held = []
     try:
         for number in range(1200):
-            held.append(socket.create_connection(("localhost", stand.port), 30))
+            held.append(socket.create_connection(("localhost", installation.port), 30))
             if number % 100 == 0:
-                assert stand.curl("/healthz", token=None).status == 200
+                assert installation.curl("/healthz", token=None).status == 200
         # The upload servers themselves accept fewer connections, and pods in the cluster can reach them.
         for aim in (server, beside):
             for _ in range(150):
                 held.append(socket.create_connection(("localhost", aim.port), 30))
             assert progress(aim)["upload"]["failure"] is None
-        assert refused(ask(stand, request(15, token=stand.token()), b"<!DOCTYPE html>"), 400, "SourceNotAnImage")
+        assert refused(
+            ask(installation, request(15, token=installation.token()), b"<!DOCTYPE html>"), 400, "SourceNotAnImage"
+        )
     finally:
         for sock in held:
             sock.close()
 
 
-def test_the_proxy_says_nothing_of_what_it_runs_on(stand, beside):
+def test_the_proxy_says_nothing_of_what_it_runs_on(installation, beside):
     done = subprocess.run(
-        ["curl", "-sS", "-i", "-k", stand.url("/v1beta1/upload")], capture_output=True, text=True, check=True
+        ["curl", "-sS", "-i", "-k", installation.url("/v1beta1/upload")], capture_output=True, text=True, check=True
     )
     assert not {"server", "x-powered-by", "date"} & {
         line.partition(":")[0].lower() for line in done.stdout.splitlines() if ":" in line

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.upload.stand import MIB
+from tests.integration.upload.installation import MIB
 
 MANY = 20
 SIZE = 32 * MIB
-MOST = 150 << 10
+MAX_MEMORY = 150 << 10
 """Maximum memory of the proxy in KiB."""
 
 
@@ -40,4 +40,4 @@ def test_twenty_uploads_at_once(lone, tmp_path):
     peak = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{lone.proxy.pid}/status").read_text())
     assert peak is not None
     print("the proxy's peak:", int(peak[1]) >> 10, "MiB")
-    assert int(peak[1]) < MOST
+    assert int(peak[1]) < MAX_MEMORY

@@ -5,7 +5,7 @@ import urllib.request
 
 import pytest
 
-from tests.integration.upload.stand import connected, progress, same, wait_until
+from tests.integration.upload.installation import connected, progress, same, wait_until
 
 DISK = 12 << 20
 UPLOADS = "cdi_uploadproxy_uploads"
@@ -43,9 +43,9 @@ def test_an_upload_is_seen_while_it_runs_and_counted_when_it_ends(lone, images):
     same(server.disk, image.path, "qcow2")
 
 
-def test_it_is_told_at_its_own_port_alone(stand):
-    assert stand.curl("/metrics").status == 404
+def test_it_is_told_at_its_own_port_alone(installation):
+    assert installation.curl("/metrics").status == 404
     with pytest.raises(urllib.error.HTTPError) as refused:
-        urllib.request.urlopen(f"http://localhost:{stand.metrics_port}/v1beta1/upload", timeout=30)
+        urllib.request.urlopen(f"http://localhost:{installation.metrics_port}/v1beta1/upload", timeout=30)
     assert refused.value.code == 404
     refused.value.close()

@@ -8,15 +8,17 @@ import pytest
 
 from cdi.api.job import Policy
 from cdi.image.sizes import largest_file
-from cdi.kube.tokens import Operation
+from cdi.kube.jwt import Operation
 from tests.integration.fixtures_images import KINDS
-from tests.integration.upload.stand import MIB, connected, progress, said, same, wait_until
+from tests.integration.upload.installation import MIB, connected, progress, said, same, wait_until
 
 DISK = 12 * MIB
 
 
-def request(stand, length: object, *, path="/v1beta1/upload", extra="", token="") -> bytes:
-    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {token or stand.token()}\r\n{extra}"
+def request(installation, length: object, *, path="/v1beta1/upload", extra="", token="") -> bytes:
+    head = (
+        f"POST {path} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {token or installation.token()}\r\n{extra}"
+    )
     return f"{head}Content-Length: {length}\r\n\r\n".encode()
 
 
@@ -31,41 +33,43 @@ def tampered(token: str) -> str:
 @pytest.mark.parametrize(
     ("make", "status", "code"),
     [
-        (lambda stand: None, 400, "UploadMalformed"),
-        (lambda stand: "not-a-token", 401, "TokenInvalid"),
-        (lambda stand: stand.token(age=301), 401, "TokenInvalid"),
-        (lambda stand: stand.token(key=stand.authorities.foreign_key), 401, "TokenInvalid"),
-        (lambda stand: tampered(stand.token()), 401, "TokenInvalid"),
-        (lambda stand: stand.token(operation=Operation.CLONE), 400, "TokenMisused"),
-        (lambda stand: stand.token("another"), 503, "UploadNotReady"),
+        (lambda installation: None, 400, "UploadMalformed"),
+        (lambda installation: "not-a-token", 401, "TokenInvalid"),
+        (lambda installation: installation.token(age=301), 401, "TokenInvalid"),
+        (lambda installation: installation.token(key=installation.authorities.foreign_key), 401, "TokenInvalid"),
+        (lambda installation: tampered(installation.token()), 401, "TokenInvalid"),
+        (lambda installation: installation.token(operation=Operation.CLONE), 400, "TokenMisused"),
+        (lambda installation: installation.token("another"), 503, "UploadNotReady"),
     ],
     ids=["none", "nonsense", "expired", "foreign", "forged", "clone", "other-volume"],
 )
-def test_tokens(stand, tmp_path, make, status, code):
-    server = stand.start_server(size=DISK)
+def test_tokens(installation, tmp_path, make, status, code):
+    server = installation.start_server(size=DISK)
     (tmp_path / "image").write_bytes(b"x" * MIB)
     sending = ("-X", "POST", "-T", str(tmp_path / "image"))
-    answer = stand.curl("/v1beta1/upload", *sending, token=make(stand))
+    answer = installation.curl("/v1beta1/upload", *sending, token=make(installation))
     assert answer.status == status
     assert answer.body.startswith(f"error[{code}]: ")
     assert server.process.poll() is None
-    assert stand.curl("/v1beta1/upload", *sending).status == 200
+    assert installation.curl("/v1beta1/upload", *sending).status == 200
 
 
 @pytest.mark.parametrize("field", ["Basic dXNlcjpwYXNz", "Bearer", "Bearer  ", "token"])
-def test_a_malformed_authorization(stand, field):
-    answer = stand.curl("/v1beta1/upload", "-d", "x", "-H", f"Authorization: {field}", token=None)
+def test_a_malformed_authorization(installation, field):
+    answer = installation.curl("/v1beta1/upload", "-d", "x", "-H", f"Authorization: {field}", token=None)
     assert answer.status == 400
 
 
-def test_a_token_is_good_for_one_volume_of_a_resumable_upload(stand):
-    stand.start_server(size=DISK)
-    answer = stand.curl("/v1beta1/tus/ns/other", "-X", "POST", "-H", "Tus-Resumable: 1.0.0", "-H", "Upload-Length: 5")
+def test_a_token_is_good_for_one_volume_of_a_resumable_upload(installation):
+    installation.start_server(size=DISK)
+    answer = installation.curl(
+        "/v1beta1/tus/ns/other", "-X", "POST", "-H", "Tus-Resumable: 1.0.0", "-H", "Upload-Length: 5"
+    )
     assert (answer.status, "TokenInvalid" in answer.body) == (401, True)
 
 
-def test_a_refusal_as_json(stand):
-    answer = stand.curl("/v1beta1/upload", "-d", "x", "-H", "Accept: application/json", token=None)
+def test_a_refusal_as_json(installation):
+    answer = installation.curl("/v1beta1/upload", "-d", "x", "-H", "Accept: application/json", token=None)
     assert answer.headers["content-type"] == "application/json"
     assert json.loads(answer.body)["code"] == "UploadMalformed"
 
@@ -73,11 +77,11 @@ def test_a_refusal_as_json(stand):
 # --- volumes ------------------------------------------------------------------------------------------------------
 
 
-def test_volumes_that_are_not_ready(stand):
-    stand.show("vm", "done")
-    assert stand.curl("/v1beta1/upload", "-d", "x").status == 409
-    stand.show("vm", "missing")
-    answer = stand.curl("/v1beta1/upload", "-d", "x")
+def test_volumes_that_are_not_ready(installation):
+    installation.show("vm", "done")
+    assert installation.curl("/v1beta1/upload", "-d", "x").status == 409
+    installation.show("vm", "missing")
+    answer = installation.curl("/v1beta1/upload", "-d", "x")
     assert (answer.status, "no such PersistentVolumeClaim" in answer.body) == (503, True)
     assert answer.headers["retry-after"]
 
@@ -99,19 +103,19 @@ def test_an_upload_server_that_does_not_come_in_time_is_answered_with_the_cause(
 # --- images -------------------------------------------------------------------------------------------------------
 
 
-def test_an_image_that_is_too_large_is_refused_with_both_sizes_and_the_next_is_taken(stand, images, tmp_path):
+def test_an_image_that_is_too_large_is_refused_with_both_sizes_and_the_next_is_taken(installation, images, tmp_path):
     subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", str(tmp_path / "large"), "64M"], check=True)
     (tmp_path / "raw").write_bytes(b"x" * (13 * MIB))
-    server = stand.start_server(size=DISK)
+    server = installation.start_server(size=DISK)
     for name, size in (("large", 64 * MIB), ("raw", 13 * MIB)):
         for path in ("/v1beta1/upload", "/v1beta1/upload-async"):
-            answer = stand.curl(path, "-X", "POST", "-T", str(tmp_path / name))
+            answer = installation.curl(path, "-X", "POST", "-T", str(tmp_path / name))
             assert answer.status == 400
             assert answer.body.startswith("error[TargetTooSmall]: ")
             assert str(size) in answer.body
             assert str(DISK) in answer.body
     image = images.get("qcow2-v3")
-    assert stand.curl("/v1beta1/upload", "-X", "POST", "-T", str(image.path)).status == 200
+    assert installation.curl("/v1beta1/upload", "-X", "POST", "-T", str(image.path)).status == 200
     same(server.disk, image.path, "qcow2")
 
 
@@ -124,10 +128,10 @@ def test_an_image_that_is_too_large_is_refused_with_both_sizes_and_the_next_is_t
         (b"PK\x03\x04" + b"\x00" * 1000, "FormatUnsupported"),
     ],
 )
-def test_what_is_no_image(stand, tmp_path, content, code):
+def test_what_is_no_image(installation, tmp_path, content, code):
     (tmp_path / "some").write_bytes(content)
-    server = stand.start_server(size=DISK)
-    answer = stand.curl("/v1beta1/upload-async", "-X", "POST", "-T", str(tmp_path / "some"))
+    server = installation.start_server(size=DISK)
+    answer = installation.curl("/v1beta1/upload-async", "-X", "POST", "-T", str(tmp_path / "some"))
     assert answer.status == 400
     assert code is None or answer.body.startswith(f"error[{code}]: ")
     assert not server.disk.exists()
@@ -145,7 +149,7 @@ def test_what_is_no_image(stand, tmp_path, content, code):
         ("Digest: md5={bad}", False),
     ],
 )
-def test_digests(stand, images, field, good):
+def test_digests(installation, images, field, good):
     import base64
     import hashlib
 
@@ -155,8 +159,10 @@ def test_digests(stand, images, field, good):
         for name in ("md5", "sha256", "sha512")
     }
     values["bad"] = base64.b64encode(bytes(16)).decode()
-    server = stand.start_server(size=DISK)
-    answer = stand.curl("/v1beta1/upload-async", "-X", "POST", "-H", field.format(**values), "-T", str(image.path))
+    server = installation.start_server(size=DISK)
+    answer = installation.curl(
+        "/v1beta1/upload-async", "-X", "POST", "-H", field.format(**values), "-T", str(image.path)
+    )
     if good:
         assert answer.status == 200
         assert "length" in server.outcome().verified_by
@@ -166,13 +172,15 @@ def test_digests(stand, images, field, good):
         assert not server.disk.exists()
 
 
-def test_the_volumes_own_checksum(stand, images):
+def test_the_volumes_own_checksum(installation, images):
     image = images.get("qcow2-zlib", "gz")
-    stand.start_server(size=DISK, checksum=f"sha256:{'0' * 64}")
-    answer = stand.curl("/v1beta1/upload", "-X", "POST", "-T", str(image.path))
+    installation.start_server(size=DISK, checksum=f"sha256:{'0' * 64}")
+    answer = installation.curl("/v1beta1/upload", "-X", "POST", "-T", str(image.path))
     assert (answer.status, answer.body.startswith("error[ChecksumMismatch]")) == (400, True)
-    server = stand.start_server("another", size=DISK, checksum=f"sha256:{image.sha256}")
-    answer = stand.curl("/v1beta1/upload", "-X", "POST", "-T", str(image.path), token=stand.token("another"))
+    server = installation.start_server("another", size=DISK, checksum=f"sha256:{image.sha256}")
+    answer = installation.curl(
+        "/v1beta1/upload", "-X", "POST", "-T", str(image.path), token=installation.token("another")
+    )
     assert answer.status == 200
     assert "checksum" in server.outcome().verified_by
 
@@ -186,10 +194,10 @@ def test_the_volumes_own_checksum(stand, images):
      "/v1alpha1/upload-archive", "/v2/upload", "/v1beta1/tus/ns", "/v1beta1/tus/ns/../vm", "/v1beta1/tus/ns/vm/..%2f",
      "/v1beta1/tus/ns/vm/0-5", "/progress", "/metrics", "/v1beta1/tus/NS/vm"],
 )  # fmt: skip
-def test_other_paths(stand, path):
-    stand.start_server(size=DISK)
-    with connected(stand) as sock:
-        sock.sendall(request(stand, 0, path=path, extra="Connection: close\r\n"))
+def test_other_paths(installation, path):
+    installation.start_server(size=DISK)
+    with connected(installation) as sock:
+        sock.sendall(request(installation, 0, path=path, extra="Connection: close\r\n"))
         assert said(sock).startswith(b"HTTP/1.1 404 ")
 
 
@@ -214,8 +222,8 @@ def test_other_paths(stand, path):
         (b"PATCH /v1beta1/upload HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer x\r\nConnection: close\r\n\r\n", 401),
     ],
 )  # fmt: skip
-def test_requests_that_are_none(stand, text, status):
-    with connected(stand) as sock:
+def test_requests_that_are_none(installation, text, status):
+    with connected(installation) as sock:
         sock.sendall(text)
         assert said(sock).startswith(f"HTTP/1.1 {status} ".encode())
 
@@ -229,30 +237,30 @@ def test_requests_that_are_none(stand, text, status):
         (b"2\r\nxx\r\n0\r\n" + b"A: b\r\n" * 101, "more than 100 trailer fields follow the last chunk"),
     ],
 )
-def test_chunks_that_cannot_be_read_are_told_in_words_for_a_client(stand, body, why):
-    stand.start_server(size=DISK)
-    with connected(stand) as sock:
-        head = f"POST /v1beta1/upload HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {stand.token()}\r\n"
+def test_chunks_that_cannot_be_read_are_told_in_words_for_a_client(installation, body, why):
+    installation.start_server(size=DISK)
+    with connected(installation) as sock:
+        head = f"POST /v1beta1/upload HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {installation.token()}\r\n"
         sock.sendall(f"{head}Transfer-Encoding: chunked\r\n\r\n".encode() + body)
         answer = said(sock).decode()
     assert answer.startswith("HTTP/1.1 400 ")
     assert f"error[UploadMalformed]: {why} (the client). Try: send Content-Length" in answer
 
 
-def test_what_breaks_off_is_told_in_words_for_a_client(stand):
-    server = stand.start_server(size=DISK)
-    with connected(stand) as sock:
-        sock.sendall(request(stand, MIB) + b"x" * 1000)
+def test_what_breaks_off_is_told_in_words_for_a_client(installation):
+    server = installation.start_server(size=DISK)
+    with connected(installation) as sock:
+        sock.sendall(request(installation, MIB) + b"x" * 1000)
         wait_until(lambda: progress(server)["upload"]["state"] == "receiving")
     wait_until(lambda: progress(server)["upload"]["failure"])
     message = progress(server)["upload"]["failure"]["message"]
     assert message.endswith("Try: send it again"), message
 
 
-def test_what_stalls_is_told_in_words_for_a_client(stand):
-    stand.start_server(size=DISK, policy=Policy(stall_timeout=1.0))
-    with connected(stand) as sock:
-        sock.sendall(request(stand, MIB) + b"x" * 1000)
+def test_what_stalls_is_told_in_words_for_a_client(installation):
+    installation.start_server(size=DISK, policy=Policy(stall_timeout=1.0))
+    with connected(installation) as sock:
+        sock.sendall(request(installation, MIB) + b"x" * 1000)
         answer = said(sock)
     assert answer.startswith(b"HTTP/1.1 408 ")
     assert b"Try: send it again, over a connection that does not pause as long" in answer
@@ -265,43 +273,43 @@ def test_no_image_is_longer_than_the_longest_that_is_taken(images, wrapper):
         assert len(image.content) <= largest_file(len(image.disk)), name
 
 
-def test_an_image_that_no_volume_of_this_size_can_hold_is_refused_before_its_body(stand):
+def test_an_image_that_no_volume_of_this_size_can_hold_is_refused_before_its_body(installation):
     """The client never receives 100 Continue."""
-    server = stand.start_server(size=DISK)
-    with connected(stand) as sock:
-        sock.sendall(request(stand, 1 << 40, extra="Expect: 100-continue\r\nConnection: close\r\n"))
+    server = installation.start_server(size=DISK)
+    with connected(installation) as sock:
+        sock.sendall(request(installation, 1 << 40, extra="Expect: 100-continue\r\nConnection: close\r\n"))
         answer = said(sock)
     assert answer.startswith(b"HTTP/1.1 400 ")
     assert b"error[TargetTooSmall]: " in answer
     assert progress(server)["upload"] == {"state": "waiting", "failure": None}
 
 
-def test_a_body_that_is_shorter_than_it_said(stand, images):
+def test_a_body_that_is_shorter_than_it_said(installation, images):
     image = images.get("raw")
-    server = stand.start_server(size=DISK)
-    with connected(stand) as sock:
-        sock.sendall(request(stand, len(image.content) + 5) + image.content)
+    server = installation.start_server(size=DISK)
+    with connected(installation) as sock:
+        sock.sendall(request(installation, len(image.content) + 5) + image.content)
     wait_until(lambda: progress(server)["upload"]["failure"])
     assert progress(server)["upload"]["failure"]["code"] == "SourceTruncated"
     assert not server.disk.exists()
-    assert stand.curl("/v1beta1/upload", "-X", "POST", "-T", str(image.path)).status == 200
+    assert installation.curl("/v1beta1/upload", "-X", "POST", "-T", str(image.path)).status == 200
     same(server.disk, image.path, "raw")
 
 
-def test_a_body_that_is_longer_than_it_said(stand, images):
+def test_a_body_that_is_longer_than_it_said(installation, images):
     """The bytes beyond are taken for another request, which is malformed."""
     image = images.get("qcow2-v3")
-    server = stand.start_server(size=DISK)
-    with connected(stand) as sock:
-        sock.sendall(request(stand, len(image.content)) + image.content + b"beyond\r\n\r\n")
+    server = installation.start_server(size=DISK)
+    with connected(installation) as sock:
+        sock.sendall(request(installation, len(image.content)) + image.content + b"beyond\r\n\r\n")
         answers = said(sock)
     assert answers.startswith(b"HTTP/1.1 200 ")
     assert b"HTTP/1.1 400 " in answers
     same(server.disk, image.path, "qcow2")
 
 
-def test_two_requests_on_one_connection(stand):
-    with connected(stand) as sock:
+def test_two_requests_on_one_connection(installation):
+    with connected(installation) as sock:
         sock.sendall(
             b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n" * 2
             + b"GET /healthz HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
@@ -311,31 +319,33 @@ def test_two_requests_on_one_connection(stand):
 
 @pytest.mark.parametrize("cut", [0, 1, 511, 512, 70_000, 3 * MIB, -1])
 @pytest.mark.parametrize("name", ["raw", "qcow2-zlib"])
-def test_a_connection_that_is_cut_anywhere(stand, images, name, cut):
+def test_a_connection_that_is_cut_anywhere(installation, images, name, cut):
     image = images.get(name)
-    server = stand.start_server(size=DISK)
-    with connected(stand) as sock:
-        sock.sendall(request(stand, len(image.content)) + image.content[:cut])
+    server = installation.start_server(size=DISK)
+    with connected(installation) as sock:
+        sock.sendall(request(installation, len(image.content)) + image.content[:cut])
         # The upload must have begun, or the next one would be the first.
         wait_until(lambda: progress(server)["upload"]["state"] == "receiving")
     wait_until(lambda: progress(server)["upload"]["state"] == "waiting")
     assert not server.disk.exists()
-    assert stand.curl("/v1beta1/upload", "-X", "POST", "-T", str(image.path)).status == 200
+    assert installation.curl("/v1beta1/upload", "-X", "POST", "-T", str(image.path)).status == 200
     same(server.disk, image.path, image.kind.format)
 
 
 def test_two_clients_at_once(lone, images):
-    stand = lone
-    stand.stop_proxy()
-    stand.start_proxy(contention=1.0)
+    installation = lone
+    installation.stop_proxy()
+    installation.start_proxy(contention=1.0)
     image = images.get("qcow2-zlib")
-    server = stand.start_server(size=DISK)
-    with connected(stand) as sock:
-        sock.sendall(request(stand, len(image.content)) + image.content[:100_000])
+    server = installation.start_server(size=DISK)
+    with connected(installation) as sock:
+        sock.sendall(request(installation, len(image.content)) + image.content[:100_000])
         wait_until(lambda: progress(server)["upload"]["state"] == "receiving")
-        answer = stand.curl("/v1beta1/upload", "-X", "POST", "-T", str(image.path))
+        answer = installation.curl("/v1beta1/upload", "-X", "POST", "-T", str(image.path))
         assert (answer.status, answer.body.startswith("error[UploadUnderWay]")) == (503, True)
-        answer = stand.curl("/v1beta1/tus/ns/vm", "-X", "POST", "-H", "Tus-Resumable: 1.0.0", "-H", "Upload-Length: 5")
+        answer = installation.curl(
+            "/v1beta1/tus/ns/vm", "-X", "POST", "-H", "Tus-Resumable: 1.0.0", "-H", "Upload-Length: 5"
+        )
         assert answer.status == 503
         sock.sendall(image.content[100_000:])
         got = b""
@@ -356,11 +366,11 @@ def test_a_client_that_stalls(lone):
     wait_until(lambda: progress(server)["upload"]["state"] == "waiting")
 
 
-def test_a_server_whose_own_client_stalls(stand):
+def test_a_server_whose_own_client_stalls(installation):
     """The proxy waits longer than the upload server does, so the server's error is passed on at once."""
-    server = stand.start_server(size=DISK, policy=Policy(stall_timeout=1.0))
-    with connected(stand) as sock:
-        sock.sendall(request(stand, MIB) + b"x" * 1000)
+    server = installation.start_server(size=DISK, policy=Policy(stall_timeout=1.0))
+    with connected(installation) as sock:
+        sock.sendall(request(installation, MIB) + b"x" * 1000)
         answer = said(sock)
     assert answer.startswith(b"HTTP/1.1 408 ")
     # The message is the upload server's, which waited for a second, not the proxy's.
@@ -368,34 +378,36 @@ def test_a_server_whose_own_client_stalls(stand):
     assert progress(server)["upload"]["failure"]["code"] == "SourceStalled"
 
 
-def test_those_who_say_nothing_do_not_hold_up_the_others(stand, images):
+def test_those_who_say_nothing_do_not_hold_up_the_others(installation, images):
     """There are more than can wait: some have finished the handshake, some have sent half a head, some nothing."""
     image = images.get("qcow2-zlib")
-    server = stand.start_server(size=DISK)
+    server = installation.start_server(size=DISK)
     held = []
     try:
         for number in range(1100):
-            plain = socket.create_connection(("localhost", stand.port), 30)
+            plain = socket.create_connection(("localhost", installation.port), 30)
             held.append(plain)
             if number % 20 == 0:
-                held[-1] = sock = stand.context().wrap_socket(plain, server_hostname="localhost")
+                held[-1] = sock = installation.context().wrap_socket(plain, server_hostname="localhost")
                 sock.sendall(b"POST /v1beta1/upload HTTP/1.1\r\nHost:")
-        assert stand.curl("/v1beta1/upload", "-X", "POST", "-T", str(image.path)).status == 200
+        assert installation.curl("/v1beta1/upload", "-X", "POST", "-T", str(image.path)).status == 200
     finally:
         for sock in held:
             sock.close()
     same(server.disk, image.path, "qcow2")
 
 
-def test_an_upload_at_a_snails_pace_leaves_the_others_alone(stand, images):
+def test_an_upload_at_a_snails_pace_leaves_the_others_alone(installation, images):
     image = images.get("raw")
-    slow = stand.start_server("slow", size=DISK)
-    fast = stand.start_server("fast", size=DISK)
-    with connected(stand) as sock:
-        sock.sendall(request(stand, 600_000, token=stand.token("slow")))
+    slow = installation.start_server("slow", size=DISK)
+    fast = installation.start_server("fast", size=DISK)
+    with connected(installation) as sock:
+        sock.sendall(request(installation, 600_000, token=installation.token("slow")))
         for _ in range(20):
             sock.sendall(b"x" * 3)
-        answer = stand.curl("/v1beta1/upload", "-X", "POST", "-T", str(image.path), token=stand.token("fast"))
+        answer = installation.curl(
+            "/v1beta1/upload", "-X", "POST", "-T", str(image.path), token=installation.token("fast")
+        )
         assert answer.status == 200
         assert fast.outcome().failure is None
         sock.sendall(b"x" * (600_000 - 60))
@@ -409,9 +421,9 @@ def test_an_upload_at_a_snails_pace_leaves_the_others_alone(stand, images):
 # --- forms --------------------------------------------------------------------------------------------------------
 
 
-def form(stand, body: bytes, content_type: str = "multipart/form-data; boundary=b") -> bytes:
-    head = request(stand, len(body), path="/v1beta1/upload-form", extra=f"Content-Type: {content_type}\r\n")
-    with connected(stand) as sock:
+def form(installation, body: bytes, content_type: str = "multipart/form-data; boundary=b") -> bytes:
+    head = request(installation, len(body), path="/v1beta1/upload-form", extra=f"Content-Type: {content_type}\r\n")
+    with connected(installation) as sock:
         sock.sendall(head + body)
         got = b""
         while b"\r\n\r\n" not in got and (piece := sock.recv(65536)):
@@ -437,18 +449,18 @@ FILE = b'--b\r\nContent-Disposition: form-data; name="file"; filename="x"\r\n\r\
         (FILE + b"x\r\n--b--\r\n", "multipart/mixed; boundary=b"),
     ],
 )
-def test_forms_that_are_none(stand, body, content_type):
-    server = stand.start_server(size=DISK)
-    assert form(stand, body, content_type).startswith(b"HTTP/1.1 400 ")
+def test_forms_that_are_none(installation, body, content_type):
+    server = installation.start_server(size=DISK)
+    assert form(installation, body, content_type).startswith(b"HTTP/1.1 400 ")
     assert not server.disk.exists()
     assert server.process.poll() is None
 
 
-def test_what_follows_a_form_is_passed_over(stand, images):
+def test_what_follows_a_form_is_passed_over(installation, images):
     image = images.get("raw")
-    server = stand.start_server(size=DISK)
+    server = installation.start_server(size=DISK)
     body = b"preamble\r\n" + FILE + image.content + b"\r\n--b--\r\n" + b"epilogue" * 1000
-    assert form(stand, body).startswith(b"HTTP/1.1 200 ")
+    assert form(installation, body).startswith(b"HTTP/1.1 200 ")
     same(server.disk, image.path, "raw")
 
 
@@ -456,9 +468,9 @@ def test_what_follows_a_form_is_passed_over(stand, images):
 
 
 @pytest.mark.parametrize("client", [None, "other-client", "foreign-client"])
-def test_only_the_proxy_is_let_in(stand, client):
-    server = stand.start_server(size=DISK)
-    base = stand.authorities.base
+def test_only_the_proxy_is_let_in(installation, client):
+    server = installation.start_server(size=DISK)
+    base = installation.authorities.base
     command = [
         "curl",
         "-sS",
@@ -480,8 +492,8 @@ def test_only_the_proxy_is_let_in(stand, client):
     assert progress(server)["upload"]["state"] == "waiting"
 
 
-def test_anybody_may_ask_a_server_how_it_is(stand):
-    server = stand.start_server(size=DISK)
+def test_anybody_may_ask_a_server_how_it_is(installation):
+    server = installation.start_server(size=DISK)
     for path, expected in (("/healthz", "ok"), ("/metrics", "kubevirt_cdi_import_progress_total")):
         done = subprocess.run(
             ["curl", "-sS", "-k", f"https://localhost:{server.port}{path}"], capture_output=True, text=True, check=True
@@ -518,8 +530,8 @@ def test_certificates_are_replaced_while_it_runs(lone, images, tmp_path):
     same(second.disk, image.path, "raw")
 
 
-def test_preflight(stand):
-    answer = stand.curl(
+def test_preflight(installation):
+    answer = installation.curl(
         "/v1beta1/upload-form-async", "-X", "OPTIONS", "-H", "Origin: https://console", "-H", "Access-Control-Request-Method: POST",
         token=None,
     )  # fmt: skip
@@ -527,4 +539,4 @@ def test_preflight(stand):
     assert answer.headers["access-control-allow-origin"] == "*"
     assert "POST" in answer.headers["access-control-allow-methods"]
     assert "Authorization" in answer.headers["access-control-allow-headers"]
-    assert stand.curl("/v1beta1/upload", "-d", "x", token=None).headers["access-control-allow-origin"] == "*"
+    assert installation.curl("/v1beta1/upload", "-d", "x", token=None).headers["access-control-allow-origin"] == "*"

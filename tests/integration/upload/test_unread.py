@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from tests.faults.unreading import unreading
-from tests.integration.upload.stand import MIB, same
+from tests.integration.upload.installation import MIB, same
 
 DISK = 12 * MIB
 GET = b"GET /page/js/uploader.js HTTP/1.1\r\nHost: localhost\r\n\r\n"

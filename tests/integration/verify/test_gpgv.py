@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from cdi.api.errors import SignatureInvalid, SignatureMissing, ToolMissing
-from cdi.verify.signature import dearmour, judge, verify_clearsigned, verify_detached
-from cdi.verify.sums import signed_text
+from cdi.verify.checksum_file import signed_text
+from cdi.verify.openpgp import dearmour, parse_status, verify_clearsigned, verify_detached
 
 CONTENT = b"e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855  disk.img\n"
 
@@ -192,14 +192,14 @@ def test_without_gpgv_the_tool_is_named(monkeypatch, tmp_path):
 )
 def test_status_lines_that_do_not_prove_a_signature(status):
     with pytest.raises(SignatureInvalid):
-        judge(status)
+        parse_status(status)
 
 
 def test_text_that_two_readers_see_differently_is_refused(keys, tmp_path, monkeypatch):
-    from cdi.verify import signature
+    from cdi.verify import openpgp
 
     ring = keys.export(tmp_path / "ring", "alice")
     message = keys.gpg("-u", "alice@example.org", "--output", "-", "--clear-sign", "-", given=CONTENT)
-    monkeypatch.setattr(signature, "signed_text", lambda content: content.decode())
+    monkeypatch.setattr(openpgp, "signed_text", lambda content: content.decode())
     with pytest.raises(SignatureInvalid, match="ambiguous"):
         verify_clearsigned(message, ring)

@@ -90,7 +90,7 @@ def test_a_context_that_the_file_does_not_have(cluster_cdi, kubeconfig):
 
 @pytest.mark.parametrize("arguments", [("get", "dv"), ("wait", "dv/x"), ("describe", "dv/x"), ("version",)])
 def test_a_server_that_is_not_there(cluster_cdi, kubeconfig, monkeypatch, arguments):
-    monkeypatch.setattr("cdi.runtime.cluster.backend.PATIENCE", 0.0)
+    monkeypatch.setattr("cdi.runtime.cluster.backend.START_TIMEOUT", 0.0)
     done = cluster_cdi(*arguments, "--kubeconfig", str(kubeconfig))
     assert (done.status, done.out) == (10, "")
     assert done.err.startswith("error[ClusterUnreachable]: cannot connect to the API server: 127.0.0.1:")
@@ -111,7 +111,7 @@ def test_the_namespace_is_the_contexts_unless_it_is_given(kubeconfig):
 def test_whoever_interrupts_is_told_how_to_come_back(kubeconfig):
     session = Session("kubectl cdi")
     session.kubeconfig = kubeconfig
-    session.goes_on("golden")
+    session.resume_hint("golden")
     assert f"kubectl cdi wait dv/golden --kubeconfig {kubeconfig} -n team waits for it" in session.after_interrupt
     assert "in the cluster" in session.after_interrupt
     session.close()

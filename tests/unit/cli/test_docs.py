@@ -31,4 +31,4 @@ def test_every_exit_status():
 
 def test_every_knob():
     told = {name for row in rows("Policy annotations") for name in re.findall(r"`(\w+)`", row.split("|")[1])}
-    assert told == set(policy._KNOBS)
+    assert told == set(policy._PARSERS)

@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cdi.api.errors import ContentTruncated, DecoderFailed, DecoderLimit
-from cdi.codec.base import PIECE
-from cdi.codec.feed import Feed
-from cdi.codec.members import decode_members
+from cdi.codec.base import MAX_CHUNK
+from cdi.codec.concatenated import decode_members
+from cdi.codec.cursor import BufferCursor
 from cdi.codec.open import decoder
 from cdi.codec.xz import XzDecoder
 
@@ -53,7 +53,7 @@ def reused(packed: bytes, sizes: list[int]) -> Iterator[memoryview]:
 def unpack(kind: str, packed: bytes, sizes: list[int] | None = None) -> bytes:
     out = bytearray()
     for piece in decoder(kind).decode(reused(packed, sizes or [64 << 10])):
-        assert 0 < len(piece) <= PIECE
+        assert 0 < len(piece) <= MAX_CHUNK
         out += piece
     return bytes(out)
 
@@ -155,7 +155,7 @@ def test_a_bomb_is_given_in_pieces_on_demand(kind):
             yield packed[at : at + 1024]
 
     output = decoder(kind).decode(pieces())
-    assert len(next(output)) <= PIECE
+    assert len(next(output)) <= MAX_CHUNK
     assert taken < 20
     output.close()
 
@@ -169,14 +169,14 @@ def test_many_empty_gzip_members_end_soon():
 def test_short_members_cost_no_more_than_their_own_bytes(kind, monkeypatch):
     """A file may have millions of members: after each one, only a few bytes of the following input are examined."""
     windows = []
-    window = Feed.window
+    window = BufferCursor.window
 
     def counting(feed, most):
         view = window(feed, most)
         windows.append(len(view))
         return view
 
-    monkeypatch.setattr(Feed, "window", counting)
+    monkeypatch.setattr(BufferCursor, "window", counting)
     count = 5000
     packed = pack(kind, b"x") * count
     assert unpack(kind, packed, [len(packed)]) == b"x" * count
@@ -198,17 +198,19 @@ def test_a_decoder_is_asked_for_little_output_at_first():
             self.needs_input, self.eof = False, not self.left
             return b"x"
 
-    assert list(decode_members(Feed(iter([b"input"]), "test stream"), lambda _feed: Recording(), ())) == [b"x"] * 8
+    assert (
+        list(decode_members(BufferCursor(iter([b"input"]), "test stream"), lambda _feed: Recording(), ())) == [b"x"] * 8
+    )
     assert rooms[0] <= 64 << 10
     assert rooms == sorted(rooms)
-    assert rooms[-1] == PIECE
+    assert rooms[-1] == MAX_CHUNK
 
 
 @pytest.mark.parametrize("zeros", [0, 1, 7, 8, 9, 100_000, 1 << 20])
 @pytest.mark.parametrize("size", [1, 1000, 2 << 20])
 def test_zeros_are_counted_to_the_last_one(zeros, size):
     packed = bytes(zeros) + b"x"
-    feed = Feed(iter([packed[at : at + size] for at in range(0, len(packed), size)]), "test stream")
+    feed = BufferCursor(iter([packed[at : at + size] for at in range(0, len(packed), size)]), "test stream")
     assert feed.skip_zeros() == zeros
     assert feed.take(1) == b"x"
 

@@ -3,15 +3,15 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from cdi.api.errors import UploadMalformed
-from cdi.codec.multipart import FormFile, boundary_of, closing_length, parameters
+from cdi.codec.multipart import MultipartFileParser, boundary_of, closing_length, parameters
 
 BOUNDARY = b"b-1"
 HEAD = b'--b-1\r\nContent-Disposition: form-data; name="note"\r\n\r\nhello\r\n'
 FILE = b'--b-1\r\nContent-Disposition: form-data; name="file"; filename="a\\"b"\r\nContent-MD5: x\r\n\r\n'
 
 
-def parsed(body: bytes, cuts: list[int]) -> tuple[bytes, FormFile]:
-    form, content, start = FormFile(BOUNDARY), b"", 0
+def parsed(body: bytes, cuts: list[int]) -> tuple[bytes, MultipartFileParser]:
+    form, content, start = MultipartFileParser(BOUNDARY), b"", 0
     for stop in [*sorted(cut % (len(body) + 1) for cut in cuts), len(body)]:
         content += b"".join(bytes(view) for view in form.feed(memoryview(body)[start:stop]))
         start = stop

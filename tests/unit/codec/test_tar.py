@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cdi.api.errors import CdiError, ContentTruncated, FormatUnsupported, ImageCorrupt, ImageUnsafe
-from cdi.codec.base import PIECE
-from cdi.codec.tar import EXTENDED_MOST, members
+from cdi.codec.base import MAX_CHUNK
+from cdi.codec.tar import MAX_EXTENDED, members
 
 FORMATS = {"ustar": tarfile.USTAR_FORMAT, "gnu": tarfile.GNU_FORMAT, "pax": tarfile.PAX_FORMAT}
 
@@ -132,7 +132,7 @@ def test_what_is_not_read_is_skipped():
         if member.name == "b":
             found.append(b"".join(member.read()))
         else:
-            assert len(next(member.read())) <= PIECE
+            assert len(next(member.read())) <= MAX_CHUNK
     assert found == [b"wanted"]
 
 
@@ -257,7 +257,7 @@ def test_what_is_malformed_is_refused(packed):
 @pytest.mark.parametrize("flag", [b"x", b"g", b"L", b"K", b"V"])
 def test_extended_headers_are_bounded(flag):
     with pytest.raises(ImageUnsafe):
-        read(header(b"x", flag, EXTENDED_MOST + 1) + bytes(2 << 20))
+        read(header(b"x", flag, MAX_EXTENDED + 1) + bytes(2 << 20))
 
 
 def test_a_sparse_map_is_bounded():

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from cdi.api.errors import ContentTruncated, DecoderFailed, DecoderLimit
 from cdi.codec.xz import XzDecoder
-from cdi.codec.xzformat import format_number, parse_block_header, parse_number, stream_end
+from cdi.codec.xz_format import format_number, parse_block_header, parse_number, stream_end
 
 CHECKS = {lzma.CHECK_NONE: 0, lzma.CHECK_CRC32: 4, lzma.CHECK_CRC64: 8, lzma.CHECK_SHA256: 32}
 
@@ -166,7 +166,7 @@ def test_a_block_header_of_huge_sizes_asks_for_no_memory():
 
 def test_the_made_stream_end_is_what_liblzma_expects():
     packed = lzma.compress(b"content", check=lzma.CHECK_CRC32)
-    from cdi.codec.xzformat import parse_stream_header
+    from cdi.codec.xz_format import parse_stream_header
 
     index_size = (int.from_bytes(packed[-8:-4], "little") + 1) * 4
     unpadded, _ = parse_number(packed[-12 - index_size :], 2, index_size)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
-from cdi.controller.keys import Scope
-from cdi.controller.watches import OnChange, Watches
-from cdi.kube.reflector import Change
+from cdi.controller.informers import InformerSet, OnChange
+from cdi.controller.request import Scope
+from cdi.kube.reflector import WatchEvent
 from cdi.kube.resources import Object, Resource
 
 _VERSIONS = itertools.count(1)
@@ -36,21 +36,21 @@ def body(resource: Resource, name: str, namespace: str = "ns", owner: Object | N
 
 def watches(
     *known: tuple[Resource, Object], scope: Scope | None = None, on_change: OnChange = lambda *_: None
-) -> Watches:
+) -> InformerSet:
     """Return caches that hold these objects."""
-    made = Watches(None, scope or Scope(), on_change=on_change)  # type: ignore[arg-type]
+    made = InformerSet(None, scope or Scope(), on_change=on_change)  # type: ignore[arg-type]
     for resource, each in known:
-        made.note(resource, each)
+        made.record_write(resource, each)
     return made
 
 
-def added(new: Object) -> Change:
-    return Change(type="ADDED", old=None, new=new)
+def added(new: Object) -> WatchEvent:
+    return WatchEvent(type="ADDED", old=None, new=new)
 
 
-def modified(old: Object, new: Object) -> Change:
-    return Change(type="MODIFIED", old=old, new=new)
+def modified(old: Object, new: Object) -> WatchEvent:
+    return WatchEvent(type="MODIFIED", old=old, new=new)
 
 
-def deleted(old: Object) -> Change:
-    return Change(type="DELETED", old=old, new=None)
+def deleted(old: Object) -> WatchEvent:
+    return WatchEvent(type="DELETED", old=old, new=None)

@@ -257,9 +257,9 @@ def test_pods_are_counted_by_phase():
 
 def test_reconciles_are_timed_and_failures_named():
     subject = metrics()
-    with subject.reconciling("volume"):
+    with subject.observe_reconcile("volume"):
         pass
-    with pytest.raises(SourceNotFound), subject.reconciling("volume"):
+    with pytest.raises(SourceNotFound), subject.observe_reconcile("volume"):
         raise SourceNotFound("no")
     assert value(subject, "cdi_reconcile_duration_seconds_count", kind="volume") == 2
     assert value(subject, "cdi_reconcile_failures_total", kind="volume", code="SourceNotFound") == 1
@@ -267,9 +267,9 @@ def test_reconciles_are_timed_and_failures_named():
 
 def test_attempts_are_counted_by_outcome():
     subject = metrics()
-    subject.ended(SUCCEEDED)
-    subject.ended(SUCCEEDED)
-    subject.ended("WorkerLost")
+    subject.count_attempt(SUCCEEDED)
+    subject.count_attempt(SUCCEEDED)
+    subject.count_attempt("WorkerLost")
     assert value(subject, "cdi_imports_total", outcome="Succeeded") == 2
     assert value(subject, "cdi_imports_total", outcome="WorkerLost") == 1
 
@@ -283,7 +283,7 @@ def test_the_queue_and_the_version_are_told():
 
 def test_two_controllers_in_one_process_do_not_meet():
     first, second = metrics(), metrics()
-    first.ended(SUCCEEDED)
+    first.count_attempt(SUCCEEDED)
     assert value(second, "cdi_imports_total", outcome="Succeeded") is None
 
 
@@ -296,8 +296,8 @@ def everything() -> set[str]:
         STORAGE_CLASSES: [klass("a")], STORAGE_PROFILES: [profile("a")], DATA_IMPORT_CRONS: [cron("c", "True")],
         DATA_VOLUMES: [volume("dv", "ImportInProgress", restarts=1)], CDIS: [installation("a", "1", "True")], PODS: [{}],
     })  # fmt: skip
-    subject.ended(SUCCEEDED)
-    with pytest.raises(SourceNotFound), subject.reconciling("volume"):
+    subject.count_attempt(SUCCEEDED)
+    with pytest.raises(SourceNotFound), subject.observe_reconcile("volume"):
         raise SourceNotFound("no")
     return {name for name in told(subject) if not name.endswith("_created")}
 

@@ -13,7 +13,7 @@ import trustme
 from aiohttp import web
 
 from cdi.api.job import Progress
-from cdi.controller.progress import Ask, Progresses, Target, asking, read
+from cdi.controller.progress import FetchProgress, ProgressPoller, Target, parse_report, progress_client
 
 
 def answer(**changes: object) -> bytes:
@@ -29,7 +29,7 @@ def target(uid: str = "u1", address: str = "host:8443", keeps_journal: bool = Fa
 
 
 def test_a_report_is_read() -> None:
-    report = read(b'{"progress":{"phase":"flushing","done":5,"total":null},"journal":"{}"}')
+    report = parse_report(b'{"progress":{"phase":"flushing","done":5,"total":null},"journal":"{}"}')
     assert report.progress == Progress(phase="flushing", done=5, total=None)
     assert report.journal == "{}"
 
@@ -54,32 +54,32 @@ def test_a_report_is_read() -> None:
 )
 def test_what_no_worker_says_is_refused(body: bytes) -> None:
     with pytest.raises(ValueError):
-        read(body)
+        parse_report(body)
 
 
 def test_a_note_is_cut_and_cannot_steer_a_terminal() -> None:
-    note = read(answer(note="\x1b[31m" + "x" * 5000)).progress.note
+    note = parse_report(answer(note="\x1b[31m" + "x" * 5000)).progress.note
     assert len(note) == 256
     assert note.startswith("?[31m")
 
 
 def test_the_failure_of_a_try_is_one_word_and_one_line() -> None:
     failure = {"code": "Source\nUnreachable" + "x" * 100, "message": "a\nb\x1b[31m" + "x" * 5000, "retry": "backoff"}
-    told = read(answer(failure=failure)).progress.failure
-    assert told is not None
-    assert told.code.startswith("SourceUnreachable") and len(told.code) <= 64
-    assert told.message.startswith("a?b?[31m") and len(told.message) == 1024
+    failure_of_report = parse_report(answer(failure=failure)).progress.failure
+    assert failure_of_report is not None
+    assert failure_of_report.code.startswith("SourceUnreachable") and len(failure_of_report.code) <= 64
+    assert failure_of_report.message.startswith("a?b?[31m") and len(failure_of_report.message) == 1024
 
 
 @pytest.mark.parametrize("failure", [{}, "x", {"code": "X", "message": "x", "retry": "perhaps"}])
 def test_a_failure_that_is_none_is_refused(failure: object) -> None:
     with pytest.raises(ValueError):
-        read(answer(failure=failure))
+        parse_report(answer(failure=failure))
 
 
 def test_a_journal_that_no_annotation_holds_is_not_taken() -> None:
     body = json.dumps({"progress": {"phase": "done", "done": 1, "total": 1}, "journal": "x" * 70_000}).encode()
-    assert read(body).journal is None
+    assert parse_report(body).journal is None
 
 
 # --- requests ---------------------------------------------------------------------------------------------------
@@ -102,17 +102,21 @@ async def pod(handle: Callable[[web.Request], object]) -> AsyncIterator[str]:
 
 
 @contextlib.asynccontextmanager
-async def followed(ask: Ask, **options: object) -> AsyncIterator[tuple[Progresses, asyncio.Queue[Target], list[str]]]:
-    told: asyncio.Queue[Target] = asyncio.Queue()
+async def followed(
+    ask: FetchProgress, **options: object
+) -> AsyncIterator[tuple[ProgressPoller, asyncio.Queue[Target], list[str]]]:
+    on_progress: asyncio.Queue[Target] = asyncio.Queue()
     journals: list[str] = []
 
     async def keep(_: Target, journal: str) -> None:
         journals.append(journal)
 
-    progresses = Progresses(told=told.put_nowait, keep=keep, every=0.001, rate=10_000, **options)
+    progresses = ProgressPoller(
+        on_progress=on_progress.put_nowait, save_journal=keep, every=0.001, rate=10_000, **options
+    )
     task = asyncio.create_task(progresses.run(ask))
     try:
-        yield progresses, told, journals
+        yield progresses, on_progress, journals
     finally:
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
@@ -127,11 +131,11 @@ async def test_a_pod_is_asked_over_https_and_its_changes_are_told() -> None:
         done += 1
         return web.Response(body=answer(done=done // 3))
 
-    async with pod(handle) as address, asking() as ask, followed(ask) as (progresses, told, _):
-        progresses.follow(target(address=address))
+    async with pod(handle) as address, progress_client() as ask, followed(ask) as (progresses, on_progress, _):
+        progresses.track(target(address=address))
         seen = []
         for _ in range(3):
-            assert (await told.get()).uid == "u1"
+            assert (await on_progress.get()).uid == "u1"
             newest = progresses.of("u1")
             assert newest is not None
             seen.append(newest.done)
@@ -164,11 +168,16 @@ async def test_a_hostile_pod_is_asked_less_and_stops_nobody(kind: str) -> None:
     async def good(_: web.Request) -> web.Response:
         return web.Response(body=answer())
 
-    async with pod(good) as address, pod(hostile) as bad, asking() as ask, followed(ask) as (progresses, told, _):
-        progresses.follow(target("bad", bad))
+    async with (
+        pod(good) as address,
+        pod(hostile) as bad,
+        progress_client() as ask,
+        followed(ask) as (progresses, on_progress, _),
+    ):
+        progresses.track(target("bad", bad))
         await asked.wait()
-        progresses.follow(target("good", address))
-        assert (await told.get()).uid == "good"
+        progresses.track(target("good", address))
+        assert (await on_progress.get()).uid == "good"
         assert progresses.of("bad") is None
 
 
@@ -188,15 +197,15 @@ async def test_a_journal_is_kept_when_it_is_new_and_not_too_often() -> None:
         kept.append(journal)
         raise OSError("the API server is away")
 
-    def told(_: Target) -> None:
+    def on_progress(_: Target) -> None:
         nonlocal now
         now += 4
         if number >= 7:
             enough.set()
 
-    progresses = Progresses(told=told, keep=keep, clock=lambda: now, every=0, rate=10_000)
+    progresses = ProgressPoller(on_progress=on_progress, save_journal=keep, clock=lambda: now, every=0, rate=10_000)
     task = asyncio.create_task(progresses.run(ask))
-    progresses.follow(target(keeps_journal=True))
+    progresses.track(target(keeps_journal=True))
     await enough.wait()
     task.cancel()
     with contextlib.suppress(asyncio.CancelledError):
@@ -208,10 +217,10 @@ async def test_a_pod_that_ended_keeps_its_last_word_until_it_is_gone() -> None:
     async def ask(_: str) -> bytes:
         return answer()
 
-    async with followed(ask) as (progresses, told, _):
-        progresses.follow(target())
-        await told.get()
-        progresses.leave("u1")
+    async with followed(ask) as (progresses, on_progress, _):
+        progresses.track(target())
+        await on_progress.get()
+        progresses.untrack("u1")
         assert progresses.of("u1") is not None
         progresses.forget("u1")
         assert progresses.of("u1") is None
@@ -227,13 +236,13 @@ def waiting(state: str = "waiting", **failure: object) -> bytes:
 
 
 def test_why_an_upload_was_not_taken_is_read() -> None:
-    report = read(waiting())
+    report = parse_report(waiting())
     assert report.upload is not None and report.upload.failure is not None
     assert (report.upload.state, report.upload.failure.code) == ("waiting", "TargetTooSmall")
 
 
 def test_what_an_image_had_a_hand_in_is_a_word_and_a_sentence() -> None:
-    report = read(waiting(code="Evil Code\n", message="a\x1b[31mb" + "x" * 5000))
+    report = parse_report(waiting(code="Evil Code\n", message="a\x1b[31mb" + "x" * 5000))
     assert report.upload is not None and report.upload.failure is not None
     assert report.upload.failure.code == "EvilCode"
     assert report.upload.failure.message.startswith("a?[31mb")

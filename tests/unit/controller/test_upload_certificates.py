@@ -14,18 +14,18 @@ from cryptography import x509
 
 from cdi.api.errors import ClusterForbidden
 from cdi.controller import upload_certificates
-from cdi.controller.certifier import CLIENTS, SERVERS, Certifier
+from cdi.controller.certificates import CLIENT_SIGNER, SERVER_SIGNER, CertificateManager
 from cdi.controller.upload_certificates import (
     CLIENT_CERTIFICATE,
-    EVERY,
     PROXY_CERTIFICATE,
     PROXY_SIGNER,
-    SOON,
+    RETRY_INTERVAL,
+    SYNC_INTERVAL,
     UploadCertificates,
 )
 from cdi.kube import pki
+from cdi.kube.certificates import Lifetimes
 from cdi.kube.client import Listing
-from cdi.kube.lifetimes import Lifetimes
 from cdi.kube.resources import CLAIMS, INGRESSES, SECRETS, SERVICES
 from tests.unit.controller.objects import body
 from tests.unit.kube.test_certificates import Api
@@ -59,7 +59,7 @@ class Scene:
     prefix: str = "cdi"
 
     def __post_init__(self) -> None:
-        certifier = Certifier(self.api, "cdi", Lifetimes, prefix=self.prefix, now=lambda: self.now)  # type: ignore[arg-type]
+        certifier = CertificateManager(self.api, "cdi", Lifetimes, prefix=self.prefix, now=lambda: self.now)  # type: ignore[arg-type]
         self.made = UploadCertificates(
             self.api,  # type: ignore[arg-type]
             certifier,
@@ -99,13 +99,13 @@ def hosts(certificate: x509.Certificate) -> list[str]:
 async def test_everything_is_there_after_one_look() -> None:
     scene = Scene()
     assert not scene.made.known
-    await scene.made.look()
+    await scene.made.sync()
     await scene.made.look_at_client()
     assert scene.made.known
     client = scene.certificate(CLIENT_CERTIFICATE)
     assert client.subject.rfc4514_string() == "CN=client.upload-server.cdi.kubevirt.io"
-    assert pki.issued_by(client, pki.read_bundle(scene.bundle(CLIENTS)))
-    assert scene.secret(CLIENT_CERTIFICATE)["ca.crt"].decode() == scene.bundle(SERVERS)
+    assert pki.issued_by(client, pki.read_bundle(scene.bundle(CLIENT_SIGNER)))
+    assert scene.secret(CLIENT_CERTIFICATE)["ca.crt"].decode() == scene.bundle(SERVER_SIGNER)
     own = scene.certificate(PROXY_CERTIFICATE)
     assert "cdi-uploadproxy.cdi.svc" in hosts(own)
     assert pki.issued_by(own, pki.read_bundle(scene.bundle(PROXY_SIGNER)))
@@ -117,10 +117,10 @@ async def test_beside_another_cdi_in_its_namespace_it_leaves_that_one_s_alone() 
     first, second = Scene(), Scene(prefix="second")
     second.api = first.api
     second.__post_init__()
-    await first.made.look()
+    await first.made.sync()
     await first.made.look_at_client()
     before = dict(first.api.objects)
-    await second.made.look()
+    await second.made.sync()
     await second.made.look_at_client()
     assert {key: body for key, body in first.api.objects.items() if key in before} == before
     made = {name for _, name in first.api.objects.keys() - before.keys()}
@@ -131,10 +131,10 @@ async def test_beside_another_cdi_in_its_namespace_it_leaves_that_one_s_alone() 
 
 async def test_a_second_look_writes_nothing_and_tells_nobody() -> None:
     scene = Scene()
-    await scene.made.look()
+    await scene.made.sync()
     await scene.made.look_at_client()
     before = len(scene.api.writes)
-    await scene.made.look()
+    await scene.made.sync()
     await scene.made.look_at_client()
     assert (len(scene.api.writes), scene.changes) == (before, 1)
 
@@ -151,7 +151,7 @@ async def test_a_second_look_writes_nothing_and_tells_nobody() -> None:
 )
 async def test_the_proxy_s_certificate_is_for_where_it_is_reached(override: str, name: str | None) -> None:
     scene = Scene(override=override)
-    await scene.made.look()
+    await scene.made.sync()
     named = [host for host in hosts(scene.certificate(PROXY_CERTIFICATE)) if "uploadproxy" not in host]
     assert named == ([name] if name else [])
 
@@ -161,7 +161,7 @@ async def test_that_nothing_is_known_is_told_too() -> None:
     scene = Scene()
     theirs = pki.new_authority("theirs", pki.AUTHORITY_LIFETIME, NOW)
     await scene.put(PROXY_CERTIFICATE, {"tls.crt": theirs.certificate, "tls.key": theirs.key})
-    await scene.made.look()
+    await scene.made.sync()
     assert (scene.made.known, scene.made.authorities, scene.changes) == (True, "", 1)
 
 
@@ -173,17 +173,17 @@ def ingress(name: str, service: str, host: str = "uploads.example.com") -> dict[
 async def test_an_ingress_says_where_the_proxy_is() -> None:
     scene = Scene()
     scene.api.ingresses = [ingress("a", "something-else", "x.example.com"), ingress("b", "cdi-uploadproxy")]
-    await scene.made.look()
+    await scene.made.sync()
     assert scene.made.host == "uploads.example.com"
     scene.api.ingresses = []
-    await scene.made.look()
+    await scene.made.sync()
     assert (scene.made.host, scene.changes) == ("", 2)
 
 
 async def test_where_ingresses_may_not_be_looked_at_there_is_none() -> None:
     scene = Scene()
     scene.api.refusal = ClusterForbidden("x")
-    await scene.made.look()
+    await scene.made.sync()
     assert scene.made.host == ""
 
 
@@ -193,7 +193,7 @@ async def test_an_administrator_s_own_certificate_is_kept() -> None:
     theirs = pki.new_certificate(signer, "x", hosts=("x",), lifetime=pki.CERTIFICATE_LIFETIME, now=NOW)
     fields = {"tls.crt": theirs.certificate, "tls.key": theirs.key, "ca.crt": signer.certificate}
     await scene.put(PROXY_CERTIFICATE, fields)
-    await scene.made.look()
+    await scene.made.sync()
     assert scene.secret(PROXY_CERTIFICATE)["tls.crt"] == theirs.certificate
     assert scene.made.authorities == signer.certificate.decode()
 
@@ -209,16 +209,16 @@ async def test_what_fails_of_one_certificate_keeps_nobody_from_the_others(monkey
         scene.now += dt.timedelta(minutes=2)
 
     monkeypatch.setattr(upload_certificates, "asyncio", SimpleNamespace(sleep=sleep))
-    await scene.made.look()
+    await scene.made.sync()
     await scene.made.look_at_client()
-    for gone in (CLIENTS, CLIENT_CERTIFICATE):
+    for gone in (CLIENT_SIGNER, CLIENT_CERTIFICATE):
         del scene.api.objects["secrets", gone]
     scene.now += 2 * HOUR
     with pytest.raises(asyncio.CancelledError):
         await scene.made.run()
-    assert pauses == [SOON, EVERY]
-    assert pki.issued_by(scene.certificate(CLIENT_CERTIFICATE), pki.read_bundle(scene.bundle(CLIENTS)))
-    assert scene.secret("cdi-upload-a")["ca.crt"].decode() == scene.bundle(CLIENTS)
+    assert pauses == [RETRY_INTERVAL, SYNC_INTERVAL]
+    assert pki.issued_by(scene.certificate(CLIENT_CERTIFICATE), pki.read_bundle(scene.bundle(CLIENT_SIGNER)))
+    assert scene.secret("cdi-upload-a")["ca.crt"].decode() == scene.bundle(CLIENT_SIGNER)
 
 
 CLAIM = body(CLAIMS, "a")
@@ -249,7 +249,7 @@ async def test_a_server_trusts_new_clients_before_the_proxy_is_one() -> None:
         seen.append((scene.now, scene.secret("cdi-upload-a")["ca.crt"].decode()))
         client = scene.certificate(CLIENT_CERTIFICATE)
         settled = [text for moment, text in seen if moment <= scene.now - dt.timedelta(minutes=5)] or [seen[0][1]]
-        assert pki.good(client, scene.now)
+        assert pki.is_valid(client, scene.now)
         assert pki.issued_by(client, pki.read_bundle(settled[-1]))
     assert len({text for _, text in seen}) > 1
 

@@ -14,9 +14,9 @@ from tests.corpus import MIB, crc32c, qcow2, vdi, vhd_dynamic, vhd_fixed, vhd_fo
 
 def info_of(content: bytes) -> ImageInfo:
     inspector = Inspector(len(content))
-    while (want := inspector.wants()) is not None:
+    while (want := inspector.next_range()) is not None:
         inspector.feed(want[0], content[want[0] : want[0] + want[1]])
-    return inspector.verdict()
+    return inspector.result()
 
 
 def test_qcow2_header_has_the_geometry_that_the_map_needs() -> None:
@@ -69,7 +69,7 @@ def test_vdi_kinds() -> None:
 
 def test_vhd_fixed_is_a_plain_run() -> None:
     info = info_of(vhd_fixed(disk=bytes(3 * MIB)))
-    assert (info.format, info.variant, info.virtual_size, info.payload) == ("vpc", "fixed", 3 * MIB, (0, 3 * MIB))
+    assert (info.format, info.variant, info.virtual_size, info.raw_extent) == ("vpc", "fixed", 3 * MIB, (0, 3 * MIB))
 
 
 @pytest.mark.parametrize(
@@ -107,7 +107,7 @@ def test_fixed_payload_of_a_stream_is_told_from_its_last_sector() -> None:
 def test_vhd_fixed_may_lack_the_last_byte_of_its_footer() -> None:
     whole = vhd_fixed(disk=bytes(3 * MIB))
     info = info_of(whole[:-1])
-    assert (info.format, info.variant, info.virtual_size, info.payload) == ("vpc", "fixed", 3 * MIB, (0, 3 * MIB))
+    assert (info.format, info.variant, info.virtual_size, info.raw_extent) == ("vpc", "fixed", 3 * MIB, (0, 3 * MIB))
     assert vpc.fixed_payload(whole[-513:-1], 3 * MIB + 511) == 3 * MIB
     # One byte less still, or before whole sectors, is no footer.
     assert vpc.fixed_payload(whole[-514:-2], 3 * MIB + 510) is None
@@ -141,9 +141,9 @@ def test_crc32c_is_castagnolis() -> None:
 
 def test_gravest_refusal_names_the_class() -> None:
     checks = Checklist("x")
-    checks.expect(passed=True, name="a", detail="fine")
-    checks.expect(passed=False, name="b", detail="broken", refusal=ImageCorrupt)
-    checks.expect(passed=False, name="c", detail="overlay", refusal=BackingFileRefused)
+    checks.check(passed=True, name="a", detail="fine")
+    checks.check(passed=False, name="b", detail="broken", refusal=ImageCorrupt)
+    checks.check(passed=False, name="c", detail="overlay", refusal=BackingFileRefused)
     with pytest.raises(BackingFileRefused) as caught:
-        checks.settle()
+        checks.raise_for_failures()
     assert caught.value.what == "b: broken; c: overlay"

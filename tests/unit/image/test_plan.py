@@ -19,14 +19,14 @@ from cdi.api.overhead import usable
 from cdi.api.quantity import Quantity
 from cdi.image.info import ImageInfo
 from cdi.image.plan import WATERMARK, PlanInput, plan, render
-from cdi.image.sizes import human, request, round_down, round_up
+from cdi.image.sizes import format_size, kubernetes_quantity, round_down, round_up
 
 GIB = 1 << 30
-RAW = ImageInfo(format="raw", virtual_size=GIB, payload=(0, GIB))
+RAW = ImageInfo(format="raw", virtual_size=GIB, raw_extent=(0, GIB))
 QCOW2 = ImageInfo(format="qcow2", virtual_size=2 * GIB)
 SUBCLUSTERS = ImageInfo(format="qcow2", virtual_size=2 * GIB, needs_qemu=("it has extended L2 entries (subclusters)",))
 VMDK = ImageInfo(format="vmdk", variant="streamOptimized", virtual_size=2 * GIB)
-VHD = ImageInfo(format="vpc", variant="fixed", virtual_size=GIB, payload=(0, GIB))
+VHD = ImageInfo(format="vpc", variant="fixed", virtual_size=GIB, raw_extent=(0, GIB))
 
 
 def facts(image: ImageInfo | None, **more) -> PlanInput:
@@ -75,14 +75,14 @@ def test_path(image, more, path) -> None:
 )
 def test_a_content_that_only_a_close_ends_needs_another_proof_that_all_of_it_came(image, more, proof) -> None:
     found = plan(facts(image, length=None, ranges=False, close_delimited=True, **more))
-    assert f"announces no length, so {proof} shows that it is complete" in found.why
+    assert f"announces no length, so {proof} shows that it is complete" in found.reason
 
 
 @pytest.mark.parametrize(("image", "path"), [(RAW, "raw-stream"), (QCOW2, "qcow2-stream"), (VMDK, "qemu-spool")])
 def test_ranges_that_cannot_be_told_to_be_of_one_version_are_not_used(image, path) -> None:
     found = plan(facts(image, ranges=False, unversioned=True, scratch=True))
     assert (found.path, found.connections) == (path, 1)
-    assert "ETag or Last-Modified" in found.why
+    assert "ETag or Last-Modified" in found.reason
     assert "no validator" in found.resumable
 
 
@@ -162,9 +162,9 @@ def test_costs() -> None:
 def test_what_qemu_reads_is_fetched_once_and_hashed_on_the_way() -> None:
     chosen = plan(facts(VMDK, digest_wanted=True))
     assert (chosen.path, chosen.rereads, chosen.fetch_bytes) == ("qemu-bridge", True, GIB)
-    assert "its digest is taken in order from what QEMU reads" in chosen.why
+    assert "its digest is taken in order from what QEMU reads" in chosen.reason
     assert "again what QEMU reads out of order" in render(chosen)
-    assert "digest" not in plan(facts(VMDK)).why
+    assert "digest" not in plan(facts(VMDK)).reason
     for image, more in ((QCOW2, {}), (RAW, {}), (VMDK, {"ranges": False, "scratch": True})):
         other = plan(facts(image, digest_wanted=True, **more))
         assert not other.rereads
@@ -188,7 +188,7 @@ def test_what_qemu_reads_is_fetched_once_and_hashed_on_the_way() -> None:
 def test_connections(more, connections) -> None:
     chosen = plan(facts(QCOW2, **more))
     assert chosen.connections == connections
-    assert f"{connections} connections" in chosen.why or "one connection" in chosen.why
+    assert f"{connections} connections" in chosen.reason or "one connection" in chosen.reason
 
 
 def test_where_it_resumes() -> None:
@@ -267,7 +267,7 @@ def test_rounding(size: int, to: int) -> None:
 
 @given(st.integers(1, 1 << 62))
 def test_request_is_exactly_the_size(size: int) -> None:
-    assert Quantity.parse(request(size)).value == size
+    assert Quantity.parse(kubernetes_quantity(size)).value == size
 
 
 @pytest.mark.parametrize(
@@ -283,4 +283,4 @@ def test_request_is_exactly_the_size(size: int) -> None:
     ],
 )
 def test_sizes_in_words(size: int, words: str) -> None:
-    assert human(size) == words
+    assert format_size(size) == words

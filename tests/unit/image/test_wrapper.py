@@ -13,8 +13,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from cdi.image.document import recognise_document
-from cdi.image.wrapper import recognise_foreign, recognise_wrapper
+from cdi.image.web_page import sniff_document
+from cdi.image.wrapper import identify_unsupported, recognise_wrapper
 from tests.corpus import SAMPLES, with_gpt, with_iso, with_mbr
 
 if sys.version_info >= (3, 14):
@@ -126,7 +126,7 @@ def test_mark_of_a_tar_in_a_boot_sector_is_not_enough() -> None:
 )
 def test_foreign_wrappers_are_named(head: bytes, name: str) -> None:
     assert recognise_wrapper(head) is None
-    found = recognise_foreign(head)
+    found = identify_unsupported(head)
     assert found is not None
     assert name in found.name
     assert "unpack it" in found.remedy
@@ -145,7 +145,7 @@ def test_foreign_wrappers_are_named(head: bytes, name: str) -> None:
     ],
 )
 def test_foreign_image_formats_are_to_be_converted(head: bytes, name: str, remedy: str) -> None:
-    found = recognise_foreign(head.ljust(600, b"\0"))
+    found = identify_unsupported(head.ljust(600, b"\0"))
     assert found is not None
     assert name in found.name
     assert remedy in found.remedy
@@ -157,16 +157,16 @@ def test_foreign_image_formats_are_to_be_converted(head: bytes, name: str, remed
 )
 def test_disks_are_no_wrappers(disk: bytes) -> None:
     assert recognise_wrapper(disk) is None
-    assert recognise_foreign(disk) is None
-    assert recognise_document(disk, "text/html") is None
+    assert identify_unsupported(disk) is None
+    assert sniff_document(disk, "text/html") is None
 
 
 def test_accepted_images_are_no_wrappers_or_documents() -> None:
     for sample in SAMPLES:
         if sample.refusal is None and sample.name != "raw-tiny":
             head = sample.build()[:65536]
-            assert (recognise_wrapper(head), recognise_foreign(head)) == (None, None), sample.name
-            assert recognise_document(head, "text/plain") is None, sample.name
+            assert (recognise_wrapper(head), identify_unsupported(head)) == (None, None), sample.name
+            assert sniff_document(head, "text/plain") is None, sample.name
 
 
 def test_random_disks_are_no_wrappers() -> None:
@@ -174,7 +174,7 @@ def test_random_disks_are_no_wrappers() -> None:
     for _ in range(2000):
         head = rng.randbytes(1024)
         assert recognise_wrapper(head) is None
-        assert recognise_document(head, None) is None
+        assert sniff_document(head, None) is None
 
 
 @pytest.mark.parametrize(
@@ -203,7 +203,7 @@ def test_random_disks_are_no_wrappers() -> None:
     ],
 )
 def test_documents(head: bytes, content_type: str | None, found: str | None) -> None:
-    assert recognise_document(head, content_type) == found
+    assert sniff_document(head, content_type) == found
 
 
 @given(st.binary(max_size=2000), st.one_of(st.none(), st.text(max_size=30)))
@@ -212,6 +212,6 @@ def test_documents(head: bytes, content_type: str | None, found: str | None) -> 
 @settings(max_examples=300, deadline=None)
 def test_any_bytes_are_looked_at_without_harm(head: bytes, content_type: str | None) -> None:
     assert recognise_wrapper(head) in (None, "gz", "xz", "zst", "tar")
-    foreign, document = recognise_foreign(head), recognise_document(head, content_type)
+    foreign, document = identify_unsupported(head), sniff_document(head, content_type)
     assert foreign is None or foreign.name.isprintable()
     assert document is None or document.isprintable()

@@ -9,8 +9,8 @@ from collections import deque
 from aiohttp import web
 
 from cdi.kube.client import Client
-from cdi.kube.credentials import Access, FixedCredentials
-from cdi.kube.transport import Timing
+from cdi.kube.credentials import Endpoint, FixedCredentials
+from cdi.kube.transport import Timeouts
 
 
 class Server:
@@ -42,8 +42,8 @@ class Server:
         await asyncio.sleep(0)
 
     def client(self, credentials=None, **timing) -> Client:
-        chosen = credentials or FixedCredentials(Access(server=self.url))
-        return Client(chosen, timing=Timing(sleep=self.sleep, **timing))
+        chosen = credentials or FixedCredentials(Endpoint(server=self.url))
+        return Client(chosen, timing=Timeouts(sleep=self.sleep, **timing))
 
     @property
     def asked(self) -> list[str]:

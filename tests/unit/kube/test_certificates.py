@@ -12,19 +12,19 @@ from cdi.api.errors import AlreadyExists, Conflict, NotFound, UploadNotReady
 from cdi.kube import pki
 from cdi.kube.certificates import (
     SETTLED,
-    AuthorityPlace,
-    CertificatePlace,
+    CertificateConfig,
+    SignerConfig,
     ensure_authority,
     ensure_certificate,
     service_hosts,
 )
-from cdi.kube.kept import ANN_MANAGED
 from cdi.kube.pki import AUTHORITY_LIFETIME, CERTIFICATE_LIFETIME, Lifetime
+from cdi.kube.shared_objects import ANN_MANAGED
 
 NOW = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 HOUR = dt.timedelta(hours=1)
-SIGNER = AuthorityPlace.named("cdi", "cdi-apiserver-signer")
-PLACE = CertificatePlace(
+SIGNER = SignerConfig.named("cdi", "cdi-apiserver-signer")
+PLACE = CertificateConfig(
     namespace="cdi", secret="cdi-apiserver-server-cert", name="cdi-api.cdi.svc", hosts=service_hosts("cdi-api", "cdi")
 )
 
@@ -90,8 +90,8 @@ async def test_what_is_not_there_is_made_and_then_kept():
     assert api.writes == ["cdi-apiserver-signer", "cdi-apiserver-signer-bundle", "cdi-apiserver-server-cert"]
     assert pki.issued_by(held.pair.parsed(), made.trusted)
     assert pki.names_all(held.pair.parsed(), PLACE.hosts)
-    again = await look(api, NOW + HOUR)
-    assert again[1] == held
+    idempotent = await look(api, NOW + HOUR)
+    assert idempotent[1] == held
     assert len(api.writes) == 3
 
 
@@ -112,7 +112,7 @@ async def test_a_week_of_looks_never_shows_what_is_not_trusted_by_then():
         for one in made.trusted:
             seen.setdefault(one.serial_number, now)
         leaf = held.pair.parsed()
-        assert pki.good(leaf, now)
+        assert pki.is_valid(leaf, now)
         issuer = next(one for one in made.trusted if pki.issued_by(leaf, [one]))
         assert seen[issuer.serial_number] == NOW or now - seen[issuer.serial_number] >= SETTLED
         shown.add(leaf.serial_number)
@@ -147,10 +147,10 @@ async def test_a_secret_that_was_damaged_is_mended(damage):
 async def test_another_host_needs_another_certificate():
     api = Api()
     made, held = await look(api, NOW)
-    other = CertificatePlace(namespace="cdi", secret=PLACE.secret, name=PLACE.name, hosts=(*PLACE.hosts, "10.0.0.1"))
-    again = await ensure_certificate(api, other, made, CERTIFICATE_LIFETIME, NOW)
-    assert again.pair != held.pair
-    assert pki.names_all(again.pair.parsed(), other.hosts)
+    other = CertificateConfig(namespace="cdi", secret=PLACE.secret, name=PLACE.name, hosts=(*PLACE.hosts, "10.0.0.1"))
+    idempotent = await ensure_certificate(api, other, made, CERTIFICATE_LIFETIME, NOW)
+    assert idempotent.pair != held.pair
+    assert pki.names_all(idempotent.pair.parsed(), other.hosts)
 
 
 async def test_somebody_elses_certificate_is_used_while_it_is_good():
@@ -196,7 +196,7 @@ async def test_a_certificate_is_not_made_anew_where_that_gains_nothing():
 
 # --- certificates with related objects ------------------------------------------------------------------------------
 
-BESIDE = CertificatePlace(
+BESIDE = CertificateConfig(
     namespace="ns", secret="cdi-upload-a", name="cdi-upload-a.ns.svc", hosts=("cdi-upload-a.ns.svc",),
     trusts="who may ask", owner={"kind": "Service", "name": "cdi-upload-a", "uid": "u"}, exclusive=True,
 )  # fmt: skip

@@ -18,7 +18,7 @@ from cdi.api.errors import (
     NotFound,
 )
 from cdi.kube import transport
-from cdi.kube.credentials import Access, FixedCredentials
+from cdi.kube.credentials import Endpoint, FixedCredentials
 from cdi.kube.resources import CONFIG_MAPS, NODES, PODS, RESOURCES, SERVICES, resource_named, resource_of
 from tests.unit.kube.server import cut, event, listing, silent, status_of, thing, watched
 
@@ -94,14 +94,14 @@ async def test_a_refused_connection_is_waited_out_also_by_what_changes_something
     with socket.socket() as taken:  # a port without listener
         taken.bind(("127.0.0.1", 0))
         gone = f"http://127.0.0.1:{taken.getsockname()[1]}"
-        credentials = FixedCredentials(Access(server=gone))
+        credentials = FixedCredentials(Endpoint(server=gone))
 
         async def comes_back(seconds):
-            credentials._access = Access(server=server.url)
+            credentials._access = Endpoint(server=server.url)
 
         server.answer((201, thing()))
         client = server.client(credentials)
-        client._transport.timing = transport.Timing(sleep=comes_back)
+        client._transport.timing = transport.Timeouts(sleep=comes_back)
         async with client:
             await client.create(CONFIG_MAPS, {"metadata": {"generateName": "a-", "namespace": "n"}})
     assert len(server.requests) == 1
@@ -110,7 +110,7 @@ async def test_a_refused_connection_is_waited_out_also_by_what_changes_something
 async def test_a_server_that_stays_away_is_told_as_unreachable(server):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
-        credentials = FixedCredentials(Access(server=f"http://127.0.0.1:{taken.getsockname()[1]}"))
+        credentials = FixedCredentials(Endpoint(server=f"http://127.0.0.1:{taken.getsockname()[1]}"))
         async with server.client(credentials, patience=3) as client:
             with pytest.raises(ClusterUnreachable, match="cannot connect"):
                 await client.get(CONFIG_MAPS, "n", "a")
@@ -187,10 +187,10 @@ async def test_credentials_that_are_refused_are_renewed_once(server):
 
         async def refused(self):
             self.renewed += 1
-            self._access = Access(server=server.url, authorization=f"Bearer {self.renewed}")
+            self._access = Endpoint(server=server.url, authorization=f"Bearer {self.renewed}")
             return True
 
-    credentials = Renewing(Access(server=server.url, authorization="Bearer 0"))
+    credentials = Renewing(Endpoint(server=server.url, authorization="Bearer 0"))
     server.answer(401, (200, thing()), 401, 401)
     async with server.client(credentials) as client:
         await client.get(CONFIG_MAPS, "n", "a")
@@ -320,7 +320,7 @@ async def test_a_watch_that_fell_silent_is_given_up(server):
     async with server.client() as client:
         seen = []
         with pytest.raises(ClusterUnreachable, match="timed out"):
-            async for each in client.watch(CONFIG_MAPS, "n", version="1", silence=0.05):
+            async for each in client.watch(CONFIG_MAPS, "n", version="1", read_timeout=0.05):
                 seen.append(each["type"])
     assert seen == ["ADDED"]
 

@@ -107,10 +107,10 @@ async def test_a_plug_in_s_token_is_kept_until_it_expires_or_is_refused(tmp_path
         assert (await found.access()).authorization == "Bearer made"
     assert calls(tmp_path / "plugin") == 1
     now += 10
-    assert await found.refused()
+    assert await found.invalidate()
     await found.access()
     assert calls(tmp_path / "plugin") == 2
-    assert not await found.refused()  # a server that rejects every token does not start a plug-in per request
+    assert not await found.invalidate()  # a server that rejects every token does not start a plug-in per request
     now += 3540
     for _ in range(3):  # nor does a token that always expires soon
         await found.access()
@@ -167,12 +167,12 @@ async def test_a_pod_s_token_is_read_again_when_it_was_refused(tmp_path, monkeyp
     assert (access.server, access.authorization) == ("https://[fd00::1]:443", "Bearer one")
     assert found.namespace == "ours"
     (tmp_path / "token").write_text("two")
-    assert await found.refused()
-    again = await found.access()
-    assert again.authorization == "Bearer two"
-    assert again.context is access.context  # the same authority: connections are kept
+    assert await found.invalidate()
+    idempotent = await found.access()
+    assert idempotent.authorization == "Bearer two"
+    assert idempotent.context is access.context  # the same authority: connections are kept
     trustme.CA().cert_pem.write_to_path(tmp_path / "ca.crt")
-    await found.refused()
+    await found.invalidate()
     assert (await found.access()).context is not access.context
 
 

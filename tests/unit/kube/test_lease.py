@@ -10,7 +10,7 @@ import selectors
 import pytest
 
 from cdi.api.errors import AlreadyExists, ClusterUnreachable, Conflict, NotFound
-from cdi.kube.lease import Leadership
+from cdi.kube.lease import LeaderElector
 
 
 class Jumping(selectors.SelectSelector):
@@ -103,8 +103,8 @@ class World:
         self.at_work: list[str] = []
         self.story: list[str] = []
 
-    def candidate(self, who: str, **wishes) -> Leadership:
-        return Leadership(Client(self.server, who), "n", "lease", identity=who, **wishes)
+    def candidate(self, who: str, **wishes) -> LeaderElector:
+        return LeaderElector(Client(self.server, who), "n", "lease", identity=who, **wishes)
 
     def work(self, who: str, lasting: float = 1e6, winding_down: float = 0.0):
         async def work() -> None:
@@ -132,167 +132,167 @@ async def stopped(task) -> None:
 
 
 @pytest.fixture()
-def world():
+def context():
     return World()
 
 
-def test_one_leads_and_the_other_follows_when_it_ends(world):
+def test_one_leads_and_the_other_follows_when_it_ends(context):
     async def story():
-        one = world.start("one", lasting=100)
+        one = context.start("one", lasting=100)
         await asyncio.sleep(1)
-        two = world.start("two")
+        two = context.start("two")
         await one
         began = asyncio.get_running_loop().time()
         await asyncio.sleep(3)
-        assert world.at_work == ["two"]
-        assert world.server.spec["leaseTransitions"] == 1
+        assert context.at_work == ["two"]
+        assert context.server.spec["leaseTransitions"] == 1
         await stopped(two)
         assert asyncio.get_running_loop().time() - began < 10  # earlier than the Lease's duration: it was released
 
     virtually(story)
-    assert world.story == ["one begins", "one ends", "two begins", "two ends"]
+    assert context.story == ["one begins", "one ends", "two begins", "two ends"]
 
 
-def test_a_lease_is_kept_for_as_long_as_it_is_renewed(world):
+def test_a_lease_is_kept_for_as_long_as_it_is_renewed(context):
     async def story():
-        one, two = world.start("one"), None
+        one, two = context.start("one"), None
         await asyncio.sleep(1)
-        two = world.start("two")
+        two = context.start("two")
         await asyncio.sleep(1000)
-        assert world.at_work == ["one"]
+        assert context.at_work == ["one"]
         await stopped(two)
         await stopped(one)
 
     virtually(story)
-    assert world.story == ["one begins", "one ends"]
+    assert context.story == ["one begins", "one ends"]
 
 
-def test_a_leader_that_is_gone_is_followed_after_the_lease_s_duration(world):
+def test_a_leader_that_is_gone_is_followed_after_the_lease_s_duration(context):
     async def story():
-        world.server.put({"metadata": {"name": "lease"}, "spec": {
+        context.server.put({"metadata": {"name": "lease"}, "spec": {
             "holderIdentity": "dead", "leaseDurationSeconds": 60, "renewTime": "2999-01-01T00:00:00.000000Z"}})  # fmt: skip
-        two = world.start("two")
+        two = context.start("two")
         await asyncio.sleep(59)
-        assert world.at_work == []
+        assert context.at_work == []
         await asyncio.sleep(5)
-        assert world.at_work == ["two"]  # regardless of its clock
+        assert context.at_work == ["two"]  # regardless of its clock
         await stopped(two)
 
     virtually(story)
 
 
-def test_a_leader_that_cannot_renew_ends_before_another_begins(world):
+def test_a_leader_that_cannot_renew_ends_before_another_begins(context):
     async def story():
-        one = world.start("one")
+        one = context.start("one")
         await asyncio.sleep(5)
-        two = world.start("two")
+        two = context.start("two")
         await asyncio.sleep(5)
-        world.server.away.add("one")
+        context.server.away.add("one")
         await asyncio.sleep(11)
-        assert world.at_work == []
+        assert context.at_work == []
         await asyncio.sleep(10)
-        assert world.at_work == ["two"]
-        world.server.away.clear()
+        assert context.at_work == ["two"]
+        context.server.away.clear()
         await stopped(two)
         await asyncio.sleep(5)
-        assert world.at_work == ["one"]  # restarted
+        assert context.at_work == ["one"]  # restarted
         await stopped(one)
 
     virtually(story)
-    assert world.story == ["one begins", "one ends", "two begins", "two ends", "one begins", "one ends"]
+    assert context.story == ["one begins", "one ends", "two begins", "two ends", "one begins", "one ends"]
 
 
-def test_a_renewal_that_hangs_is_no_renewal(world):
+def test_a_renewal_that_hangs_is_no_renewal(context):
     async def story():
-        one = world.start("one")
+        one = context.start("one")
         await asyncio.sleep(5)
-        world.server.hanging.add("one")
+        context.server.hanging.add("one")
         await asyncio.sleep(12)
-        assert world.at_work == []
+        assert context.at_work == []
         await stopped(one)
 
     virtually(story)
 
 
-def test_a_short_outage_is_survived(world):
+def test_a_short_outage_is_survived(context):
     async def story():
-        one = world.start("one")
+        one = context.start("one")
         two = None
         await asyncio.sleep(5)
-        two = world.start("two")
+        two = context.start("two")
         for _ in range(5):
-            world.server.away.add("one")
+            context.server.away.add("one")
             await asyncio.sleep(6)
-            world.server.away.clear()
+            context.server.away.clear()
             await asyncio.sleep(4)
         await stopped(two)
         await stopped(one)
 
     virtually(story)
-    assert world.story == ["one begins", "one ends"]
+    assert context.story == ["one begins", "one ends"]
 
 
-def test_a_lease_that_somebody_else_touched_is_kept_and_one_that_was_taken_is_not(world):
+def test_a_lease_that_somebody_else_touched_is_kept_and_one_that_was_taken_is_not(context):
     async def story():
-        one = world.start("one")
+        one = context.start("one")
         await asyncio.sleep(5)
-        world.server.put(world.server.lease)  # for example a label
+        context.server.put(context.server.lease)  # for example a label
         await asyncio.sleep(20)
-        assert world.at_work == ["one"]
-        world.server.put({**world.server.lease, "spec": {**world.server.spec, "holderIdentity": "thief"}})
+        assert context.at_work == ["one"]
+        context.server.put({**context.server.lease, "spec": {**context.server.spec, "holderIdentity": "thief"}})
         await asyncio.sleep(3)
-        assert world.at_work == []
+        assert context.at_work == []
         await stopped(one)
 
     virtually(story)
 
 
-def test_a_lease_that_was_deleted_is_lost(world):
+def test_a_lease_that_was_deleted_is_lost(context):
     async def story():
-        one = world.start("one")
+        one = context.start("one")
         await asyncio.sleep(5)
-        world.server.lease = None
+        context.server.lease = None
         await asyncio.sleep(10)
-        assert world.story[:2] == ["one begins", "one ends"]
-        assert world.at_work == ["one"]
+        assert context.story[:2] == ["one begins", "one ends"]
+        assert context.at_work == ["one"]
         await stopped(one)
 
     virtually(story)
 
 
-def test_the_lease_is_renewed_until_work_has_wound_down(world):
+def test_the_lease_is_renewed_until_work_has_wound_down(context):
     async def story():
-        one = world.start("one", winding_down=100)
+        one = context.start("one", winding_down=100)
         await asyncio.sleep(5)
-        two = world.start("two")
+        two = context.start("two")
         await stopped(one)
-        assert world.server.spec["holderIdentity"] == ""
+        assert context.server.spec["holderIdentity"] == ""
         await asyncio.sleep(5)
-        assert world.at_work == ["two"]
+        assert context.at_work == ["two"]
         await stopped(two)
 
     virtually(story)
-    assert world.story == ["one begins", "one ends", "two begins", "two ends"]
+    assert context.story == ["one begins", "one ends", "two begins", "two ends"]
 
 
-def test_what_work_raises_is_raised_and_the_lease_let_go(world):
+def test_what_work_raises_is_raised_and_the_lease_let_go(context):
     async def story():
         async def failing() -> None:
             await asyncio.sleep(3)
             raise ValueError("defect")
 
         with pytest.raises(ValueError, match="defect"):
-            await world.candidate("one").run(failing)
-        assert world.server.spec["holderIdentity"] == ""
+            await context.candidate("one").run(failing)
+        assert context.server.spec["holderIdentity"] == ""
 
     virtually(story)
 
 
-def test_of_many_candidates_one_leads(world):
+def test_of_many_candidates_one_leads(context):
     async def story():
-        tasks = [world.start(f"c{n}") for n in range(8)]
+        tasks = [context.start(f"c{n}") for n in range(8)]
         await asyncio.sleep(30)
-        assert len(world.at_work) == 1
+        assert len(context.at_work) == 1
         for task in tasks:
             await stopped(task)
 
@@ -300,6 +300,6 @@ def test_of_many_candidates_one_leads(world):
 
 
 @pytest.mark.parametrize("wishes", [{"deadline": 15}, {"retry": 10}, {"retry": 0}, {"duration": 5}])
-def test_times_that_would_let_two_lead_are_refused(world, wishes):
+def test_times_that_would_let_two_lead_are_refused(context, wishes):
     with pytest.raises(ValueError, match="requires retry"):
-        world.candidate("one", **wishes)
+        context.candidate("one", **wishes)

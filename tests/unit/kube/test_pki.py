@@ -31,11 +31,11 @@ def test_the_usual_lifetimes_are_those_that_are_promised():
 
 
 def test_an_authority_signs_and_nothing_else_does(authority, certificate):
-    root, leaf = pki.signs(authority), certificate.parsed()
+    root, leaf = pki.as_ca(authority), certificate.parsed()
     assert root is not None
-    assert pki.signs(certificate) is None
+    assert pki.as_ca(certificate) is None
     assert pki.issued_by(leaf, [root])
-    assert not pki.issued_by(leaf, [pki.signs(pki.new_authority("signer", AUTHORITY_LIFETIME, NOW))])
+    assert not pki.issued_by(leaf, [pki.as_ca(pki.new_authority("signer", AUTHORITY_LIFETIME, NOW))])
     assert not pki.issued_by(leaf, [])
 
 
@@ -69,17 +69,17 @@ def test_purposes_differ(authority, certificate):
 )
 def test_when_a_certificate_is_good_and_when_it_is_time_for_another(certificate, hours, good, due):
     leaf, now = certificate.parsed(), NOW + hours * HOUR
-    assert (pki.good(leaf, now), pki.due(leaf, CERTIFICATE_LIFETIME, now)) == (good, due)
+    assert (pki.is_valid(leaf, now), pki.needs_renewal(leaf, CERTIFICATE_LIFETIME, now)) == (good, due)
 
 
 def test_a_shorter_lifetime_is_followed_at_once(certificate):
     wanted = Lifetime(duration=4 * HOUR, renew_before=HOUR)
-    assert not pki.due(certificate.parsed(), wanted, NOW + 2.9 * HOUR)
-    assert pki.due(certificate.parsed(), wanted, NOW + 3 * HOUR)
+    assert not pki.needs_renewal(certificate.parsed(), wanted, NOW + 2.9 * HOUR)
+    assert pki.needs_renewal(certificate.parsed(), wanted, NOW + 3 * HOUR)
 
 
 def test_clocks_may_differ_a_little(certificate):
-    assert pki.good(certificate.parsed(), NOW - dt.timedelta(minutes=4))
+    assert pki.is_valid(certificate.parsed(), NOW - dt.timedelta(minutes=4))
 
 
 def test_a_certificate_does_not_outlive_its_authority(authority):
@@ -98,7 +98,7 @@ def test_a_key_of_another_certificate_is_no_pair(authority, certificate):
 
 def test_a_bundle_holds_what_is_still_good_once_newest_first(authority):
     later = pki.new_authority("signer", AUTHORITY_LIFETIME, NOW + 30 * HOUR)
-    one, two = pki.signs(authority), pki.signs(later)
+    one, two = pki.as_ca(authority), pki.as_ca(later)
     text = pki.write_bundle([one, two, one], NOW + 30 * HOUR)
     assert pki.read_bundle(text) == [two, one]
     assert pki.read_bundle(pki.write_bundle(pki.read_bundle(text), NOW + 49 * HOUR)) == [two]
@@ -127,9 +127,9 @@ def foreign(key, algorithm):
 def test_an_authority_of_an_earlier_installation_can_go_on():
     earlier = foreign(rsa.generate_private_key(65537, 2048), hashes.SHA256())
     leaf = pki.new_certificate(earlier, "x", hosts=("x",), lifetime=CERTIFICATE_LIFETIME, now=NOW)
-    assert pki.issued_by(leaf.parsed(), [pki.signs(earlier)])
+    assert pki.issued_by(leaf.parsed(), [pki.as_ca(earlier)])
 
 
 def test_an_authority_whose_key_is_of_another_kind_is_none():
-    assert pki.signs(foreign(ed25519.Ed25519PrivateKey.generate(), None)) is None
-    assert pki.signs(foreign(ec.generate_private_key(ec.SECP384R1()), hashes.SHA256())) is not None
+    assert pki.as_ca(foreign(ed25519.Ed25519PrivateKey.generate(), None)) is None
+    assert pki.as_ca(foreign(ec.generate_private_key(ec.SECP384R1()), hashes.SHA256())) is not None

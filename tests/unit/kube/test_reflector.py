@@ -107,7 +107,7 @@ async def test_a_silent_watch_is_begun_anew_from_where_it_was(server):
         watched(event("ADDED", thing("a", 6)), then=silent),
         watched(event("ADDED", thing("b", 7)), then=silent),
     )
-    async with following(server, silence=0.05) as (_, told):
+    async with following(server, read_timeout=0.05) as (_, told):
         await told.until(2)
     assert versions(server)[:3] == [None, "5", "6"]
 
@@ -250,7 +250,7 @@ async def test_a_write_of_one_s_own_is_known_before_the_watch_tells_it(server):
     server.answer(listing(thing("a"), version=5), watched(event("BOOKMARK", thing("", 5)), then=wait), watched(event("MODIFIED", thing("a", 6)), event("MODIFIED", thing("a", 8)), event("MODIFIED", thing("a", 9)), then=silent))  # fmt: skip
     async with following(server) as (reflector, told):
         await told.until(1)
-        reflector.note(thing("a", 8))
+        reflector.record_write(thing("a", 8))
         assert reflector.cache.get("n", "a")["metadata"]["resourceVersion"] == "8"
         more.set()
         assert [version for *_, version in await told.until(3)] == ["1", "8", "9"]
@@ -263,5 +263,5 @@ async def test_an_answer_that_comes_after_the_object_s_end_does_not_bring_it_bac
     )
     async with following(server) as (reflector, told):
         await told.until(3)
-        reflector.note(thing("a", 6))  # the result of our patch of its finalizers
+        reflector.record_write(thing("a", 6))  # the result of our patch of its finalizers
         assert len(reflector.cache) == 0

@@ -16,35 +16,35 @@ from cdi.api.names import ANN_FILLED_FOR
 from cdi.api.quantity import Quantity
 from cdi.api.validation import parse
 from cdi.reconcile.actions import (
-    CopyInput,
     CreateObject,
     DeleteObject,
-    InputRef,
+    EnsureCertificate,
+    MirrorObject,
+    ObjectRef,
     PatchObject,
-    ProvideCertificate,
-    Rebind,
+    RebindVolume,
     StartWorker,
     StopWorker,
 )
 from cdi.reconcile.capabilities import PropertySet
-from cdi.reconcile.cluster import observe
-from cdi.reconcile.datavolume import reconcile
-from cdi.reconcile.pod_facts import observe_pod
-from cdi.reconcile.refusal import refusal_of
-from cdi.reconcile.sizing import Offer, overhead_of
-from cdi.reconcile.storageclass import StorageClass
-from cdi.reconcile.world import (
+from cdi.reconcile.claim_defaults import StorageDefaults, overhead_of
+from cdi.reconcile.context import (
     CLUSTER_RETRIES,
-    Claim,
-    Config,
+    PVC,
     DataRef,
     Input,
     Platform,
-    Pods,
     Profile,
+    ResolvedConfig,
     Service,
     Volume,
+    WorkerPodConfig,
 )
+from cdi.reconcile.context_builder import build_context
+from cdi.reconcile.datavolume import reconcile
+from cdi.reconcile.pod_status import worker_from_pod
+from cdi.reconcile.rejection import refusal_of
+from cdi.reconcile.storageclass import StorageClass
 from tests.unit.reconcile.simulation import HTTP, End, data_volume
 
 NS = "default"
@@ -61,11 +61,11 @@ KINDS = {
 }
 CLASSES = {
     "csi": StorageClass(name="csi", provisioner="csi.example"),
-    "csi-wait": StorageClass(name="csi-wait", provisioner="csi.example", waits=True),
+    "csi-wait": StorageClass(name="csi-wait", provisioner="csi.example", wait_for_first_consumer=True),
     "local": StorageClass(name="local", provisioner="local.example"),
-    "local-wait": StorageClass(name="local-wait", provisioner="local.example", waits=True),
+    "local-wait": StorageClass(name="local-wait", provisioner="local.example", wait_for_first_consumer=True),
 }
-CONFIG = Config(overhead=Fraction(6, 100), pods=Pods(image="example/cdi:1"))
+CONFIG = ResolvedConfig(overhead=Fraction(6, 100), pods=WorkerPodConfig(image="example/cdi:1"))
 CLUSTER = Platform(cluster=True)
 COMPLETE = "complete"
 
@@ -162,7 +162,7 @@ class Cluster:
         metadata, spec, status = body["metadata"], body["spec"], body["status"]
         owner = next((one for one in metadata.get("ownerReferences", ()) if one.get("controller")), {})
         ref = spec.get("dataSourceRef") or spec.get("dataSource")
-        return Claim(
+        return PVC(
             namespace=namespace,
             name=name,
             uid=metadata["uid"],
@@ -210,7 +210,9 @@ class Cluster:
         name = self.default if storage_class is None else storage_class
         both = [PropertySet(access_modes=("ReadWriteOnce",), volume_mode=mode) for mode in ("Filesystem", "Block")]
         sets = tuple(both) if name in CLASSES else ()
-        return Offer(storage_class=name, exists=name in CLASSES, sets=sets, overhead=overhead_of(name, self.config))
+        return StorageDefaults(
+            storage_class=name, exists=name in CLASSES, sets=sets, overhead=overhead_of(name, self.config)
+        )
 
     def volume(self, name):
         body = self._see(VOLUMES, name, "")
@@ -254,15 +256,15 @@ class Cluster:
 
     def worker(self, namespace, pod):
         body = self._see(PODS, pod, namespace)
-        return None if body is None else observe_pod(body, progress=self.progress)
+        return None if body is None else worker_from_pod(body, progress=self.progress)
 
     def add_input(self, kind, name, *keys, namespace=NS):
-        self.inputs[InputRef(kind=kind, namespace=namespace, name=name)] = Input(version="1", keys=frozenset(keys))
+        self.inputs[ObjectRef(kind=kind, namespace=namespace, name=name)] = Input(version="1", keys=frozenset(keys))
 
     # --- the controller -----------------------------------------------------------------------------------------
 
-    def world(self, name=None, refusal=None):
-        return observe(
+    def context(self, name=None, refusal=None):
+        return build_context(
             self, self.key[0], name or self.key[1],
             now=self.now, config=self.config, retries=self.retries, platform=CLUSTER, refusal=refusal,
         )  # fmt: skip
@@ -273,10 +275,10 @@ class Cluster:
         Claims, pods and volumes are seen as they were `late` steps ago, one number for each.
         """
         self.late = dict(zip((CLAIMS, PODS, VOLUMES), late, strict=False))
-        world = self.world(name)
-        if world is None:
+        context = self.context(name)
+        if context is None:
             return None
-        plan = reconcile(world)
+        plan = reconcile(context)
         try:
             for _ in range(1 + repeat):
                 for action in plan.actions[:kept]:
@@ -284,7 +286,7 @@ class Cluster:
         except Conflict:
             return plan
         except CdiError as error:
-            plan = reconcile(self.world(name, refusal_of(action, error)))
+            plan = reconcile(self.context(name, refusal_of(action, error)))
             for each in plan.actions[:kept]:
                 self.act(each)
         if kept is None or kept > len(plan.actions):
@@ -302,7 +304,7 @@ class Cluster:
             case CreateObject(body=body):
                 self._refused(body["kind"], body["metadata"]["name"])
                 self.create(body)
-            case CopyInput():
+            case MirrorObject():
                 self.create(
                     {
                         "kind": action.copy.kind,
@@ -323,14 +325,14 @@ class Cluster:
                     metadata["labels"] |= action.labels
                     if action.owner is not None:
                         metadata["ownerReferences"] = [dict(action.owner)]
-            case ProvideCertificate():
+            case EnsureCertificate():
                 if self._uid(action.owner["uid"]) is not None:
                     body = {"kind": "Secret", "metadata": {"name": action.secret, "namespace": NS}}
                     self.create({**body, "metadata": {**body["metadata"], "ownerReferences": [action.owner]}})
                     self.get("secrets", action.secret)["metadata"]["ownerReferences"] = [action.owner]
             case DeleteObject():
                 self.remove(action.plural, action.name, action.uid, action.namespace)
-            case Rebind():
+            case RebindVolume():
                 volume = self.get(VOLUMES, action.volume, "")
                 prime, target = self._uid(action.prime_uid), self._uid(action.target_uid)
                 if (
@@ -417,7 +419,7 @@ class Cluster:
         storage_class = CLASSES.get(claim["spec"].get("storageClassName"))
         if storage_class is None:
             return False
-        if not storage_class.waits:
+        if not storage_class.wait_for_first_consumer:
             return True
         scheduled = any(pod["spec"].get("nodeName") for pod in self._uses(claim["metadata"]["name"]))
         return scheduled or "volume.kubernetes.io/selected-node" in claim["metadata"]["annotations"]
@@ -473,7 +475,10 @@ class Cluster:
             claims = [self.get(CLAIMS, name) for name in self._claims_of(pod)]
             if all(
                 claim is not None
-                and (claim["status"]["phase"] == "Bound" or CLASSES[claim["spec"]["storageClassName"]].waits)
+                and (
+                    claim["status"]["phase"] == "Bound"
+                    or CLASSES[claim["spec"]["storageClassName"]].wait_for_first_consumer
+                )
                 for claim in claims
             ):
                 yield lambda pod=pod: pod["spec"].update(nodeName="node-1")
@@ -583,7 +588,7 @@ class Cluster:
         """Return whether a later reconcile would change nothing."""
         before = self.now
         self.now += plan.requeue_after + 1000
-        again = reconcile(self.world())
+        again = reconcile(self.context())
         self.now = before
         return not again.actions and again.status is None
 

@@ -9,11 +9,23 @@ from cdi.api.datavolume import DataVolume
 from cdi.api.errors import Retry
 from cdi.api.job import Failure, Outcome, Progress
 from cdi.api.validation import parse
-from cdi.reconcile.actions import CreateObject, InputRef, PatchObject, StartWorker
+from cdi.reconcile.actions import CreateObject, ObjectRef, PatchObject, StartWorker
+from cdi.reconcile.context import (
+    PVC,
+    Input,
+    Platform,
+    Profile,
+    ReconcileContext,
+    ResolvedConfig,
+    Retries,
+    VolumeLayout,
+    Worker,
+)
 from cdi.reconcile.datavolume import reconcile
-from cdi.reconcile.world import Claim, Config, Input, Layout, Platform, Profile, Retries, Worker, World
 
-LAYOUT = Layout(disk="/v/disk.img", directory="/v", journal="/w/journal", scratch="/w/scratch", inputs="/w/inputs")
+LAYOUT = VolumeLayout(
+    disk="/v/disk.img", directory="/v", journal="/w/journal", scratch="/w/scratch", inputs="/w/inputs"
+)
 
 
 def data_volume(source=None, *, name="a", size="1Gi", annotations=None, labels=None, uid="dv-uid", **spec):
@@ -84,7 +96,7 @@ class Simulation:
         self.worked = False
         self.now = 1_000_000.0
         self.retries = retries or Retries()
-        self.config = config or Config()
+        self.config = config or ResolvedConfig()
         self.admitted = admitted
         self.binds = binds
         self.events = []
@@ -110,8 +122,8 @@ class Simulation:
     def model(self) -> DataVolume:
         return parse(self.body)
 
-    def world(self):
-        return World(
+    def context(self):
+        return ReconcileContext(
             now=self.now,
             datavolume=self.model(),
             objects=self.objects,
@@ -120,12 +132,12 @@ class Simulation:
             config=self.config,
             retries=self.retries,
             platform=Platform(local_files=True),
-            admitted=self.admitted,
-            turn="" if self.admitted else "waits for one of 4 workers",
+            has_worker_slot=self.admitted,
+            queue_message="" if self.admitted else "waits for one of 4 workers",
         )
 
     def add_input(self, kind, name, *keys, version="1"):
-        self.objects.inputs[InputRef(kind=kind, namespace="default", name=name)] = Input(
+        self.objects.inputs[ObjectRef(kind=kind, namespace="default", name=name)] = Input(
             version=version, keys=frozenset(keys)
         )
 
@@ -138,13 +150,13 @@ class Simulation:
             "path": f"/volumes/{name}",
             **facts,
         }
-        self.objects.claims[facts["namespace"], name] = Claim(name=name, **facts)
+        self.objects.claims[facts["namespace"], name] = PVC(name=name, **facts)
 
     # --- execution --------------------------------------------------------------------------------------------
 
     def step(self, kept=None):
         """Reconcile once and carry out the first `kept` of actions and status; None means all."""
-        self.plan = plan = reconcile(self.world())
+        self.plan = plan = reconcile(self.context())
         effects = [("act", action) for action in plan.actions]
         if plan.status is not None:
             effects.append(("status", plan.status))
@@ -164,7 +176,7 @@ class Simulation:
                 key = metadata["namespace"], metadata["name"]
                 if key not in self.objects.claims:
                     owner = metadata["ownerReferences"][0]
-                    self.objects.claims[key] = Claim(
+                    self.objects.claims[key] = PVC(
                         namespace=key[0], name=key[1], uid="claim-uid", phase="Pending",
                         controller_kind=owner["kind"], controller_name=owner["name"], controller_uid=owner["uid"],
                         annotations=metadata["annotations"], labels=metadata["labels"], path="/v",

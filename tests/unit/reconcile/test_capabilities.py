@@ -7,7 +7,7 @@ import pytest
 from cdi.api.claims import AccessMode, VolumeMode
 from cdi.api.quantity import Quantity
 from cdi.api.storageprofile import MAX_CLAIM_PROPERTY_SETS
-from cdi.reconcile.capabilities import Evidence, learned, read_learned, write_learned
+from cdi.reconcile.capabilities import ObservedVolume, infer_from_volumes, read_learned, write_learned
 from cdi.reconcile.capabilities_table import NOT_FOR_DISKS, PROVISIONERS
 from cdi.reconcile.storageclass import NO_PROVISIONER, StorageClass
 
@@ -87,12 +87,12 @@ def test_a_provisioner_names_the_parameters_that_decide():
 UNKNOWN = StorageClass(name="c", provisioner="who.example")
 
 
-def evidence(mode: str, form: str, phase: str = "Bound") -> Evidence:
-    return Evidence(access_modes=(mode,), volume_mode=form, phase=phase)
+def evidence(mode: str, form: str, phase: str = "Bound") -> ObservedVolume:
+    return ObservedVolume(access_modes=(mode,), volume_mode=form, phase=phase)
 
 
 def test_what_is_bound_shows_what_is_possible():
-    found = learned(
+    found = infer_from_volumes(
         UNKNOWN,
         [
             evidence("ReadWriteOnce", "Filesystem"),
@@ -107,13 +107,15 @@ def test_what_is_bound_shows_what_is_possible():
 
 def test_what_was_learned_keeps_its_place_and_what_is_new_comes_after_it():
     before = read_learned("ReadWriteOnce Block")
-    found = learned(UNKNOWN, [evidence("ReadWriteMany", "Filesystem"), evidence("ReadWriteOnce", "Block")], before)
+    found = infer_from_volumes(
+        UNKNOWN, [evidence("ReadWriteMany", "Filesystem"), evidence("ReadWriteOnce", "Block")], before
+    )
     assert found is not None
     assert short(found.sets) == ["RWO Block", "RWM Filesystem"]
 
 
 def test_what_was_learned_stays_where_no_such_volume_is_left():
-    found = learned(UNKNOWN, [], read_learned("ReadWriteOnce Filesystem"))
+    found = infer_from_volumes(UNKNOWN, [], read_learned("ReadWriteOnce Filesystem"))
     assert found is not None
     assert short(found.sets) == ["RWO Filesystem"]
 
@@ -121,7 +123,7 @@ def test_what_was_learned_stays_where_no_such_volume_is_left():
 def test_of_volumes_made_by_hand_only_those_that_are_there_count():
     by_hand = StorageClass(name="c", provisioner=NO_PROVISIONER)
     before = read_learned("ReadWriteOnce Filesystem, ReadWriteOnce Block")
-    found = learned(by_hand, [evidence("ReadWriteOnce", "Block", "Available")], before)
+    found = infer_from_volumes(by_hand, [evidence("ReadWriteOnce", "Block", "Available")], before)
     assert found is not None
     assert short(found.sets) == ["RWO Block"]
 
@@ -147,29 +149,29 @@ def test_what_was_learned_is_read_as_it_was_written():
 
 
 def test_several_access_modes_of_a_volume_are_several_ways_to_use_it():
-    volume = Evidence(access_modes=("ReadWriteOnce", "ReadWriteMany"), volume_mode="Filesystem", phase="Bound")
-    found = learned(UNKNOWN, [volume])
+    volume = ObservedVolume(access_modes=("ReadWriteOnce", "ReadWriteMany"), volume_mode="Filesystem", phase="Bound")
+    found = infer_from_volumes(UNKNOWN, [volume])
     assert found is not None
     assert short(found.sets) == FILES
 
 
 @pytest.mark.parametrize("phase", ["Available", "Released", "Failed", "Pending"])
 def test_what_never_was_bound_proves_nothing(phase):
-    assert learned(UNKNOWN, [evidence("ReadWriteOnce", "Block", phase)]) is None
+    assert infer_from_volumes(UNKNOWN, [evidence("ReadWriteOnce", "Block", phase)]) is None
 
 
 def test_volumes_made_by_hand_count_before_they_are_bound():
     by_hand = StorageClass(name="c", provisioner=NO_PROVISIONER)
-    found = learned(by_hand, [evidence("ReadWriteOnce", "Block", "Available")])
+    found = infer_from_volumes(by_hand, [evidence("ReadWriteOnce", "Block", "Available")])
     assert found is not None
     assert short(found.sets) == ["RWO Block"]
-    assert learned(by_hand, [evidence("ReadWriteOnce", "Block", "Released")]) is None
+    assert infer_from_volumes(by_hand, [evidence("ReadWriteOnce", "Block", "Released")]) is None
 
 
 def test_volumes_that_can_only_be_read_are_nothing_to_go_by():
-    assert learned(UNKNOWN, [evidence("ReadOnlyMany", "Filesystem")]) is None
-    assert learned(UNKNOWN, []) is None
+    assert infer_from_volumes(UNKNOWN, [evidence("ReadOnlyMany", "Filesystem")]) is None
+    assert infer_from_volumes(UNKNOWN, []) is None
 
 
 def test_modes_that_nobody_knows_are_left_out():
-    assert learned(UNKNOWN, [evidence("Sometimes", VolumeMode.BLOCK)]) is None
+    assert infer_from_volumes(UNKNOWN, [evidence("Sometimes", VolumeMode.BLOCK)]) is None

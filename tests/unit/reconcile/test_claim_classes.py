@@ -8,24 +8,24 @@ import pytest
 
 from cdi.api.errors import StorageClassMissing
 from cdi.reconcile.capabilities import PropertySet
-from cdi.reconcile.claim import build_claim
-from cdi.reconcile.origin import find_origin
-from cdi.reconcile.sizing import Offer
-from cdi.reconcile.world import Config, Platform, World
+from cdi.reconcile.claim_builder import build_claim
+from cdi.reconcile.claim_defaults import StorageDefaults
+from cdi.reconcile.context import Platform, ReconcileContext, ResolvedConfig
+from cdi.reconcile.source import resolve_source
 from tests.unit.reconcile.simulation import HTTP, Objects, Simulation, data_volume
 
 ADOPTION = "cdi.kubevirt.io/allowClaimAdoption"
 
 
 def test_where_the_gate_says_so_every_datavolume_adopts_its_claim():
-    sim = Simulation(config=Config(adopts=True))
+    sim = Simulation(config=ResolvedConfig(adopts=True))
     sim.add_claim("a")
     assert sim.run().status["phase"] == "Succeeded"
     assert not sim.starts
 
 
 def test_a_datavolume_may_say_otherwise():
-    sim = Simulation(data_volume(HTTP, annotations={ADOPTION: "false"}), config=Config(adopts=True))
+    sim = Simulation(data_volume(HTTP, annotations={ADOPTION: "false"}), config=ResolvedConfig(adopts=True))
     sim.add_claim("a")
     assert sim.run().status["phase"] == "Failed"
 
@@ -41,7 +41,7 @@ class NameOnly(Objects):
 
     def offer(self, storage_class, *, virtualization):
         sets = (PropertySet(access_modes=("ReadWriteOnce",), volume_mode="Block"),) if storage_class == "manual" else ()
-        return Offer(storage_class=storage_class, exists=False, sets=sets)
+        return StorageDefaults(storage_class=storage_class, exists=False, sets=sets)
 
 
 def claim_of(form: str, name: str) -> dict:
@@ -49,10 +49,10 @@ def claim_of(form: str, name: str) -> dict:
     size = {"resources": {"requests": {"storage": "1Gi"}}, "storageClassName": name}
     spec = {**size, "accessModes": ["ReadWriteOnce"]} if form == "pvc" else size
     body["spec"] = {"source": body["spec"]["source"], form: spec}
-    world = replace(Simulation(body).world(), objects=NameOnly(), platform=Platform(cluster=True))
-    assert isinstance(world, World)
-    origin = find_origin(world)
-    return build_claim(world, origin, None)["spec"]
+    context = replace(Simulation(body).context(), objects=NameOnly(), platform=Platform(cluster=True))
+    assert isinstance(context, ReconcileContext)
+    origin = resolve_source(context)
+    return build_claim(context, origin, None)["spec"]
 
 
 @pytest.mark.parametrize("form", ["pvc", "storage"])

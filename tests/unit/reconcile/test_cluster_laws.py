@@ -7,8 +7,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from cdi.api.errors import Retry
+from cdi.reconcile.context import Retries
 from cdi.reconcile.datavolume import reconcile
-from cdi.reconcile.world import Retries
 from tests.unit.reconcile.cluster_simulation import CLAIMS, COMPLETE, DVS, PODS, VOLUMES, Cluster, dv, pvc
 from tests.unit.reconcile.simulation import End, failing
 
@@ -178,9 +178,9 @@ def test_the_same_world_gives_the_same_plan(way, steps, choices):
     for number in range(steps):
         cluster.step()
         cluster.nature(choices[number] if number < len(choices) else 0)
-    world = cluster.world()
-    assert world is not None
-    assert reconcile(world) == reconcile(world)
+    context = cluster.context()
+    assert context is not None
+    assert reconcile(context) == reconcile(context)
 
 
 @settings(max_examples=30, deadline=None)

@@ -10,21 +10,21 @@ import pytest
 from cdi.api.configuration import CDIConfig
 from cdi.api.installation import CDI
 from cdi.api.validation import parse, validate
-from cdi.reconcile.actions import InputRef
+from cdi.reconcile.actions import ObjectRef
 from cdi.reconcile.configuration import (
     ConfigFacts,
     Installed,
     active_cdi,
     adopts_claims,
+    ignored_fields,
     problems,
     reconcile_config,
     reconcile_installation,
     renders_claims,
     resolve_config,
-    without_effect,
 )
+from cdi.reconcile.context import ResolvedConfig, WorkerPodConfig
 from cdi.reconcile.storageclass import StorageClass
-from cdi.reconcile.world import Config, Pods
 
 NOW = 1_780_000_000.0
 AUTHORITY = {"cdi.kubevirt.io/configAuthority": ""}
@@ -77,9 +77,9 @@ def settled(installation: CDI | None, facts: ConfigFacts = ConfigFacts()) -> CDI
 
 
 def test_nothing_said_is_what_is_usual():
-    assert resolve_config(None, None) == Config(
+    assert resolve_config(None, None) == ResolvedConfig(
         overhead=Fraction(6, 100),
-        pods=Pods(
+        pods=WorkerPodConfig(
             resources={"limits": {"cpu": "750m", "memory": "600M"}, "requests": {"cpu": "100m", "memory": "60M"}},
         ),
     )
@@ -99,22 +99,22 @@ def test_all_of_it_is_resolved():
     place = {"nodeSelector": {"disk": "ssd"}, "tolerations": [{"key": "a", "operator": "Exists"}]}
     found = resolve_config(
         cdi(imagePullPolicy="Always", workload=place), said, CLASSES,
-        namespace="ns", pods=Pods(image="i", pull_policy="Never"),
+        namespace="ns", pods=WorkerPodConfig(image="i", pull_policy="Never"),
     )  # fmt: skip
     assert (found.proxy.http, found.proxy.https, found.proxy.no_proxy) == ("http://p:1", "http://p:2", "x")
-    assert found.trusted_ca == InputRef(kind="ConfigMap", namespace="ns", name="ca")
+    assert found.trusted_ca == ObjectRef(kind="ConfigMap", namespace="ns", name="ca")
     assert found.preallocation
     assert found.insecure_registries == {"registry.example:5000"}
     assert found.scratch_class == "fast"
     assert (found.overhead, found.overheads) == (Fraction(1, 10), {"fast": 0})
-    assert found.pods == Pods(
+    assert found.pods == WorkerPodConfig(
         image="i", pull_policy="Always", pull_secrets=("pull",), placement=place, verbosity=3,
         resources={"limits": {"cpu": "2", "memory": "600M"}, "requests": {"cpu": "100m", "memory": "60M"}},
     )  # fmt: skip
 
 
 def test_what_the_controller_was_told_counts_where_nothing_else_is_said():
-    pods = Pods(
+    pods = WorkerPodConfig(
         image="i", pull_policy="Never", pull_secrets=("a",), placement={"nodeSelector": {"x": "y"}}, verbosity=5
     )
     found = resolve_config(cdi(), None, pods=pods).pods
@@ -385,7 +385,7 @@ def test_what_has_no_effect_is_told():
         {"dataVolumeTTLSeconds": 5},
         infra={"nodeSelector": {"a": "b"}}, certConfig={"client": {"duration": "1h"}}, customizeComponents={},
     )  # fmt: skip
-    assert without_effect(said) == ("spec.infra", "spec.config.dataVolumeTTLSeconds")
+    assert ignored_fields(said) == ("spec.infra", "spec.config.dataVolumeTTLSeconds")
     plan = reconcile_installation(said, active=True, installed=Installed(version="1"), found=(), now=NOW)
     assert plan.status is not None
     status, _, message = conditions(plan.status)["Degraded"]

@@ -4,9 +4,9 @@ import pytest
 
 from cdi.api.validation import parse
 from cdi.reconcile.actions import Plan
+from cdi.reconcile.context import PVC, Platform
 from cdi.reconcile.dataimportcron import IN_A_CLUSTER, reconcile_unscheduled
 from cdi.reconcile.datasource import reconcile_data_source
-from cdi.reconcile.world import Claim, Platform
 from tests.unit.reconcile.simulation import HTTP, Objects, Simulation, data_volume
 
 
@@ -35,7 +35,7 @@ def objects():
     objects.sources["default", "end"] = source("end", pvc="golden")
     objects.sources["default", "pointer"] = source("pointer", ref=("default", "end"))
     objects.sources["default", "empty"] = source("empty")
-    objects.claims["default", "golden"] = Claim(
+    objects.claims["default", "golden"] = PVC(
         namespace="default",
         name="golden",
         uid="g",

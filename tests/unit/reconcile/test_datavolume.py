@@ -10,9 +10,9 @@ from cdi.api.errors import Retry
 from cdi.api.job import Progress
 from cdi.api.validation import parse
 from cdi.reconcile.actions import CloneJob, CreateObject, StartWorker
+from cdi.reconcile.context import Retries
 from cdi.reconcile.datavolume import reconcile
-from cdi.reconcile.upload import ANNOTATION, UploadRequest
-from cdi.reconcile.world import Retries
+from cdi.reconcile.upload_request import ANNOTATION, UploadRequest
 from tests.unit.reconcile.simulation import HTTP, End, Simulation, data_volume, failing
 
 ADOPT = {"cdi.kubevirt.io/allowClaimAdoption": "true"}
@@ -430,14 +430,14 @@ BODIES = st.sampled_from(
     foreign=st.booleans(),
 )
 def test_whatever_is_lost_on_the_way_the_end_is_the_same(body, script, losses, foreign):
-    def world():
+    def context():
         sim = Simulation(body, script=script, retries=Retries(budget=4))
         sim.add_claim("src")
         if foreign:
             sim.add_claim("a")
         return sim
 
-    whole, lossy = world().run(), world().run(losses=losses)
+    whole, lossy = context().run(), context().run(losses=losses)
     assert lossy.summary() == whole.summary()
     assert [s.attempt for s in lossy.starts] == sorted({s.attempt for s in lossy.starts})
 
@@ -451,7 +451,7 @@ def test_the_same_world_gives_the_same_plan(body, script, steps):
         sim.step()
         sim.nature()
         sim.now += 1
-    assert reconcile(sim.world()) == reconcile(sim.world())
+    assert reconcile(sim.context()) == reconcile(sim.context())
 
 
 @settings(max_examples=60, deadline=None)

@@ -7,8 +7,8 @@ import pytest
 from cdi.api.errors import Retry, by_code
 from cdi.api.job import Failure, Progress
 from cdi.reconcile.actions import StartWorker
-from cdi.reconcile.ledger import Ledger
-from cdi.reconcile.world import CLUSTER_RETRIES, Retries
+from cdi.reconcile.attempts import AttemptHistory
+from cdi.reconcile.context import CLUSTER_RETRIES, Retries
 from tests.unit.reconcile.cluster_simulation import PODS, Cluster, dv, pvc
 from tests.unit.reconcile.simulation import Simulation, failing
 
@@ -222,7 +222,9 @@ def test_on_one_machine_passing_faults_end_when_the_budget_is_spent() -> None:
 @pytest.mark.parametrize("retry", [Retry.BACKOFF, Retry.ON_CHANGE])
 def test_pauses_grow_to_five_minutes_in_a_cluster(retry: Retry) -> None:
     failure = Failure(code="X", message="x", retry=retry)
-    pauses = [Ledger(attempt=n, failure=failure, failures=n).pause("uid", CLUSTER_RETRIES) for n in range(1, 30)]
+    pauses = [
+        AttemptHistory(attempt=n, failure=failure, failures=n).backoff("uid", CLUSTER_RETRIES) for n in range(1, 30)
+    ]
     assert pauses[0] < pauses[4] < 300
     assert all(180 <= pause <= 300 for pause in pauses[10:])
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from cdi.reconcile.capabilities import Capabilities, When
+from cdi.reconcile.capabilities import Capabilities, ParameterMatch
 from cdi.reconcile.capabilities_table import PROVISIONERS
 from cdi.reconcile.storageclass import StorageClass
 from cdi.reconcile.storageprofile import profile_patch, volume_sets
@@ -14,7 +14,7 @@ PAGE = Path(__file__).parents[3] / "docs" / "reference" / "storage-classes.md"
 MODES = {"ReadWriteMany": "RWX", "ReadWriteOnce": "RWO", "ReadOnlyMany": "ROX"}
 
 
-def condition(when: When) -> str:
+def condition(when: ParameterMatch) -> str:
     if when.any_of:
         return f"{when.parameter} {' or '.join(when.any_of)}"
     if when.prefix:

@@ -30,7 +30,7 @@ def name_of(one: StorageClass | None) -> str | None:
 def test_an_object_of_the_api_is_read():
     assert klass("a", VIRT) == StorageClass(
         name="a", uid="uid-a", provisioner="csi.example", created="2026-01-01T00:00:00Z",
-        parameters={"type": "fast"}, annotations={VIRT: "true"}, waits=True, expands=True,
+        parameters={"type": "fast"}, annotations={VIRT: "true"}, wait_for_first_consumer=True, allow_expansion=True,
     )  # fmt: skip
 
 

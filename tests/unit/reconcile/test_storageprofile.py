@@ -12,20 +12,20 @@ from cdi.api.errors import StorageProfileIncomplete
 from cdi.api.storageprofile import StorageProfile
 from cdi.api.validation import parse, validate
 from cdi.reconcile.actions import CreateObject, DeleteObject, PatchObject
-from cdi.reconcile.capabilities import Evidence, PropertySet
+from cdi.reconcile.capabilities import ObservedVolume, PropertySet
+from cdi.reconcile.claim_defaults import default_claim, storage_defaults
 from cdi.reconcile.configuration import resolve_config
-from cdi.reconcile.sizing import complete_claim, offer
 from cdi.reconcile.storageclass import StorageClass
 from cdi.reconcile.storageprofile import (
     ProfileFacts,
     SnapshotClass,
-    clones_fast,
-    complete,
+    is_complete,
     minimum_size,
     profile_patch,
     reconcile_orphan,
     reconcile_storage_profile,
-    shared,
+    supports_rwx,
+    supports_smart_clone,
     volume_sets,
 )
 
@@ -105,8 +105,8 @@ def test_a_known_provisioner_fills_the_status():
     assert (status.clone_strategy, status.data_import_cron_source_format) == ("csi-clone", "snapshot")
     assert status.snapshot_class == "b-snap"  # the first by name
     assert recognized(profile)[:2] == ("True", "RecognizedProvisioner")
-    assert complete(profile)
-    assert shared(profile)
+    assert is_complete(profile)
+    assert supports_rwx(profile)
 
 
 def test_the_default_snapshot_class_goes_first():
@@ -226,8 +226,8 @@ def test_an_unknown_provisioner_is_told_with_the_command_that_helps():
     assert command[:6] == ["kubectl", "patch", "storageprofile", "fast", "--type", "merge"]
     patched = settled(klass("who.example"), **json.loads(command[7]))
     assert sets(patched) == [(["ReadWriteOnce"], "Filesystem")]
-    assert not complete(profile)
-    assert complete(patched)
+    assert not is_complete(profile)
+    assert is_complete(patched)
     assert "the profile's spec" in recognized(patched)[2]
 
 
@@ -240,22 +240,22 @@ def test_parameters_that_do_not_tell_are_told():
 
 
 def test_an_unknown_provisioner_is_learned_from_its_volumes():
-    volumes = (Evidence(access_modes=("ReadWriteMany",), volume_mode="Block", phase="Bound"),)
+    volumes = (ObservedVolume(access_modes=("ReadWriteMany",), volume_mode="Block", phase="Bound"),)
     profile = settled(klass("who.example"), ProfileFacts(volumes=volumes))
     status, reason, message = recognized(profile)
     assert (status, reason) == ("False", "UnrecognizedProvisioner")
     assert "ReadWriteMany Block" in message
     assert "kubectl" not in message
     assert sets(profile) == [(["ReadWriteMany"], "Block")]
-    assert complete(profile)
+    assert is_complete(profile)
 
 
-FILE = Evidence(access_modes=("ReadWriteOnce",), volume_mode="Filesystem", phase="Bound")
-DEVICE = Evidence(access_modes=("ReadWriteOnce",), volume_mode="Block", phase="Bound")
+FILE = ObservedVolume(access_modes=("ReadWriteOnce",), volume_mode="Filesystem", phase="Bound")
+DEVICE = ObservedVolume(access_modes=("ReadWriteOnce",), volume_mode="Block", phase="Bound")
 DISK = {"resources": {"requests": {"storage": "1Gi"}}}
 
 
-def after(profile: StorageProfile, volumes: tuple[Evidence, ...]) -> StorageProfile:
+def after(profile: StorageProfile, volumes: tuple[ObservedVolume, ...]) -> StorageProfile:
     """Return the profile after a reconcile with these volumes of its class."""
     body = profile.to_dict()
     plan = reconcile_storage_profile(klass("who.example"), profile, ProfileFacts(volumes=volumes), NOW)
@@ -265,10 +265,10 @@ def after(profile: StorageProfile, volumes: tuple[Evidence, ...]) -> StorageProf
     return stored(body | {"status": plan.status} if plan.status is not None else body)
 
 
-def mode(profile: StorageProfile, volumes: tuple[Evidence, ...], **more: Any) -> str:
+def mode(profile: StorageProfile, volumes: tuple[ObservedVolume, ...], **more: Any) -> str:
     """Return the volume mode that a claim for a disk gets."""
-    given = offer("fast", klass("who.example"), profile, resolve_config(None, None), volumes)
-    return str(complete_claim({**DISK, **more}, given)["volumeMode"])
+    given = storage_defaults("fast", klass("who.example"), profile, resolve_config(None, None), volumes)
+    return str(default_claim({**DISK, **more}, given)["volumeMode"])
 
 
 @pytest.mark.parametrize(
@@ -280,7 +280,7 @@ def mode(profile: StorageProfile, volumes: tuple[Evidence, ...], **more: Any) ->
     ],
 )
 def test_the_same_disk_stays_the_same_whatever_volumes_come_and_go(
-    course: list[tuple[Evidence, ...]], expected: str
+    course: list[tuple[ObservedVolume, ...]], expected: str
 ) -> None:
     profile = settled(klass("who.example"))
     with pytest.raises(StorageProfileIncomplete):
@@ -308,14 +308,14 @@ def test_what_was_learned_is_forgotten_when_its_annotation_is_removed() -> None:
 
 
 def test_what_the_table_knows_goes_before_what_volumes_show():
-    volumes = (Evidence(access_modes=("ReadWriteOncePod",), volume_mode="Block", phase="Bound"),)
+    volumes = (ObservedVolume(access_modes=("ReadWriteOncePod",), volume_mode="Block", phase="Bound"),)
     assert len(sets(settled(klass(), ProfileFacts(volumes=volumes)))) == 3
 
 
 def test_buckets_are_complete_without_anything():
     profile = settled(klass("openshift-storage.noobaa.io/obc"))
     assert sets(profile) == []
-    assert complete(profile)
+    assert is_complete(profile)
     assert recognized(profile)[:2] == ("False", "NotForDisks")
 
 
@@ -371,11 +371,11 @@ def test_the_patch_names_all_sets():
 )
 def test_whether_the_storage_itself_clones(strategy, drivers, snapshots, fast):
     profile = settled(klass(), spec={"cloneStrategy": strategy})
-    assert clones_fast(profile, csi_drivers=frozenset(drivers), snapshot_classes=snapshots) is fast
+    assert supports_smart_clone(profile, csi_drivers=frozenset(drivers), snapshot_classes=snapshots) is fast
 
 
 def test_a_profile_without_a_status_says_nothing():
     profile = made(klass())
-    assert not complete(profile)
-    assert not shared(profile)
-    assert not clones_fast(profile, csi_drivers=frozenset({RBD}), snapshot_classes=SNAPSHOTS)
+    assert not is_complete(profile)
+    assert not supports_rwx(profile)
+    assert not supports_smart_clone(profile, csi_drivers=frozenset({RBD}), snapshot_classes=SNAPSHOTS)

@@ -7,8 +7,8 @@ import pytest
 from cdi.api.errors import CdiError, Conflict, InvalidManifest
 from cdi.runtime.apply import apply, keys_of
 from cdi.runtime.document import Document
-from cdi.store.base import Key, amend
-from cdi.store.local import LocalStore
+from cdi.store.base import Key, update_with_retry
+from cdi.store.file_store import LocalStore
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def test_created_then_unchanged_then_configured(store):
 
 def test_what_the_manifest_no_longer_sets_goes_and_what_others_set_stays(store):
     apply(store, [data_volume(annotations={"mine": "1", "also": "2"}, labels={"l": "1"})])
-    amend(store, KEY, lambda body: body["metadata"]["annotations"].update({"theirs": "3"}))
+    update_with_retry(store, KEY, lambda body: body["metadata"]["annotations"].update({"theirs": "3"}))
     assert actions(store, data_volume(annotations={"also": "2"})) == ["configured"]
     metadata = store.get(KEY)["metadata"]
     assert metadata["annotations"].keys() - {"cdi.kubevirt.io/applied"} == {"also", "theirs"}
@@ -71,7 +71,7 @@ def test_owners_and_status_survive_a_second_apply(store):
     apply(store, [data_volume()])
     store.update_status({**store.get(KEY), "status": {"phase": "Succeeded"}})
     owner = {"apiVersion": "v1", "kind": "X", "name": "x", "uid": "u"}
-    amend(store, KEY, lambda body: body["metadata"].update({"ownerReferences": [owner]}))
+    update_with_retry(store, KEY, lambda body: body["metadata"].update({"ownerReferences": [owner]}))
     assert actions(store, data_volume()) == ["unchanged"]
     assert store.get(KEY)["status"] == {"phase": "Succeeded"}
     assert store.get(KEY)["metadata"]["ownerReferences"] == [owner]
@@ -142,7 +142,7 @@ def test_what_is_no_manifest_is_refused(store, manifest):
 
 def test_what_is_being_deleted_cannot_be_applied(store):
     apply(store, [data_volume()])
-    amend(store, KEY, lambda body: body["metadata"].update({"finalizers": ["f"]}))
+    update_with_retry(store, KEY, lambda body: body["metadata"].update({"finalizers": ["f"]}))
     store.delete(KEY)
     with pytest.raises(Conflict):
         apply(store, [data_volume()])

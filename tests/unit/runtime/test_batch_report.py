@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 
 from cdi.api.errors import ChecksumMismatch, SourceNotFound, TargetPermission
-from cdi.reconcile.failure import as_failure
+from cdi.api.job import Failure
 from cdi.runtime.batch.report import Report, Result
 
 
 def result(verdict, failure=None):
-    made = None if failure is None else as_failure(failure)
+    made = None if failure is None else Failure.from_error(failure)
     return Result(label="a", namespace="default", name="a", url="u", verdict=verdict, failure=made)
 
 
@@ -35,7 +35,7 @@ DAMAGED = result("failed", ChecksumMismatch("no"))
         (report(result("refused"), result("skipped")), 5),
         (report(BAD, result("running"), timed_out=True), 8),
         (report(BAD, result("running"), interrupted=True, timed_out=True), 130),
-        (report(GOOD, lock_failure=as_failure(TargetPermission("no"))), 1),
+        (report(GOOD, lock_failure=Failure.from_error(TargetPermission("no"))), 1),
     ],
 )
 def test_how_it_ends(found, status):

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cdi import durable
+from cdi import atomic_file
 from cdi.api.errors import (
     Interrupted,
     InvalidManifest,
@@ -208,7 +208,7 @@ def test_the_process_keeps_the_workers_protocol(place):
     outcome = Outcome.from_json(directory.outcome.read_bytes())
     assert (outcome.failure, outcome.id) == (None, "1")
     assert Progress.from_json(directory.progress.read_bytes()).phase == "done"
-    with durable.locked(directory.lock):
+    with atomic_file.locked(directory.lock):
         assert main(arguments) == TargetBusy.exit_status
 
 

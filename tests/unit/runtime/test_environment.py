@@ -9,7 +9,7 @@ import pytest
 from cdi.runtime.apply import apply
 from cdi.runtime.environment import Environments, of_process, of_user
 from cdi.store.base import Key
-from cdi.store.local import LocalStore
+from cdi.store.file_store import LocalStore
 from tests.unit.runtime.test_apply import data_volume
 
 A, B = (Key("datavolumes", "default", name) for name in "ab")

@@ -62,7 +62,7 @@ def test_aliases_that_multiply():
 
 
 def test_a_large_file_is_no_manifest(tmp_path, monkeypatch):
-    monkeypatch.setattr(manifests, "LARGEST", 100)
+    monkeypatch.setattr(manifests, "MAX_SIZE", 100)
     path = tmp_path / "x.yaml"
     path.write_bytes(b"#" * 101)
     with pytest.raises(InvalidManifest, match="larger than"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from fractions import Fraction
 
 from cdi.api.job import Proxy
-from cdi.reconcile.actions import InputRef
+from cdi.reconcile.actions import ObjectRef
 from cdi.runtime.home import Home
 from cdi.runtime.observe import Observed
 from cdi.store.base import Change, Key
@@ -44,7 +44,7 @@ def test_the_configuration_of_a_cluster_counts_on_a_machine(tmp_path):
     ):
         config = subject.config()
         assert config.proxy == Proxy(https="http://p:1")
-        assert config.trusted_ca == InputRef(kind="ConfigMap", namespace="cdi", name="ca")
+        assert config.trusted_ca == ObjectRef(kind="ConfigMap", namespace="cdi", name="ca")
         assert config.insecure_registries == {"registry.example"}
         assert config.preallocation
         # Directories reserve no file system overhead.

@@ -62,7 +62,7 @@ def test_a_look_to_the_end_and_without_one(pipe):
 
 
 def test_a_look_is_bounded(pipe, monkeypatch):
-    monkeypatch.setattr(peek, "HELD_MOST", 1 << 20)
+    monkeypatch.setattr(peek, "MAX_BUFFERED", 1 << 20)
     with PeekedPipe(pipe) as peeked:
         with peeked.looking() as descriptor:
             assert 1 << 20 <= len(read_all(descriptor)) < len(CONTENT)

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from cdi import durable
+from cdi import atomic_file
 from cdi.api.errors import TargetBusy, TargetUnsuitable
-from cdi.runtime import unfinished
+from cdi.runtime import resumable_dirs
 from cdi.runtime.home import Home
 from cdi.runtime.private import private_directory, remove_stale
 
@@ -78,7 +78,7 @@ def test_nothing_is_taken_from_a_command_that_lives():
 
 
 def test_the_supervisor_waits_for_nobody(left):
-    with durable.locked(left.parent / "lock"):
+    with atomic_file.locked(left.parent / "lock"):
         remove_stale()
         assert left.exists()
 
@@ -128,7 +128,7 @@ def killed_import(home, name, *, journal):
 import os, signal
 from pathlib import Path
 from cdi.runtime.home import Home
-from cdi.runtime.unfinished import kept
+from cdi.runtime.resumable_dirs import kept
 with kept(Home(Path({str(home.root)!r})), {name!r}) as directory:
     (directory / "inputs" / "secret").write_text("s3cret")
     (directory / "scratch" / "spool").write_text("x")
@@ -145,31 +145,31 @@ with kept(Home(Path({str(home.root)!r})), {name!r}) as directory:
 def test_secrets_of_a_killed_import_are_removed_and_its_journal_stays(home, by):
     old = killed_import(home, "old", journal=True)
     if by == "supervisor":
-        unfinished.remove_stale(home)
+        resumable_dirs.remove_stale(home)
     else:
-        with unfinished.kept(home, "old" if by == "same" else "new") as directory:
+        with resumable_dirs.resumable_directory(home, "old" if by == "same" else "new") as directory:
             assert list((directory / "inputs").iterdir()) == list((directory / "scratch").iterdir()) == []
     assert sorted(each.name for each in old.iterdir()) == ["journal", "lock"]
 
 
 def test_an_import_that_runs_keeps_what_it_has(home):
-    with unfinished.kept(home, "one") as directory:
+    with resumable_dirs.resumable_directory(home, "one") as directory:
         (directory / "inputs" / "secret").write_text("x")
-        with unfinished.kept(home, "two") as other:
+        with resumable_dirs.resumable_directory(home, "two") as other:
             assert other != directory
-        unfinished.remove_stale(home)
-        with pytest.raises(TargetBusy), unfinished.kept(home, "one"):
+        resumable_dirs.remove_stale(home)
+        with pytest.raises(TargetBusy), resumable_dirs.resumable_directory(home, "one"):
             raise AssertionError("it is under way")
         assert (directory / "inputs" / "secret").read_text() == "x"
     assert list(home.direct.iterdir()) == []
 
 
 def test_nothing_is_made_where_nothing_was(tmp_path):
-    unfinished.remove_stale(Home(tmp_path / "nowhere"))
+    resumable_dirs.remove_stale(Home(tmp_path / "nowhere"))
     assert not (tmp_path / "nowhere").exists()
 
 
 def test_what_cannot_be_made_is_told(home):
     home.direct.write_text("a file")
-    with pytest.raises(TargetUnsuitable), unfinished.kept(home, "one"):
+    with pytest.raises(TargetUnsuitable), resumable_dirs.resumable_directory(home, "one"):
         raise AssertionError("it cannot be")

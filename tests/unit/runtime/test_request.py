@@ -19,11 +19,11 @@ from cdi.api.job import (
     StreamSourceSpec,
     Tls,
 )
-from cdi.api.policy import PREFIX, read_knobs
+from cdi.api.policy import PREFIX, parse_policy_annotations
 from cdi.api.validation import parse_manifest
 from cdi.runtime.locate import locate
 from cdi.runtime.request import Access, Request, read_option_file, secret_values, source_spec
-from cdi.runtime.wanted import manifests, owned
+from cdi.runtime.request_to_manifests import build_manifests, owned
 
 PLACES = {
     "http": "https://h/a.qcow2",
@@ -69,7 +69,7 @@ def test_an_option_has_an_effect_or_is_refused(kind, option, tmp_path):
             request(kind, access={option: given})
         return
     plain, asked = request(kind), request(kind, access={option: given})
-    one, other = (manifests(each, "ns", "n", 1 << 20) for each in (plain, asked))
+    one, other = (build_manifests(each, "ns", "n", 1 << 20) for each in (plain, asked))
     assert one != other
     if option != "secret":
         assert source_spec(plain, tmp_path) != source_spec(asked, tmp_path)
@@ -85,7 +85,7 @@ def test_every_manifest_is_valid():
             else:
                 chosen.pop("secret", None), chosen.pop("credentials", None)
             chosen.pop("anonymous", None)
-            made = manifests(
+            made = build_manifests(
                 request(
                     kind, access=chosen, checksum=f"sha256:{'a' * 64}", engine="qemu", bandwidth=5, keyring="/k",
                     require_checksum=True, discover_checksum=False, preallocation=True,
@@ -95,9 +95,14 @@ def test_every_manifest_is_valid():
             )  # fmt: skip
             for body in (made.datavolume, *made.inputs):
                 parse_manifest(body)
-            knobs = read_knobs(made.datavolume["metadata"]["annotations"])
-            assert (knobs.engine, knobs.bandwidth, knobs.keyring, knobs.signature) == ("qemu", 5, "/k", "if-present")
-            assert (knobs.require_checksum, knobs.discover_checksum) == (True, False)
+            policy_annotations = parse_policy_annotations(made.datavolume["metadata"]["annotations"])
+            assert (
+                policy_annotations.engine,
+                policy_annotations.bandwidth,
+                policy_annotations.keyring,
+                policy_annotations.signature,
+            ) == ("qemu", 5, "/k", "if-present")
+            assert (policy_annotations.require_checksum, policy_annotations.discover_checksum) == (True, False)
             assert made.datavolume["spec"]["storage"]["resources"]["requests"]["storage"] == "10Mi"
             assert made.datavolume["spec"]["preallocation"]
 
@@ -107,7 +112,7 @@ def test_secrets_are_in_the_secret_alone():
         place=locate("https://uuu:ppp@h/a.img"),
         access=Access(headers=("X-Token: hhh",), secret_headers=(b"Y: iii\n",)),
     )
-    made = manifests(asked, "ns", "a", 1 << 20)
+    made = build_manifests(asked, "ns", "a", 1 << 20)
     for word in ("uuu", "ppp", "hhh", "iii"):
         assert word not in json.dumps(made.datavolume)
         assert word not in repr(asked).replace("user='uuu'", "")
@@ -227,7 +232,7 @@ def test_files_given_as_options_are_bounded(tmp_path):
 def test_checksums_of_other_sources_are_an_annotation():
     digest = f"sha256:{'a' * 64}"
     for kind in PLACES:
-        body = manifests(request(kind, checksum=digest), "ns", "n", 1 << 20).datavolume
+        body = build_manifests(request(kind, checksum=digest), "ns", "n", 1 << 20).datavolume
         if kind == "http":
             assert body["spec"]["source"]["http"]["checksum"] == digest
         else:

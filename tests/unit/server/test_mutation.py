@@ -6,7 +6,7 @@ import pytest
 
 from cdi.api.errors import ClusterUnavailable
 from cdi.reconcile.capabilities import PropertySet
-from cdi.reconcile.sizing import Offer
+from cdi.reconcile.claim_defaults import StorageDefaults
 from cdi.server.mutation import mutate_claim
 from cdi.server.review import Allowed, Refused, read
 from tests.unit.server.reviews import BY_NAME, body
@@ -19,7 +19,7 @@ FILES = PropertySet(access_modes=("ReadWriteOnce",), volume_mode="Filesystem")
 
 class Storage:
     def __init__(self, *sets, renders=True, name="fast"):
-        self._offer = Offer(storage_class=name, sets=sets, overhead=Fraction(6, 100))
+        self._offer = StorageDefaults(storage_class=name, sets=sets, overhead=Fraction(6, 100))
         self._renders = renders
         self.asked = []
 

@@ -43,7 +43,7 @@ def profile(**fields):
 )  # fmt: skip
 def test_profiles_are_followed(wanted, minimum, has, has_not):
     tls = ServingTls()
-    tls.follow(TlsPolicy.of(wanted))
+    tls.apply_policy(TlsPolicy.of(wanted))
     offered = {each["name"] for each in tls.context.get_ciphers()}
     assert tls.context.minimum_version is ssl.TLSVersion[minimum]
     assert has is None or has in offered
@@ -52,18 +52,18 @@ def test_profiles_are_followed(wanted, minimum, has, has_not):
 
 def test_ciphers_that_nobody_knows_leave_what_is_usual():
     tls = ServingTls()
-    tls.follow(TlsPolicy(ciphers=("NO-SUCH-CIPHER",)))
+    tls.apply_policy(TlsPolicy(ciphers=("NO-SUCH-CIPHER",)))
     assert "ECDHE-ECDSA-AES128-GCM-SHA256" in {each["name"] for each in tls.context.get_ciphers()}
 
 
 def test_a_key_that_does_not_belong_to_it_is_refused_and_the_old_one_stays(authority):
     tls = ServingTls()
     good, other = pair(authority), pair(authority)
-    assert tls.present(good.certificate, good.key)
-    assert not tls.present(good.certificate, good.key)
+    assert tls.set_certificate(good.certificate, good.key)
+    assert not tls.set_certificate(good.certificate, good.key)
     with pytest.raises(ssl.SSLError):
-        tls.present(good.certificate, other.key)
-    assert not tls.present(good.certificate, good.key)
+        tls.set_certificate(good.certificate, other.key)
+    assert not tls.set_certificate(good.certificate, good.key)
 
 
 @contextlib.asynccontextmanager
@@ -100,10 +100,10 @@ async def hung_up(writer):
 async def test_a_new_certificate_is_shown_to_the_next_and_the_connection_before_goes_on(authority):
     tls = ServingTls()
     first, second = pair(authority), pair(authority)
-    tls.present(first.certificate, first.key)
+    tls.set_certificate(first.certificate, first.key)
     async with echoing(tls) as port:
         reader, writer = await dial(port, authority)
-        tls.present(second.certificate, second.key)
+        tls.set_certificate(second.certificate, second.key)
         writer.write(b"still here\n")
         assert await reader.readline() == b"still here\n"
         _, later = await dial(port, authority)
@@ -120,11 +120,11 @@ async def test_a_new_certificate_is_shown_to_the_next_and_the_connection_before_
 async def test_a_new_policy_holds_for_the_next_connection(authority):
     tls = ServingTls()
     one = pair(authority)
-    tls.present(one.certificate, one.key)
+    tls.set_certificate(one.certificate, one.key)
     async with echoing(tls) as port:
         _, old = await dial(port, authority, maximum_version=ssl.TLSVersion.TLSv1_2)
         await hung_up(old)
-        tls.follow(TlsPolicy(minimum=ssl.TLSVersion.TLSv1_3))
+        tls.apply_policy(TlsPolicy(minimum=ssl.TLSVersion.TLSv1_3))
         with pytest.raises((ssl.SSLError, ConnectionError)):
             await dial(port, authority, maximum_version=ssl.TLSVersion.TLSv1_2)
         _, new = await dial(port, authority)

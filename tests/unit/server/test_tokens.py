@@ -3,7 +3,7 @@
 import pytest
 
 from cdi.api.errors import TokenInvalid, TokenMisused
-from cdi.kube.tokens import Claims, Operation, SigningKey, Subject
+from cdi.kube.jwt import Operation, ResourceKind, SigningKey, TokenClaims
 from cdi.server import tokens
 
 KEY = SigningKey.generate()
@@ -22,13 +22,13 @@ def test_it_names_the_claim():
 @pytest.mark.parametrize(
     "claims",
     [
-        Claims(operation=Operation.CLONE, namespace="ns", name="disk"),
-        Claims(
+        TokenClaims(operation=Operation.CLONE, namespace="ns", name="disk"),
+        TokenClaims(
             operation=Operation.UPLOAD, namespace="ns", name="disk",
-            resource=Subject(group="", version="v1", resource="secrets"),
+            resource=ResourceKind(group="", version="v1", resource="secrets"),
         ),
-        Claims(operation=Operation.UPLOAD, namespace="", name="disk"),
-        Claims(operation=Operation.UPLOAD, namespace="ns", name=""),
+        TokenClaims(operation=Operation.UPLOAD, namespace="", name="disk"),
+        TokenClaims(operation=Operation.UPLOAD, namespace="ns", name=""),
     ],
 )  # fmt: skip
 def test_a_token_for_something_else_is_told_apart(claims):

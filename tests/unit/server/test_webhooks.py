@@ -8,7 +8,7 @@ import pytest
 from aiohttp import ClientSession, web
 
 from cdi.api.errors import ClusterUnavailable
-from cdi.reconcile.sizing import Offer
+from cdi.reconcile.claim_defaults import StorageDefaults
 from cdi.server import webhooks
 from cdi.server.hooks import HOOKS
 from cdi.server.review import MAX_BODY
@@ -46,12 +46,12 @@ class World:
         return True
 
     async def offer(self, storage_class, *, archive):
-        return Offer(storage_class=None)
+        return StorageDefaults(storage_class=None)
 
 
 class Serving:
-    def __init__(self, session, url, world, metrics):
-        self.session, self.url, self.world, self.metrics = session, url, world, metrics
+    def __init__(self, session, url, context, metrics):
+        self.session, self.url, self.context, self.metrics = session, url, context, metrics
         self.trouble = ""
 
     async def post(self, data, path=DV, headers=JSON):
@@ -70,10 +70,10 @@ class Serving:
 
 @pytest.fixture
 async def server():
-    world, metrics = World(), Metrics()
-    made = Webhooks(world, world, world, metrics, WORD.__eq__)
+    context, metrics = World(), Metrics()
+    made = Webhooks(context, context, context, metrics, WORD.__eq__)
     async with ClientSession() as session:
-        serving = Serving(session, "", world, metrics)
+        serving = Serving(session, "", context, metrics)
         runner = web.AppRunner(made.application(ready=lambda: serving.trouble), access_log=None, shutdown_timeout=0.1)
         await runner.setup()
         site = web.TCPSite(runner, "127.0.0.1", 0)
@@ -82,7 +82,7 @@ async def server():
         try:
             yield serving
         finally:
-            world.gate.set()
+            context.gate.set()
             await runner.cleanup()
 
 
@@ -179,12 +179,12 @@ async def test_what_is_nested_too_deep_for_the_parser_is_no_question(server):
 
 
 async def test_nobody_waits_for_another(server):
-    server.world.gate.clear()
+    server.context.gate.clear()
     slow = asyncio.create_task(server.ask(body(dv())))
-    await server.world.looking.wait()
+    await server.context.looking.wait()
     assert (await server.ask(body(dv({"blank": {}}), operation="UPDATE", old=dv({"blank": {}}))))["allowed"]
     assert not slow.done()
-    server.world.gate.set()
+    server.context.gate.set()
     assert (await slow)["allowed"]
 
 
@@ -211,14 +211,14 @@ async def test_too_much_at_once_is_sent_away(server, monkeypatch):
 
 
 async def test_a_cluster_that_does_not_answer_is_no_permission(server):
-    server.world.failure = ClusterUnavailable("the API server is busy")
+    server.context.failure = ClusterUnavailable("the API server is busy")
     response = await server.ask(body(dv()))
     assert (response["allowed"], response["status"]["code"]) == (False, 503)
     assert "the API server is busy" in response["status"]["message"]
 
 
 async def test_a_defect_is_no_permission_and_tells_nothing_of_itself(server, caplog):
-    server.world.failure = RuntimeError("secret thing")
+    server.context.failure = RuntimeError("secret thing")
     response = await server.ask(body(dv()))
     assert (response["allowed"], response["status"]["code"]) == (False, 500)
     assert "secret thing" not in json.dumps(response)

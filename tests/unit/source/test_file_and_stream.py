@@ -12,11 +12,10 @@ import pytest
 
 from cdi.api import errors
 from cdi.api.job import BlankSourceSpec, FileSourceSpec, HttpSourceSpec, Policy, RegistrySourceSpec, StreamSourceSpec
-from cdi.source.base import Reader
+from cdi.source.base import Reader, read_all
 from cdi.source.file import FileSource
 from cdi.source.open import open_source
-from cdi.source.small import read_small
-from cdi.source.stream import StreamSource
+from cdi.source.stream import PipeSource
 
 DATA = os.urandom(100_000)
 
@@ -103,10 +102,10 @@ def test_the_file_beside_a_file(tmp_path: Path) -> None:
     sibling = source.sibling("SHA256SUMS")
     assert sibling is not None
     with sibling:
-        assert read_small(sibling, 100) == b"sums"
-        assert read_small(sibling, 4) == b"sums"
+        assert read_all(sibling, 100) == b"sums"
+        assert read_all(sibling, 4) == b"sums"
         with pytest.raises(errors.SourceRefused):
-            read_small(sibling, 3)
+            read_all(sibling, 3)
     for name in ("", ".", "..", "../x", "/etc/passwd", "a\0"):
         assert source.sibling(name) is None
 
@@ -144,7 +143,7 @@ def write_later(fd: int, data: bytes) -> threading.Thread:
 def test_a_pipe_is_read_once_from_front_to_back(length: int | None) -> None:
     ours, theirs = os.pipe()
     thread = write_later(theirs, DATA)
-    with StreamSource(ours, length=length, stall_timeout=10) as source:
+    with PipeSource(ours, length=length, stall_timeout=10) as source:
         facts = source.probe()
         assert (facts.length, facts.ranges, facts.validator) == (length, False, None)
         reader = source.open()
@@ -160,7 +159,7 @@ def test_a_stream_keeps_its_promise_or_fails() -> None:
     for promised, error in ((len(DATA) + 1, errors.SourceTruncated), (len(DATA) - 1, errors.SourceTooLong)):
         ours, theirs = os.pipe()
         thread = write_later(theirs, DATA)
-        with StreamSource(ours, length=promised, stall_timeout=10) as source, pytest.raises(error):
+        with PipeSource(ours, length=promised, stall_timeout=10) as source, pytest.raises(error):
             drain(source.open(), 1 << 20)
         os.close(ours)
         thread.join()
@@ -170,14 +169,14 @@ def test_a_sender_may_keep_its_end_open_for_an_answer() -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:
         theirs.sendall(DATA[:1000])
-        with StreamSource(ours.fileno(), length=1000, stall_timeout=10) as source:
+        with PipeSource(ours.fileno(), length=1000, stall_timeout=10) as source:
             assert drain(source.open()) == DATA[:1000]
 
 
 def test_the_beginning_of_a_stream_can_be_had_alone() -> None:
     ours, theirs = os.pipe()
     thread = write_later(theirs, DATA)
-    with StreamSource(ours, stall_timeout=10) as source:
+    with PipeSource(ours, stall_timeout=10) as source:
         assert drain(source.open(0, 500)) == DATA[:500]
     os.close(ours)
     thread.join()
@@ -185,12 +184,12 @@ def test_the_beginning_of_a_stream_can_be_had_alone() -> None:
 
 def test_a_silent_stream_is_a_stall_and_can_be_interrupted() -> None:
     ours, theirs = os.pipe()
-    with StreamSource(ours, stall_timeout=0.1) as source:
+    with PipeSource(ours, stall_timeout=0.1) as source:
         reader = source.open()
         with pytest.raises(errors.SourceStalled):
             reader.readinto(memoryview(bytearray(10)))
         reader.close()
-    reader = StreamSource(ours).open()
+    reader = PipeSource(ours).open()
     failures: list[BaseException] = []
 
     def work() -> None:
@@ -212,16 +211,16 @@ def test_a_silent_stream_is_a_stall_and_can_be_interrupted() -> None:
 
 def test_descriptors_that_cannot_be_read_are_refused(tmp_path: Path) -> None:
     with pytest.raises(errors.SourceNotFound):
-        StreamSource(987).probe()
+        PipeSource(987).probe()
     fd = os.open(tmp_path, os.O_RDONLY)
     with pytest.raises(errors.SourceNotSupported):
-        StreamSource(fd).probe()
+        PipeSource(fd).probe()
     os.close(fd)
 
 
 def test_a_regular_file_may_be_a_stream(tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(DATA)
-    with open(tmp_path / "x", "rb") as file, StreamSource(file.fileno(), stall_timeout=10) as source:
+    with open(tmp_path / "x", "rb") as file, PipeSource(file.fileno(), stall_timeout=10) as source:
         assert drain(source.open()) == DATA
 
 
@@ -233,7 +232,7 @@ def test_each_kind_of_job_gets_its_source(tmp_path: Path) -> None:
     with open_source(FileSourceSpec(path=str(tmp_path)), policy) as source:
         assert isinstance(source, FileSource)
     with open_source(StreamSourceSpec(descriptor=0), policy) as source:
-        assert isinstance(source, StreamSource)
+        assert isinstance(source, PipeSource)
     with open_source(HttpSourceSpec(url="http://u:hunter2@h/x?token=hunter2"), policy) as source:
         assert type(source).__name__ == "HttpSource"
     for spec in (BlankSourceSpec(), RegistrySourceSpec(url="docker://x")):

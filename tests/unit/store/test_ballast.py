@@ -5,11 +5,11 @@ import os
 
 import pytest
 
-from cdi import durable
+from cdi import atomic_file
 from cdi.api.errors import TargetFull
-from cdi.store.ballast import PIECE, SIZE, Ballast
+from cdi.store.ballast import CHUNK_SIZE, SIZE, Ballast
 from cdi.store.base import Key
-from cdi.store.local import LocalStore
+from cdi.store.file_store import LocalStore
 
 CONFIG_MAP = {"kind": "ConfigMap", "metadata": {"name": "c"}, "data": {"n": "0"}}
 KEY = Key("configmaps", "default", "c")
@@ -22,7 +22,7 @@ def full(monkeypatch):
     class Full:
         times = 0
 
-    written = durable.write
+    written = atomic_file.write
 
     def write(*arguments, **options):
         if Full.times:
@@ -30,7 +30,7 @@ def full(monkeypatch):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         written(*arguments, **options)
 
-    monkeypatch.setattr(durable, "write", write)
+    monkeypatch.setattr(atomic_file, "write", write)
     return Full
 
 
@@ -39,7 +39,7 @@ def test_it_takes_space_and_gives_it_back_piece_by_piece(tmp_path):
     assert not ballast.release()
     ballast.restore()
     assert (tmp_path / "ballast").stat().st_blocks * 512 >= SIZE
-    for left in range(SIZE - PIECE, -1, -PIECE):
+    for left in range(SIZE - CHUNK_SIZE, -1, -CHUNK_SIZE):
         assert ballast.release()
         assert (tmp_path / "ballast").stat().st_size == left
     assert not ballast.release()
@@ -58,13 +58,13 @@ def test_an_update_takes_what_is_held_back_and_a_new_object_does_not(tmp_path, f
     full.times = 3
     store.update({**CONFIG_MAP, "data": {"n": "1"}})
     assert store.get(KEY)["data"] == {"n": "1"}
-    assert (tmp_path / ".ballast").stat().st_size == SIZE - 3 * PIECE
+    assert (tmp_path / ".ballast").stat().st_size == SIZE - 3 * CHUNK_SIZE
     full.times = 1
     with pytest.raises(TargetFull):
         store.create({**CONFIG_MAP, "metadata": {"name": "other"}})
     assert not (tmp_path / "configmaps/default/other.json").exists()
     assert (tmp_path / ".ballast").stat().st_size == SIZE  # the disk is not really full
-    full.times = SIZE // PIECE + 1
+    full.times = SIZE // CHUNK_SIZE + 1
     with pytest.raises(TargetFull):
         store.update({**CONFIG_MAP, "data": {"n": "2"}})
     assert store.get(KEY)["data"] == {"n": "1"}

@@ -11,8 +11,8 @@ import threading
 import pytest
 
 from cdi.api.errors import AlreadyExists, CdiError, Conflict, InvalidManifest, NotFound
-from cdi.store.base import Key, Store, amend
-from cdi.store.local import LocalStore
+from cdi.store.base import Key, Store, update_with_retry
+from cdi.store.file_store import LocalStore
 
 FACTORIES = {"local": lambda path: LocalStore(path / "objects")}
 
@@ -279,7 +279,7 @@ def test_amending_repeats_when_somebody_else_was_faster(store):
             store.update({**store.get(KEY), "spec": spec(9)})
         body["metadata"].setdefault("labels", {})["x"] = "y"
 
-    amended = amend(store, KEY, change)
+    amended = update_with_retry(store, KEY, change)
     assert amended["spec"] == spec(9)
     assert amended["metadata"]["labels"] == {"x": "y"}
 
@@ -287,7 +287,7 @@ def test_amending_repeats_when_somebody_else_was_faster(store):
 def test_amending_another_life_is_refused(store):
     store.create(volume())
     with pytest.raises(NotFound):
-        amend(store, KEY, lambda _: None, uid="another")
+        update_with_retry(store, KEY, lambda _: None, uid="another")
 
 
 def test_of_many_creators_at_once_one_wins(store):

@@ -4,10 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cdi.kube.reflector import Change as Told
+from cdi.kube.reflector import WatchEvent as Told
 from cdi.kube.resources import CONFIG_MAPS
 from cdi.store.base import Key
-from cdi.store.cluster import Pending
+from cdi.store.cluster import ChangeBuffer
 
 KEY = Key("configmaps", "n", "a")
 
@@ -36,7 +36,7 @@ def tell(pending, *types):
     ],
 )
 def test_only_the_newest_state_waits_to_be_told(types, left):
-    pending = Pending()
+    pending = ChangeBuffer()
     tell(pending, *types)
     assert [(each.type, each.body["metadata"]["resourceVersion"]) for each in pending.take()] == left
     assert pending.take() == []
@@ -44,7 +44,7 @@ def test_only_the_newest_state_waits_to_be_told(types, left):
 
 @given(st.lists(st.booleans(), max_size=20), st.sets(st.integers(0, 20)), st.booleans())
 def test_whoever_takes_now_and_then_ends_up_with_what_there_is(steps, takes, there):
-    pending, known, knows = Pending(), there, there
+    pending, known, knows = ChangeBuffer(), there, there
 
     def take():
         nonlocal knows
@@ -65,7 +65,7 @@ def test_whoever_takes_now_and_then_ends_up_with_what_there_is(steps, takes, the
 
 
 def test_what_is_taken_belongs_to_the_taker():
-    pending, kept = Pending(), body(1)
+    pending, kept = ChangeBuffer(), body(1)
     pending.listener(CONFIG_MAPS)(Told(type="ADDED", old=None, new=kept))
     [change] = pending.take()
     change.body["metadata"]["name"] = "changed"

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cdi.target.base import ALIGNMENT
-from cdi.target.buffer import COARSE, aligned_buffer, data_runs, is_aligned, is_zero, zero_runs
+from cdi.target.buffer import ZERO_GRANULARITY, aligned_buffer, data_runs, is_aligned, is_zero, zero_runs
 
 
 @pytest.mark.parametrize("size", [1, 4095, 4096, 4097, 1 << 20])
@@ -45,7 +45,7 @@ blocks = st.lists(st.tuples(st.integers(0, 40), st.integers(1, 3)), max_size=12)
 @given(
     places=blocks,
     tail=st.integers(0, ALIGNMENT - 1),
-    granularity=st.sampled_from([4096, 16384, COARSE]),
+    granularity=st.sampled_from([4096, 16384, ZERO_GRANULARITY]),
     last=st.booleans(),
 )
 def test_runs_cover_what_is_not_zero_and_no_zero_blocks_at_their_ends(places, tail, granularity, last):

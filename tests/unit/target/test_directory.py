@@ -245,12 +245,12 @@ def test_what_is_no_directory(tmp_path):
 
 
 def test_bounds(volume, monkeypatch):
-    monkeypatch.setattr(directory, "MEMBERS_MOST", 3)
+    monkeypatch.setattr(directory, "MAX_MEMBERS", 3)
     unpack(volume, *[Made(f"f{n}") for n in range(3)])
     with pytest.raises(ArchiveUnsafe):
         unpack(volume, *[Made(f"f{n}") for n in range(4)])
-    monkeypatch.setattr(directory, "MEMBERS_MOST", 100)
-    monkeypatch.setattr(directory, "DIRECTORIES_MOST", 5)
+    monkeypatch.setattr(directory, "MAX_MEMBERS", 100)
+    monkeypatch.setattr(directory, "MAX_DIRECTORIES", 5)
     with pytest.raises(ArchiveUnsafe):
         unpack(volume, *[folder(f"d{n}") for n in range(8)])
 

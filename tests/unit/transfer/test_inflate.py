@@ -7,8 +7,8 @@ import zlib
 
 import pytest
 
-from cdi.transfer import clusters
-from cdi.transfer.clusters import inflater
+from cdi.transfer import cluster_writer
+from cdi.transfer.cluster_writer import inflater
 
 SIZE = 65536
 inflate = inflater(0)
@@ -60,5 +60,5 @@ def test_damage_is_not_a_whole_cluster(damaged):
 
 
 def test_the_fast_way_is_the_one_that_is_used(monkeypatch):
-    monkeypatch.setattr(clusters, "isal_zlib", None)
+    monkeypatch.setattr(cluster_writer, "isal_zlib", None)
     assert inflate(memoryview(compressed(mixed())), SIZE) == mixed()

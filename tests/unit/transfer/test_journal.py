@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cdi.transfer import journal as module
-from cdi.transfer.journal import Journal, encode_state, forget, mark, marked
+from cdi.transfer.journal import Journal, encode_state, is_dirty, mark_dirty, remove
 
 SAMPLE = Journal(
     job="uid-1",
@@ -135,20 +135,20 @@ def test_forgetting_leaves_nothing_and_may_be_done_twice(tmp_path):
     path = tmp_path / "journal"
     SAMPLE.save(str(path))
     (tmp_path / "journal.new").write_text("half")
-    forget(str(path))
-    forget(str(path))
-    forget(None)
+    remove(str(path))
+    remove(str(path))
+    remove(None)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_mark_is_made_where_another_pod_has_just_taken_the_directory_along(tmp_path):
     path = tmp_path / ".cdi" / "journal"
-    mark(str(path))
-    assert marked(str(path))
+    mark_dirty(str(path))
+    assert is_dirty(str(path))
     assert path.parent.stat().st_mode & 0o777 == 0o700
 
 
 def test_a_mark_is_not_made_where_there_is_no_volume(tmp_path):
     with pytest.raises(FileNotFoundError):
-        mark(str(tmp_path / "nowhere" / ".cdi" / "journal"))
+        mark_dirty(str(tmp_path / "nowhere" / ".cdi" / "journal"))
     assert list(tmp_path.iterdir()) == []

@@ -16,7 +16,7 @@ from cdi.api.errors import Interrupted, SourceChanged, SourceUnreachable
 from cdi.api.job import FileTargetSpec, HttpSourceSpec, Job, Policy
 from cdi.transfer import ranged
 from cdi.transfer import watermark as watermark_module
-from cdi.transfer.control import Control
+from cdi.transfer.control import TransferControl
 from cdi.transfer.journal import Journal
 from cdi.transfer.run import transfer
 from tests.memory import MemorySource, MemoryTarget
@@ -87,8 +87,8 @@ class Volume(MemoryTarget):
 def small():
     """Use a piece size and a checkpoint interval that fit the test's images."""
     patch = pytest.MonkeyPatch()
-    patch.setattr(ranged, "PIECE_SIZE", 16384)
-    patch.setattr(watermark_module, "CHECKPOINT_SECONDS", 0)
+    patch.setattr(ranged, "CHUNK_SIZE", 16384)
+    patch.setattr(watermark_module, "CHECKPOINT_INTERVAL", 0)
     yield
     patch.undo()
 
@@ -100,7 +100,7 @@ def attempt(job, source, volume):
         patch.setattr(f"cdi.transfer.{module}.open_target", lambda _spec: volume)
     patch.setattr("cdi.source.open.open_source", lambda *_: source)
     try:
-        return transfer(job, Control(job))
+        return transfer(job, TransferControl(job))
     finally:
         patch.undo()
 

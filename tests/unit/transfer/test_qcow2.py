@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 
 from cdi.api.errors import CdiError, ContentTruncated, ImageCorrupt, ScratchNeeded
 from cdi.image.formats.qcow2 import parse_header
-from cdi.image.qcow2map import EXTENT_LIMIT, MapTooLarge, Qcow2Map, pieces
+from cdi.image.qcow2_map import EXTENT_LIMIT, MapTooLarge, Qcow2Map, pieces
 from cdi.transfer import qcow2_stream as streaming
-from cdi.transfer.fetch import Fetcher
-from cdi.transfer.meter import Meter
+from cdi.transfer.progress import ProgressMeter
 from cdi.transfer.qcow2_ranged import load_map, qcow2_ranged
 from cdi.transfer.qcow2_stream import Qcow2Stream
+from cdi.transfer.reader import ResumingReader
 from cdi.transfer.watermark import Watermark
 from tests.memory import MemorySource, MemoryTarget, control_of
 from tests.qcow2_writer import Layout, disk_of, write
@@ -53,13 +53,13 @@ def layouts(draw):
 
 
 def fetcher_of(source, **policy):
-    return Fetcher(source, control_of(jitter=0, **policy))
+    return ResumingReader(source, control_of(jitter=0, **policy))
 
 
 def import_ranged(data, target, *, whole, begin=0, connections=2):
     fetcher = fetcher_of(MemorySource(data))
     image = load_map(fetcher, parse_header(data[: 64 << 10], len(data)), len(data), 2)
-    watermark = Watermark(begin, None, Meter(), threading.Event(), None)
+    watermark = Watermark(begin, None, ProgressMeter(), threading.Event(), None)
     qcow2_ranged(fetcher, image, target, watermark, length=len(data), whole=whole, connections=connections)
     return fetcher.source
 

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 
 from cdi.api.errors import SourceNotFound
 from cdi.api.job import Limits
-from cdi.image.qcow2map import Piece
+from cdi.image.qcow2_map import FileChunk
 from cdi.transfer import ranged
-from cdi.transfer.fetch import Fetcher
-from cdi.transfer.ranged import MEMORY, PIECE_SIZE, SMALLEST, share
+from cdi.transfer.ranged import CHUNK_SIZE, MEMORY, MIN_CHUNK, fit_connections
+from cdi.transfer.reader import ResumingReader
 from cdi.transfer.watermark import Watermark
 from cdi.verify.hashing import ResumableHash
 from tests.memory import MemorySource, control_of
@@ -23,18 +23,18 @@ BLOCK = 4096
 
 @given(st.integers(1, 64), st.integers(0, 8 * MIB))
 def test_all_pieces_fit_the_memory(wanted, beside):
-    connections, size = share(wanted, beside)
+    connections, size = fit_connections(wanted, beside)
     assert 1 <= connections <= wanted
     assert connections * (size + beside) <= MEMORY
-    assert SMALLEST <= size <= PIECE_SIZE
+    assert MIN_CHUNK <= size <= CHUNK_SIZE
     assert size % BLOCK == 0
     # One more connection would exceed the memory.
-    assert connections == wanted or (connections + 1) * (SMALLEST + beside) > MEMORY
+    assert connections == wanted or (connections + 1) * (MIN_CHUNK + beside) > MEMORY
 
 
 def test_as_many_as_there_may_be_fit_where_nothing_else_is_needed():
-    assert share(64, 0)[0] == 64
-    assert share(8, 0) == (8, PIECE_SIZE)
+    assert fit_connections(64, 0)[0] == 64
+    assert fit_connections(8, 0) == (8, CHUNK_SIZE)
 
 
 class Running:
@@ -45,7 +45,7 @@ class Running:
         control = control_of()
         self.cancelled, self.throttle = control.cancelled, control.throttle
         self.source = MemorySource(self.data)
-        self.fetcher = Fetcher(self.source, control)
+        self.fetcher = ResumingReader(self.source, control)
         self.watermark = Watermark(0, digest, control.meter, self.cancelled, None)
         self.held, self.cuts, self.handled = 0, [], []
         self.gate = threading.Semaphore(0)
@@ -57,14 +57,14 @@ class Running:
     def run(self, connections):
         try:
             ranged.run_ranged(
-                self.fetcher, self.cut, self.watermark, lambda: self.handle, connections=connections, beside=0
+                self.fetcher, self.cut, self.watermark, lambda: self.handle, connections=connections, overhead_bytes=0
             )
         except BaseException as error:
             self.error = error
 
     def cut(self, begin, size):
         self.cuts.append((begin, size))
-        return (Piece(at, at + BLOCK, at + BLOCK, 0, 0) for at in range(begin, len(self.data), BLOCK))
+        return (FileChunk(at, at + BLOCK, at + BLOCK, 0, 0) for at in range(begin, len(self.data), BLOCK))
 
     def handle(self, piece, view):
         with self.lock:
@@ -112,7 +112,7 @@ def test_a_limit_goes_up_and_down_while_it_runs(hashed):
     assert sorted(running.handled) == list(range(0, len(running.data), BLOCK))
     assert running.watermark.value == len(running.data)
     # With more connections the pieces are smaller, beginning where the others end.
-    assert [size for _, size in running.cuts] == [PIECE_SIZE, MEMORY // 40 // BLOCK * BLOCK, PIECE_SIZE]
+    assert [size for _, size in running.cuts] == [CHUNK_SIZE, MEMORY // 40 // BLOCK * BLOCK, CHUNK_SIZE]
 
 
 def test_a_limit_that_was_set_before_goes_before_the_plan():
@@ -126,7 +126,7 @@ def test_a_limit_that_was_set_before_goes_before_the_plan():
 
 
 def test_no_more_threads_than_there_is_memory_for(monkeypatch):
-    monkeypatch.setattr(ranged, "MEMORY", 5 * SMALLEST)
+    monkeypatch.setattr(ranged, "MEMORY", 5 * MIN_CHUNK)
     running = Running(100, 2)
     try:
         running.throttle.change(Limits(connections=64))
@@ -176,7 +176,7 @@ def test_readers_that_are_opened_after_a_failure_end_as_well():
             assert first.wait(20)
             return Reader()
 
-    class Telling(Fetcher):
+    class Telling(ResumingReader):
         def abort(self):
             super().abort()
             first.set()
@@ -186,8 +186,8 @@ def test_readers_that_are_opened_after_a_failure_end_as_well():
     watermark = Watermark(0, None, control.meter, control.cancelled, None)
 
     def cut(begin, size):
-        return iter([Piece(at, at + BLOCK, at + BLOCK, 0, 0) for at in (0, BLOCK)])
+        return iter([FileChunk(at, at + BLOCK, at + BLOCK, 0, 0) for at in (0, BLOCK)])
 
     with pytest.raises(SourceNotFound):
-        ranged.run_ranged(fetcher, cut, watermark, lambda: lambda piece, view: None, connections=2, beside=0)
+        ranged.run_ranged(fetcher, cut, watermark, lambda: lambda piece, view: None, connections=2, overhead_bytes=0)
     assert silent.is_set() and aborted.is_set()

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from cdi.api.errors import Interrupted, SourceNotFound, TargetFull, TargetTooSmall
 from cdi.transfer import ranged
 from cdi.transfer import raw as module
-from cdi.transfer.fetch import Fetcher
-from cdi.transfer.meter import Meter
+from cdi.transfer.progress import ProgressMeter
 from cdi.transfer.raw import raw_ranged, raw_stream
+from cdi.transfer.reader import ResumingReader
 from cdi.transfer.watermark import Watermark
 from cdi.verify.hashing import ResumableHash
 from tests.memory import MemorySource, MemoryTarget, control_of
@@ -131,7 +131,7 @@ def test_a_source_that_fails_ends_a_stream_with_its_own_error():
 def ranged_import(data, target, *, begin=0, connections=3, digest=None, payload=None, faults=(), cancelled=None):
     control = control_of(cancelled=cancelled, retries=0)
     source = MemorySource(data, faults=faults, most=100_000)
-    fetcher = Fetcher(source, control)
+    fetcher = ResumingReader(source, control)
     watermark = Watermark(begin, digest, control.meter, control.cancelled, None)
     payload = len(data) if payload is None else payload
     raw_ranged(fetcher, target, watermark, length=len(data), payload=payload, connections=connections)
@@ -147,13 +147,13 @@ def test_ranges_give_the_disk_and_the_digest(size, connections, clean, footer, b
     dirt = bytes(target.disk)
     digest = ResumableHash("sha256")
     digest.update(data[:begin])
-    before, ranged.PIECE_SIZE = ranged.PIECE_SIZE, 16384
+    before, ranged.CHUNK_SIZE = ranged.CHUNK_SIZE, 16384
     try:
         source, watermark = ranged_import(
             data, target, begin=begin, connections=connections, digest=digest, payload=size - footer
         )
     finally:
-        ranged.PIECE_SIZE = before
+        ranged.CHUNK_SIZE = before
     disk = data[: size - footer]
     assert bytes(target.disk) == dirt[:begin] + disk[begin:]
     whole = ResumableHash("sha256")
@@ -165,7 +165,7 @@ def test_ranges_give_the_disk_and_the_digest(size, connections, clean, footer, b
 
 
 def test_the_failure_is_the_cause_not_those_that_were_only_told_to_stop(monkeypatch):
-    monkeypatch.setattr(ranged, "PIECE_SIZE", 4096)
+    monkeypatch.setattr(ranged, "CHUNK_SIZE", 4096)
     data = content(400_000)
 
     def gone(_given):
@@ -193,7 +193,7 @@ def test_a_defect_of_a_handler_ends_the_others():
     data = bytes(64 * 4096)
     control = control_of()
     cancelled, meter = control.cancelled, control.meter
-    fetcher = Fetcher(MemorySource(data), control)
+    fetcher = ResumingReader(MemorySource(data), control)
 
     def handlers():
         def handle(piece, view):
@@ -206,11 +206,11 @@ def test_a_defect_of_a_handler_ends_the_others():
         return handle
 
     def cut(begin, size):
-        return (module.Piece(at, at + 4096, at + 4096, 0, 0) for at in range(begin, len(data), 4096))
+        return (module.FileChunk(at, at + 4096, at + 4096, 0, 0) for at in range(begin, len(data), 4096))
 
     watermark = Watermark(0, ResumableHash("md5"), meter, cancelled, None)
     with pytest.raises(ZeroDivisionError):
-        ranged.run_ranged(fetcher, cut, watermark, handlers, connections=4, beside=0)
+        ranged.run_ranged(fetcher, cut, watermark, handlers, connections=4, overhead_bytes=0)
     assert watermark.value == 5 * 4096
     assert [thread.name for thread in threading.enumerate() if thread.name.startswith("range")] == []
 
@@ -220,7 +220,7 @@ def test_memory_is_aligned_like_the_file():
 
     data = content(100_000)
     control = control_of()
-    fetcher = Fetcher(MemorySource(data), control)
+    fetcher = ResumingReader(MemorySource(data), control)
     seen = []
 
     def address(view):
@@ -235,7 +235,7 @@ def test_memory_is_aligned_like_the_file():
 
         return handle
 
-    cut = [module.Piece(at, at + 700, min(len(data), at + 900), 0, 0) for at in range(0, 90_000, 700)]
-    watermark = Watermark(0, None, Meter(), control.cancelled, None)
-    ranged.run_ranged(fetcher, lambda begin, size: iter(cut), watermark, handlers, connections=2, beside=0)
+    cut = [module.FileChunk(at, at + 700, min(len(data), at + 900), 0, 0) for at in range(0, 90_000, 700)]
+    watermark = Watermark(0, None, ProgressMeter(), control.cancelled, None)
+    ranged.run_ranged(fetcher, lambda begin, size: iter(cut), watermark, handlers, connections=2, overhead_bytes=0)
     assert len(seen) == len(cut) and all(seen)

@@ -8,8 +8,8 @@ import pytest
 
 from cdi.api.errors import SourceTruncated
 from cdi.api.job import FileTargetSpec, Job, StreamSourceSpec
-from cdi.source.fed import FedSource
-from cdi.transfer.control import Control
+from cdi.source.upload import UploadSource
+from cdi.transfer.control import TransferControl
 from cdi.transfer.journal import Journal
 from cdi.transfer.run import transfer
 
@@ -41,14 +41,14 @@ class Body:
 
 def attempt(job, stop, validator="one"):
     """Feed a transfer up to `stop`; return its outcome, and the offset where it began."""
-    control = Control(job)
-    source = FedSource(location="x", length=SIZE, validator=validator, resumes=True)
+    control = TransferControl(job)
+    source = UploadSource(location="x", length=SIZE, validator=validator, resumes=True)
     outcomes = []
     thread = threading.Thread(target=lambda: outcomes.append(transfer(job, control, source)))
     thread.start()
     assert source.wait_open(30)
     start = source.offset
-    source.bring(Body(start, stop, control), last=False)
+    source.feed(Body(start, stop, control), last=False)
     thread.join()
     return outcomes[0], start
 

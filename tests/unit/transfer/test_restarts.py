@@ -8,8 +8,8 @@ import pytest
 
 from cdi.api.errors import ChecksumMismatch, InternalError, Interrupted, SourceChanged, SourceStalled, SourceUnavailable
 from cdi.api.job import FileTargetSpec, HttpSourceSpec, Job, Policy, StreamSourceSpec
-from cdi.transfer.control import Control
-from cdi.transfer.result import Result
+from cdi.transfer.control import TransferControl
+from cdi.transfer.result import OutcomeBuilder
 from cdi.transfer.retry import RestartRequired, RetryBudget, run_with_restarts
 from tests.memory import MemorySource
 
@@ -41,10 +41,10 @@ class Run:
             policy=Policy(retries=retries),
             journal=journal,
         )
-        self.control = Control(job)
+        self.control = TransferControl(job)
         self.control.cancelled = self.pauses = Pauses()
         self.control.retries = RetryBudget(retries, meter=self.control.meter, cancelled=self.pauses, jitter=lambda: 0.5)
-        self.result = Result("x")
+        self.result = OutcomeBuilder("x")
         self.script = list(script)
         self.attempts, self.open, self.opened, self.starts = 0, 0, 0, []
         run_with_restarts(job, self.control, self.result, self.reopen, self.attempt)
@@ -111,7 +111,7 @@ def test_coming_only_as_far_again_does_not():
 def test_progress_begins_again_with_the_work():
     run = Run([(broken(), 5 * MIB)])
     assert run.starts == [0, 0]
-    assert "starting over" in run.control.meter.note
+    assert "starting over" in run.control.meter.message
 
 
 def test_other_failures_are_raised_at_once():

@@ -7,9 +7,9 @@ import pytest
 
 from cdi.api.errors import CdiError, Interrupted, SourceChanged, SourceNotFound, SourceUnavailable, SourceUnreachable
 from cdi.api.job import BlankSourceSpec, Failure, FileTargetSpec, Job, Policy
-from cdi.transfer.control import Control
-from cdi.transfer.meter import Meter
-from cdi.transfer.result import Result
+from cdi.transfer.control import TransferControl
+from cdi.transfer.progress import ProgressMeter
+from cdi.transfer.result import OutcomeBuilder
 from cdi.transfer.retry import RetryBudget, run_with_restarts
 
 MIB = 1 << 20
@@ -28,8 +28,8 @@ class Event(threading.Event):
         return self.is_set()
 
 
-def budget_of(retries: int = 3) -> tuple[RetryBudget, Event, Meter]:
-    event, meter = Event(), Meter()
+def budget_of(retries: int = 3) -> tuple[RetryBudget, Event, ProgressMeter]:
+    event, meter = Event(), ProgressMeter()
     return RetryBudget(retries, meter=meter, cancelled=event, jitter=lambda: 0.5), event, meter
 
 
@@ -51,7 +51,7 @@ def test_passing_faults_are_tried_again_after_ever_longer_pauses() -> None:
     assert budget.call(act) == "done"
     assert event.waited == sorted(event.waited)
     assert len(event.waited) == 3
-    assert meter.note == ""
+    assert meter.message == ""
 
 
 def test_the_budget_ends_with_the_last_failure() -> None:
@@ -67,7 +67,7 @@ def test_a_server_is_not_asked_before_it_said() -> None:
     budget, event, meter = budget_of()
     budget.backoff(SourceUnavailable("busy", retry_after=77.0))
     assert event.waited == [77.0]
-    assert meter.note.startswith("waiting 77 s: SourceUnavailable")
+    assert meter.message.startswith("waiting 77 s: SourceUnavailable")
     budget.backoff(SourceUnavailable("busy", retry_after=0.0))
     assert 0 < event.waited[-1] < 1
 
@@ -174,7 +174,7 @@ def test_a_failed_try_is_reported_until_bytes_flow() -> None:
     assert meter.snapshot(0).failure is None
     failure = SourceUnreachable("no connection", where="http://s/i")
     budget.backoff(failure)
-    assert meter.snapshot(0).failure == Failure.of(failure)
+    assert meter.snapshot(0).failure == Failure.from_error(failure)
     meter.add_fetched(0)
     assert meter.snapshot(0).failure is not None
     meter.add_fetched(1)
@@ -221,7 +221,7 @@ def test_a_source_that_cannot_be_opened_for_a_moment_is_opened_later() -> None:
     job = Job(id="x", source=BlankSourceSpec(), target=FileTargetSpec(path="x"), policy=Policy(retries=2))
     attempts = []
     act = Flaky(SourceUnreachable("the metadata service"))
-    run_with_restarts(job, Control(job), Result("x"), lambda: nullcontext(act()), attempts.append)  # type: ignore[arg-type]
+    run_with_restarts(job, TransferControl(job), OutcomeBuilder("x"), lambda: nullcontext(act()), attempts.append)  # type: ignore[arg-type]
     assert attempts == ["done"]
     assert act.calls == 2
 

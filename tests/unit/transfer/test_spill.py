@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cdi.api.errors import ScratchNeeded
-from cdi.transfer.spill import Spill
+from cdi.transfer.spill import SpillBuffer
 
 DATA = random.Random(8).randbytes(4000)
 RUNS = st.lists(st.tuples(st.integers(0, 60), st.integers(1, 200)), max_size=25)
@@ -29,7 +29,7 @@ def placed(runs):
 @given(RUNS, st.integers(0, 1500), st.lists(st.tuples(st.integers(0, 4000), st.integers(0, 900)), max_size=15))
 def test_any_pattern_of_adding_and_reading(tmp_path_factory, runs, limit, reads):
     runs = placed(runs)
-    spill = Spill(str(tmp_path_factory.getbasetemp()), limit)
+    spill = SpillBuffer(str(tmp_path_factory.getbasetemp()), limit)
     try:
         held = bytearray(len(DATA) + 1000)
         for start, stop in runs:
@@ -47,7 +47,7 @@ def test_any_pattern_of_adding_and_reading(tmp_path_factory, runs, limit, reads)
 
 
 def test_beyond_memory_without_scratch_is_told():
-    spill = Spill(None, 100)
+    spill = SpillBuffer(None, 100)
     spill.add(0, memoryview(bytes(100)))
     with pytest.raises(ScratchNeeded):
         spill.add(100, memoryview(b"x"))
@@ -56,7 +56,7 @@ def test_beyond_memory_without_scratch_is_told():
 
 def test_scratch_has_no_name_and_is_given_back(tmp_path):
     before = len(os.listdir("/proc/self/fd"))
-    spill = Spill(str(tmp_path), 0)
+    spill = SpillBuffer(str(tmp_path), 0)
     spill.add(5, memoryview(DATA)[:1000])
     assert list(tmp_path.iterdir()) == []
     assert len(os.listdir("/proc/self/fd")) == before + 1
@@ -71,7 +71,7 @@ def test_very_many_tiny_runs_cost_little_memory(tmp_path):
 
     tracemalloc.start()
     try:
-        spill = Spill(str(tmp_path), 1000)
+        spill = SpillBuffer(str(tmp_path), 1000)
         for number in range(20_000):
             spill.add(number * 3, memoryview(b"x"))
         assert tracemalloc.get_traced_memory()[0] < 40 * 20_000

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from cdi.api.errors import Interrupted, TargetFull
 from cdi.transfer import watermark as module
-from cdi.transfer.meter import Meter
+from cdi.transfer.progress import ProgressMeter
 from cdi.transfer.watermark import Watermark
 from cdi.verify.hashing import ResumableHash
 
@@ -18,7 +18,7 @@ from cdi.verify.hashing import ResumableHash
 @pytest.fixture(autouse=True)
 def eager(monkeypatch):
     """Write a checkpoint as soon as the one before it is done."""
-    monkeypatch.setattr(module, "CHECKPOINT_SECONDS", 0)
+    monkeypatch.setattr(module, "CHECKPOINT_INTERVAL", 0)
 
 
 def cut(data, sizes):
@@ -60,7 +60,7 @@ def in_threads(watermark, data, stops, order, threads):
 def test_digest_and_checkpoints_are_those_of_the_bytes_in_order(data, sizes, threads, rng):
     stops = cut(data, sizes)
     saved = []
-    digest, meter = ResumableHash("sha256"), Meter()
+    digest, meter = ResumableHash("sha256"), ProgressMeter()
     watermark = Watermark(0, digest, meter, threading.Event(), lambda at, state: saved.append((at, state)))
     order = list(range(len(stops)))
     rng.shuffle(order)
@@ -78,10 +78,10 @@ def test_digest_and_checkpoints_are_those_of_the_bytes_in_order(data, sizes, thr
 
 @given(st.permutations(list(range(12))))
 def test_without_a_digest_nobody_waits_and_the_value_is_the_end_of_what_is_complete(order):
-    watermark = Watermark(100, None, Meter(), threading.Event(), None)
+    watermark = Watermark(100, None, ProgressMeter(), threading.Event(), None)
     done = set()
     for index in order:
-        watermark.complete(index, memoryview(b""), 100 + 10 * (index + 1))
+        watermark.commit(index, memoryview(b""), 100 + 10 * (index + 1))
         done.add(index)
         first = next(number for number in range(13) if number not in done)
         assert watermark.value == 100 + 10 * first
@@ -90,9 +90,9 @@ def test_without_a_digest_nobody_waits_and_the_value_is_the_end_of_what_is_compl
 
 def test_a_checkpoint_never_names_what_is_not_complete():
     seen = []
-    watermark = Watermark(0, None, Meter(), threading.Event(), lambda at, _: seen.append(at))
+    watermark = Watermark(0, None, ProgressMeter(), threading.Event(), lambda at, _: seen.append(at))
     for index in (1, 2, 3):
-        watermark.complete(index, memoryview(b""), (index + 1) * 10)
+        watermark.commit(index, memoryview(b""), (index + 1) * 10)
     watermark.close(final=True)
     assert seen == []
 
@@ -100,19 +100,19 @@ def test_a_checkpoint_never_names_what_is_not_complete():
 @pytest.mark.parametrize("by", ["fail", "cancel"])
 def test_those_that_wait_for_their_turn_are_let_go(by):
     cancelled = threading.Event()
-    watermark = Watermark(0, ResumableHash("md5"), Meter(), cancelled, None)
+    watermark = Watermark(0, ResumableHash("md5"), ProgressMeter(), cancelled, None)
     raised = []
 
     def wait(index):
         try:
-            watermark.complete(index, memoryview(b"x"), index + 1)
+            watermark.commit(index, memoryview(b"x"), index + 1)
         except Interrupted as error:
             raised.append(error)
 
     threads = [threading.Thread(target=wait, args=(index,)) for index in (1, 2, 3)]
     for thread in threads:
         thread.start()
-    watermark.fail() if by == "fail" else cancelled.set()
+    watermark.abort() if by == "fail" else cancelled.set()
     for thread in threads:
         thread.join(10)
         assert not thread.is_alive()
@@ -121,10 +121,12 @@ def test_those_that_wait_for_their_turn_are_let_go(by):
 
 
 def test_the_last_word_of_a_broken_transfer_is_how_far_it_came(monkeypatch):
-    monkeypatch.setattr(module, "CHECKPOINT_SECONDS", 3600)
+    monkeypatch.setattr(module, "CHECKPOINT_INTERVAL", 3600)
     data, seen = random.Random(0).randbytes(100), []
-    watermark = Watermark(0, ResumableHash("sha1"), Meter(), threading.Event(), lambda *entry: seen.append(entry))
-    watermark.complete(0, memoryview(data[:40]), 40)
+    watermark = Watermark(
+        0, ResumableHash("sha1"), ProgressMeter(), threading.Event(), lambda *entry: seen.append(entry)
+    )
+    watermark.commit(0, memoryview(data[:40]), 40)
     assert seen == []
     watermark.close(final=True)
     ((at, state),) = seen
@@ -135,7 +137,7 @@ def test_the_last_word_of_a_broken_transfer_is_how_far_it_came(monkeypatch):
 
 def test_nothing_new_is_not_saved_again():
     seen = []
-    watermark = Watermark(7, None, Meter(), threading.Event(), lambda *entry: seen.append(entry))
+    watermark = Watermark(7, None, ProgressMeter(), threading.Event(), lambda *entry: seen.append(entry))
     watermark.close(final=True)
     assert seen == []
 
@@ -144,12 +146,12 @@ def test_a_checkpoint_that_cannot_be_made_is_told_at_the_end():
     def full(_at, _state):
         raise TargetFull("no space left")
 
-    watermark = Watermark(0, None, Meter(), threading.Event(), full)
-    watermark.complete(0, memoryview(b""), 1)
+    watermark = Watermark(0, None, ProgressMeter(), threading.Event(), full)
+    watermark.commit(0, memoryview(b""), 1)
     with pytest.raises(TargetFull):
         watermark.close(final=False)
-    watermark = Watermark(0, None, Meter(), threading.Event(), full)
-    watermark.complete(0, memoryview(b""), 1)
+    watermark = Watermark(0, None, ProgressMeter(), threading.Event(), full)
+    watermark.commit(0, memoryview(b""), 1)
     while watermark._error is None:
         pass
     # The transfer reports a failure of its own instead.
@@ -157,19 +159,19 @@ def test_a_checkpoint_that_cannot_be_made_is_told_at_the_end():
 
 
 def test_a_last_checkpoint_that_cannot_be_made_does_not_hide_the_failure(monkeypatch):
-    monkeypatch.setattr(module, "CHECKPOINT_SECONDS", 3600)
+    monkeypatch.setattr(module, "CHECKPOINT_INTERVAL", 3600)
     for error in (OSError(28, "full"), TargetFull("no space left")):
 
         def full(_at, _state, error=error):
             raise error
 
-        watermark = Watermark(0, None, Meter(), threading.Event(), full)
-        watermark.complete(0, memoryview(b""), 1)
+        watermark = Watermark(0, None, ProgressMeter(), threading.Event(), full)
+        watermark.commit(0, memoryview(b""), 1)
         watermark.close(final=True)
 
 
 def test_checkpoints_are_not_made_for_every_piece(monkeypatch):
-    monkeypatch.setattr(module, "CHECKPOINT_SECONDS", 10)
+    monkeypatch.setattr(module, "CHECKPOINT_INTERVAL", 10)
     monkeypatch.setattr(module, "CHECKPOINT_BYTES", 1000)
     now, seen, wrote = [0.0], [], threading.Event()
 
@@ -177,11 +179,11 @@ def test_checkpoints_are_not_made_for_every_piece(monkeypatch):
         seen.append(at)
         wrote.set()
 
-    watermark = Watermark(0, None, Meter(), threading.Event(), checkpoint, clock=lambda: now[0])
+    watermark = Watermark(0, None, ProgressMeter(), threading.Event(), checkpoint, clock=lambda: now[0])
 
     def piece(index, stop):
         wrote.clear()
-        watermark.complete(index, memoryview(b""), stop)
+        watermark.commit(index, memoryview(b""), stop)
 
     piece(0, 900)
     assert watermark._pending is None

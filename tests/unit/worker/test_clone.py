@@ -14,7 +14,7 @@ from cdi.transfer.journal import Journal
 from cdi.worker import __main__ as entry
 from cdi.worker import clone, pod
 from cdi.worker.pod import Options
-from cdi.worker.progress import answers
+from cdi.worker.progress import endpoints
 from tests.unit.worker.test_startup import HEAVY
 
 SOURCE = CopySourceJob(id="uid", path="/source/disk.img", identity="claim")
@@ -123,7 +123,7 @@ def test_its_progress_is_a_clones():
 
             return Progress(phase="transferring", done=1, total=4)
 
-    told = answers(TARGET, Control, lambda: None, "clone")["/metrics"]().body.decode()
+    told = endpoints(TARGET, Control, lambda: None, "clone")["/metrics"]().body.decode()
     assert 'kubevirt_cdi_clone_progress_total{ownerUID="uid"} 25.00' in told
 
 

@@ -82,14 +82,14 @@ def test_links_are_followed_as_a_kubelet_swaps_them(tmp_path, control):
     publish("..1", "")
     (tmp_path / "limits").symlink_to("..data/limits")
     file = LimitsFile(str(tmp_path / "limits"), Limits())
-    file.look(control)
+    file.reload(control)
     publish("..2", Limits(connections=3).to_json())
-    file.look(control)
+    file.reload(control)
     assert control.taken == [Limits(connections=3)]
 
 
 def test_a_real_transfer_takes_them(file, path):
-    from cdi.transfer.control import Control as RealControl
+    from cdi.transfer.control import TransferControl as RealControl
 
     job = Job(id="x", source=BlankSourceSpec(), target=FileTargetSpec(path="/nowhere/disk.img"))
     path.write_text(Limits(bandwidth=5).to_json())

@@ -42,14 +42,14 @@ def lines(capsys):
     ],
 )
 def test_a_job_is_named_without_secrets(lines, source, words):
-    log.asked(Job(id="x", source=source, target=FileTargetSpec(path="/v/disk.img"), size=1 << 30))
+    log.log_started(Job(id="x", source=source, target=FileTargetSpec(path="/v/disk.img"), size=1 << 30))
     assert lines() == [f"import of {words} onto file /v/disk.img of 1 GiB"]
 
 
 def test_the_course_is_told_when_it_changes_and_now_and_then(lines, monkeypatch):
     clock = 0.0
     monkeypatch.setattr(log.time, "monotonic", lambda: clock)
-    course = log.Course()
+    course = log.ProgressLogger()
 
     def tell(done, phase="transferring", note="", after=0.5):
         nonlocal clock
@@ -78,7 +78,7 @@ def test_the_course_is_told_as_often_as_is_asked_for(lines, monkeypatch, verbosi
     clock = 100.0
     monkeypatch.setattr(log.time, "monotonic", lambda: clock)
     monkeypatch.setenv(log.VERBOSITY, verbosity)
-    course = log.Course()
+    course = log.ProgressLogger()
     for done in range(4):
         course.tell(Progress(phase="transferring", done=done, total=100))
         clock += 2.0
@@ -86,7 +86,7 @@ def test_the_course_is_told_as_often_as_is_asked_for(lines, monkeypatch, verbosi
 
 
 def test_the_end(lines):
-    log.ended(
+    log.log_finished(
         Outcome(
             id="x",
             format="raw",
@@ -101,7 +101,7 @@ def test_the_end(lines):
             seconds=1.25,
         )
     )
-    log.ended(Outcome(id="x", failure=Failure(code="SourceNotFound", message="a\x1b[2Jb.", retry=Retry.NEVER)))
+    log.log_finished(Outcome(id="x", failure=Failure(code="SourceNotFound", message="a\x1b[2Jb.", retry=Retry.NEVER)))
     assert lines() == [
         "warning: started over",
         "done in 1.2 s: raw in gz, by raw-stream, 1 MiB fetched, 2 MiB written, resumed at 4 KiB,"

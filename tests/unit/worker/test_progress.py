@@ -3,13 +3,13 @@ import json
 import pytest
 
 from cdi.api.job import BlankSourceSpec, FileTargetSpec, Job, Progress
-from cdi.transfer.control import Control
-from cdi.worker.progress import answers
+from cdi.transfer.control import TransferControl
+from cdi.worker.progress import endpoints
 
 
 @pytest.fixture
 def control():
-    control = Control(JOB)
+    control = TransferControl(JOB)
     control.meter.total = 300
     control.meter.advance(100)
     return control
@@ -20,7 +20,7 @@ JOB = Job(id="1-2", source=BlankSourceSpec(), target=FileTargetSpec(path="/data/
 
 @pytest.mark.parametrize("journal", [None, '{"watermark": 5}'])
 def test_progress_and_journal(control, journal):
-    answer = answers(JOB, control, lambda: journal)["/progress"]()
+    answer = endpoints(JOB, control, lambda: journal)["/progress"]()
     assert answer.content_type == "application/json"
     told = json.loads(answer.body)
     progress = Progress.from_json(json.dumps(told["progress"]))
@@ -36,7 +36,7 @@ def test_the_metric(control, monkeypatch, owner, label):
         monkeypatch.delenv("OWNER_UID", raising=False)
     else:
         monkeypatch.setenv("OWNER_UID", owner)
-    text = answers(JOB, control, lambda: None)["/metrics"]().body.decode()
+    text = endpoints(JOB, control, lambda: None)["/metrics"]().body.decode()
     assert text.endswith("\n")
     assert text.splitlines() == [
         "# HELP kubevirt_cdi_import_progress_total Progress of the import in percent.",
@@ -47,8 +47,8 @@ def test_the_metric(control, monkeypatch, owner, label):
 
 def test_without_a_length_the_metric_is_zero(control):
     control.meter.total = None
-    assert answers(JOB, control, lambda: None)["/metrics"]().body.endswith(b" 0.00\n")
+    assert endpoints(JOB, control, lambda: None)["/metrics"]().body.endswith(b" 0.00\n")
 
 
 def test_health(control):
-    assert answers(JOB, control, lambda: None)["/healthz"]().body == b"ok\n"
+    assert endpoints(JOB, control, lambda: None)["/healthz"]().body == b"ok\n"

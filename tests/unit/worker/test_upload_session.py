@@ -30,7 +30,7 @@ from cdi.api.upload_protocol import UploadId
 from cdi.image.sizes import MAX_DISK, largest_file
 from cdi.transfer.run import transfer
 from cdi.worker import upload_session
-from cdi.worker.upload_bodies import HeldBody
+from cdi.worker.upload_bodies import BufferedBody
 from cdi.worker.upload_session import Session
 
 DISK = 1 << 20
@@ -38,7 +38,7 @@ DISK = 1 << 20
 
 class Breaks:
     def __init__(self, data):
-        self.held = HeldBody(bytearray(data))
+        self.held = BufferedBody(bytearray(data))
 
     def readinto(self, view):
         count = self.held.readinto(view)
@@ -81,7 +81,7 @@ def session(tmp_path):
 
 def bring_all(session, data=b"x" * DISK):
     attempt = session.begin(length=None, announced=None, digests=())
-    attempt.source.bring(HeldBody(bytearray(data)), last=True)
+    attempt.source.bring(BufferedBody(bytearray(data)), last=True)
     return attempt.wait()
 
 
@@ -141,7 +141,7 @@ def test_what_is_answered_early_is_no_failure_that_is_still_being_told(session, 
     monkeypatch.setattr(upload_session, "transfer", transfer_and_linger)
     attempt = session.begin(length=DISK, announced=None, digests=(Digest("md5", "0" * 32),))
     attempt.done = looks
-    attempt.source.bring(HeldBody(bytearray(b"x" * DISK)), last=True)
+    attempt.source.bring(BufferedBody(bytearray(b"x" * DISK)), last=True)
     until = time.monotonic() + 30
     while attempt.control.meter.phase != "done":
         assert time.monotonic() < until
@@ -168,7 +168,7 @@ def test_a_resumable_one_is_gone_on_with(session, tmp_path):
         attempt.source.bring(Breaks(b"a" * 700), last=False)
     assert session.find(upload) is attempt
     assert attempt.source.offset == 700
-    assert attempt.source.bring(HeldBody(bytearray(b"b" * (DISK - 700))), last=False)
+    assert attempt.source.bring(BufferedBody(bytearray(b"b" * (DISK - 700))), last=False)
     assert attempt.wait() is None
     assert session.find(upload) is None
     assert (tmp_path / "disk.img").read_bytes() == b"a" * 700 + b"b" * (DISK - 700)
@@ -184,7 +184,7 @@ def test_whoever_comes_back_takes_over(session):
     attempt.source.take_over(30)
     thread.join(30)
     assert not thread.is_alive()
-    assert attempt.source.bring(HeldBody(bytearray(DISK)), last=False)
+    assert attempt.source.bring(BufferedBody(bytearray(DISK)), last=False)
     assert attempt.wait() is None
 
 
@@ -207,7 +207,7 @@ def test_one_that_nobody_goes_on_with_expires(session, monkeypatch):
 
 def test_one_that_is_removed(session, tmp_path):
     upload = session.begin_resumable(DISK, None)
-    session.find(upload).source.bring(HeldBody(bytearray(b"x" * 1000)), last=False)
+    session.find(upload).source.bring(BufferedBody(bytearray(b"x" * 1000)), last=False)
     session.drop(upload)
     for again in (session.find, session.drop):
         with pytest.raises(UploadUnknown, match="terminated by its client"):

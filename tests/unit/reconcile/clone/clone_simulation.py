@@ -10,19 +10,19 @@ from cdi.api.job import Outcome
 from cdi.api.quantity import Quantity
 from cdi.api.storageprofile import CloneStrategy
 from cdi.api.validation import parse
-from cdi.reconcile.actions import DeleteObject, Enlarge, ProvideCertificate
-from cdi.reconcile.clone.facts import Measurement, Preparation, Reader, Snapshot
-from cdi.reconcile.clone.manifests import COMPONENT, MEASUREMENT
-from cdi.reconcile.clone.record import ANN_SOURCE_UID, ANN_TARGET
-from cdi.reconcile.clone.temporaries import (
-    copies,
+from cdi.reconcile.actions import DeleteObject, EnsureCertificate, ExpandClaim
+from cdi.reconcile.clone.gc import (
+    is_copying,
     reconcile_claim,
     reconcile_measurement,
     reconcile_reader,
     reconcile_snapshot,
 )
-from cdi.reconcile.cluster import observe
-from cdi.reconcile.pod_facts import observe_pod, outcome_of
+from cdi.reconcile.clone.lister import PrepPod, SizeDetectionPod, Snapshot, SourcePod
+from cdi.reconcile.clone.manifests import COMPONENT, MEASUREMENT
+from cdi.reconcile.clone.plan_annotation import ANN_SOURCE_UID, ANN_TARGET
+from cdi.reconcile.context_builder import build_context
+from cdi.reconcile.pod_status import termination_outcome, worker_from_pod
 from cdi.reconcile.storageclass import StorageClass
 from tests.unit.reconcile import cluster_simulation as base
 from tests.unit.reconcile.cluster_simulation import CLAIMS, CLASSES, CLUSTER, KINDS, NS, PODS, VOLUMES, Cluster
@@ -32,7 +32,7 @@ SNAPSHOTS = "volumesnapshots"
 KINDS.update(VolumeSnapshot=SNAPSHOTS, VolumeCloneSource="volumeclonesources")
 CLASSES.update(
     fixed=StorageClass(name="fixed", provisioner="csi.example"),
-    grows=StorageClass(name="grows", provisioner="csi.example", expands=True),
+    grows=StorageClass(name="grows", provisioner="csi.example", allow_expansion=True),
 )
 MIB = 1 << 20
 
@@ -132,8 +132,8 @@ class CloneCluster(Cluster):
 
     # --- what reconcilers query ---------------------------------------------------------------------------------
 
-    def world(self, name=None, refusal=None):
-        return observe(
+    def context(self, name=None, refusal=None):
+        return build_context(
             self, self.key[0], name or self.key[1],
             now=self.now, config=self.config, retries=self.retries, platform=CLUSTER, refusal=refusal, clones=self,
         )  # fmt: skip
@@ -150,7 +150,7 @@ class CloneCluster(Cluster):
         body = self._see(PODS, pod, namespace)
         if body is None:
             return None
-        return observe_pod({**body, "status": {**body["status"], "podIP": f"ip-{body['metadata']['uid']}"}})
+        return worker_from_pod({**body, "status": {**body["status"], "podIP": f"ip-{body['metadata']['uid']}"}})
 
     def snapshot(self, namespace, name):
         body = self.objects.get((SNAPSHOTS, namespace, name))
@@ -177,7 +177,7 @@ class CloneCluster(Cluster):
         body = self.objects.get(("volumeclonesources", namespace, name))
         return None if body is None else parse(body)
 
-    def undisturbed(self, namespace, claim):
+    def unmounted_since(self, namespace, claim):
         return None if self.pods_of_source else 0.0
 
     def snapshot_class(self, storage_class, driver):
@@ -189,14 +189,14 @@ class CloneCluster(Cluster):
     def strategy(self, storage_class):
         return CloneStrategy(self.strategy_said) if self.strategy_said else None
 
-    def measurement(self, namespace, name):
+    def size_detection_pod(self, namespace, name):
         body = self._see(PODS, name, namespace)
         if body is None:
             return None
         notes = body["metadata"]["annotations"]
         source = notes["cdi.kubevirt.io/storage.clone.sourceUID"]
-        end = outcome_of(body, source)
-        return Measurement(
+        end = termination_outcome(body, source)
+        return SizeDetectionPod(
             uid=body["metadata"]["uid"],
             target=notes["cdi.kubevirt.io/ownerUID"],
             source=source,
@@ -205,22 +205,22 @@ class CloneCluster(Cluster):
             deleting="deletionTimestamp" in body["metadata"],
         )
 
-    def preparation(self, namespace, name):
+    def prep_pod(self, namespace, name):
         body = self._see(PODS, name, namespace)
         if body is None:
             return None
-        return Preparation(
+        return PrepPod(
             uid=body["metadata"]["uid"],
             phase=body["status"]["phase"],
             deleting="deletionTimestamp" in body["metadata"],
         )
 
-    def reader(self, namespace, name):
+    def source_pod(self, namespace, name):
         body = self._see(PODS, name, namespace)
         if body is None:
             return None
         notes = body["metadata"]["annotations"]
-        return Reader(
+        return SourcePod(
             uid=body["metadata"]["uid"],
             source=notes.get(ANN_SOURCE_UID, ""),
             tickets=tickets_of(body),
@@ -229,23 +229,23 @@ class CloneCluster(Cluster):
             deleting="deletionTimestamp" in body["metadata"],
         )
 
-    def copies(self, source):
+    def active_copies(self, source):
         claims = [self.claim(one["metadata"]["namespace"], one["metadata"]["name"]) for one in self.all(CLAIMS)]
-        return sum(copies(one, source) for one in claims if one is not None)
+        return sum(is_copying(one, source) for one in claims if one is not None)
 
-    def grant(self, token, moment):
+    def verify_token(self, token, moment):
         return self.grants.get(token)
 
-    def extend(self, grant):
+    def sign_long_lived_token(self, grant):
         self.grants["lasting"] = grant
         return "lasting"
 
     # --- the controller -----------------------------------------------------------------------------------------
 
     def act(self, action):
-        if isinstance(action, ProvideCertificate) and action.entry:
+        if isinstance(action, EnsureCertificate) and action.entry:
             self.certificates.add((action.owner["uid"], action.entry, action.name))
-        if isinstance(action, Enlarge):
+        if isinstance(action, ExpandClaim):
             claim = self._uid(action.uid)
             if claim is not None:
                 claim["spec"]["resources"]["requests"]["storage"] = Quantity.of_bytes(action.size).text
@@ -280,11 +280,11 @@ class CloneCluster(Cluster):
         for pod in self.all(PODS):
             if pod["metadata"]["name"].endswith("-source-pod"):
                 namespace, name = pod["metadata"]["namespace"], pod["metadata"]["name"]
-                plans.append(reconcile_reader(namespace, name, self.reader(namespace, name), self))
+                plans.append(reconcile_reader(namespace, name, self.source_pod(namespace, name), self))
             if pod["metadata"]["name"].startswith("size-detection-"):
                 namespace, name = pod["metadata"]["namespace"], pod["metadata"]["name"]
                 wanted = self.data_volume(*pod["metadata"]["annotations"][ANN_TARGET].split("/"))
-                plans.append(reconcile_measurement(namespace, name, self.measurement(namespace, name), wanted))
+                plans.append(reconcile_measurement(namespace, name, self.size_detection_pod(namespace, name), wanted))
         for plan in plans:
             for action in plan.actions:
                 self.act(action)

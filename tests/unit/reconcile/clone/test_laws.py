@@ -13,17 +13,19 @@ from cdi.api.errors import Retry
 from cdi.api.job import Progress
 from cdi.api.quantity import Quantity
 from cdi.reconcile.actions import DeleteObject
-from cdi.reconcile.clone.facts import Grant
-from cdi.reconcile.clone.record import ANNOTATION, CloneRecord
+from cdi.reconcile.clone.lister import CloneAuthorization
+from cdi.reconcile.clone.plan_annotation import ANNOTATION, ClonePlanRecord
+from cdi.reconcile.context import ResolvedConfig, Retries, WorkerPodConfig
 from cdi.reconcile.datavolume import reconcile
-from cdi.reconcile.world import Config, Pods, Retries
 from tests.unit.reconcile.clone.clone_simulation import GOLDEN, MIB, SNAPSHOTS, CloneCluster
 from tests.unit.reconcile.cluster_simulation import CLAIMS, DVS, NS, PODS, VOLUMES, dv
 from tests.unit.reconcile.simulation import failing
 
 IMMEDIATE = {"cdi.kubevirt.io/storage.bind.immediate.requested": ""}
 TOKEN = {"cdi.kubevirt.io/storage.clone.token": "leave"}
-LEAVE = Grant(kind="PersistentVolumeClaim", namespace="gold", name="fedora", target_namespace=NS, target_name="a")
+LEAVE = CloneAuthorization(
+    kind="PersistentVolumeClaim", namespace="gold", name="fedora", target_namespace=NS, target_name="a"
+)
 
 
 def cloning(storage_class="csi", *, namespace=NS, strategy="snapshot", annotations=None, kept=False, **options):
@@ -144,12 +146,12 @@ def test_a_reader_that_was_killed_is_made_anew_without_any_other_news(note):
         reader = next((one for one in cluster.all(PODS) if one["metadata"]["name"].endswith("-source-pod")), None)
     reader["status"] = {"phase": "Failed"}
     reader["ended"] = cluster.now
-    world = cluster.world()
-    worker = replace(world.worker, progress=Progress(phase="preparing", done=0, total=None, note=note))
-    again = reconcile(replace(world, worker=worker)).requeue_after
+    context = cluster.context()
+    worker = replace(context.worker, progress=Progress(phase="preparing", done=0, total=None, note=note))
+    again = reconcile(replace(context, worker=worker)).requeue_after
     assert again is not None
     cluster.now += again
-    removed = {one.uid for one in reconcile(cluster.world()).actions if isinstance(one, DeleteObject)}
+    removed = {one.uid for one in reconcile(cluster.context()).actions if isinstance(one, DeleteObject)}
     assert reader["metadata"]["uid"] in removed
 
 
@@ -226,9 +228,15 @@ def test_without_leave_nothing_of_another_namespace_is_touched(grant):
     cluster = cloning(namespace="gold")()
     other = {
         None: None,
-        "name": Grant(kind=LEAVE.kind, namespace="gold", name="other", target_namespace=NS, target_name="a"),
-        "target": Grant(kind=LEAVE.kind, namespace="gold", name="fedora", target_namespace=NS, target_name="b"),
-        "kind": Grant(kind="VolumeSnapshot", namespace="gold", name="fedora", target_namespace=NS, target_name="a"),
+        "name": CloneAuthorization(
+            kind=LEAVE.kind, namespace="gold", name="other", target_namespace=NS, target_name="a"
+        ),
+        "target": CloneAuthorization(
+            kind=LEAVE.kind, namespace="gold", name="fedora", target_namespace=NS, target_name="b"
+        ),
+        "kind": CloneAuthorization(
+            kind="VolumeSnapshot", namespace="gold", name="fedora", target_namespace=NS, target_name="a"
+        ),
     }[grant]
     cluster.grants = {"leave": other} if other is not None else {}
     cluster.run()
@@ -284,7 +292,7 @@ def test_what_is_decided_is_in_the_target_from_the_beginning_and_no_reconcile_re
     cluster = WAYS[way]()
     cluster.step()
     begun = dict(cluster.get(CLAIMS, "a")["metadata"]["annotations"])
-    record = CloneRecord.parse(begun.get(ANNOTATION))
+    record = ClonePlanRecord.parse(begun.get(ANNOTATION))
     assert record is not None
     assert record.strategy.value == way.partition(",")[0]
     while cluster.get(CLAIMS, "a")["status"]["phase"] != "Bound":
@@ -346,7 +354,9 @@ def test_a_snapshot_that_nothing_can_be_made_of_is_refused_with_a_remedy():
 
 # --- sizes --------------------------------------------------------------------------------------------------------
 
-LEAN = Config(overhead=Fraction(6, 100), overheads={"local": Fraction(1, 4)}, pods=Pods(image="example/cdi:1"))
+LEAN = ResolvedConfig(
+    overhead=Fraction(6, 100), overheads={"local": Fraction(1, 4)}, pods=WorkerPodConfig(image="example/cdi:1")
+)
 
 
 def asked(cluster):
@@ -410,7 +420,7 @@ def test_a_target_below_the_disk_that_is_noted_is_refused_with_both_sizes():
 def test_event_annotation_and_record_tell_everything_that_is_in_the_way_in_the_same_words():
     cluster = cloning("fixed", size="2Gi", mode="Block")().run()
     notes = cluster.get(CLAIMS, "a")["metadata"]["annotations"]
-    record = CloneRecord.parse(notes[ANNOTATION])
+    record = ClonePlanRecord.parse(notes[ANNOTATION])
     reasons = [one.reason for one in record.fallbacks]
     assert reasons == ["IncompatibleVolumeModes", "NoVolumeExpansion"]
     assert notes["cdi.kubevirt.io/cloneFallbackReason"] == record.reason == reasons[0]

@@ -9,7 +9,7 @@ import copy
 import json
 
 from cdi.api.errors import AlreadyExists, Conflict, InvalidManifest, NotFound
-from cdi.controller.executor import WITH_STATUS
+from cdi.controller.applier import WITH_STATUS
 from cdi.kube.resources import CLAIMS, EVENTS, NAMESPACES, VOLUMES
 
 PROTECTION = {CLAIMS: "kubernetes.io/pvc-protection", VOLUMES: "kubernetes.io/pv-protection"}

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from cdi.controller.keys import Key
+from cdi.controller.request import Request
 from cdi.kube.resources import CLAIMS, DATA_VOLUMES, NAMESPACES, OBJECT_TRANSFERS, PODS
 from tests.unit.reconcile.transfer.transfer_simulation import HELD, SOURCE, TARGET, Simulation
 
@@ -239,8 +239,8 @@ async def test_one_that_takes_it_further_before_the_first_has_ended():
         for _ in range(8):
             for kind in it.untold():
                 it.tell(kind)
-            it.keys.add(Key(kind="transfer", name="u"))
-            await it.work(list(it.keys.now).index(Key(kind="transfer", name="u")))
+            it.keys.add(Request(kind="transfer", name="u"))
+            await it.work(list(it.keys.now).index(Request(kind="transfer", name="u")))
         await it.run()
         assert it.said("t") == it.said("u") == ("Complete", "TransferComplete")
         is_moved(it, RENAMED)

@@ -10,11 +10,11 @@ import asyncio
 import copy
 
 from cdi.api.errors import Conflict
-from cdi.controller.keys import Scope
-from cdi.controller.life import Life
-from cdi.controller.mapping import everything
+from cdi.controller.handlers import initial_requests
+from cdi.controller.manager import Manager
 from cdi.controller.metrics import Metrics
-from cdi.kube.reflector import Change
+from cdi.controller.request import Scope
+from cdi.kube.reflector import WatchEvent
 from cdi.kube.resources import (
     CLAIMS,
     CSI_DRIVERS,
@@ -25,8 +25,8 @@ from cdi.kube.resources import (
     STORAGE_CLASSES,
     VOLUMES,
 )
+from cdi.reconcile.context import WorkerPodConfig
 from cdi.reconcile.transfer.record import FINALIZER
-from cdi.reconcile.world import Pods
 from tests.unit.reconcile.transfer.api import PROTECTION, Api, Crash
 
 PV = "pv-1"
@@ -195,15 +195,15 @@ class Simulation:
     def start(self):
         """Start a new controller process, which lists all objects."""
         metrics = Metrics(lambda _: (), version="1", waiting=lambda: 0, in_work=lambda: 0)
-        self.life = Life(
-            self.api, scope=Scope(), pods=Pods(image="example/cdi:1"), install_namespace="cdi", version="1", workers=1,
+        self.life = Manager(
+            self.api, scope=Scope(), pods=WorkerPodConfig(image="example/cdi:1"), install_namespace="cdi", version="1", workers=1,
             metrics=metrics, stop=asyncio.Event(),
         )  # fmt: skip
         self.life._reconcilers.now = lambda: self.now
         self.keys = self.life.queue = Keys()
         self.reflectors = {kind: spaces[None] for kind, spaces in self.life.watches._reflectors.items()}
         if self.forgets:
-            self.life.watches.note = lambda *_: None
+            self.life.watches.record_write = lambda *_: None
         self.told = {}
         for kind, reflector in self.reflectors.items():
             at = len(self.api.log) - (self.behind if kind == VOLUMES else 0)
@@ -216,7 +216,7 @@ class Simulation:
         for pod in self.api.all(PODS):
             self._use("ADDED", pod)
         # A set's order depends on the hash seed, and the steps of an example on the order of the keys.
-        for key in sorted(everything(self.life.watches), key=str, reverse=True):
+        for key in sorted(initial_requests(self.life.watches), key=str, reverse=True):
             self.keys.add(key)
         self.life._synced = True
 
@@ -264,7 +264,7 @@ class Simulation:
         claims = tuple(one["persistentVolumeClaim"]["claimName"] for one in pod["spec"]["volumes"])
         body = {"metadata": pod["metadata"], "claims": claims}
         self.life._users.changed(
-            Change(type=what, old=body if what == "DELETED" else None, new=None if what == "DELETED" else body)
+            WatchEvent(type=what, old=body if what == "DELETED" else None, new=None if what == "DELETED" else body)
         )
 
     async def work(self, which=0, lives=None):

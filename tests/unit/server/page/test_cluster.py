@@ -6,10 +6,10 @@ import pytest
 from aiohttp import web
 
 from cdi.api.errors import ClusterUnauthorized
-from cdi.kube.blocking import Blocking
-from cdi.kube.credentials import Access, FixedCredentials
+from cdi.kube.credentials import Endpoint, FixedCredentials
+from cdi.kube.sync import SyncClient
 from cdi.server.page import cluster
-from cdi.server.page.cluster import ClusterDesks
+from cdi.server.page.cluster import ClusterBackendProvider
 
 
 @pytest.fixture
@@ -39,9 +39,9 @@ async def asked():
 async def desks(asked):
     from cdi.kube.client import Client
 
-    credentials = FixedCredentials(Access(server=asked.pop()))
-    own = await asyncio.to_thread(Blocking, Client(credentials))
-    made = ClusterDesks(own, credentials)
+    credentials = FixedCredentials(Endpoint(server=asked.pop()))
+    own = await asyncio.to_thread(SyncClient, Client(credentials))
+    made = ClusterBackendProvider(own, credentials)
     yield made
     await asyncio.to_thread(made.close)
     await asyncio.to_thread(own.close)
@@ -49,19 +49,19 @@ async def desks(asked):
 
 async def test_a_token_is_known_when_the_api_server_has_accepted_it(desks, asked, monkeypatch):
     assert not desks.recognises("good")
-    desk = await asyncio.to_thread(desks.of, "good")
+    backend = await asyncio.to_thread(desks.of, "good")
     assert not desks.recognises("good")
-    assert await asyncio.to_thread(desk.volumes, "team") == []
+    assert await asyncio.to_thread(backend.volumes, "team") == []
     assert desks.recognises("good")
     # It is recognised for a limited time only.
-    monkeypatch.setattr(cluster, "_ACCEPTED_SECONDS", 0.0)
+    monkeypatch.setattr(cluster, "_SESSION_TTL", 0.0)
     assert not desks.recognises("good")
 
 
 async def test_whether_it_is_good_is_asked_without_anything_else(desks, asked):
     """Authentication does not check the user's permissions."""
-    desk = await asyncio.to_thread(desks.of, "good")
-    await asyncio.to_thread(desk.authenticate)
+    backend = await asyncio.to_thread(desks.of, "good")
+    await asyncio.to_thread(backend.authenticate)
     assert asked == ["POST /apis/authorization.k8s.io/v1/selfsubjectaccessreviews"]
     assert desks.recognises("good")
     bad = await asyncio.to_thread(desks.of, "bad")
@@ -71,9 +71,9 @@ async def test_whether_it_is_good_is_asked_without_anything_else(desks, asked):
 
 
 async def test_tokens_that_nobody_has_do_not_drive_out_the_connections_of_users(desks):
-    desk = await asyncio.to_thread(desks.of, "good")
-    await asyncio.to_thread(desk.authenticate)
-    for number in range(3 * cluster._KEPT):
+    backend = await asyncio.to_thread(desks.of, "good")
+    await asyncio.to_thread(backend.authenticate)
+    for number in range(3 * cluster._MAX_SESSIONS):
         await asyncio.to_thread(desks.of, f"bad-{number}")
-    assert len(desks._clients) == cluster._KEPT + 1
-    assert (await asyncio.to_thread(desks.of, "good"))._client is desk._client
+    assert len(desks._clients) == cluster._MAX_SESSIONS + 1
+    assert (await asyncio.to_thread(desks.of, "good"))._client is backend._client

@@ -11,10 +11,10 @@ import pytest
 
 from cdi.api.errors import AlreadyExists, ClusterForbidden, ClusterUnauthorized, ClusterUnreachable, Conflict, NotFound
 from cdi.api.names import ANN_IMMEDIATE_BINDING
-from cdi.server.page.desk import Session
+from cdi.http.server.listener import HttpListener
+from cdi.http.server.plaintext import PlaintextContext
+from cdi.server.page.backend import Session
 from cdi.server.page.service import Page
-from cdi.source.inbound.plain import PlainContext
-from cdi.source.inbound.reception import Reception
 
 NAMESPACED = "/page/api/volumes/team"
 
@@ -56,7 +56,7 @@ class Desks:
     hint = "a hint"
 
     def __init__(self):
-        self.desk = Desk()
+        self.backend = Desk()
 
     def recognises(self, token):
         return False
@@ -64,7 +64,7 @@ class Desks:
     def of(self, token):
         if token != "good":
             raise ClusterUnauthorized("the token is not good")
-        return self.desk
+        return self.backend
 
 
 @pytest.fixture
@@ -75,8 +75,11 @@ def desks():
 @pytest.fixture
 def ask(desks):
     page = Page(desks)
-    reception = Reception(
-        socket.create_server(("127.0.0.1", 0)), PlainContext, lambda visit: page.begin(visit) or False, most=8
+    reception = HttpListener(
+        socket.create_server(("127.0.0.1", 0)),
+        PlaintextContext,
+        lambda server_request: page.begin(server_request) or False,
+        most=8,
     )
 
     def call(method, path, body=None, token="good", **headers):
@@ -118,7 +121,7 @@ class TestQuestions:
         answer, said = ask("GET", NAMESPACED, token=token)
         assert answer.status == 401
         assert set(said) == {"code", "message"}
-        assert desks.desk.asked == []
+        assert desks.backend.asked == []
 
     def test_who_is_there(self, ask):
         assert ask("GET", "/page/api/session?namespace=team")[1] == {
@@ -135,20 +138,20 @@ class TestQuestions:
     def test_a_volume_is_made(self, ask, desks):
         wish = {"name": "a", "size": "10Gi", "storageClass": "fast", "namespace": "ignored"}
         assert ask("POST", NAMESPACED, json.dumps(wish))[0].status == 201
-        ((_, body),) = desks.desk.asked
+        ((_, body),) = desks.backend.asked
         assert body["metadata"] == {"namespace": "team", "name": "a", "annotations": {ANN_IMMEDIATE_BINDING: ""}}
         storage = {"resources": {"requests": {"storage": "10Gi"}}, "storageClassName": "fast"}
         assert body["spec"] == {"source": {"upload": {}}, "storage": storage}
 
     def test_a_clone_is_made(self, ask, desks):
         assert ask("POST", f"{NAMESPACED}/a/clone", json.dumps({"name": "b"}))[0].status == 201
-        ((_, body),) = desks.desk.asked
+        ((_, body),) = desks.backend.asked
         assert (body["metadata"]["name"], body["spec"]["source"]) == ("b", {"pvc": {"namespace": "team", "name": "a"}})
 
     def test_one_is_deleted_and_a_token_given(self, ask, desks):
         ask("DELETE", f"{NAMESPACED}/a?uid=u-1")
         assert ask("POST", f"{NAMESPACED}/a/token", "{}")[1] == {"token": "secret"}
-        assert desks.desk.asked == [("delete", "team", "a", "u-1"), ("token", "team", "a")]
+        assert desks.backend.asked == [("delete", "team", "a", "u-1"), ("token", "team", "a")]
 
 
 class TestRefusals:
@@ -165,11 +168,11 @@ class TestRefusals:
         ],
     )
     def test_each_has_its_status(self, ask, desks, failure, status):
-        desks.desk.failure = failure
+        desks.backend.failure = failure
         assert ask("GET", NAMESPACED)[0].status == status
 
     def test_a_defect_says_nothing_of_itself(self, ask, desks):
-        desks.desk.failure = ValueError("/etc/secret")
+        desks.backend.failure = ValueError("/etc/secret")
         assert "secret" not in ask("GET", NAMESPACED)[1]["message"]
 
     @pytest.mark.parametrize(
@@ -184,13 +187,13 @@ class TestRefusals:
     )
     def test_nothing_else_is_there(self, ask, desks, method, path):
         assert ask(method, path)[0].status == 404
-        assert desks.desk.asked == []
+        assert desks.backend.asked == []
 
     @pytest.mark.parametrize("name", ["..", "%2e%2e", "a%2Fb", "A", "a%00", "x" * 300])
     def test_names_that_are_none(self, ask, desks, name):
         assert ask("DELETE", f"{NAMESPACED}/{name}?uid=u")[0].status == 422
         assert ask("GET", f"/page/api/volumes/{name}")[0].status == 422
-        assert desks.desk.asked == []
+        assert desks.backend.asked == []
 
     @pytest.mark.parametrize(
         ("body", "status"),
@@ -203,21 +206,25 @@ class TestRefusals:
     )  # fmt: skip
     def test_bodies_that_are_none(self, ask, desks, body, status):
         assert ask("POST", NAMESPACED, body)[0].status == status
-        assert desks.desk.asked == []
+        assert desks.backend.asked == []
 
     def test_no_body_is_parsed_of_who_has_no_good_token(self, ask, desks):
         for failure, status in ((ClusterUnauthorized("x"), 401), (ClusterUnreachable("x"), 502)):
-            desks.desk.failure = failure
+            desks.backend.failure = failure
             for path in (NAMESPACED, f"{NAMESPACED}/a/clone"):
                 assert ask("POST", path, "[" * 60000)[0].status == status
-        assert desks.desk.asked == []
+        assert desks.backend.asked == []
 
     def test_a_body_comes_within_one_stall_time_out(self, desks):
         """An occasional byte must not hold a worker thread."""
         page = Page(desks)
         listener = socket.create_server(("127.0.0.1", 0))
-        reception = Reception(
-            listener, PlainContext, lambda visit: page.begin(visit) or False, most=1, stall_timeout=2.0
+        reception = HttpListener(
+            listener,
+            PlaintextContext,
+            lambda server_request: page.begin(server_request) or False,
+            most=1,
+            stall_timeout=2.0,
         )
         try:
             with socket.create_connection(("127.0.0.1", reception.port), 60) as sock:
@@ -237,4 +244,4 @@ class TestRefusals:
     def test_a_form_of_another_site(self, ask, desks):
         """Requests that browsers send cross-origin without a preflight are rejected, with or without a token."""
         assert ask("POST", NAMESPACED, '{"name": "a", "size": "1Gi"}', Content_Type="text/plain")[0].status == 415
-        assert desks.desk.asked == []
+        assert desks.backend.asked == []

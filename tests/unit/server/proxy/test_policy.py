@@ -10,11 +10,11 @@ import pytest
 import trustme
 
 from cdi.api.errors import ClusterForbidden, NotFound
-from cdi.kube.blocking import Blocking
 from cdi.kube.client import Listing
 from cdi.kube.resources import CDI_CONFIGS, CDIS
+from cdi.kube.sync import SyncClient
 from cdi.server.proxy.policy import ClusterPolicy
-from cdi.server.proxy.run import Front
+from cdi.server.proxy.run import ServingContext
 from cdi.server.tls import TlsPolicy
 
 MODERN = {"type": "Modern", "modern": {}}
@@ -71,7 +71,7 @@ def api():
 
 @contextmanager
 def followed(api):
-    with Blocking(api) as client, closing(ClusterPolicy(client, 0.01)) as policy:
+    with SyncClient(api) as client, closing(ClusterPolicy(client, 0.01)) as policy:
         yield policy
 
 
@@ -172,7 +172,7 @@ def offered(front, authority, version):
 
 def test_the_next_connection_gets_what_is_asked_for_now(authority, tmp_path):
     policy = TlsPolicy()
-    front = Front(str(tmp_path), lambda: policy)
+    front = ServingContext(str(tmp_path), lambda: policy)
     two, three = ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3
     first = offered(front, authority, two)
     assert first[0] == "TLSv1.2"

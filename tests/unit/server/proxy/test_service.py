@@ -9,14 +9,14 @@ from dataclasses import dataclass
 import pytest
 
 from cdi.api.errors import ClusterForbidden, ClusterUnauthorized, ClusterUnavailable, TokenInvalid, UploadUnderWay
+from cdi.http.server.listener import HttpListener
+from cdi.http.server.plaintext import PlaintextContext
+from cdi.http.server.turn import in_turns
 from cdi.server.page.service import Page
 from cdi.server.proxy.forward import Patience
 from cdi.server.proxy.metrics import Metrics
-from cdi.server.proxy.service import MOST_OF_A_VOLUME, Proxy
+from cdi.server.proxy.service import MAX_PER_VOLUME, Proxy
 from cdi.server.proxy.volumes import Filled, Pending
-from cdi.source.inbound.plain import PlainContext
-from cdi.source.inbound.reception import Reception
-from cdi.source.inbound.turn import in_turns
 
 UPLOAD = f"{'0' * 32}-1000"
 
@@ -65,8 +65,8 @@ def metrics():
 @contextmanager
 def served(volumes, metrics, most, **limits):
     proxy = Proxy(volumes, verify, lambda: None, metrics=metrics, **limits)
-    reception = Reception(
-        socket.create_server(("127.0.0.1", 0)), PlainContext, proxy.begin, most=most, ended=metrics.ended
+    reception = HttpListener(
+        socket.create_server(("127.0.0.1", 0)), PlaintextContext, proxy.begin, most=most, ended=metrics.ended
     )
 
     def ask(token=None, path="/v1beta1/upload", method="POST", headers=None):
@@ -91,8 +91,8 @@ def counted(metrics, path, code):
 
 
 def test_one_volume_does_not_take_all_the_turns(volumes, metrics):
-    with served(volumes, metrics, most=100) as ask, ThreadPoolExecutor(MOST_OF_A_VOLUME) as pool:
-        held = [pool.submit(ask, "ns~slow") for _ in range(MOST_OF_A_VOLUME)]
+    with served(volumes, metrics, most=100) as ask, ThreadPoolExecutor(MAX_PER_VOLUME) as pool:
+        held = [pool.submit(ask, "ns~slow") for _ in range(MAX_PER_VOLUME)]
         for _ in held:
             assert volumes.waiting.acquire(timeout=60)
         assert ask("ns~slow") == (503, "UploadUnderWay")
@@ -135,17 +135,19 @@ def test_requests_are_counted_by_path_and_code(volumes, metrics):
 def test_one_that_was_lost_is_counted_too(volumes, metrics):
     lost = threading.Event()
 
-    def serve(visit):
+    def serve(server_request):
         assert lost.wait(60)
-        visit.body.readinto(memoryview(bytearray(1)))
+        server_request.body.readinto(memoryview(bytearray(1)))
         return False
 
-    def ended(visit):
-        metrics.ended(visit)
+    def ended(server_request):
+        metrics.ended(server_request)
         done.set()
 
     done = threading.Event()
-    reception = Reception(socket.create_server(("127.0.0.1", 0)), PlainContext, in_turns(serve), most=1, ended=ended)
+    reception = HttpListener(
+        socket.create_server(("127.0.0.1", 0)), PlaintextContext, in_turns(serve), most=1, ended=ended
+    )
     with socket.create_connection(("127.0.0.1", reception.port)) as client:
         client.sendall(b"POST /v1beta1/upload HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\n\r\nx")
     lost.set()
@@ -188,9 +190,9 @@ def test_those_who_wait_leave_turns_to_others(volumes, metrics):
 
 def test_those_who_wait_for_one_volume_do_not_take_its_neighbours_turns(volumes, metrics):
     volumes.states = {"away": Pending()}
-    with served(volumes, metrics, most=100) as ask, ThreadPoolExecutor(MOST_OF_A_VOLUME) as pool:
-        held = [pool.submit(ask, "ns~away") for _ in range(MOST_OF_A_VOLUME)]
-        wait_until(lambda: waiting(metrics) == MOST_OF_A_VOLUME)
+    with served(volumes, metrics, most=100) as ask, ThreadPoolExecutor(MAX_PER_VOLUME) as pool:
+        held = [pool.submit(ask, "ns~away") for _ in range(MAX_PER_VOLUME)]
+        wait_until(lambda: waiting(metrics) == MAX_PER_VOLUME)
         assert ask("ns~away") == (503, "UploadUnderWay")
         assert ask("ns~other") == (409, "AlreadyUploaded")
         volumes.states.clear()
@@ -284,7 +286,7 @@ class Desks:
 def fields_of(volumes):
     """Return a function that sends a request and returns the status and the CORS fields of the response."""
     proxy = Proxy(volumes, verify, lambda: None, pages=Page(Desks()).begin)
-    reception = Reception(socket.create_server(("127.0.0.1", 0)), PlainContext, proxy.begin, most=8)
+    reception = HttpListener(socket.create_server(("127.0.0.1", 0)), PlaintextContext, proxy.begin, most=8)
 
     def ask(method, path, **fields):
         connection = http.client.HTTPConnection("127.0.0.1", reception.port, timeout=60)

@@ -7,7 +7,7 @@ GROUP = "cdi.kubevirt.io"
 
 
 class Cluster:
-    """A `Blocking` whose API server is a dictionary."""
+    """A `SyncClient` whose API server is a dictionary."""
 
     def __init__(self, **claims):
         self.claims = claims

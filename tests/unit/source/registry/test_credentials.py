@@ -6,7 +6,7 @@ import json
 import pytest
 
 from cdi.api.errors import SourceCredentialsInvalid
-from cdi.source.registry.credentials import Identity, identity_from_config
+from cdi.source.registry.credentials import RegistryCredentials, identity_from_config
 from cdi.source.registry.reference import Reference
 
 
@@ -50,13 +50,13 @@ def test_the_best_entry_is_chosen(keys, name, chosen):
 @pytest.mark.parametrize(
     ("entry", "identity"),
     [
-        (auth("u", "p:q"), Identity(username="u", password="p:q")),
-        (auth("u", "p\0\0"), Identity(username="u", password="p")),
-        ({"username": "u", "password": "p"}, Identity(username="u", password="p")),
-        ({**auth("u", "p"), "username": "x", "password": "y"}, Identity(username="u", password="p")),
-        ({"identitytoken": "t", **auth("u", "")}, Identity(identity_token="t")),
-        (auth("<token>", "t"), Identity(identity_token="t")),
-        ({"registrytoken": "t"}, Identity(registry_token="t")),
+        (auth("u", "p:q"), RegistryCredentials(username="u", password="p:q")),
+        (auth("u", "p\0\0"), RegistryCredentials(username="u", password="p")),
+        ({"username": "u", "password": "p"}, RegistryCredentials(username="u", password="p")),
+        ({**auth("u", "p"), "username": "x", "password": "y"}, RegistryCredentials(username="u", password="p")),
+        ({"identitytoken": "t", **auth("u", "")}, RegistryCredentials(identity_token="t")),
+        (auth("<token>", "t"), RegistryCredentials(identity_token="t")),
+        ({"registrytoken": "t"}, RegistryCredentials(registry_token="t")),
     ],
 )
 def test_entries_are_understood(entry, identity):
@@ -66,7 +66,9 @@ def test_entries_are_understood(entry, identity):
 
 def test_the_older_form_has_no_auths_around_it():
     text = json.dumps({"q.io": auth("u", "p")})
-    assert identity_from_config(text, Reference.parse("q.io/a"), where="s") == Identity(username="u", password="p")
+    assert identity_from_config(text, Reference.parse("q.io/a"), where="s") == RegistryCredentials(
+        username="u", password="p"
+    )
 
 
 @pytest.mark.parametrize(
@@ -86,4 +88,4 @@ def test_what_cannot_be_used_is_told_without_its_content(text):
 
 
 def test_identities_do_not_show():
-    assert "hidden" not in repr(Identity(username="u", password="hidden", identity_token="hidden"))
+    assert "hidden" not in repr(RegistryCredentials(username="u", password="hidden", identity_token="hidden"))

@@ -23,11 +23,11 @@ from cdi.transfer.qemu import sandbox
     ],
 )
 def test_an_exit_status_and_last_words_become_an_error(status, stderr, error):
-    assert type(sandbox.explain("qemu-img", status, stderr, where="here")) is error
+    assert type(sandbox.error_from_exit("qemu-img", status, stderr, where="here")) is error
 
 
 def test_the_message_is_qemus_last_line_made_harmless():
-    failure = sandbox.explain(
+    failure = sandbox.error_from_exit(
         "qemu-img", 1, "first\nqemu-img: bad \x1b[31mname" + "x" * 1000 + "\n\n", where="disk.vmdk"
     )
     assert failure.what.startswith("qemu-img: bad ?[31mname")
@@ -43,7 +43,7 @@ def test_a_program_that_is_not_there_is_named():
 @pytest.mark.parametrize(("newest", "kept"), [(True, b"z" * 10), (False, b"a" * 10)])
 def test_a_drain_keeps_a_bounded_part(newest, kept):
     read, write = os.pipe()
-    drain = sandbox.Drain(os.fdopen(read, "rb"), keep=10, newest=newest)
+    drain = sandbox.PipeReader(os.fdopen(read, "rb"), keep=10, newest=newest)
     with os.fdopen(write, "wb") as file:
         file.write(b"a" * 100_000 + b"z" * 100_000)
     drain.wait()

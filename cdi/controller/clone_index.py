@@ -1,0 +1,58 @@
+"""Index of unfinished clones by their source."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from cdi.api.names import ANN_POD_PHASE
+from cdi.controller.indexer import Indexer
+from cdi.controller.request import Request, datavolume
+from cdi.kube.reflector import WatchEvent
+from cdi.kube.resources import CLAIMS, DATA_VOLUMES, Object, Resource
+from cdi.reconcile.clone.plan_annotation import requested_source
+
+TERMINAL_PHASES = ("Succeeded", "Failed")
+_Origin = tuple[str, str, bool]
+"""Namespace and name of a source, and whether it is a snapshot instead of a volume."""
+_ANY: _Origin = ("", "", False)
+"""Entry for clones from a DataSource, which may refer to any source."""
+_Member = tuple[Resource, str, str]
+
+
+class Waiting:
+    """Unfinished clones among the objects in the watch caches."""
+
+    def __init__(self) -> None:
+        self._index: Indexer[_Origin, _Member] = Indexer()
+
+    def changed(self, resource: Resource, change: WatchEvent) -> None:
+        """Update the index; must be called for every change."""
+        if resource not in (CLAIMS, DATA_VOLUMES):
+            return
+        metadata = change.object["metadata"]
+        member = resource, metadata["namespace"], metadata["name"]
+        self._index.update(member, None if change.new is None else _origin(resource, change.new))
+
+    def clones_of(self, namespace: str, name: str, *, snapshot: bool = False) -> Iterator[Request]:
+        """Yield the unfinished clones of a source, and all those from DataSources, as they may refer to it."""
+        for origin in ((namespace, name, snapshot), _ANY):
+            for _, space, each in self._index.by_index(origin):
+                yield datavolume(space, each)
+
+
+def _origin(resource: Resource, body: Object) -> _Origin | None:
+    """Return the source of an unfinished clone; None if the object is no clone or has ended."""
+    if resource == CLAIMS:
+        annotations = body["metadata"].get("annotations") or {}
+        return None if annotations.get(ANN_POD_PHASE) in TERMINAL_PHASES else requested_source(annotations)
+    if (body.get("status") or {}).get("phase") in TERMINAL_PHASES:
+        return None
+    spec = body.get("spec") or {}
+    if spec.get("sourceRef"):
+        # The DataSource may refer to the object whose change is handled.
+        return _ANY
+    for kind in ("pvc", "snapshot"):
+        source = (spec.get("source") or {}).get(kind)
+        if source:
+            return source.get("namespace") or "", source.get("name") or "", kind == "snapshot"
+    return None

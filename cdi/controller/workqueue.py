@@ -1,0 +1,149 @@
+"""Work queue that holds each key once and never hands out a key to two workers.
+
+`add` and `pop_ready` are synchronous and use an injected clock, so that tests need neither an event loop nor real time;
+only `get` waits.
+
+    (not queued) ── add ──► due or later ── take ──► in work ── done ──► (not queued)
+                                  ▲                    │ added meanwhile
+                                  └────────────────────┘
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import itertools
+import random
+import time
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+K = TypeVar("K")
+
+BASE = 0.5
+"""Seconds of the first backoff after a failure; each further one is twice as long."""
+MAX_DELAY = 60.0
+"""Maximum backoff in seconds."""
+
+
+class WorkQueue(Generic[K]):
+    """Keys in the order in which they become due; belongs to one event loop."""
+
+    def __init__(
+        self,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        jitter: Callable[[], float] = random.random,
+        base: float = BASE,
+        max_backoff: float = MAX_DELAY,
+    ) -> None:
+        """Start empty.
+
+        Args:
+            clock: Called for monotonic time in seconds.
+            jitter: Called for random numbers from 0 to 1, for the jitter of backoffs.
+            base: First backoff in seconds.
+            max_backoff: Maximum backoff in seconds.
+
+        """
+        self._clock = clock
+        self._chance = jitter
+        self._base = base
+        self._longest = max_backoff
+        self._order = itertools.count()
+        self._heap: list[tuple[float, int, K]] = []
+        self._due: dict[K, tuple[float, int]] = {}
+        self._working: set[K] = set()
+        self._dirty: dict[K, float] = {}
+        self._failures: dict[K, int] = {}
+        self._news = asyncio.Event()
+
+    def __len__(self) -> int:
+        """Return the number of keys that are due or will be, without those in work."""
+        return len(self._due) + len(self._dirty)
+
+    @property
+    def processing(self) -> int:
+        return len(self._working)
+
+    @property
+    def ready(self) -> int:
+        """Number of keys that are due and have not been taken yet."""
+        now = self._clock()
+        return sum(moment <= now for moment, _ in self._due.values())
+
+    def add(self, key: K, delay: float = 0.0) -> None:
+        """Make `key` due in `delay` seconds, or earlier if it is already due earlier.
+
+        A key that is in work becomes due again after `done`, and not before that time.
+        """
+        moment = self._clock() + max(0.0, delay)
+        if key in self._working:
+            self._dirty[key] = min(moment, self._dirty.get(key, moment))
+            return
+        known = self._due.get(key)
+        if known is None or moment < known[0]:
+            self._put(key, moment)
+
+    def retry(self, key: K) -> float:
+        """Add `key` after a failure and return the backoff in seconds, which grows with every call until `forget`.
+
+        A jitter of a quarter in both directions keeps a thousand keys that failed together from being due together.
+        """
+        failures = self._failures.get(key, 0)
+        self._failures[key] = failures + 1
+        pause = min(self._base * 2.0 ** min(failures, 32), self._longest) * (0.75 + self._chance() / 2)
+        self.add(key, pause)
+        return pause
+
+    def forget(self, key: K) -> None:
+        """Reset the backoff of `key` after a success."""
+        self._failures.pop(key, None)
+
+    def failures(self, key: K) -> int:
+        """Return the number of consecutive failures of `key`."""
+        return self._failures.get(key, 0)
+
+    def pop_ready(self) -> K | None:
+        """Take the key that has been due longest, or return None; `done` must be called for it afterwards."""
+        if (nearest := self._nearest()) is None or nearest > self._clock():
+            return None
+        _, _, key = heapq.heappop(self._heap)
+        del self._due[key]
+        self._working.add(key)
+        return key
+
+    def done(self, key: K) -> None:
+        """Mark the work on a taken key as ended, successful or not."""
+        self._working.discard(key)
+        moment = self._dirty.pop(key, None)
+        if moment is not None:
+            self._put(key, moment)
+
+    async def get(self) -> K:
+        """Wait until a key is due and take it."""
+        while (key := self.pop_ready()) is None:
+            self._news.clear()
+            nearest = self._nearest()
+            pause = None if nearest is None else max(0.0, nearest - self._clock())
+            try:
+                async with asyncio.timeout(pause):
+                    await self._news.wait()
+            except TimeoutError:
+                pass
+        if self._heap:
+            # Another waiter may sleep until the time of the key that was just taken: wake it to look at the next one.
+            self._news.set()
+        return key
+
+    def _put(self, key: K, moment: float) -> None:
+        entry = (moment, next(self._order))
+        self._due[key] = entry
+        heapq.heappush(self._heap, (*entry, key))
+        self._news.set()
+
+    def _nearest(self) -> float | None:
+        """Return when the next key is due; entries that were replaced by an earlier time are dropped."""
+        while self._heap and self._due.get(self._heap[0][2]) != self._heap[0][:2]:
+            heapq.heappop(self._heap)
+        return self._heap[0][0] if self._heap else None

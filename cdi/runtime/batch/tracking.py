@@ -1,0 +1,82 @@
+"""Observation of one import."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+
+from cdi.api.errors import NotFound, Retry
+from cdi.api.job import Failure
+from cdi.api.phases import Phase
+from cdi.runtime.backend import Advance, Backend, ProgressWatch
+from cdi.runtime.batch.importing import Importing
+from cdi.runtime.batch.item import Item
+from cdi.runtime.status_view import failure_of, phase_of
+from cdi.store.base import Object
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Update:
+    """State of an import that is running."""
+
+    phase: str
+    progress: Advance | None
+    note: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finished:
+    """State of an import that has succeeded or failed."""
+
+    failure: Failure | None = None
+    note: str = ""
+
+
+_AGAIN = "it is retried in the background"
+
+
+def track(backend: Backend, courses: ProgressWatch, item: Item, importing: Importing) -> Update | Finished:
+    """Return the state of an import.
+
+    A failure that requires intervention ends it for the batch, although the DataVolume still waits.
+    """
+    try:
+        body, progress = _look(backend, courses, item, importing)
+    except NotFound:
+        gone = NotFound(f"{item.key} was deleted during the import", remedy="run the batch again")
+        return Finished(failure=Failure.from_error(gone))
+    phase = phase_of(body)
+    failure = failure_of(body)
+    if phase is Phase.SUCCEEDED:
+        return Finished(note=importing.note)
+    if failure is not None and failure.retry is Retry.NEVER:
+        return Finished(failure=failure)
+    if failure is not None and failure.retry is Retry.ON_CHANGE and not _old(body, failure, importing):
+        return Finished(failure=failure, note=_AGAIN)
+    # The conditions about uploads are for the user with the file; here the batch uploads it.
+    note = failure.message if failure is not None else "" if item.path is not None else _why(body)
+    return Update(phase=phase.value or Phase.PENDING.value, progress=progress, note=note)
+
+
+def _look(backend: Backend, courses: ProgressWatch, item: Item, importing: Importing) -> tuple[Object, Advance | None]:
+    """Return the DataVolume that was started; the watch may not have reported it yet; raise `NotFound`."""
+    with contextlib.suppress(NotFound):
+        body, advance = courses.look(item.key)
+        if body["metadata"]["uid"] == importing.uid:
+            return body, advance
+    body = backend.get("dv", item.namespace, item.name)
+    return body, backend.progress_of(body)
+
+
+def _old(body: Object, failure: Failure, importing: Importing) -> bool:
+    """Return whether the failure is that of an attempt before this run, with the next attempt still to come."""
+    restarts = int((body.get("status") or {}).get("restartCount") or 0)
+    return importing.before == (failure, restarts)
+
+
+def _why(body: Object) -> str:
+    """Return the message about what it waits for."""
+    for condition in (body.get("status") or {}).get("conditions") or []:
+        if condition.get("type") == "Ready":
+            return str(condition.get("message") or "")
+    return ""

@@ -1,0 +1,124 @@
+"""Lookup of a DataVolume's PVC, its prime PVC and its worker pod."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from cdi.api import names
+from cdi.api.job import Outcome
+from cdi.api.json_document import parse_json
+from cdi.kube.resources import CLAIMS, PODS, Object, Resource
+
+CONTAINER = "importer"
+Find = Callable[[Resource, str, str], Object | None]
+"""Callable that returns an object by resource, namespace and name, or None."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Filling:
+    """The objects that populate a volume, as far as they exist."""
+
+    claim: Object | None = None
+    prime: Object | None = None
+    """The prime PVC that is populated instead of `claim`."""
+    pod: Object | None = None
+    pod_name: str | None = None
+    """The name of the current or former pod; None without a PVC."""
+
+
+def find_filling(find: Find, namespace: str, name: str) -> Filling:
+    """Return the objects that populate the PVC `name`; its annotations name the prime PVC and the pod."""
+    claim = find(CLAIMS, namespace, name)
+    if claim is None:
+        return Filling()
+    notes = notes_of(claim)
+    prime_name = notes.get(names.ANN_PVC_PRIME)
+    prime = find(CLAIMS, namespace, prime_name) if prime_name else None
+    told = (notes_of(prime).get(names.ANN_IMPORT_POD) if prime else None) or notes.get(names.ANN_IMPORT_POD)
+    pod_name = told or names.importer_pod(prime_name or name)
+    return Filling(claim=claim, prime=prime, pod=find(PODS, namespace, pod_name), pod_name=pod_name)
+
+
+def notes_of(body: Mapping[str, Any] | None) -> dict[str, str]:
+    return ((body or {}).get("metadata") or {}).get("annotations") or {}
+
+
+def container_status(pod: Object) -> dict[str, Any]:
+    """Return the status of the worker's container, empty if the kubelet has not reported it."""
+    found = (pod.get("status") or {}).get("containerStatuses") or []
+    return next((each for each in found if each.get("name") == CONTAINER), {})
+
+
+def running(pod: Object) -> bool:
+    return "running" in (container_status(pod).get("state") or {})
+
+
+def outcome_of(filling: Filling) -> Outcome | None:
+    """Return the worker's outcome: from its pod as long as that exists, afterwards as recorded on the PVC.
+
+    Returns None if it has not ended, or left nothing readable.
+    """
+    if filling.pod is not None:
+        ended = (container_status(filling.pod).get("state") or {}).get("terminated") or {}
+        with contextlib.suppress(ValueError, TypeError, KeyError):
+            message = parse_json(ended.get("message") or "")
+            return Outcome.from_json(json.dumps(message["outcome"]))
+    return _recorded(filling)
+
+
+def _recorded(filling: Filling) -> Outcome | None:
+    from cdi.reconcile.result import IMAGE  # imports the API models, which other lookups do not need
+
+    notes = notes_of(filling.claim)
+    if filling.claim is None or f"{IMAGE}format" not in notes:
+        return None
+
+    def listed(name: str) -> tuple[str, ...]:
+        return tuple(word.strip() for word in notes.get(f"{IMAGE}{name}", "").split(",") if word.strip())
+
+    size = notes.get(f"{IMAGE}virtualSize", "")
+    return Outcome(
+        id=filling.claim["metadata"]["uid"],
+        format=notes[f"{IMAGE}format"],
+        wrappers=listed("wrappers"),
+        path=notes.get(f"{IMAGE}path"),
+        virtual_size=int(size) if size.isascii() and size.isdigit() else None,
+        digest=notes.get(f"{IMAGE}digest"),
+        verified_by=listed("verifiedBy"),
+        validator=notes.get(f"{IMAGE}validator"),
+        preallocated=notes.get(names.ANN_PREALLOCATION_APPLIED) == "true",
+    )
+
+
+def claim_facts(filling: Filling) -> Iterator[tuple[str, str]]:
+    """Yield labels and values that describe a PVC and what it waits for."""
+    claim = filling.claim
+    if claim is None:
+        yield "", "not created yet"
+        return
+    yield from _claim(claim)
+    prime = filling.prime
+    if prime is not None:
+        yield "Populated in", f"{prime['metadata']['name']} ({_phase(prime)})"
+
+
+def _claim(claim: Object) -> Iterator[tuple[str, str]]:
+    spec, status = claim.get("spec") or {}, claim.get("status") or {}
+    asked = ((spec.get("resources") or {}).get("requests") or {}).get("storage", "")
+    has = (status.get("capacity") or {}).get("storage", "")
+    yield "Name", claim["metadata"]["name"]
+    yield "Phase", _phase(claim)
+    yield "Size", f"{has or asked}{f' ({asked} requested)' if has and has != asked else ''}"
+    yield "Class", str(spec.get("storageClassName") or "")
+    yield "Mode", ", ".join([*(spec.get("accessModes") or []), str(spec.get("volumeMode") or "Filesystem")])
+    yield "Volume", str(spec.get("volumeName") or "")
+
+
+def _phase(body: Object) -> str:
+    if "deletionTimestamp" in body["metadata"]:
+        return "Terminating"
+    return str((body.get("status") or {}).get("phase") or "Pending")

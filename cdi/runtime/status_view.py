@@ -1,0 +1,85 @@
+"""Interpretation of a stored object's status."""
+
+from __future__ import annotations
+
+from cdi.api.conditions import find_condition
+from cdi.api.datavolume import DataVolume
+from cdi.api.errors import CdiError, Retry, by_code
+from cdi.api.job import Failure
+from cdi.api.phases import FAILING, ConditionType, Phase
+from cdi.api.validation import parse
+from cdi.store.base import Object
+
+_STANDING = frozenset(
+    {Phase.PENDING, Phase.WAIT_FOR_FIRST_CONSUMER, Phase.PENDING_POPULATION, Phase.IMPORT_SCHEDULED, Phase.PAUSED}
+)
+
+
+def failure_of(body: Object) -> Failure | None:
+    """Return the error that a DataVolume failed with or is waiting to retry, or None."""
+    dv = parse({**body, "spec": {}})  # the spec may have been stored under other rules, and is not needed
+    if not isinstance(dv, DataVolume) or dv.status is None:
+        return None
+    ready = find_condition(dv.status.conditions, ConditionType.READY)
+    running = find_condition(dv.status.conditions, ConditionType.RUNNING)
+    phase = dv.status.phase
+    if ready is None or running is None or phase == Phase.SUCCEEDED:
+        return None
+    if phase != Phase.FAILED and running.reason not in FAILING:
+        return None
+    kind = by_code(ready.reason or "")
+    retry = Retry.NEVER if phase == Phase.FAILED else kind.retry
+    if phase == Phase.UPLOAD_READY and retry is Retry.BACKOFF:
+        retry = Retry.ON_CHANGE  # no automatic retry: a client has to send the image again
+    return Failure(
+        code=ready.reason or kind.__name__, message=ready.message or "", retry=retry, exit_status=kind.exit_status
+    )
+
+
+def blocked_reason(body: Object) -> str:
+    """Return why a DataVolume makes no progress, or an empty string if it does."""
+    failure = failure_of(body)
+    if failure is not None:
+        return failure.message
+    if phase_of(body) in _STANDING:
+        for condition in (body.get("status") or {}).get("conditions") or []:
+            if condition.get("type") == ConditionType.READY:
+                return str(condition.get("message") or "")
+    return ""
+
+
+def raise_failure(body: Object, *, patient: bool) -> None:
+    """Raise the error that a DataVolume ended with; unless `patient`, also one that requires intervention."""
+    failure = failure_of(body)
+    if failure is None:
+        return
+    if failure.retry is Retry.NEVER or (failure.retry is Retry.ON_CHANGE and not patient):
+        raise error_of(failure)
+
+
+def error_of(failure: Failure) -> CdiError:
+    """Return a failure as an exception with the same code, message and exit status."""
+    return by_code(failure.code)(failure.message, remedy="")
+
+
+def phase_of(body: Object) -> Phase:
+    text = (body.get("status") or {}).get("phase") or ""
+    return Phase(text) if text in set(Phase) else Phase.UNKNOWN
+
+
+def reached(body: Object, until: str) -> bool:
+    status = body.get("status") or {}
+    if (status.get("phase") or "") == until:
+        return True
+    return any(c.get("type") == until and c.get("status") == "True" for c in status.get("conditions") or [])
+
+
+def summary(body: Object) -> str:
+    """Return the phase and its reason, for a message."""
+    status = body.get("status") or {}
+    why = ""
+    for condition in status.get("conditions") or []:
+        if condition.get("type") == "Ready":
+            why = condition.get("message") or condition.get("reason") or ""
+    phase = status.get("phase") or "not reconciled yet"
+    return f"{phase}: {why}" if why else str(phase)

@@ -1,0 +1,98 @@
+"""Import from container images, whose disk is a file in one of the layers."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from dataclasses import replace
+from functools import partial
+
+from cdi.api.digest import Digest
+from cdi.api.errors import ChecksumMismatch, FormatUnsupported, InternalError
+from cdi.api.job import Job, RegistrySourceSpec
+from cdi.source.base import Source
+from cdi.source.registry.open import Layer, RegistryImage, open_registry
+from cdi.transfer.control import TransferControl
+from cdi.transfer.disk import DiskTransfer
+from cdi.transfer.disk_search import DiskSearch, LayerReading
+from cdi.transfer.expected_digest import expectation
+from cdi.transfer.hashed_stream import HashedStream
+from cdi.transfer.reader import ResumingReader
+from cdi.transfer.result import OutcomeBuilder
+from cdi.transfer.retry import run_with_restarts
+from cdi.transfer.unwrap import NoDiskInLayer, unwrap_stream
+from cdi.verify.hashing import ResumableHash
+
+
+def import_container_disk(job: Job, spec: RegistrySourceSpec, control: TransferControl, result: OutcomeBuilder) -> None:
+    """Import the only file that a container of the image sees below /disk.
+
+    Every layer that is read is verified against its digest, even if it does not contain the disk.
+    """
+    if job.content_type == "archive":
+        raise FormatUnsupported("a container image cannot be imported as an archive", remedy="use contentType kubevirt")
+    resolve = partial(open_registry, spec, job.policy.stall_timeout, control.retries.backoff)
+    with control.retries.run_abandonable(resolve, RegistryImage.close) as image:
+        control.meter.clear_failure()
+        layers_job = _checked(job, image, result)
+        result.labels = dict(image.labels)
+
+        def take(layer: Layer, reading: LayerReading) -> None:
+            def attempt(source: Source) -> None:
+                DiskTransfer(layers_job, source, control, result, reading).run()
+
+            run_with_restarts(layers_job, control, result, lambda: nullcontext(layer.source), attempt)
+
+        DiskSearch(image, partial(survey_layer, layers_job, control, result)).find(take)
+        result.validator = str(image.digest)
+
+
+def survey_layer(
+    job: Job, control: TransferControl, result: OutcomeBuilder, layer: Layer, reading: LayerReading
+) -> None:
+    """Read a layer to its end for `reading`, which expects no disk in it, and verify the layer's digest.
+
+    Raises what ``reading.content`` raises, and the source's own errors once the retry budget is spent.
+    """
+
+    def attempt(source: Source) -> None:
+        fetcher = ResumingReader(source, control)
+        control.on_cancel(fetcher.abort)
+        facts = fetcher.facts
+        wanted = expectation(job, source, facts, result, control)
+        fetcher.digest_promised = bool(wanted.promises)
+        digest = None if wanted.algorithm is None else ResumableHash(wanted.algorithm)
+        control.meter.total = facts.length
+        control.meter.restart(f"looking for another disk in layer {reading.number}")
+        intake = HashedStream(fetcher, digest, control.meter, job.policy.connections or (4 if facts.ranges else 1))
+        pieces = intake.pieces()
+        try:
+            try:
+                unwrap_stream(pieces, facts, archive=False, layer=reading.content)
+            except NoDiskInLayer:
+                # Verify the digest before the result is used: damaged content proves nothing.
+                for _ in pieces:
+                    pass
+                if digest is not None:
+                    wanted.check(digest.digest(), facts.location, result, may_be_cut=fetcher.may_be_cut)
+                raise
+            raise InternalError("the disk was selected in a layer that is only listed", where=facts.location)
+        finally:
+            intake.close()
+
+    control.meter.phase = "verifying"
+    try:
+        run_with_restarts(job, control, result, lambda: nullcontext(layer.source), attempt)
+    finally:
+        control.meter.message = ""
+
+
+def _checked(job: Job, image: RegistryImage, result: OutcomeBuilder) -> Job:
+    """Verify the job's checksum against the image's digest, which covers the layers; return the job without it."""
+    if job.checksum is None:
+        return job
+    if Digest.parse(job.checksum) != image.digest:
+        raise ChecksumMismatch(
+            f"digest mismatch: checksum says {job.checksum}, the image has {image.digest}", where=image.location
+        )
+    result.verified("checksum")
+    return replace(job, checksum=None)

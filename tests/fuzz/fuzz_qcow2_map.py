@@ -1,0 +1,130 @@
+"""Fuzz target: no qcow2 tables cause writes outside the disk, and both readers agree.
+
+An input is two bytes of choices, two of the disk's size, one of where L1 lies, and then the file behind its header.
+
+    python tests/fuzz/fuzz_qcow2_map.py -max_total_time=60
+"""
+
+from __future__ import annotations
+
+import struct
+import sys
+from pathlib import Path
+
+import atheris
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+with atheris.instrument_imports(include=["cdi.image", "cdi.transfer"]):
+    from cdi.api.errors import CdiError
+    from cdi.image.formats.qcow2 import Qcow2Header, parse_header
+    from cdi.image.qcow2_map import MapTooLarge, Qcow2Map, pieces
+    from cdi.transfer import qcow2_stream
+    from cdi.transfer.cluster_writer import ClusterWriter, inflater
+    from cdi.transfer.qcow2_stream import Qcow2Stream
+
+from tests.fuzz.seeds import run
+from tests.memory import MemoryTarget
+from tests.qcow2_writer import Layout, write
+
+CLUSTER_BITS = (9, 10, 12, 16)
+MAX_SIZE = 1 << 20
+
+
+def file_of(data: bytes) -> tuple[bytes, Qcow2Header] | None:
+    """Return a file with a valid header, so that the fuzzer mutates the tables."""
+    bits = CLUSTER_BITS[data[0] & 3]
+    cluster = 1 << bits
+    size = 512 * (1 + int.from_bytes(data[2:4], "big") % (MAX_SIZE // 512))
+    entries = max(1, -(-size // (cluster * cluster // 8)))
+    header = struct.pack(
+        ">4sIQIIQIIQQIIQ", b"QFI\xfb", 2 + (data[0] >> 2 & 1), 0, 0, bits, size, 0, entries, data[4] * cluster,
+        cluster, 1, 0, 0,
+    )  # fmt: skip
+    if data[0] & 4:
+        zstd = data[0] & 8
+        header += struct.pack(">QQQIIB7x", 8 if zstd else 0, 0, 0, 4, 112, 1 if zstd else 0)
+    file = header.ljust(cluster, b"\0") + data[5:]
+    try:
+        return file, parse_header(file[: 64 << 10], len(file))
+    except CdiError:
+        return None
+
+
+def ranged(file: bytes, header: Qcow2Header, target: MemoryTarget, size: int) -> None:
+    image = Qcow2Map(header, len(file))
+    offset, length = image.l1_range
+    for index, table in image.tables(file[offset : offset + length]):
+        found = image.add_table(index, file[table : table + image.cluster_size])
+        assert found.stop == len(image)
+    image.sort_by_host_offset()
+    for whole in (True, False):
+        position, before = 0, 0
+        for piece in pieces(image, len(file), begin=0, size=size, whole=whole, gap=4096):
+            assert piece.first == position
+            position = piece.last
+            assert before <= piece.start < piece.stop <= piece.fetch <= len(file)
+            assert not whole or piece.start == before
+            before = piece.stop
+            if not whole:
+                continue
+            writer = ClusterWriter(target, inflater(header.compression_type), image.cluster_size)
+            view = memoryview(file)[piece.start : piece.fetch]
+            for number in range(piece.first, piece.last):
+                extent = image.extent(number)
+                assert extent.guest + extent.length <= header.virtual_size
+                assert extent.host < piece.stop
+                at = extent.host - piece.start
+                writer.write_extent(extent, view[at : at + extent.size])
+            writer.flush()
+        assert position == len(image)
+    if not target.reads_zero:
+        for offset, length in image.holes():
+            target.zero(offset, length)
+
+
+def streamed(file: bytes, header: Qcow2Header, target: MemoryTarget, step: int) -> None:
+    reader = Qcow2Stream(header, target, None)
+    reader.run(memoryview(file)[at : at + step] for at in range(0, len(file), step))
+
+
+def target(data: bytes) -> None:
+    if len(data) < 6:
+        return
+    made = file_of(data)
+    if made is None:
+        return
+    file, header = made
+    clean = bool(data[0] & 16)
+    qcow2_stream._WINDOW = 4096 if data[0] & 32 else 65536  # noqa: SLF001
+    disks = []
+    for read in (ranged, streamed):
+        disk = MemoryTarget(header.virtual_size, reads_zero=clean)
+        try:
+            read(file, header, disk, 512 + 97 * data[1])
+        except (CdiError, MapTooLarge):
+            continue
+        disks.append(bytes(disk.disk))
+    assert len(disks) < 2 or disks[0] == disks[1], "the two readers do not agree"
+
+
+def seeds() -> list[bytes]:
+    found = []
+    for choice, bits in enumerate(CLUSTER_BITS[:3]):
+        cluster = 1 << bits
+        text = b"text" * (cluster // 4)
+        noise = bytes((7 * n + n // 251) & 255 for n in range(cluster))
+        clusters = {0: (noise, False), 1: (text, True), 2: (text, True), 9: (noise, False), 20: (text, True)}
+        size = 25 * cluster
+        for order in ([], [("data", 0), ("data", 1), "l1"], ["l1", ("data", 9), ("data", 1), ("junk", 700)]):
+            file = write(Layout(size, bits, clusters, {5, 6}, order))
+            l1_at = int.from_bytes(file[40:48], "big")
+            head = bytes((choice | 4, 3)) + (size // 512 - 1).to_bytes(2, "big") + bytes((l1_at // cluster,))
+            body = file[cluster:]
+            found += [bytes((head[0] | more,)) + head[1:] + body for more in (0, 16, 48)]
+            found.append(bytes((choice,)) + head[1:] + body)
+    return found
+
+
+if __name__ == "__main__":
+    run(target, seeds(), 48 << 10)
