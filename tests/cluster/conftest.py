@@ -12,8 +12,10 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from xdist.scheduler import LoadFileScheduling  # type: ignore[import-untyped]  # it has no py.typed
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
@@ -37,6 +39,21 @@ _LONG = (
 """Files that take minutes, or whose tests wait for each other; they start first because they end last."""
 
 
+_TURNS = (
+    "test_upload_api",
+    "test_upload_clients",
+    "test_upload_forms",
+    "test_upload_kills",
+    "test_upload_replaced",
+    "test_upload_rotation",
+    "test_upload_virtctl",
+)
+"""Files whose tests take turns at the API of upload tokens; on several workers they would only wait for each other.
+
+One worker has them all. It starts with them, because no other sequence of tests is as long.
+"""
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--keep", action="store_true", help="leave the test cluster up")
 
@@ -55,6 +72,18 @@ def _asked_for(config: pytest.Config) -> bool:
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     return None if _asked_for(config) else True
+
+
+class _Scheduling(LoadFileScheduling):  # type: ignore[misc]  # its base is untyped
+    """Distribution by file, with the files of `_TURNS` as one."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = super()._split_scope(nodeid)
+        return "uploads" if Path(file).stem in _TURNS else file
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> _Scheduling | None:
+    return _Scheduling(config, log) if _asked_for(config) else None
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
@@ -87,7 +116,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if item.get_closest_marker("timeout") is None:
             item.add_marker(pytest.mark.timeout(_TIMEOUT))
     if len(ours) == len(items):
-        items.sort(key=lambda item: not item.path.name.startswith(_LONG))
+        items.sort(key=lambda item: (item.path.stem not in _TURNS, not item.path.stem.startswith(_LONG)))
 
 
 @pytest.fixture(scope="session")
