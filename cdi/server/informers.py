@@ -169,7 +169,7 @@ class Observed:
 
     # --- storage ------------------------------------------------------------------------------------------------
 
-    async def offer(self, storage_class: str | None, *, archive: bool) -> StorageDefaults:
+    async def storage_defaults(self, storage_class: str | None, *, archive: bool) -> StorageDefaults:
         if not self._classes.cache.synced.is_set() or not self._profiles.cache.synced.is_set():
             raise ClusterUnavailable("StorageClasses and StorageProfiles have not been listed yet", remedy="try again")
         classes = [StorageClass.read(body) for body in self._classes.cache]

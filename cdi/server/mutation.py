@@ -18,7 +18,7 @@ class Storage(Protocol):
     def renders_claims(self) -> bool:
         """Return whether PVCs with the label are completed (CDIConfig's webhookPvcRendering)."""
 
-    async def offer(self, storage_class: str | None, *, archive: bool) -> StorageDefaults:
+    async def storage_defaults(self, storage_class: str | None, *, archive: bool) -> StorageDefaults:
         """Return the defaults for a PVC that names this class, or none.
 
         Raises a `CdiError` while they are not known, or if the API server cannot be reached.
@@ -38,7 +38,7 @@ async def mutate_claim(review: Review, storage: Storage) -> Verdict:
         return Allowed()
     spec: dict[str, Any] = review.object["spec"]
     archive = is_archive(review.object)
-    given = await storage.offer(spec.get("storageClassName"), archive=archive)
+    given = await storage.storage_defaults(spec.get("storageClassName"), archive=archive)
     try:
         completed = default_claim(spec, given, archive=archive, sized=not _is_clone(review.object))
     except CdiError as error:

@@ -76,7 +76,7 @@ class World:
     def renders_claims(self) -> bool:
         return True
 
-    async def offer(self, storage_class: str | None, *, archive: bool) -> StorageDefaults:
+    async def storage_defaults(self, storage_class: str | None, *, archive: bool) -> StorageDefaults:
         return StorageDefaults(storage_class=storage_class)
 
     async def data_source(self, namespace: str, name: str) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from cdi.api.copy import EACH_TARGET, CopySourceJob, CopyTargetJob, Ticket, TlsFiles
 from cdi.api.job import BlockTargetSpec, DirectoryTargetSpec, FileTargetSpec, Policy
-from cdi.transfer.clone import reading, scheduler
+from cdi.transfer.clone import fanout, fanout_scheduler
 from cdi.transfer.clone.send import send
 from cdi.transfer.control import TransferControl
 from tests.integration.clone.pair import Target, write_roster
@@ -234,8 +234,8 @@ def reader_of(directory, certificates, path, targets, **fields):
 
 def test_one_tree_to_several(tmp_path, certificates, monkeypatch):
     # A target that is late or lags on a busy machine would get a pass of its own, and the source be read again.
-    monkeypatch.setattr(scheduler, "GATHER", 3600.0)
-    monkeypatch.setattr(reading, "HELD", 3600.0)
+    monkeypatch.setattr(fanout_scheduler, "GATHER_WINDOW", 3600.0)
+    monkeypatch.setattr(fanout, "MAX_STALL", 3600.0)
     source = build(tmp_path / "source")
     targets = []
     for number in range(3):

@@ -10,8 +10,8 @@ import pytest
 
 from cdi.api.copy import TlsFiles
 from cdi.api.errors import PeerUnreachable
-from cdi.transfer.clone import door as door_module
 from cdi.transfer.clone import frames
+from cdi.transfer.clone import listener as listener_module
 from cdi.transfer.clone import receiver as receiver_module
 from cdi.transfer.clone.frames import Hello
 from cdi.transfer.clone.peer_connection import PeerConnection
@@ -106,7 +106,7 @@ def test_a_source_of_another_clone(tmp_path, certificates, source, target):
 
 
 def test_noise_and_silence_keep_nobody_out(tmp_path, certificates, source, target, monkeypatch):
-    monkeypatch.setattr(door_module, "HANDSHAKE_TIMEOUT", 0.3)
+    monkeypatch.setattr(listener_module, "HANDSHAKE_TIMEOUT", 0.3)
     with contextlib.ExitStack() as stack:
         for words in [b"", b"GET / HTTP/1.1\r\n\r\n", b"\x16\x03\x01\xff\xff" + b"x" * 100] * 10:
             knocking = stack.enter_context(socket.create_connection(("127.0.0.1", target.port)))

@@ -279,8 +279,8 @@ def test_a_volume_can_outlive_its_datavolume(embedded, nginx, image):
 APPLY = """
 import sys
 from pathlib import Path
-from cdi.runtime.local_backend import Embedded
-embedded = Embedded(Path(sys.argv[1]))
+from cdi.runtime.local_backend import LocalBackend
+embedded = LocalBackend(Path(sys.argv[1]))
 for name in sys.argv[3:]:
     print(embedded.apply([{
         "apiVersion": "cdi.kubevirt.io/v1beta1", "kind": "DataVolume", "metadata": {"name": name},

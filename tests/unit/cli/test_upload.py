@@ -54,7 +54,7 @@ class TestServe:
             (["--bind", "::"], "unencrypted"),
             (["--bind", "nonsense"], "is not an IP address"),
             (["--tls-cert", "x"], "must be given together"),
-            (["--tls-cert", "/nowhere", "--tls-key", "/nowhere", "--port", "0"], "cannot be used"),
+            (["--tls-cert", "/nowhere", "--tls-key", "/nowhere", "--port", "0"], "cannot load the certificate"),
         ],
     )
     def test_wrong_options(self, cdi, arguments, why):

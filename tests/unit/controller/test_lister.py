@@ -33,7 +33,7 @@ def observed(*known):
 
     made = []
     caches = watches(on_change=changed)
-    progresses = ProgressPoller(told=lambda _: None, save_journal=None)  # type: ignore[arg-type]
+    progresses = ProgressPoller(on_progress=lambda _: None, save_journal=None)  # type: ignore[arg-type]
     made.append(
         ClusterLister(
             caches,
@@ -90,7 +90,7 @@ def test_a_pending_claim_says_the_last_warning_about_it() -> None:
     def why() -> str:
         claim = seen.claim("ns", "c")
         assert claim is not None
-        return claim.why_pending
+        return claim.provisioning_message
 
     assert why() == ""
     caches.record_write(EVENTS, warning("e1", "2026-01-01T00:00:02Z", "no room"))
@@ -126,7 +126,7 @@ def test_the_class_and_what_it_offers() -> None:
     assert found.name == "slow"
     assert seen.csi_driver("p")
     assert not seen.csi_driver("q")
-    assert seen.offer(None, virtualization=True).sets == ()
+    assert seen.storage_defaults(None, virtualization=True).sets == ()
     virt = {"storageclass.kubevirt.io/is-default-virt-class": "true"}
     caches.record_write(STORAGE_CLASSES, body(STORAGE_CLASSES, "fast", provisioner="q", annotations=virt))
     found = seen.default_storage_class(virtualization=True)
@@ -139,7 +139,7 @@ def test_the_class_and_what_it_offers() -> None:
         status={"phase": "Bound"},
     )
     caches.record_write(VOLUMES, bound)
-    assert seen.offer(None, virtualization=True).sets[0].volume_mode == "Block"
+    assert seen.storage_defaults(None, virtualization=True).sets[0].volume_mode == "Block"
     assert seen.profile("fast").access_modes == ("ReadWriteMany",)
 
 

@@ -37,7 +37,7 @@ class Reconcilers:
     def about(self, _: Request) -> None:
         return None
 
-    async def complain(self, *_: object) -> None:
+    async def report_invalid(self, *_: object) -> None:
         pass
 
 

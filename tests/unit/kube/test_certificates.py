@@ -228,7 +228,7 @@ async def test_somebody_else_s_secret_is_not_written_over_where_it_is_of_no_use(
 
 async def test_a_certificate_waits_until_all_who_see_it_have_heard_of_its_authority():
     api = Api()
-    slow = dataclasses.replace(PLACE, settled=dt.timedelta(minutes=10))
+    slow = dataclasses.replace(PLACE, is_propagated=dt.timedelta(minutes=10))
     usual = Lifetime(duration=4 * HOUR, renew_before=2 * HOUR)
     authority = await ensure_authority(api, SIGNER, AUTHORITY_LIFETIME, NOW)
     first = await ensure_certificate(api, slow, authority, usual, NOW)
@@ -262,7 +262,7 @@ async def test_what_is_new_at_any_moment_is_believed_by_who_read_the_bundle_ten_
         now = NOW + dt.timedelta(minutes=minute)
         authority = await ensure_authority(api, SIGNER, lifetime, now)
         bundles.append((now, authority.trusted))
-        place = dataclasses.replace(BESIDE, secret=f"cdi-upload-{minute}", settled=LATE)
+        place = dataclasses.replace(BESIDE, secret=f"cdi-upload-{minute}", is_propagated=LATE)
         held = await ensure_certificate(api, place, authority, CERTIFICATE_LIFETIME, now)
         read = [trusted for when, trusted in bundles if when <= now - LATE] or [bundles[0][1]]
         leaf = held.pair.parsed()
@@ -275,7 +275,7 @@ async def test_what_is_new_at_any_moment_is_believed_by_who_read_the_bundle_ten_
 async def test_a_certificate_that_is_shown_for_days_is_good_at_every_moment():
     """Include certificates that are due while the authority is new."""
     api, short = Api(), Lifetime(duration=dt.timedelta(minutes=12), renew_before=dt.timedelta(minutes=6))
-    place, issuers = dataclasses.replace(PLACE, settled=LATE), set()
+    place, issuers = dataclasses.replace(PLACE, is_propagated=LATE), set()
     for minute in range(5 * 60):
         now = NOW + dt.timedelta(minutes=minute)
         authority = await ensure_authority(api, SIGNER, Lifetime(duration=2 * HOUR, renew_before=HOUR), now)
@@ -299,7 +299,7 @@ async def test_the_authority_before_is_still_believed_where_the_bundle_was_lost(
 
 async def test_where_an_authority_is_lost_a_new_certificate_waits_until_its_successor_is_known():
     api = Api()
-    patient = dataclasses.replace(BESIDE, settled=LATE, patience=dt.timedelta(minutes=2))
+    patient = dataclasses.replace(BESIDE, is_propagated=LATE, patience=dt.timedelta(minutes=2))
     # The first authority needs no propagation: no client has read a bundle without it.
     authority = await ensure_authority(api, SIGNER, AUTHORITY_LIFETIME, NOW)
     shown = await ensure_certificate(api, patient, authority, CERTIFICATE_LIFETIME, NOW)
@@ -319,9 +319,9 @@ def entries(api):
     return {name.removesuffix(".crt") for name in body["data"] if name.endswith(".crt")} - {"ca"}
 
 
-def of_entry(entry, *beside, **more):
+def of_entry(key_prefix, *beside, **more):
     return dataclasses.replace(
-        PLACE, entry=entry, beside=beside, name=f"clone.{entry}", hosts=(), usage="client", **more
+        PLACE, key_prefix=key_prefix, beside=beside, name=f"clone.{key_prefix}", hosts=(), usage="client", **more
     )
 
 

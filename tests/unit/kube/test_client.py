@@ -185,7 +185,7 @@ async def test_credentials_that_are_refused_are_renewed_once(server):
     class Renewing(FixedCredentials):
         renewed = 0
 
-        async def refused(self):
+        async def invalidate(self):
             self.renewed += 1
             self._access = Endpoint(server=server.url, authorization=f"Bearer {self.renewed}")
             return True
@@ -328,7 +328,7 @@ async def test_a_watch_that_fell_silent_is_given_up(server):
 async def test_a_watch_asks_for_bookmarks_and_for_an_end(server):
     server.answer(watched(), watched(), 410)
     async with server.client() as client:
-        assert await events(client, lasting=7) == []
+        assert await events(client, timeout_seconds=7) == []
         assert await events(client, labels="a=b") == []
         with pytest.raises(HistoryExpired):
             await events(client)

@@ -206,7 +206,7 @@ class Cluster:
     def csi_driver(self, provisioner):
         return provisioner == "csi.example"
 
-    def offer(self, storage_class, *, virtualization):
+    def storage_defaults(self, storage_class, *, virtualization):
         name = self.default if storage_class is None else storage_class
         both = [PropertySet(access_modes=("ReadWriteOnce",), volume_mode=mode) for mode in ("Filesystem", "Block")]
         sets = tuple(both) if name in CLASSES else ()

@@ -39,7 +39,7 @@ class NameOnly(Objects):
     def csi_driver(self, provisioner):
         return False
 
-    def offer(self, storage_class, *, virtualization):
+    def storage_defaults(self, storage_class, *, virtualization):
         sets = (PropertySet(access_modes=("ReadWriteOnce",), volume_mode="Block"),) if storage_class == "manual" else ()
         return StorageDefaults(storage_class=storage_class, exists=False, sets=sets)
 

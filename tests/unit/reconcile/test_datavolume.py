@@ -206,7 +206,7 @@ def test_a_claim_that_is_not_bound_keeps_it_pending_and_says_why():
     sim = Simulation(binds=False)
     sim.run()
     assert sim.status["phase"] == "Pending"
-    sim.objects.claims["default", "a"] = replace(sim.claim, why_pending="no room on the shelf")
+    sim.objects.claims["default", "a"] = replace(sim.claim, provisioning_message="no room on the shelf")
     sim.run()
     assert "no room on the shelf" in sim.condition("Bound")["message"]
     assert sim.condition("Bound")["status"] == "False"

@@ -128,8 +128,8 @@ def killed_import(home, name, *, journal):
 import os, signal
 from pathlib import Path
 from cdi.runtime.home import Home
-from cdi.runtime.resumable_dirs import kept
-with kept(Home(Path({str(home.root)!r})), {name!r}) as directory:
+from cdi.runtime.resumable_dirs import resumable_directory
+with resumable_directory(Home(Path({str(home.root)!r})), {name!r}) as directory:
     (directory / "inputs" / "secret").write_text("s3cret")
     (directory / "scratch" / "spool").write_text("x")
     if {journal}:

@@ -110,11 +110,11 @@ async def test_what_a_class_can_be_is_what_its_profile_has_learned():
         "apiVersion": "cdi.kubevirt.io/v1beta1", "kind": "StorageProfile", "metadata": {"name": "odd"}, "spec": {},
         "status": {"claimPropertySets": learned},
     }  # fmt: skip
-    assert (await Known(storage_class()).offer("odd", archive=False)).sets == ()
-    found = await Known(storage_class(), profile).offer("odd", archive=False)
+    assert (await Known(storage_class()).storage_defaults("odd", archive=False)).sets == ()
+    found = await Known(storage_class(), profile).storage_defaults("odd", archive=False)
     assert found.sets == (PropertySet(access_modes=("ReadWriteMany",), volume_mode="Block"),)
     said = profile | {"spec": {"claimPropertySets": [{"accessModes": ["ReadWriteOnce"], "volumeMode": "Filesystem"}]}}
-    found = await Known(storage_class(), said).offer("odd", archive=False)
+    found = await Known(storage_class(), said).storage_defaults("odd", archive=False)
     assert found.sets[0] == PropertySet(access_modes=("ReadWriteOnce",), volume_mode="Filesystem")
 
 
@@ -122,7 +122,7 @@ async def test_nothing_is_offered_before_the_classes_are_known():
     observed = Observed(None, lambda: None)
     assert observed.unsynced
     with pytest.raises(ClusterUnavailable):
-        await observed.offer(None, archive=False)
+        await observed.storage_defaults(None, archive=False)
 
 
 async def test_a_class_that_was_made_a_moment_ago_is_looked_for():
@@ -134,5 +134,5 @@ async def test_a_class_that_was_made_a_moment_ago_is_looked_for():
             "spec": {"claimPropertySets": [{"accessModes": ["ReadWriteMany"], "volumeMode": "Block"}]},
         },
     ]  # fmt: skip
-    found = await observed.offer("odd", archive=False)
+    found = await observed.storage_defaults("odd", archive=False)
     assert found.sets == (PropertySet(access_modes=("ReadWriteMany",), volume_mode="Block"),)

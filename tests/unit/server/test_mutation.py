@@ -26,7 +26,7 @@ class Storage:
     def renders_claims(self):
         return self._renders
 
-    async def offer(self, storage_class, *, archive):
+    async def storage_defaults(self, storage_class, *, archive):
         self.asked.append((storage_class, archive))
         return self._offer
 
@@ -136,7 +136,7 @@ async def test_a_profile_that_knows_nothing_names_the_patch_to_apply():
 
 async def test_what_is_not_known_yet_is_no_verdict():
     class Late(Storage):
-        async def offer(self, storage_class, *, archive):
+        async def storage_defaults(self, storage_class, *, archive):
             raise ClusterUnavailable("not yet")
 
     with pytest.raises(ClusterUnavailable):

@@ -64,7 +64,7 @@ class Kubernetes:
         self.failure = None
         self.claims = {("ns", "disk"): TARGET}
 
-    async def request(self, method, path, *, body, again):
+    async def request(self, method, path, *, body, idempotent):
         if self.failure is not None:
             raise self.failure
         self.reviews.append(body)

@@ -45,7 +45,7 @@ class World:
     def renders_claims(self):
         return True
 
-    async def offer(self, storage_class, *, archive):
+    async def storage_defaults(self, storage_class, *, archive):
         return StorageDefaults(storage_class=None)
 
 

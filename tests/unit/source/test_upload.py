@@ -33,7 +33,7 @@ def bringing(source, *bodies, last=False):
     def bring():
         for number, body in enumerate(bodies):
             try:
-                said.append(source.bring(body, last=last or number == len(bodies) - 1))
+                said.append(source.feed(body, last=last or number == len(bodies) - 1))
             except SourceTruncated:
                 said.append("cut")
 

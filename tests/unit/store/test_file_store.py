@@ -15,14 +15,14 @@ from cdi.store.kinds import KINDS, kind_of
 COUNT = """
 import sys
 from pathlib import Path
-from cdi.store.base import Key, amend
+from cdi.store.base import Key, update_with_retry
 from cdi.store.file_store import LocalStore
 store = LocalStore(Path(sys.argv[1]))
 key = Key("configmaps", "default", "c")
 def add(body):
     body["data"]["n"] = str(int(body["data"]["n"]) + 1)
 for _ in range(15):
-    amend(store, key, add)
+    update_with_retry(store, key, add)
 """
 
 

@@ -27,7 +27,7 @@ class Device(MemoryTarget):
 @pytest.fixture
 def device(monkeypatch):
     made = Device()
-    for module in ("disk", "abandon"):
+    for module in ("disk", "cleanup"):
         monkeypatch.setattr(f"cdi.transfer.{module}.open_target", lambda _: made)
     return made
 

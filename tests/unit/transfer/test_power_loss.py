@@ -96,7 +96,7 @@ def small():
 def attempt(job, source, volume):
     """Run one attempt and return its outcome."""
     patch = pytest.MonkeyPatch()
-    for module in ("disk", "abandon"):
+    for module in ("disk", "cleanup"):
         patch.setattr(f"cdi.transfer.{module}.open_target", lambda _spec: volume)
     patch.setattr("cdi.source.open.open_source", lambda *_: source)
     try:

@@ -140,7 +140,7 @@ def test_data_before_its_tables_beyond_memory_needs_scratch(tmp_path, monkeypatc
     layout = Layout(1000 * 4096, 12, clusters, set(), [("data", guest) for guest in range(1000)])
     data = write(layout)
     monkeypatch.setattr(streaming, "_WINDOW", 8192)
-    monkeypatch.setattr("cdi.transfer.spill.Spill.__init__.__defaults__", (64 << 10,))
+    monkeypatch.setattr("cdi.transfer.spill.SpillBuffer.__init__.__defaults__", (64 << 10,))
     with pytest.raises(ScratchNeeded):
         Qcow2Stream(parse_header(data[:4096], None), MemoryTarget(layout.virtual_size), None).run(chunked(data, []))
     target = MemoryTarget(layout.virtual_size)

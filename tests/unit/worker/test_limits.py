@@ -36,38 +36,38 @@ def replace(path, content):
 
 
 def test_what_the_file_says_is_told_once(file, path, control):
-    file.look(control)
+    file.reload(control)
     path.write_text(Limits(bandwidth=5).to_json())
-    file.look(control)
-    file.look(control)
+    file.reload(control)
+    file.reload(control)
     assert control.taken == [Limits(bandwidth=5)]
     replace(path, Limits(bandwidth=6).to_json())
-    file.look(control)
+    file.reload(control)
     assert control.taken[1:] == [Limits(bandwidth=6)]
 
 
 def test_a_file_that_says_what_counts_already_changes_nothing(file, path, control):
     path.write_text(Limits(bandwidth=7).to_json())
-    file.look(control)
+    file.reload(control)
     assert control.taken == []
 
 
 def test_an_empty_file_means_what_the_job_began_with(file, path, control):
     path.write_text("")
-    file.look(control)
+    file.reload(control)
     assert control.taken == []
     replace(path, Limits(bandwidth=5).to_json())
-    file.look(control)
+    file.reload(control)
     replace(path, "\n")
-    file.look(control)
+    file.reload(control)
     assert control.taken == [Limits(bandwidth=5), Limits(bandwidth=7)]
 
 
 @pytest.mark.parametrize("content", ["{", '{"bandwidth": -1}', '{"bandwidth": "x"}', "\xff"])
 def test_nonsense_is_told_once_and_changes_nothing(file, path, control, content, capsys):
     path.write_bytes(content.encode("latin-1"))
-    file.look(control)
-    file.look(control)
+    file.reload(control)
+    file.reload(control)
     assert control.taken == []
     assert len(capsys.readouterr().err.splitlines()) == 1
 
@@ -94,5 +94,5 @@ def test_a_real_transfer_takes_them(file, path):
     job = Job(id="x", source=BlankSourceSpec(), target=FileTargetSpec(path="/nowhere/disk.img"))
     path.write_text(Limits(bandwidth=5).to_json())
     control = RealControl(job)
-    file.look(control)
+    file.reload(control)
     assert control.throttle.bandwidth == 5

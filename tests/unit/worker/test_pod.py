@@ -264,7 +264,7 @@ def test_one_before_there_is_a_transfer_does_too(places, give, monkeypatch):
 
 def test_limits_count_from_the_beginning(places, give, tmp_path, monkeypatch):
     limited = threading.Event()
-    monkeypatch.setattr("cdi.transfer.control.Control.limit", lambda _self, limits: limited.set())
+    monkeypatch.setattr("cdi.transfer.control.TransferControl.limit", lambda _self, limits: limited.set())
     monkeypatch.setattr(module, "transfer", lambda job, _: limited.wait(10) and Outcome(id=job.id))
     (tmp_path / "pod/limits").write_text('{"bandwidth": 5}')
     give()

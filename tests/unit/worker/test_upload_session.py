@@ -81,7 +81,7 @@ def session(tmp_path):
 
 def bring_all(session, data=b"x" * DISK):
     attempt = session.begin(length=None, announced=None, digests=())
-    attempt.source.bring(BufferedBody(bytearray(data)), last=True)
+    attempt.source.feed(BufferedBody(bytearray(data)), last=True)
     return attempt.wait()
 
 
@@ -92,7 +92,7 @@ def test_a_volume_is_filled_once(session, tmp_path):
     assert session.state == "done"
     assert session.outcome.failure is None
     with pytest.raises(AlreadyUploaded):
-        session.check_free()
+        session.require_idle()
 
 
 def test_one_at_a_time(session):
@@ -107,7 +107,7 @@ def test_one_at_a_time(session):
 def test_one_that_fails_makes_room(session):
     attempt = session.begin(length=None, announced=None, digests=())
     with pytest.raises(SourceTruncated):
-        attempt.source.bring(Breaks(b"x" * 1000), last=True)
+        attempt.source.feed(Breaks(b"x" * 1000), last=True)
     assert attempt.wait().code == "SourceTruncated"
     assert session.last_failure.code == "SourceTruncated"
     assert session.state == "waiting"
@@ -141,7 +141,7 @@ def test_what_is_answered_early_is_no_failure_that_is_still_being_told(session, 
     monkeypatch.setattr(upload_session, "transfer", transfer_and_linger)
     attempt = session.begin(length=DISK, announced=None, digests=(Digest("md5", "0" * 32),))
     attempt.done = looks
-    attempt.source.bring(BufferedBody(bytearray(b"x" * DISK)), last=True)
+    attempt.source.feed(BufferedBody(bytearray(b"x" * DISK)), last=True)
     until = time.monotonic() + 30
     while attempt.control.meter.phase != "done":
         assert time.monotonic() < until
@@ -158,17 +158,17 @@ def test_a_failure_of_the_volume_ends_the_session(session, monkeypatch):
     assert session.ended.is_set()
     assert session.outcome.failure.code == "TargetIo"
     with pytest.raises(UploadNotReady):
-        session.check_free()
+        session.require_idle()
 
 
 def test_a_resumable_one_is_gone_on_with(session, tmp_path):
     upload = session.begin_resumable(DISK, None)
     attempt = session.find(upload)
     with pytest.raises(SourceTruncated):
-        attempt.source.bring(Breaks(b"a" * 700), last=False)
+        attempt.source.feed(Breaks(b"a" * 700), last=False)
     assert session.find(upload) is attempt
     assert attempt.source.offset == 700
-    assert attempt.source.bring(BufferedBody(bytearray(b"b" * (DISK - 700))), last=False)
+    assert attempt.source.feed(BufferedBody(bytearray(b"b" * (DISK - 700))), last=False)
     assert attempt.wait() is None
     assert session.find(upload) is None
     assert (tmp_path / "disk.img").read_bytes() == b"a" * 700 + b"b" * (DISK - 700)
@@ -177,23 +177,23 @@ def test_a_resumable_one_is_gone_on_with(session, tmp_path):
 def test_whoever_comes_back_takes_over(session):
     attempt = session.find(session.begin_resumable(DISK, None))
     body = Waits()
-    thread = threading.Thread(target=lambda: pytest.raises(SourceTruncated, attempt.source.bring, body, last=False))
+    thread = threading.Thread(target=lambda: pytest.raises(SourceTruncated, attempt.source.feed, body, last=False))
     thread.start()
     while attempt.source.idle:
         pass
-    attempt.source.take_over(30)
+    attempt.source.preempt(30)
     thread.join(30)
     assert not thread.is_alive()
-    assert attempt.source.bring(BufferedBody(bytearray(DISK)), last=False)
+    assert attempt.source.feed(BufferedBody(bytearray(DISK)), last=False)
     assert attempt.wait() is None
 
 
 def test_one_that_is_left_alone_gives_way(session, monkeypatch):
     upload = session.begin_resumable(DISK, None)
     with pytest.raises(UploadUnderWay):
-        session.check_free()
-    monkeypatch.setattr(upload_session, "GIVES_WAY", 0.0)
-    session.check_free()
+        session.require_idle()
+    monkeypatch.setattr(upload_session, "PREEMPT_AFTER", 0.0)
+    session.require_idle()
     with pytest.raises(UploadUnknown, match="superseded by a newer upload"):
         session.find(upload)
 
@@ -207,9 +207,9 @@ def test_one_that_nobody_goes_on_with_expires(session, monkeypatch):
 
 def test_one_that_is_removed(session, tmp_path):
     upload = session.begin_resumable(DISK, None)
-    session.find(upload).source.bring(BufferedBody(bytearray(b"x" * 1000)), last=False)
-    session.drop(upload)
-    for again in (session.find, session.drop):
+    session.find(upload).source.feed(BufferedBody(bytearray(b"x" * 1000)), last=False)
+    session.terminate(upload)
+    for again in (session.find, session.terminate):
         with pytest.raises(UploadUnknown, match="terminated by its client"):
             again(upload)
     assert list(tmp_path.iterdir()) == []

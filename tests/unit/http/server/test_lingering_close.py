@@ -83,7 +83,7 @@ def test_who_says_nothing_for_a_while_counts_as_gone(leave, clock):
     busy.send(b"x")
     leave.hear()
     clock.now += 2
-    leave.farewells.look()
+    leave.farewells.expire()
     assert (is_open(quiet), is_open(busy)) == (False, True)
 
 
@@ -93,11 +93,11 @@ def test_who_drips_is_cut_off_in_the_end(leave, clock):
         clock.now += 1
         client.send(b"x")
         leave.hear()
-        leave.farewells.look()
+        leave.farewells.expire()
     assert is_open(client)
     leave.hear()
     clock.now += 1
-    leave.farewells.look()
+    leave.farewells.expire()
     assert not is_open(client)
 
 

@@ -56,7 +56,7 @@ def ended(sock):
 
 
 def refuse(server_request):
-    return server_request.answer(401, b"no\n")
+    return server_request.respond(401, b"no\n")
 
 
 def send_all_and_listen(reception, mebibytes):
@@ -97,8 +97,8 @@ def test_a_turn_ends_with_the_answer():
 
 
 def until_free(reception):
-    with reception._left:
-        assert reception._left.wait_for(lambda: not reception._busy, 60)
+    with reception._state_changed:
+        assert reception._state_changed.wait_for(lambda: not reception._busy, 60)
 
 
 def test_the_end_waits_for_an_answer_to_be_heard():
@@ -106,7 +106,7 @@ def test_the_end_waits_for_an_answer_to_be_heard():
 
     def serve(server_request):
         begun.set()
-        return server_request.answer(200, b"done\n")
+        return server_request.respond(200, b"done\n")
 
     with ThreadPoolExecutor(1) as pool:
         with received(serve, close=60.0) as reception:
@@ -123,7 +123,7 @@ def test_the_end_interrupts_those_who_are_served_and_they_hear_why():
         try:
             server_request.body.readinto(memoryview(bytearray(10)))
         except CdiError as error:
-            return server_request.refuse(error, 503)
+            return server_request.respond_error(error, 503)
         raise AssertionError("nothing was sent")
 
     with received(serve) as reception, connected(reception) as sock:
@@ -144,7 +144,7 @@ def test_who_was_interrupted_and_sends_it_all_still_reads_the_answer():
             while server_request.body.readinto(buffer):
                 pass
         except CdiError as error:
-            return server_request.refuse(error, 503)
+            return server_request.respond_error(error, 503)
         raise AssertionError("it was not interrupted")
 
     with received(serve) as reception:
@@ -163,7 +163,7 @@ def test_a_read_is_interrupted_in_the_middle_of_a_record(tls_pair):
         try:
             body.readinto(memoryview(bytearray(10)))
         except CdiError as error:
-            return server_request.refuse(error, 503)
+            return server_request.respond_error(error, 503)
         raise AssertionError("there is no whole record")
 
     begin = in_turns(serve)
@@ -216,7 +216,7 @@ def test_nobody_is_heard_who_comes_after_the_end():
 
 def test_another_request_on_the_same_connection():
     with (
-        received(lambda server_request: server_request.answer(200, server_request.head.path.encode())) as reception,
+        received(lambda server_request: server_request.respond(200, server_request.head.path.encode())) as reception,
         connected(reception) as sock,
     ):
         sock.sendall(b"GET /a HTTP/1.1\r\nHost: h\r\n\r\nGET /b HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n")
@@ -248,7 +248,7 @@ def next_descriptor():
 def test_an_empty_line_before_a_request_is_ignored():
     """Some clients send one after a body (RFC 9112, section 2.2)."""
     with (
-        received(lambda server_request: server_request.answer(200, server_request.head.path.encode())) as reception,
+        received(lambda server_request: server_request.respond(200, server_request.head.path.encode())) as reception,
         connected(reception) as sock,
     ):
         sock.sendall(
@@ -276,7 +276,7 @@ def unreading(reception, request=GET):
 
 
 def test_who_does_not_read_takes_no_turn():
-    with received(lambda server_request: server_request.answer(200, LARGE), most=1) as reception, ExitStack() as stack:
+    with received(lambda server_request: server_request.respond(200, LARGE), most=1) as reception, ExitStack() as stack:
         for number in range(5):
             stack.enter_context(unreading(reception))
             await_pending(reception, number + 1)
@@ -295,7 +295,7 @@ def await_pending(reception, count):
 
 def test_who_reads_at_last_has_all_of_it_and_may_ask_again():
     with (
-        received(lambda server_request: server_request.answer(200, LARGE), most=1) as reception,
+        received(lambda server_request: server_request.respond(200, LARGE), most=1) as reception,
         unreading(reception) as sock,
     ):
         await_pending(reception, 1)
@@ -307,7 +307,7 @@ def test_who_reads_at_last_has_all_of_it_and_may_ask_again():
 
 
 def test_the_end_waits_for_who_reads_slowly():
-    with received(lambda server_request: server_request.answer(200, LARGE)) as reception, unreading(reception) as sock:
+    with received(lambda server_request: server_request.respond(200, LARGE)) as reception, unreading(reception) as sock:
         await_pending(reception, 1)
         with ThreadPoolExecutor(1) as pool:
             closing = pool.submit(reception.close, 60.0)
@@ -318,7 +318,7 @@ def test_the_end_waits_for_who_reads_slowly():
 def test_where_no_descriptor_is_left_who_does_not_read_goes():
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with ExitStack() as stack:
-        reception = stack.enter_context(received(lambda server_request: server_request.answer(200, LARGE)))
+        reception = stack.enter_context(received(lambda server_request: server_request.respond(200, LARGE)))
         clients = [stack.enter_context(unreading(reception)) for _ in range(10)]
         await_pending(reception, 10)
         last = stack.enter_context(socket.socket())
@@ -353,7 +353,7 @@ class Desk:
 
     def begin(self, server_request):
         if server_request.head.path == "/free":
-            return server_request.answer(200)
+            return server_request.respond(200)
         if server_request.head.path == "/defect":
             raise ZeroDivisionError
         return Turn(run=self.wait, verified=server_request.head.path == "/good")
@@ -361,7 +361,7 @@ class Desk:
     def wait(self, server_request):
         self.begun.release()
         assert self.end.wait(60)
-        return server_request.answer(200)
+        return server_request.respond(200)
 
 
 @contextmanager

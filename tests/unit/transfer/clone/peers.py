@@ -103,17 +103,17 @@ def said(origin, **fields):
 class MemorySupply(DiskSource):
     """Source over a `MemoryOrigin`."""
 
-    def __init__(self, origin, proven=True):
-        self.origin, self.size, self.data, self.proven, self.validator = origin, origin.size, origin.size, proven, "v"
+    def __init__(self, origin, has_strong_validator=True):
+        self.origin, self.size, self.data, self.has_strong_validator, self.validator = origin, origin.size, origin.size, has_strong_validator, "v"
 
 
 def conversation(line, bandwidth=0):
     return SenderProtocol(line, (RateLimiter(Limits(bandwidth=bandwidth), threading.Event()),))
 
 
-def deliver(origin, line, *, proven=True, fetched=lambda size: None):
+def deliver(origin, line, *, has_strong_validator=True, fetched=lambda size: None):
     """Run the source over one connection and return the digest."""
-    scheduler, source = FanoutScheduler(1, fetched), MemorySupply(origin, proven)
+    scheduler, source = FanoutScheduler(1, fetched), MemorySupply(origin, has_strong_validator)
 
     def seat(cursor, alone):
         scheduler.announce(line)
@@ -123,7 +123,7 @@ def deliver(origin, line, *, proven=True, fetched=lambda size: None):
     return delivery.run(said(origin))
 
 
-def converse(origin, target, position, *, cut=None, zeros=None, proven=True, checkpoint=None, narrow=False):
+def converse(origin, target, position, *, cut=None, zeros=None, has_strong_validator=True, checkpoint=None, narrow=False):
     """Run one connection and return the result of each end, source first: a digest or the error."""
     source_line, target_line = lines(cut)
     source_line.narrow = lambda: narrow
@@ -131,7 +131,7 @@ def converse(origin, target, position, *, cut=None, zeros=None, proven=True, che
 
     def send():
         try:
-            ends.append(deliver(origin, source_line, proven=proven))
+            ends.append(deliver(origin, source_line, has_strong_validator=has_strong_validator))
         except CdiError as error:
             ends.append(error)
         finally:

@@ -51,12 +51,12 @@ def reading_of(reader, depth=4, clock=time.monotonic, start=0):
     return FanoutReader(reader, start, depth, counted=lambda _: None, ended=lambda: None, clock=clock)
 
 
-def all_of(seat):
+def all_of(subscription):
     """Return the numbers of the chunks until the end."""
     seen = []
     while True:
         try:
-            with seat.chunk(1e9) as chunk:
+            with subscription.chunk(1e9) as chunk:
                 seen.append(chunk.piece.view[0])
         except EndOfStream:
             return seen
@@ -95,23 +95,23 @@ def test_each_chunk_is_read_once_for_all(threads, depth):
     reading = reading_of(reader, depth)
     seats = [reading.join(0) for _ in range(5)]
     reading.begin()
-    assert together(*[lambda seat=seat: all_of(seat) for seat in seats]) == [list(range(30))] * 5
+    assert together(*[lambda subscription=subscription: all_of(subscription) for subscription in seats]) == [list(range(30))] * 5
     assert sorted(reader.read_of) == list(range(30))
 
 
 def test_no_more_is_read_ahead_than_there_are_buffers():
     reader = Words(30)
     reading = reading_of(reader, 4)
-    seat = reading.join(0)
+    subscription = reading.join(0)
     reading.begin()
     until(lambda: len(reader.read_of) == 4)
     for number in range(10):
-        with seat.chunk(1e9) as chunk:
+        with subscription.chunk(1e9) as chunk:
             assert chunk.number == number
             # A chunk in use keeps its buffer.
             until(lambda number=number: len(reader.read_of) == number + 4)
         assert len(reader.read_of) <= number + 5
-    seat.leave()
+    subscription.leave()
     until(lambda: reading.over)
     assert len(reader.read_of) <= 14
 
@@ -127,10 +127,10 @@ def test_who_comes_late_gets_what_follows_if_it_is_there_still():
     assert together(lambda: all_of(first), lambda: all_of(late)) == [list(range(10, 30))] * 2
 
 
-def all_of_some(seat, count):
+def all_of_some(subscription, count):
     seen = []
     for _ in range(count):
-        with seat.chunk(1e9) as chunk:
+        with subscription.chunk(1e9) as chunk:
             seen.append(chunk.number)
     return seen
 
@@ -185,8 +185,8 @@ def test_where_all_are_slow_nobody_loses_a_seat():
     for _ in range(5):
         clock.now += 100 * MAX_STALL
         time.sleep(0.1)
-    assert not any(seat.evicted for seat in seats)
-    assert together(*[lambda seat=seat: all_of(seat) for seat in seats]) == [list(range(30))] * 2
+    assert not any(subscription.evicted for subscription in seats)
+    assert together(*[lambda subscription=subscription: all_of(subscription) for subscription in seats]) == [list(range(30))] * 2
 
 
 def test_a_source_that_fails_fails_for_all():
@@ -194,12 +194,12 @@ def test_a_source_that_fails_fails_for_all():
     seats = [reading.join(0) for _ in range(3)]
     reading.begin()
 
-    def failing(seat):
+    def failing(subscription):
         with pytest.raises(SourceUnreachable):
-            all_of(seat)
-        return seat.next
+            all_of(subscription)
+        return subscription.next
 
-    assert together(*[lambda seat=seat: failing(seat) for seat in seats]) == [7] * 3
+    assert together(*[lambda subscription=subscription: failing(subscription) for subscription in seats]) == [7] * 3
     assert reading.join(7 * CHUNK) is None
 
 
@@ -211,7 +211,7 @@ def supply_of(count, made):
         made.append(Words(count, start=start // CHUNK))
         return made[-1]
 
-    return SimpleNamespace(reader=reader)
+    return SimpleNamespace(open=reader)
 
 
 def hall_of(expected, clock=time.monotonic):
@@ -219,12 +219,12 @@ def hall_of(expected, clock=time.monotonic):
 
 
 def sat(scheduler, source, target, cursor=0, *, alone=False):
-    scheduler.expect(target)
-    seat = scheduler.seat(target, source, cursor, lambda: None, alone=alone)
+    scheduler.announce(target)
+    subscription = scheduler.subscribe(target, source, cursor, lambda: None, alone=alone)
     try:
-        return all_of(seat)
+        return all_of(subscription)
     finally:
-        seat.leave()
+        subscription.leave()
 
 
 def test_those_who_are_expected_are_read_for_together():
@@ -288,7 +288,7 @@ def test_the_next_reading_is_for_all_who_were_too_late():
     ]
     for thread in late:
         thread.start()
-    until(lambda: len(scheduler._guests) == 3)
+    until(lambda: len(scheduler._waiting) == 3)
     all_of(first)
     first.leave()
     for thread in late:
@@ -316,5 +316,5 @@ def test_a_target_that_goes_while_it_waits_leaves_nothing():
     scheduler.announce("one")
     with pytest.raises(Interrupted):
         scheduler.subscribe("one", source, 0, gone, alone=False)
-    assert not scheduler._guests
+    assert not scheduler._waiting
     assert not scheduler._coming

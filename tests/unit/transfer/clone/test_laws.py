@@ -60,12 +60,12 @@ def test_the_target_has_the_source_and_the_digest_is_that_of_its_bytes(origin, r
 
 @settings(max_examples=40, deadline=None)
 @given(disks(), st.booleans(), st.lists(st.integers(1, 3 * CHUNK), max_size=4), st.booleans())
-def test_a_connection_that_is_cut_anywhere_is_gone_on_with(origin, reads_zero, cuts, proven):
+def test_a_connection_that_is_cut_anywhere_is_gone_on_with(origin, reads_zero, cuts, has_strong_validator):
     target = MemoryTarget(origin.size, reads_zero=reads_zero)
     position = ResumePoint()
     first = True
     for cut in cuts:
-        _, received = converse(origin, target, position, cut=cut, proven=proven, zeros=not (first and reads_zero))
+        _, received = converse(origin, target, position, cut=cut, has_strong_validator=has_strong_validator, zeros=not (first and reads_zero))
         first = False
         if isinstance(received, bytes):
             break
@@ -73,7 +73,7 @@ def test_a_connection_that_is_cut_anywhere_is_gone_on_with(origin, reads_zero, c
         done = position.watermark
         assert bytes(target.disk[:done]) == origin.data[:done]
     else:
-        sent, received = converse(origin, target, position, proven=proven, zeros=not (first and reads_zero))
+        sent, received = converse(origin, target, position, has_strong_validator=has_strong_validator, zeros=not (first and reads_zero))
         assert sent == received
     assert bytes(target.disk) == origin.data
     assert format_digest(received) == plain_digest(origin.data)
@@ -105,7 +105,7 @@ def test_a_device_that_was_written_to_meanwhile_is_not_gone_on_with(place, seed)
     converse(MemoryOrigin(bytes(data)), target, position, cut=5 * CHUNK + 10_000)
     assert position.watermark > 0
     data[place % position.watermark] ^= 1
-    sent, _ = converse(MemoryOrigin(bytes(data)), target, position, proven=False)
+    sent, _ = converse(MemoryOrigin(bytes(data)), target, position, has_strong_validator=False)
     assert isinstance(sent, SourceChanged)
 
 
