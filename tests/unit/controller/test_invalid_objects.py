@@ -139,7 +139,7 @@ async def test_a_datavolume_says_what_is_wrong_and_is_not_tried_again() -> None:
     # It is reported once only.
     found = made.watches.get(DATA_VOLUMES, "ns", "d") or {}
     again = {**found, "spec": {"source": "x"}, "status": status}
-    again["metadata"] = {**found["metadata"], "resourceVersion": "1000"}
+    again["metadata"] = {**found["metadata"], "resourceVersion": "1000000"}
     del again["unreadable"]
     made.watches.record_write(DATA_VOLUMES, again)
     await made._process_next(datavolume("ns", "d"))
