@@ -27,7 +27,7 @@ class CaseResult:
 
     @property
     def complete(self) -> bool:
-        """Whether all of our own runs succeeded."""
+        """Return whether all of our own runs succeeded."""
         return bool(self.runs.get("ours"))
 
     def median(self, label: str, metric: Metric) -> float | None:
@@ -53,7 +53,7 @@ class Verdict:
 
     @property
     def reached(self) -> bool | None:
-        """Whether the goal is reached; None if it cannot be determined."""
+        """Return whether the goal is reached, or None if it cannot be determined."""
         if self.goal.against:
             return None if self.ratio is None else self.ratio <= self.goal.limit
         return None if self.ours is None else self.ours <= self.goal.limit
