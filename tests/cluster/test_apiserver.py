@@ -378,7 +378,7 @@ def test_it_ends_gracefully(cluster, definitions, tmp_path):  # noqa: F811
             until("it is ready", one.ready)
             one.process.send_signal(signal.SIGTERM)
             # Clients that have not noticed the shutdown yet are still served.
-            until("it says that it ends", lambda: one.fetch("/readyz") == (503, "it is ending\n"))
+            until("it says that it ends", lambda: one.fetch("/readyz") == (503, "the server is shutting down\n"))
             assert one.ask(dv({"blank": {}}))["allowed"]
             assert one.process.wait(TIMEOUT) == 0
         finally:

@@ -469,4 +469,4 @@ def test_a_datasource_that_moves_takes_no_leave_along(place):
     bind(place.gold, "Role", "not-yet", asker.subject)
     asker.kubectl.create(place.clone("g", {"sourceRef": {"kind": "DataSource", "name": "moves"}}))
     place.work.merge("datasource", "moves", {"spec": {"source": {"pvc": {"name": FEDORA}}}})
-    assert f"{gold}/not-yet was allowed" in fails(place.work, "g")
+    assert f"{gold}/not-yet was authorized" in fails(place.work, "g")

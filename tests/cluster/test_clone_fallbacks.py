@@ -245,7 +245,7 @@ def test_a_target_without_a_size_is_made_for_the_disk_in_its_source(cluster, pla
         )
         del body["spec"]["storage"]["resources"]
         wanted[name] = body
-    note = "a pod looks first how large the disk in the source is"
+    note = "a pod first detects the virtual size of the source's disk"
     for name, body in wanted.items():
         said = explained(cdi, "-f", "-", given=json.dumps(body))["notes"]
         assert any(one.startswith(note) for one in said) is (name == "looked")

@@ -233,7 +233,7 @@ WAYS = (
 def test_a_controller_that_dies_at_every_step_of_a_clone_comes_to_the_same_end(cluster, context, tmp_path) -> None:
     ways = {way.name: way for way in WAYS}
     image = cdi_image.provide(cluster)
-    dying = Meddled(cluster, context.home.namespace, image, ["dying", str(tmp_path)], watching(context.places))
+    dying = Meddled(cluster, context.home.namespace, image, ["kill_points", str(tmp_path)], watching(context.places))
     context.create(ways, {})
     before = pods_by_name(context)
     try:
@@ -380,7 +380,7 @@ def test_a_datavolume_that_is_deleted_at_any_step_of_a_clone_leaves_nothing(clus
         for way in WITHDRAWN for number in (*range(way.first, way.steps + 1, way.every), NEVER)
     }  # fmt: skip
     image = cdi_image.provide(cluster)
-    withdrawing = Meddled(cluster, context.home.namespace, image, ["withdrawing"], watching(context.places))
+    withdrawing = Meddled(cluster, context.home.namespace, image, ["cancellation"], watching(context.places))
     try:
         withdrawing.start()
         for place, kubectl in context.places.items():

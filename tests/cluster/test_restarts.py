@@ -92,7 +92,7 @@ def test_a_controller_that_dies_at_every_step_comes_to_the_same_end(
     kubectl, chronicle = place
     source = {"http": {"url": server.put("/dying.vmdk", vmdk(content, tmp_path), ranges=False)}}  # needs scratch space
     modes = {"populated": "Filesystem", "direct": "Block"}
-    dying = Meddled(cluster, kubectl.namespace, cdi_image.provide(cluster), ["dying", str(tmp_path)])
+    dying = Meddled(cluster, kubectl.namespace, cdi_image.provide(cluster), ["kill_points", str(tmp_path)])
     kubectl.create(data_volume("populated", source, "csi"), data_volume("direct", source, "local", mode="Block"))
     try:
         dying.begin()

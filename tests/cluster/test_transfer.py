@@ -211,7 +211,7 @@ def test_deleted_before_the_source_is_given_up_it_is_undone_and_later_it_is_done
 def test_the_controller_is_killed_after_every_write_of_it(cluster, tmp_path):
     definitions(cluster)
     with cluster.namespace("transfer-dying") as source, cluster.namespace("transfer-dying-to") as target:
-        options = ["dying", str(tmp_path)], f"--watch-namespaces={source.namespace},{target.namespace}"
+        options = ["kill_points", str(tmp_path)], f"--watch-namespaces={source.namespace},{target.namespace}"
         dying = Meddled(cluster, source.namespace, cdi_image.provide(cluster), *options)
         try:
             dying.begin()
