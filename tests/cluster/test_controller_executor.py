@@ -117,7 +117,7 @@ async def test_an_object_is_made_once_and_one_that_is_there_is_left_alone(bench)
 
 async def test_what_was_written_is_known_before_the_watch_tells(bench) -> None:
     claim = await bench.claim("c")
-    bench.watches.note(CLAIMS, claim)
+    bench.watches.record_write(CLAIMS, claim)
     await bench.act(patched(bench, claim, annotations={"a": "1"}, labels={"l": "2"}))
     known = bench.watches.get(CLAIMS, bench.namespace, "c")
     assert known["metadata"]["annotations"]["a"] == "1"
@@ -280,7 +280,7 @@ def start(bench, claim):
 
 async def test_a_worker_is_not_started_on_what_a_claim_was_before(bench) -> None:
     claim = await bench.claim("c", storageClassName="none")
-    bench.watches.note(CLAIMS, claim)
+    bench.watches.record_write(CLAIMS, claim)
     await bench.stop_watching()
     await bench.client.patch(CLAIMS, bench.namespace, "c", {"metadata": {"annotations": {"ledger": "done"}}})
     with pytest.raises(Conflict):
@@ -295,7 +295,7 @@ async def test_a_worker_is_not_started_on_what_a_claim_was_before(bench) -> None
 
 async def test_only_the_attempt_that_was_meant_is_stopped(bench) -> None:
     claim = await bench.claim("c", storageClassName="none")
-    bench.watches.note(CLAIMS, claim)
+    bench.watches.record_write(CLAIMS, claim)
     await bench.act(start(bench, claim))
     pod = await bench.get(PODS, "importer-c")
 

@@ -69,7 +69,7 @@ KINDS_WEBHOOK_ONLY = {
     ("spec.certConfig.ca.renewBefore", "not shorter than the duration"),
     ("spec.customizeComponents.patches[0].type", 'supported values: "json", "merge", "strategic"'),
     ("spec.target", "the source itself"),
-    ("spec.template.metadata.annotations[cdi.kubevirt.io/policy.engine]", "'vmware' is none of auto, qemu"),
+    ("spec.template.metadata.annotations[cdi.kubevirt.io/policy.engine]", "'vmware' is not one of auto, qemu"),
 }
 """Cases of the other kinds that only the webhook rejects."""
 

@@ -139,4 +139,4 @@ def test_its_programs_run_where_nothing_can_be_written(namespace, cdi_image, com
     document = namespace.wait("pod", name, "at its end", is_phase("Succeeded", "Failed"), 300)
     said = namespace.logs(name)
     assert document["status"]["phase"] == "Succeeded", said
-    assert "missing" not in said.replace("bwrap: missing", "")
+    assert ": missing" not in said.replace("bwrap: missing", "")
