@@ -24,6 +24,8 @@ _INFO = struct.Struct("=QQQQQIIII64s64s32sQQ")
 _INSTANCES = Path("/proc/sys/fs/inotify/max_user_instances")
 _ENOUGH_INSTANCES = 1024  # each container needs one
 _BEFORE = "inotify-instances-before"
+_CPU_WEIGHTS = {"cpu.shares": 4 * 1024, "cpu.weight": 4 * 100}
+"""Four times the default of cgroup v1 and v2: all pods together compete with each of this machine's sessions."""
 
 
 def process(layout: Layout) -> int | None:
@@ -52,6 +54,9 @@ def prepare(layout: Layout) -> None:
             own = group / name
             if own.exists() and not own.read_text().strip():
                 own.write_text((group.parent / name).read_text())
+        for name, weight in _CPU_WEIGHTS.items():
+            if (own := group / name).exists():
+                own.write_text(str(weight))
 
 
 def remove(layout: Layout) -> None:
