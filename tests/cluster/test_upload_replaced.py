@@ -81,55 +81,57 @@ def raw(content, tmp_path_factory):
     return path
 
 
-@pytest.mark.parametrize("wrapper", WRAPPERS)
 @pytest.mark.parametrize("image_format", FORMATS)
 def test_an_image_that_needs_scratch_space_is_uploaded_at_the_first_try(
-    uploads, virtctl, content, raw, tmp_path, image_format, wrapper
+    uploads, virtctl, content, raw, tmp_path, image_format
 ):
     plain = tmp_path / "image"
     driver, *options = FORMATS[image_format]
     subprocess.run(["qemu-img", "convert", "-f", "raw", raw, "-O", driver, *options, plain], check=True)
-    image = tmp_path / f"disk.{image_format}{wrapper}"
-    image.write_bytes(WRAPPERS[wrapper](plain.read_bytes()))
-    name = f"{image_format}{wrapper.replace('.', '-')}"
-    # One attempt instead of five, because the second could find the replaced pod.
     storage_class = "csi" if image_format in {"vmdk", "vhdx"} else "local"
-    mode = "Block" if wrapper else "Filesystem"
-    claim = (
-        "--size=32Mi",
-        "--access-mode=ReadWriteOnce",
-        f"--storage-class={storage_class}",
-        f"--volume-mode={mode.lower()}",
-    )
-    succeeded(virtctl.upload(name, image, *claim, "--retry=1"))
-    uploads.hold({name: mode}, content)
-    assert int(annotations(uploads.work, name)["storage.pod.restarts"]) == 1
+    modes, processes = {}, []
+    for wrapper, wrap in WRAPPERS.items():
+        image = tmp_path / f"disk.{image_format}{wrapper}"
+        image.write_bytes(wrap(plain.read_bytes()))
+        name = f"{image_format}{wrapper.replace('.', '-')}"
+        modes[name] = "Block" if wrapper else "Filesystem"
+        claim = (
+            "--size=32Mi",
+            "--access-mode=ReadWriteOnce",
+            f"--storage-class={storage_class}",
+            f"--volume-mode={modes[name].lower()}",
+        )
+        # One attempt instead of five, because the second could find the replaced pod.
+        processes.append(virtctl.upload(name, image, *claim, "--retry=1"))
+    for process in processes:
+        succeeded(process)
+    uploads.hold(modes, content)
+    for name in modes:
+        assert int(annotations(uploads.work, name)["storage.pod.restarts"]) == 1
 
 
-def begun(uploads, virtctl, raw, name, kind):
-    """Start a slow upload and return when more has arrived than a retry can send again."""
-    uploads.work.create(data_volume(name, UPLOAD, kind, size="64Mi", annotations=SLOWLY))
-    uploads.ready(name)
-    process = virtctl.upload(name, raw, "--no-create")
-    until("some of it is there", lambda: uploads.received(name) > 2 * MIB)
-    return process
-
-
-@pytest.mark.parametrize("kind", ["csi", "local"])
 @pytest.mark.parametrize("blow", ["killed", "evicted", "taken away"])
-def test_an_upload_pod_that_ends_is_no_end_of_the_upload(uploads, virtctl, content, raw, kind, blow):
-    name = f"{blow.replace(' ', '-')}-{kind}"
-    process = begun(uploads, virtctl, raw, name, kind)
-    pod = server_pod(uploads.work, name)
-    match blow:
-        case "killed":
-            kill_inside(uploads.cluster, pod)
-        case "evicted":
-            uploads.work.run("delete", "pod", pod["metadata"]["name"], "--wait=false")
-        case _:
-            take_away(uploads.work, pod["metadata"]["name"])
-    succeeded(process)
-    uploads.hold({name: "Filesystem"}, content)
+def test_an_upload_pod_that_ends_is_no_end_of_the_upload(uploads, virtctl, content, raw, blow):
+    names = [f"{blow.replace(' ', '-')}-{kind}" for kind in ("csi", "local")]
+    uploads.work.create(
+        *(data_volume(name, UPLOAD, name.rpartition("-")[2], size="64Mi", annotations=SLOWLY) for name in names)
+    )
+    uploads.ready(*names)
+    processes = [virtctl.upload(name, raw, "--no-create") for name in names]
+    for name in names:
+        # More than a retry can send again.
+        until("some of it is there", lambda name=name: uploads.received(name) > 2 * MIB)
+        pod = server_pod(uploads.work, name)
+        match blow:
+            case "killed":
+                kill_inside(uploads.cluster, pod)
+            case "evicted":
+                uploads.work.run("delete", "pod", pod["metadata"]["name"], "--wait=false")
+            case _:
+                take_away(uploads.work, pod["metadata"]["name"])
+    for process in processes:
+        succeeded(process)
+    uploads.hold(dict.fromkeys(names, "Filesystem"), content)
 
 
 def test_an_upload_that_comes_while_its_pod_is_replaced_waits(uploads, virtctl, content, raw):
