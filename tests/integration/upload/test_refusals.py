@@ -82,7 +82,7 @@ def test_volumes_that_are_not_ready(installation):
     assert installation.curl("/v1beta1/upload", "-d", "x").status == 409
     installation.show("vm", "missing")
     answer = installation.curl("/v1beta1/upload", "-d", "x")
-    assert (answer.status, "no such PersistentVolumeClaim" in answer.body) == (503, True)
+    assert (answer.status, "the PersistentVolumeClaim does not exist" in answer.body) == (503, True)
     assert answer.headers["retry-after"]
 
 
