@@ -36,6 +36,6 @@ class RequestBody(Body):
     def _truncated(self, what: str) -> CdiError:
         return SourceTruncated(what, where=self._connection.where, remedy=_SEND_AGAIN)
 
-    def _broken(self, what: str) -> CdiError:
+    def _protocol_error(self, what: str) -> CdiError:
         self.reusable = False
         return UploadMalformed(what, where=self._connection.where, remedy=_SEND_CHUNKS)
