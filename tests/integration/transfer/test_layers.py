@@ -293,7 +293,7 @@ class TestOverHttp:
         importing = served(lower, upper)
         found = importing.look(ASKS["inspect"])
         assert (found.refusal, found.layer) == (None, 2)
-        assert "the first file below /disk; 12 MiB of layers were not searched for another" in [
+        assert "the first file below /disk; 12 MiB of layers were not searched for others" in [
             check.detail for check in found.checks
         ]
         refusal = importing.look(ASKS["digest"]).refusal

@@ -115,7 +115,7 @@ class TestTars:
     def test_no_file(self, made, tmp_path):
         (made / "empty").mkdir()
         run("tar", "-c", "-f", "t.tar", "empty", cwd=made)
-        Import(made / "t.tar", tmp_path).refuses("DiskNotInImage", "no file that could be the disk")
+        Import(made / "t.tar", tmp_path).refuses("DiskNotInImage", "the archive contains no disk file")
 
 
 @pytest.mark.parametrize(("kind", "name"), [("qed", "QED"), ("parallels", "Parallels")])

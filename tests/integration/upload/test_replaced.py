@@ -159,8 +159,8 @@ def test_servers_that_all_end_are_not_waited_for_for_ever(installation, images, 
         server.kill()
     thread.join(60)
     assert answer.status == 503
-    assert "4 upload servers ended while they took the upload" in answer.body
-    assert "there is no room for that yet" in answer.body
+    assert "4 upload servers ended during the upload" in answer.body
+    assert "which is not available yet" in answer.body
 
 
 # --- killed servers -----------------------------------------------------------------------------------------------
