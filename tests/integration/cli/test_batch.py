@@ -501,7 +501,7 @@ def test_names_that_are_taken(machine, fault_server):
     assert machine.results("images.yaml", "--update")["i00"]["size"] == 4 * MIB
     machine.embedded.delete("dv", None, "i00", cascade=False)
     _, err = machine.batch("images.yaml", status=2)
-    assert "persistentvolumeclaim default/i00 exists and belongs to something else" in err
+    assert "persistentvolumeclaim default/i00 exists and has another owner" in err
     _, err = machine.batch(machine.write([http(fault_server, 0), http(fault_server, 0)]), status=2)
     assert "images[1]: the name i00 is already used by images.yaml: images[0]" in err
 

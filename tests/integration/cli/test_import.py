@@ -257,7 +257,7 @@ class TestToAFile:
         os.mknod(tmp_path / "socket", stat.S_IFSOCK | 0o600)
         for force in ([], ["--force"]):
             said = cdi("import", "x.img", "--to", target, *force, status=6).stderr
-            assert "error[TargetUnsuitable]: --to wants a new file, a regular file with --force, or a block " in said
+            assert "error[TargetUnsuitable]: --to requires a new file, a regular file with --force, or a block " in said
             assert f"this is {kind} (" in said
             assert "remove" not in said
             assert "volume" not in said

@@ -82,7 +82,7 @@ def test_an_iso_and_a_cut_header(probe, tmp_path):
     (tmp_path / "a.iso").write_bytes(iso)
     assert probe(tmp_path / "a.iso")["format"] == "iso"
     (tmp_path / "cut.qcow2").write_bytes(b"QFI\xfb\0\0\0\x03")
-    assert "cut off" in probe(tmp_path / "cut.qcow2")["refusal"]
+    assert "truncated" in probe(tmp_path / "cut.qcow2")["refusal"]
 
 
 def test_no_bytes_break_it(probe, images, tmp_path):
