@@ -29,7 +29,7 @@ def _labels(text: str) -> dict[str, str]:
     return found
 
 
-def _parts(texts: Iterable[str]) -> tuple[Component, ...]:
+def _components(texts: Iterable[str]) -> tuple[Component, ...]:
     """Parse texts of the form ``kind/name``."""
     from cdi.controller.components import KINDS, Component
 
@@ -89,12 +89,13 @@ def _parts(texts: Iterable[str]) -> tuple[Component, ...]:
     help="Set the holder of the Lease, e.g. the pod's name; a restart with the same identity resumes at once.",
 )
 @click.option(
-    "--part",
-    "parts",
+    "--component",
+    "components",
     metavar="KIND/NAME",
     multiple=True,
-    help="Report in the CDI object's status if this part, e.g. deployment/cdi-apiserver, is missing; may be repeated.",
+    help="Report this object, e.g. deployment/cdi-apiserver, in the CDI object's status if it is missing; repeatable.",
 )
+@click.option("--part", "parts", multiple=True, hidden=True)  # its name in older charts
 @click.option(
     "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info", show_default=True
 )
@@ -110,6 +111,7 @@ def command(
     port: int,
     leader_election: bool,
     identity: str | None,
+    components: tuple[str, ...],
     parts: tuple[str, ...],
     log_level: str,
 ) -> None:
@@ -139,7 +141,7 @@ def command(
         prefix=prefix,
         identity=identity or None,
         version=version("cdi"),
-        parts=_parts(parts),
+        components=_components((*components, *parts)),
     )
     client = connect(None if session.kubeconfig is None else str(session.kubeconfig), session.context)
     asyncio.run(_run(client, options))

@@ -33,19 +33,19 @@ class Component:
         return f"{KINDS[self.kind].kind} {self.name}"
 
 
-class Parts:
+class ComponentHealth:
     """Components of one installation."""
 
-    def __init__(self, client: Client, namespace: str, version: str, parts: tuple[Component, ...]) -> None:
+    def __init__(self, client: Client, namespace: str, version: str, components: tuple[Component, ...]) -> None:
         self._client = client
         self._namespace = namespace
         self._version = version
-        self._parts = parts
+        self._components = components
 
     @property
     def pause(self) -> float | None:
         """Seconds until the components are due to be checked again; None if there are none."""
-        return CHECK_INTERVAL if self._parts else None
+        return CHECK_INTERVAL if self._components else None
 
     async def check(self) -> Installed:
         """Check the components and return what is missing; one that may not be read counts as healthy.
@@ -55,7 +55,7 @@ class Parts:
 
         """
         missing: list[str] = []
-        for part in self._parts:
+        for part in self._components:
             with contextlib.suppress(ClusterForbidden):
                 missing += await self._look(part)
         return Installed(version=self._version, missing=tuple(missing))

@@ -54,7 +54,7 @@ class Options:
     A process restarted with the same identity does not wait for its own Lease to expire.
     """
     version: str = ""
-    parts: tuple[Component, ...] = ()
+    components: tuple[Component, ...] = ()
     """Other components of the installation."""
 
 
@@ -111,7 +111,7 @@ class ControllerProcess:
             install_namespace=self._options.namespace,
             prefix=self._options.prefix,
             version=self._options.version,
-            parts=self._options.parts,
+            components=self._options.components,
             workers=self._options.workers,
             metrics=self._metrics,
             stop=self._stop,

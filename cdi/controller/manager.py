@@ -11,7 +11,7 @@ from cdi.api.errors import AdmissionDenied, CdiError, Conflict, InvalidManifest,
 from cdi.api.names import INSTALLATION, LABEL_COMPONENT, prefixed_name
 from cdi.controller.certificates import CertificateManager
 from cdi.controller.clone_lister import InformerCloneLister
-from cdi.controller.components import Component, Parts
+from cdi.controller.components import Component, ComponentHealth
 from cdi.controller.handlers import initial_requests, owners_of, requests_for
 from cdi.controller.informers import InformerSet
 from cdi.controller.lister import ClusterLister
@@ -58,7 +58,7 @@ class Manager:
         install_namespace: str,
         prefix: str = INSTALLATION,
         version: str,
-        parts: tuple[Component, ...] = (),
+        components: tuple[Component, ...] = (),
         workers: int,
         metrics: Metrics,
         stop: asyncio.Event,
@@ -72,7 +72,7 @@ class Manager:
             install_namespace: Namespace of the installation.
             prefix: First part of the names of the installation's Secrets.
             version: Version of the controller.
-            parts: Components whose health the CDI object shows.
+            components: Components whose health the CDI object shows.
             workers: Number of concurrent reconciles.
             metrics: Metrics to update.
             stop: If it is set when `run` is cancelled, running reconciles are finished first.
@@ -110,7 +110,7 @@ class Manager:
             override=self._observed.upload_proxy_override,
             changed=lambda: self.queue.add(CONFIG),
         )
-        others = Parts(client, install_namespace, version, parts)
+        others = ComponentHealth(client, install_namespace, version, components)
         self._reconcilers = Reconcilers(
             client,
             self.watches,
@@ -121,7 +121,7 @@ class Manager:
             certifier,
             self._uploads,
             scope=scope,
-            parts=others,
+            components=others,
         )
 
     def unsynced(self) -> str:

@@ -19,7 +19,7 @@ from cdi.controller.applier import Executor
 from cdi.controller.certificates import CertificateManager
 from cdi.controller.clone_gc import CloneGarbageCollector
 from cdi.controller.clone_lister import InformerCloneLister
-from cdi.controller.components import Parts
+from cdi.controller.components import ComponentHealth
 from cdi.controller.events import event
 from cdi.controller.informers import InformerSet
 from cdi.controller.lister import ClusterLister
@@ -96,7 +96,7 @@ class Reconcilers:
         uploads: UploadCertificates,
         *,
         scope: Scope,
-        parts: Parts,
+        components: ComponentHealth,
         retries: Retries | None = None,
         now: Callable[[], float] = time.time,
     ) -> None:
@@ -109,7 +109,7 @@ class Reconcilers:
         self._executor = Executor(client, watches, certifier)
         self._uploads = uploads
         self._scope = scope
-        self._parts = parts
+        self._components = components
         self._retries = retries or CLUSTER_RETRIES
         self._pacing = Pacing(now)
         self._temporaries = CloneGarbageCollector(watches, observed, clones, scope=scope, now=now)
@@ -341,7 +341,7 @@ class Reconcilers:
     async def _reconcile_cdi(self, key: Request) -> float | None:
         if self._scope.is_restricted:
             return None
-        installed = await self._parts.check()
+        installed = await self._components.check()
         body = self._watches.get(CDIS, "", key.name)
         model = self._observed.model(CDIS, "", key.name, CDI)
         if body is None or model is None:
@@ -355,7 +355,7 @@ class Reconcilers:
             now=self.now(),
         )
         await self._simple(key, plan, body)
-        return self._parts.pause
+        return self._components.pause
 
     def _report_rejected(self, key: Request, refusal: Rejection) -> None:
         action, failure = type(refusal.action).__name__, refusal.failure

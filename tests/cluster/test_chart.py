@@ -525,7 +525,7 @@ def looked_at(documents):
 def test_the_controller_is_told_what_else_there_is_to_look_at(render):
     def parts(values, name):
         (container,) = find(render(values), "Deployment", name)["spec"]["template"]["spec"]["containers"]
-        return [one.removeprefix("--part=") for one in container["args"] if one.startswith("--part=")]
+        return [one.removeprefix("--component=") for one in container["args"] if one.startswith("--component=")]
 
     documents = render({})
     hooks = sorted(f"{kind.lower()}/{name}" for kind, name in named(documents) if kind.endswith("WebhookConfiguration"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from cdi.api.errors import ClusterForbidden, NotFound
-from cdi.controller.components import CHECK_INTERVAL, Component, Parts
+from cdi.controller.components import CHECK_INTERVAL, Component, ComponentHealth
 
 SERVER = Component(kind="deployment", name="cdi-apiserver")
 HOOK = Component(kind="validatingwebhookconfiguration", name="cdi-api-dv")
@@ -51,13 +51,13 @@ def hooks(*bundles: str):
 )
 async def test_what_is_away_is_named(deployments, webhooks, missing) -> None:
     client = Client(deployments=deployments, validatingwebhookconfigurations=webhooks)
-    parts = Parts(client, "cdi", "1", (SERVER, HOOK))  # type: ignore[arg-type]
-    installed = await parts.check()
+    components = ComponentHealth(client, "cdi", "1", (SERVER, HOOK))  # type: ignore[arg-type]
+    installed = await components.check()
     assert (installed.version, installed.missing) == ("1", missing)
-    assert parts.pause == CHECK_INTERVAL
+    assert components.pause == CHECK_INTERVAL
 
 
 async def test_an_installation_of_the_controller_alone_lacks_nothing() -> None:
-    parts = Parts(None, "cdi", "1", ())  # type: ignore[arg-type]
-    assert (await parts.check()).missing == ()
-    assert parts.pause is None
+    components = ComponentHealth(None, "cdi", "1", ())  # type: ignore[arg-type]
+    assert (await components.check()).missing == ()
+    assert components.pause is None
