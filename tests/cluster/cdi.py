@@ -25,6 +25,8 @@ from tests.cluster.kubectl import Kubectl
 
 _ROOT = Path(__file__).parents[2]
 _TIMEOUT = 180.0  # seconds until the controller is in sync on a busy machine
+_DEFINED: set[Path] = set()
+"""The kubeconfigs of clusters in which this process has installed the definitions."""
 
 
 class Controller:
@@ -126,10 +128,13 @@ class Meddled(Controller):
 
 
 def definitions(cluster: Cluster) -> None:
-    """Install our custom resource definitions in the cluster."""
+    """Install our custom resource definitions in the cluster, once for each process; no test removes them."""
+    if cluster.kubectl.kubeconfig in _DEFINED:
+        return
     given = f"--filename={_ROOT / 'crds'}"
     cluster.kubectl.run("apply", "--server-side", "--force-conflicts", given)
     cluster.kubectl.run("wait", "--for=condition=Established", given, "--timeout=150s")
+    _DEFINED.add(cluster.kubectl.kubeconfig)
 
 
 @contextlib.contextmanager
