@@ -39,7 +39,7 @@ def in_threads(watermark, data, stops, order, threads):
         try:
             for index in mine:
                 start, stop = stops[index]
-                watermark.complete(index, memoryview(data)[start:stop], stop)
+                watermark.commit(index, memoryview(data)[start:stop], stop)
         except Exception as error:
             errors.append(error)
 
