@@ -167,7 +167,9 @@ def ensure_source_pod(
         if reader.running and reader.tickets[claim.uid] == ticket:
             return (), ""
         return (own, *_assign(claim, record, name, reader, ticket)), reader.message
-    return _ensure(context, claim, record, origin, ticket)
+    actions, message = _ensure(context, claim, record, origin, ticket)
+    # The pod may run already when it is seen for the first time, so its certificate may still belong to the PVC.
+    return ((own, *actions) if actions else ()), message
 
 
 def release_source_pod(
