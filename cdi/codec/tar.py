@@ -74,7 +74,7 @@ class Member:
     _content: Iterator[memoryview] = field(repr=False)
 
     def chunks(self) -> Iterator[tuple[int, Buffer]]:
-        """Yield the stored content in pieces of at most `PIECE` bytes, each with its offset in the content."""
+        """Yield the stored content in pieces of at most `MAX_CHUNK` bytes, each with its offset in the content."""
         parts = iter(self.extents)
         at = left = 0
         for view in self._content:
@@ -87,7 +87,7 @@ class Member:
                 at, left, begin = at + len(piece), left - len(piece), begin + len(piece)
 
     def read(self) -> Iterator[Buffer]:
-        """Yield the content, zeros included, in pieces of at most `PIECE` bytes."""
+        """Yield the content, zeros included, in pieces of at most `MAX_CHUNK` bytes."""
         at = 0
         for offset, piece in self.chunks():
             yield from _zeros(offset - at)

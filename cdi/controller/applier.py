@@ -2,8 +2,8 @@
 
 Every action is idempotent and may be interrupted at any point.
 
-The object returned by a write goes into the watch caches at once (`InformerSet.note`), so that the next reconcile does
-not use an outdated state: it would start another worker for an attempt whose end was just recorded.
+The object returned by a write goes into the watch caches at once (`InformerSet.record_write`), so that the next
+reconcile does not use an outdated state: it would start another worker for an attempt whose end was just recorded.
 """
 
 from __future__ import annotations

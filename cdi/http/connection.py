@@ -270,7 +270,7 @@ class Connection:
 
         Raises:
             SourceStalled: No byte could be sent for one stall timeout.
-            ConnectionLost: The peer closed the connection.
+            RemoteDisconnected: The peer closed the connection.
         """
         timeout, sent = self._sock.gettimeout(), 0
         self._sock.settimeout(0)

@@ -283,7 +283,7 @@ class Client:
     ) -> Any:
         """Send one request and return the decoded JSON of the response, or its text.
 
-        `idempotent` says whether the request is idempotent; None means that only GET is.
+        `idempotent` says whether the request may be repeated; None means that only a GET may.
         """
         where = f"{method} {path}"
         if idempotent is None:

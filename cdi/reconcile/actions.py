@@ -333,4 +333,4 @@ class Plan:
     requeue_after: float | None = None
     """Seconds after which to reconcile again even if nothing changes."""
     wants_worker: bool = False
-    """Whether only a worker slot is missing (`ReconcileContext.admitted`)."""
+    """Whether only a worker slot is missing (`ReconcileContext.has_worker_slot`)."""

@@ -351,7 +351,7 @@ class Rejection:
 class ReconcileContext:
     """The complete input for reconciling one DataVolume.
 
-    In a cluster it is assembled by `cdi.reconcile.context_builder.observe`.
+    In a cluster it is assembled by `cdi.reconcile.context_builder.build_context`.
     """
 
     now: float

@@ -40,7 +40,7 @@ class HttpReader:
         self._failed = False
 
     def readinto(self, view: memoryview) -> int:
-        """Read as `cdi.source.base.SourcePod` does; also raises any error of `HttpSource.probe`."""
+        """Read as `cdi.source.base.Reader` does; also raises any error of `HttpSource.probe`."""
         if self._cancel.requested:
             raise Interrupted("reading was interrupted", where=self._location)
         if self._failed:

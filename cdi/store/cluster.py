@@ -131,7 +131,7 @@ class ClusterStore:
 
 
 class ClusterWatch:
-    """Implementation of `cdi.store.base.BootWatcher` with reflectors that run in the background."""
+    """Implementation of `cdi.store.base.Watch` with reflectors that run in the background."""
 
     def __init__(self, blocking: SyncClient, resources: Collection[Resource], namespace: str | None) -> None:
         """Start the reflectors and wait until all existing objects are known; raise a permanent failure."""

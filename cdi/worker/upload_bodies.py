@@ -27,7 +27,7 @@ class IncomingBody:
         """Ask the client to send the body.
 
         Raises:
-            ConnectionLost: The connection broke.
+            RemoteDisconnected: The connection broke.
             UploadMalformed: The headers are invalid.
 
         """

@@ -83,7 +83,7 @@ class Forwarder:
         Raises:
             UploadNotReady: No upload server became ready in time, or `Volumes.look` says that none will.
             UploadUnderWay: Another upload did not end in time.
-            ConnectionLost: The client disconnected.
+            RemoteDisconnected: The client disconnected.
             CdiError: Reading the client's body failed.
         """
         start = BodyStart()
@@ -179,7 +179,7 @@ class _Wait:
         Raises:
             UploadUnderWay: Another upload did not end in time.
             UploadNotReady: No upload server became ready in time, or the proxy is shutting down.
-            ConnectionLost: The client disconnected.
+            RemoteDisconnected: The client disconnected.
         """
         now = time.monotonic()
         if self._began is None:

@@ -110,7 +110,7 @@ def relay(
 
     Raises:
         ServerLost: The upload server is unreachable, or disconnected without a response.
-        ConnectionLost: The client disconnected.
+        RemoteDisconnected: The client disconnected.
         CdiError: Reading the client's body failed.
     """
     where = "the worker" if destination.local else f"{destination.host}:{destination.port}"
@@ -216,7 +216,7 @@ class _Upstream:
         """Send the body until it ends or the server responds.
 
         Raises:
-            ConnectionLost: The server disconnected.
+            RemoteDisconnected: The server disconnected.
             _Answered: The server responded while a send was blocked.
             _ClientFailed: Reading from the client failed.
         """
@@ -315,7 +315,7 @@ class _Upstream:
 
 
 def _failure_in(body: bytes) -> Failure | None:
-    """Return the error that a response body describes (`ServerRequest.refuse`), or None if it is anything else."""
+    """Return the error that a response body describes (`ServerRequest.respond_error`), or None for anything else."""
     try:
         document = parse_json(body)
         code, message, retry = str(document["code"]), str(document["message"]), Retry(document["retry"])

@@ -156,7 +156,7 @@ class TokenCache:
         return self._access.base.text
 
     def value(self) -> str | None:
-        """Return the value of the Authorization header; raise what `RegistryClient.renew` raises."""
+        """Return the value of the Authorization header; raise what `RegistryClient.refresh_token` raises."""
         with self._lock:
             authorization = self._access.authorization
             if authorization is not None and authorization.expired:

@@ -69,7 +69,7 @@ Resolution = Generator[DocumentRequest, bytes, ResolvedImage]
 
 
 def resolve(top: Document, *, architecture: str | None, where: str) -> Resolution:
-    """Find the image for a platform (`Platform.wanted`) in the document that a tag names.
+    """Find the image for a platform (`Platform.parse`) in the document that a tag names.
 
     Raises `PlatformNotFound`; `SourceProtocolError` and the other errors of `parse_manifest`; `ChecksumMismatch` if a
     document does not match its descriptor; `NestedTooDeep` for deeply nested indexes.
