@@ -28,8 +28,6 @@ earlier close (Apache: 5 s) is detected before reuse.
 _NO_SUCH_HOST = frozenset({socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME)})
 """Resolver errors for a name that the name servers answer for but that has no address."""
 _BUFFER = 16 << 10
-_TLS_RECORD = 16 << 10
-"""The largest number of bytes in one TLS record."""
 _TLS_BATCH = 256 << 10
 _TLS_BATCH_TIMEOUT = 0.1
 
@@ -276,10 +274,9 @@ class Connection:
         self._sock.settimeout(0)
         try:
             while sent < len(data):
-                # A TLS record that is sent in part must be continued with the same bytes.
-                piece = data[sent : sent + _TLS_RECORD]
                 try:
-                    sent += self._sock.send(piece)
+                    # With TLS, a send that blocks counts nothing and continues with the same bytes.
+                    sent += self._sock.send(data[sent:])
                 except (BlockingIOError, ssl.SSLWantWriteError, ssl.SSLWantReadError):
                     poller = select.poll()
                     poller.register(self._sock, select.POLLIN | select.POLLOUT)
