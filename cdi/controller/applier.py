@@ -326,13 +326,18 @@ class Executor:
             body["metadata"]["resourceVersion"] = metadata["resourceVersion"]
         await self._patch(VOLUMES, None, action.volume, body)
 
-    async def _set_finalizer(self, action: SetFinalizer) -> None:
+    async def _current(self, action: SetFinalizer | RequireVersion) -> tuple[Resource, Object]:
+        """Read an object from the API server; raise `NotFound` if its name belongs to another object now."""
         resource = resource_named(action.plural)
         body = await self._client.get(resource, action.namespace or None, action.name)
+        if body["metadata"]["uid"] != action.uid:
+            raise NotFound(f"{resource} {action.namespace}/{action.name} was replaced by another object of that name")
+        return resource, body
+
+    async def _set_finalizer(self, action: SetFinalizer) -> None:
+        resource, body = await self._current(action)
         metadata = body["metadata"]
         before = metadata.get("finalizers") or []
-        if metadata["uid"] != action.uid:
-            raise NotFound(f"{resource} {action.namespace}/{action.name} was replaced by another object of that name")
         if (action.finalizer in before) == action.present:
             self._watches.record_write(resource, body)
             return
@@ -346,13 +351,10 @@ class Executor:
         await self._patch(resource, action.namespace or None, action.name, {"metadata": wanted})
 
     async def _require_version(self, action: RequireVersion) -> None:
-        resource = resource_named(action.plural)
-        body = await self._client.get(resource, action.namespace or None, action.name)
-        if body["metadata"]["uid"] != action.uid:
-            raise NotFound(f"{resource} {action.namespace}/{action.name} is another one now")
+        resource, body = await self._current(action)
         if body["metadata"]["resourceVersion"] != action.version:
             self._watches.record_write(resource, body)
-            raise Conflict(f"{resource} {action.namespace}/{action.name} has changed meanwhile")
+            raise Conflict(f"{resource} {action.namespace}/{action.name} changed in the meantime")
 
     async def _enlarge(self, action: ExpandClaim) -> None:
         size = Quantity.of_bytes(action.size).text

@@ -288,7 +288,7 @@ class FanoutReader:
         self._held_since = now if self._idle and len(self._subscriptions) > 1 else None
         if self._held_since is not None and self._held > MAX_STALL + MAX_STALL_RATIO * (now - self._began):
             least = min(subscription.next for subscription in self._subscriptions)
-            for subscription in [subscription for subscription in self._subscriptions if subscription.next == least]:
+            for subscription in [one for one in self._subscriptions if one.next == least]:
                 subscription.evicted = True
                 self._subscriptions.remove(subscription)
             self._held, self._held_since, self._began = 0.0, None, now
