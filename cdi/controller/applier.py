@@ -65,7 +65,7 @@ REJECTION_ERRORS = (InvalidManifest, QuotaExceeded, ClusterForbidden, ClusterRef
 """Errors that concern a single object; they are reported in its conditions instead of being retried."""
 
 
-class Executor:
+class PlanApplier:
     """Executor of plans."""
 
     def __init__(self, client: Client, watches: InformerSet, certifier: CertificateManager) -> None:
@@ -73,12 +73,12 @@ class Executor:
         self._watches = watches
         self._certifier = certifier
 
-    async def apply(self, plan: Plan, about: Object, now: float) -> Rejection | None:
+    async def apply(self, plan: Plan, involved_object: Object, now: float) -> Rejection | None:
         """Apply a plan: its actions, then its events, and last its status, which describes the completed actions.
 
         Args:
             plan: The plan to apply.
-            about: The object to which the plan's events and status belong.
+            involved_object: The object to which the plan's events and status belong.
             now: Current time in seconds since the epoch.
 
         Returns:
@@ -94,7 +94,7 @@ class Executor:
             try:
                 await self._apply_action(action)
             except NotFound:
-                if _is_namespaced_elsewhere(action, about):
+                if _is_namespaced_elsewhere(action, involved_object):
                     namespace = action.body["metadata"]["namespace"]
                     remedy = "create it; the missing objects are created automatically afterwards"
                     return refusal_of(action, NotFound(f"namespace {namespace} does not exist", remedy=remedy))
@@ -104,22 +104,22 @@ class Executor:
             except REJECTION_ERRORS as error:
                 return refusal_of(action, error)
         for fact in plan.events:
-            await event(self._client, about, fact, now)
+            await event(self._client, involved_object, fact, now)
         if plan.claim_events:
-            await self._record_claim_event(plan, about, now)
+            await self._record_claim_event(plan, involved_object, now)
         if plan.status is not None:
             with contextlib.suppress(NotFound):
-                await self.write_status(about, plan.status)
+                await self.write_status(involved_object, plan.status)
         return None
 
-    async def _record_claim_event(self, plan: Plan, about: Object, now: float) -> None:
+    async def _record_claim_event(self, plan: Plan, involved_object: Object, now: float) -> None:
         """Emit the plan's events for the PVC as well, which has the DataVolume's name, if it exists."""
-        claim = self._watches.get(CLAIMS, about["metadata"]["namespace"], about["metadata"]["name"])
+        claim = self._watches.get(CLAIMS, involved_object["metadata"]["namespace"], involved_object["metadata"]["name"])
         if claim is not None:
             for fact in plan.claim_events:
                 await event(self._client, claim, fact, now)
 
-    async def write_status(self, about: Object, status: Mapping[str, Any]) -> None:
+    async def write_status(self, involved_object: Object, status: Mapping[str, Any]) -> None:
         """Replace the object's status.
 
         Raises:
@@ -127,14 +127,14 @@ class Executor:
             NotFound: The object has been recreated under its name.
 
         """
-        resource = resource_of(about["apiVersion"], about["kind"])
-        metadata = about["metadata"]
+        resource = resource_of(involved_object["apiVersion"], involved_object["kind"])
+        metadata = involved_object["metadata"]
         namespace, name = metadata.get("namespace") or "", metadata["name"]
         # An action of this plan may have patched the object and so changed its resourceVersion.
-        newest = self._watches.get(resource, namespace, name) or about
+        newest = self._watches.get(resource, namespace, name) or involved_object
         if newest["metadata"]["uid"] != metadata["uid"]:
             raise NotFound(f"{resource} {namespace}/{name} was replaced by another object of that name")
-        before = about.get("status")
+        before = involved_object.get("status")
         if newest.get("status") != before:
             raise Conflict(f"the status of {resource} {namespace}/{name} changed in the meantime")
         body = {
@@ -400,14 +400,14 @@ def merge_patch(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str
     return patch
 
 
-def _is_namespaced_elsewhere(action: Action, about: Object) -> TypeGuard[CreateObject]:
+def _is_namespaced_elsewhere(action: Action, involved_object: Object) -> TypeGuard[CreateObject]:
     """Return whether the action creates a namespaced object for a cluster-scoped one.
 
     Then NotFound can only mean that the namespace does not exist.
     """
     if not isinstance(action, CreateObject) or not action.body["metadata"].get("namespace"):
         return False
-    return "metadata" in about and not about["metadata"].get("namespace")
+    return "metadata" in involved_object and not involved_object["metadata"].get("namespace")
 
 
 def _content(body: Object) -> Object:

@@ -19,7 +19,7 @@ _ANY: _Origin = ("", "", False)
 _Member = tuple[Resource, str, str]
 
 
-class Waiting:
+class PendingCloneIndex:
     """Unfinished clones among the objects in the watch caches."""
 
     def __init__(self) -> None:

@@ -22,24 +22,24 @@ _MESSAGE = 1024
 log = logging.getLogger("cdi.controller")
 
 
-async def event(client: Client, about: Object, fact: Event, now: float) -> None:
+async def event(client: Client, involved_object: Object, fact: Event, now: float) -> None:
     """Emit an event about an object; an error is only logged, as nothing depends on the event."""
     try:
-        await _tell(client, about, fact, now)
+        await _tell(client, involved_object, fact, now)
     except CdiError as error:
-        what = fields(about=about["metadata"]["name"], event=fact.reason, reason=error)
+        what = fields(about=involved_object["metadata"]["name"], event=fact.reason, reason=error)
         log.warning("cannot record an event", extra=what)
 
 
-async def _tell(client: Client, about: Object, fact: Event, now: float) -> None:
-    metadata = about["metadata"]
+async def _tell(client: Client, involved_object: Object, fact: Event, now: float) -> None:
+    metadata = involved_object["metadata"]
     namespace = metadata.get("namespace") or "default"
     digest = hashlib.sha256(f"{metadata['uid']}\n{fact.reason}\n{fact.message}".encode()).hexdigest()[:16]
     name = f"{metadata['name'][:_NAME].rstrip('.-')}.{digest}"
     moment = timestamp(datetime.fromtimestamp(now, UTC))
     reference = {
-        "apiVersion": about["apiVersion"],
-        "kind": about["kind"],
+        "apiVersion": involved_object["apiVersion"],
+        "kind": involved_object["kind"],
         "name": metadata["name"],
         "uid": metadata["uid"],
         "resourceVersion": metadata.get("resourceVersion", ""),

@@ -75,8 +75,8 @@ def _affected(resource: Resource, change: WatchEvent, watches: InformerSet) -> I
         yield from clone_handlers.requests_for_snapshot(ref.get("namespace") or "", ref.get("name") or "", watches)
     elif resource == EVENTS:
         if change.type == "ADDED":
-            about = body["involvedObject"]
-            yield from _claim_named(about.get("namespace") or "", about.get("name") or "", watches)
+            involved_object = body["involvedObject"]
+            yield from _claim_named(involved_object.get("namespace") or "", involved_object.get("name") or "", watches)
     elif resource == VOLUMES:
         for state in (change.old, change.new):
             ref = ((state or {}).get("spec") or {}).get("claimRef") or {}

@@ -14,7 +14,7 @@ from typing import Any, Never
 from cdi.api.errors import InvalidManifest
 from cdi.api.names import ANN_FILLED_FOR, APP, COMPONENT_UPLOAD_SERVER, LABEL_APP, LABEL_COMPONENT
 from cdi.api.validation import parse
-from cdi.controller.clone_index import Waiting
+from cdi.controller.clone_index import PendingCloneIndex
 from cdi.controller.indexer import Indexer
 from cdi.controller.request import Scope
 from cdi.kube.client import Client
@@ -80,7 +80,7 @@ class InformerSet:
 
     def __init__(self, client: Client, scope: Scope, *, on_change: OnChange) -> None:
         self._reflectors: dict[Resource, dict[str | None, Reflector]] = {}
-        self.waiting = Waiting()
+        self.waiting = PendingCloneIndex()
         self._volumes: Indexer[tuple[str, str], str] = Indexer()
         """Names of PersistentVolumes by the PVC in their claimRef."""
         everywhere: tuple[str | None, ...] = (None,)
@@ -262,9 +262,9 @@ def _transform_node(body: Object) -> Object:
 
 
 def _transform_event(body: Object) -> Object:
-    about = body.get("involvedObject") or {}
+    involved_object = body.get("involvedObject") or {}
     kept = {
-        "involvedObject": {name: about.get(name) for name in ("namespace", "name", "uid")},
+        "involvedObject": {name: involved_object.get(name) for name in ("namespace", "name", "uid")},
         "reason": body.get("reason"),
         "message": str(body.get("message") or "")[:1024],
         "when": body.get("lastTimestamp") or body.get("eventTime") or body["metadata"].get("creationTimestamp") or "",

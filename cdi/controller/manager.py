@@ -23,7 +23,7 @@ from cdi.controller.reconcilers import Reconcilers
 from cdi.controller.referenced_objects import ReferencedObjects
 from cdi.controller.request import CONFIG, Request, Scope, datavolume
 from cdi.controller.transfer_lister import TransferLister, requests_touching
-from cdi.controller.upload_certificates import UploadCertificates
+from cdi.controller.upload_certificates import UploadCertificateRotator
 from cdi.controller.workqueue import WorkQueue
 from cdi.kube.certificates import Lifetimes
 from cdi.kube.client import Client
@@ -101,7 +101,7 @@ class Manager:
         self._install_namespace = install_namespace
         self._key_secret = prefixed_name(SIGNING_KEY, prefix)
         certifier = CertificateManager(client, install_namespace, self._lifetimes, prefix=prefix)
-        self._uploads = UploadCertificates(
+        self._uploads = UploadCertificateRotator(
             client,
             certifier,
             install_namespace,

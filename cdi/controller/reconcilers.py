@@ -15,7 +15,7 @@ from cdi.api.errors import InvalidManifest
 from cdi.api.installation import CDI
 from cdi.api.storageprofile import StorageProfile
 from cdi.api.transfer import ObjectTransfer
-from cdi.controller.applier import Executor
+from cdi.controller.applier import PlanApplier
 from cdi.controller.certificates import CertificateManager
 from cdi.controller.clone_gc import CloneGarbageCollector
 from cdi.controller.clone_lister import InformerCloneLister
@@ -26,9 +26,9 @@ from cdi.controller.lister import ClusterLister
 from cdi.controller.logging import fields
 from cdi.controller.referenced_objects import ReferencedObjects
 from cdi.controller.request import Kind, Request, Scope, datavolume
-from cdi.controller.status_throttle import Pacing
+from cdi.controller.status_throttle import StatusThrottle
 from cdi.controller.transfer_lister import TransferLister, endpoints
-from cdi.controller.upload_certificates import UploadCertificates
+from cdi.controller.upload_certificates import UploadCertificateRotator
 from cdi.kube.client import Client
 from cdi.kube.resources import (
     CDI_CONFIGS,
@@ -93,7 +93,7 @@ class Reconcilers:
         clones: InformerCloneLister,
         transfers: TransferLister,
         certifier: CertificateManager,
-        uploads: UploadCertificates,
+        uploads: UploadCertificateRotator,
         *,
         scope: Scope,
         components: ComponentHealth,
@@ -106,12 +106,12 @@ class Reconcilers:
         self._inputs = inputs
         self._clones = clones
         self._transfers = transfers
-        self._executor = Executor(client, watches, certifier)
+        self._applier = PlanApplier(client, watches, certifier)
         self._uploads = uploads
         self._scope = scope
         self._components = components
         self._retries = retries or CLUSTER_RETRIES
-        self._pacing = Pacing(now)
+        self._throttle = StatusThrottle(now)
         self._temporaries = CloneGarbageCollector(watches, observed, clones, scope=scope, now=now)
         self.now = now
 
@@ -160,13 +160,13 @@ class Reconcilers:
             CdiError: Any error of the API server when the status is written.
 
         """
-        about = self.get_object(key)
-        if about is None:
+        involved_object = self.get_object(key)
+        if involved_object is None:
             return
-        ours = self._is_ours(key, about) if key.kind == "volume" else self._acts_on(key, about)
+        ours = self._is_ours(key, involved_object) if key.kind == "volume" else self._acts_on(key, involved_object)
         if ours:
-            plan = report_invalid(about, error, self.now())
-            await self._executor.apply(plan, about, self.now())
+            plan = report_invalid(involved_object, error, self.now())
+            await self._applier.apply(plan, involved_object, self.now())
 
     def owns(self, body: Object) -> bool:
         """Return whether an object created for a PVC belongs to this installation."""
@@ -175,44 +175,46 @@ class Reconcilers:
     # --- volumes --------------------------------------------------------------------------------------------------
 
     async def _reconcile_datavolume(self, key: Request) -> float | None:
-        about = self.get_object(key)
+        involved_object = self.get_object(key)
         await self._reconcile_temporary(key)
-        if about is None or not self._is_ours(key, about):
+        if involved_object is None or not self._is_ours(key, involved_object):
             self._inputs.forget(key)
             return None
         plan = await self._plan(key, None)
         if plan is None:
             return None
-        plan = self._pacing.filter(key, plan, about)
-        refusal = await self._carry_out(key, plan, about)
+        plan = self._throttle.filter(key, plan, involved_object)
+        refusal = await self._carry_out(key, plan, involved_object)
         if refusal is None:
             # No watch reports a change of a Secret or ConfigMap, so the volume is reconciled again when its next read
             # is due.
             pauses = (plan.requeue_after, self._inputs.pause(key))
             return min((pause for pause in pauses if pause is not None), default=None)
         self._report_rejected(key, refusal)
-        excuse = await self._plan(key, refusal)
-        about = self.get_object(key)
-        if excuse is not None and about is not None:
-            await self._carry_out(key, excuse, about)
-        pause = excuse.requeue_after if excuse is not None else None
+        fallback_plan = await self._plan(key, refusal)
+        involved_object = self.get_object(key)
+        if fallback_plan is not None and involved_object is not None:
+            await self._carry_out(key, fallback_plan, involved_object)
+        pause = fallback_plan.requeue_after if fallback_plan is not None else None
         return self._retries.patience if pause is None else pause
 
-    def _is_ours(self, key: Request, about: Object) -> bool:
+    def _is_ours(self, key: Request, involved_object: Object) -> bool:
         """Return whether this installation handles a volume: its scope selects the object or one of its owners."""
         if not self._scope.includes_namespace(key.namespace):
             return False
         for _ in range(3):
-            if self._scope.matches(about):
+            if self._scope.matches(involved_object):
                 return True
-            owner = next((one for one in about["metadata"].get("ownerReferences") or () if one.get("controller")), None)
+            owner = next(
+                (one for one in involved_object["metadata"].get("ownerReferences") or () if one.get("controller")), None
+            )
             if owner is None or owner.get("kind") not in (CLAIMS.kind, DATA_VOLUMES.kind):
                 return False
             resource = CLAIMS if owner["kind"] == CLAIMS.kind else DATA_VOLUMES
             above = self._watches.get(resource, key.namespace, owner["name"])
             if above is None:
                 return False
-            about = above
+            involved_object = above
         return False
 
     async def _plan(self, key: Request, refusal: Rejection | None) -> Plan | None:
@@ -247,15 +249,15 @@ class Reconcilers:
         await self._simple(key, plan, self.get_object(key))
         return plan.requeue_after
 
-    async def _carry_out(self, key: Request, plan: Plan, about: Object) -> Rejection | None:
-        refusal = await self._executor.apply(plan, about, self.now())
+    async def _carry_out(self, key: Request, plan: Plan, involved_object: Object) -> Rejection | None:
+        refusal = await self._applier.apply(plan, involved_object, self.now())
         if refusal is not None:
             return refusal
         for action in plan.actions:
             if isinstance(action, StartWorker):
                 log.info("attempt", extra=fields(key=key, attempt=action.attempt))
         if plan.status is not None:
-            before = about.get("status") or {}
+            before = involved_object.get("status") or {}
             phase, reason = plan.status.get("phase"), _reason(plan.status)
             if (before.get("phase"), _reason(before)) != (phase, reason):
                 log.info("phase", extra=fields(key=key, phase=phase, reason=reason))
@@ -293,10 +295,10 @@ class Reconcilers:
         if refusal is None:
             return plan.requeue_after
         self._report_rejected(key, refusal)
-        excuse = reconcile_transfer(replace(context, now=self.now(), refusal=refusal))
+        fallback_plan = reconcile_transfer(replace(context, now=self.now(), refusal=refusal))
         # Actions before the rejected one may have changed its version.
-        await self._carry_out(key, excuse, self._watches.get(OBJECT_TRANSFERS, "", key.name) or body)
-        return excuse.requeue_after
+        await self._carry_out(key, fallback_plan, self._watches.get(OBJECT_TRANSFERS, "", key.name) or body)
+        return fallback_plan.requeue_after
 
     async def _reconcile_storageprofile(self, key: Request) -> None:
         """Reconcile a StorageProfile unless another controller handles the cluster-scoped objects."""
@@ -331,7 +333,7 @@ class Reconcilers:
         config = self._observed.model(CDI_CONFIGS, "", CONFIG_NAME, CDIConfig)
         plan = reconcile_config(active_cdi(self._observed.cdis()), config, facts)
         if plan.create is not None:
-            await self._executor.apply(Plan(actions=(CreateObject(body=plan.create),)), {}, self.now())
+            await self._applier.apply(Plan(actions=(CreateObject(body=plan.create),)), {}, self.now())
         if plan.update is not None:
             made = await self._client.update(CDI_CONFIGS, dict(plan.update))
             self._watches.record_write(CDI_CONFIGS, made)
@@ -361,8 +363,8 @@ class Reconcilers:
         action, failure = type(refusal.action).__name__, refusal.failure
         log.warning("action refused", extra=fields(key=key, action=action, reason=failure.code, text=failure.message))
 
-    async def _simple(self, key: Request, plan: Plan, about: Object | None) -> None:
-        refusal = await self._executor.apply(plan, about or {}, self.now())
+    async def _simple(self, key: Request, plan: Plan, involved_object: Object | None) -> None:
+        refusal = await self._applier.apply(plan, involved_object or {}, self.now())
         if refusal is not None:
             log.warning(
                 "action refused", extra=fields(key=key, reason=refusal.failure.code, text=refusal.failure.message)

@@ -56,7 +56,7 @@ STATUS_ANNOTATIONS = frozenset(
 """Annotations of a PVC that no reconcile depends on."""
 
 
-class Pacing:
+class StatusThrottle:
     """Rate limiter of informational writes."""
 
     def __init__(self, now: Callable[[], float]) -> None:
@@ -66,7 +66,7 @@ class Pacing:
         self._due: dict[Request, float] = {}
         """When the next informational write for each volume is due."""
 
-    def filter(self, key: Request, plan: Plan, about: Object) -> Plan:
+    def filter(self, key: Request, plan: Plan, involved_object: Object) -> Plan:
         """Return the plan, or what of it is due, with the time until the rest is due in `requeue_after`."""
         rest = tuple(action for action in plan.actions if not _is_status_patch(action))
         if len(rest) == len(plan.actions) and plan.status is None:
@@ -77,7 +77,7 @@ class Pacing:
             self._record(key, now)
             return plan
         status = None
-        if _is_significant(plan, about):
+        if _is_significant(plan, involved_object):
             self._record(key, now)
             if _is_for_all(plan):
                 return plan
@@ -108,7 +108,7 @@ def _is_status_patch(action: Action) -> bool:
     )
 
 
-def _is_significant(plan: Plan, about: Object) -> bool:
+def _is_significant(plan: Plan, involved_object: Object) -> bool:
     """Return whether the plan has a change that a client may act on.
 
     That is a phase, a condition, or an upload server that is ready.
@@ -120,7 +120,7 @@ def _is_significant(plan: Plan, about: Object) -> bool:
         return True
     if any(_is_told_of_a_pod(action) for action in plan.actions):
         return True
-    return plan.status is not None and _facts(plan.status) != _facts(about.get("status") or {})
+    return plan.status is not None and _facts(plan.status) != _facts(involved_object.get("status") or {})
 
 
 def _is_for_all(plan: Plan) -> bool:

@@ -53,7 +53,7 @@ def _now() -> dt.datetime:
     return dt.datetime.now(dt.UTC)
 
 
-class UploadCertificates:
+class UploadCertificateRotator:
     """Rotator of upload certificates."""
 
     def __init__(

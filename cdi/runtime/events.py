@@ -17,9 +17,9 @@ _NAME = 200
 _MESSAGE = 1024
 
 
-def record(store: Store, about: Object, fact: Event, now: float) -> None:
+def record(store: Store, involved_object: Object, fact: Event, now: float) -> None:
     """Record an event about an object."""
-    metadata = about["metadata"]
+    metadata = involved_object["metadata"]
     digest = hashlib.sha256(f"{metadata['uid']}\n{fact.reason}\n{fact.message}".encode()).hexdigest()[:16]
     name = f"{metadata['name'][:_NAME].rstrip('.-')}.{digest}"
     moment = timestamp(datetime.fromtimestamp(now, UTC))
@@ -28,8 +28,8 @@ def record(store: Store, about: Object, fact: Event, now: float) -> None:
         "kind": "Event",
         "metadata": {"name": name, "namespace": metadata.get("namespace") or "default"},
         "involvedObject": {
-            "apiVersion": about["apiVersion"],
-            "kind": about["kind"],
+            "apiVersion": involved_object["apiVersion"],
+            "kind": involved_object["kind"],
             "name": metadata["name"],
             "namespace": metadata.get("namespace", ""),
             "uid": metadata["uid"],
@@ -54,9 +54,9 @@ def record(store: Store, about: Object, fact: Event, now: float) -> None:
             update_with_retry(store, Key.of_object(body), again)
 
 
-def of(store: Store, about: Object) -> list[Object]:
+def of(store: Store, involved_object: Object) -> list[Object]:
     """Return the events of one object, oldest first."""
-    metadata = about["metadata"]
+    metadata = involved_object["metadata"]
     found = [
         event
         for event in store.list("events", metadata.get("namespace") or "default")

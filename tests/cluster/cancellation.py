@@ -15,7 +15,7 @@ from typing import Any
 import cdi.cli.controller  # noqa: F401
 from cdi.api.errors import NotFound
 from cdi.cli.main import main
-from cdi.controller.applier import Executor
+from cdi.controller.applier import PlanApplier
 from cdi.kube.client import Client
 from cdi.kube.resources import DATA_VOLUMES, Object
 from tests.cluster.kill_points import after_writes, say
@@ -27,9 +27,9 @@ _about: contextvars.ContextVar[tuple[Client, Object] | None] = contextvars.Conte
 def follow() -> None:
     """Intercept the writes of this process and delete the annotated DataVolumes."""
     steps: dict[str, set[str]] = {}
-    carry_out, delete = Executor.apply, Client.delete
+    carry_out, delete = PlanApplier.apply, Client.delete
 
-    async def noted(executor: Executor, plan: Any, about: Object, now: float) -> Any:
+    async def noted(executor: PlanApplier, plan: Any, about: Object, now: float) -> Any:
         token = _about.set((executor._client, about))
         try:
             return await carry_out(executor, plan, about, now)
@@ -53,7 +53,7 @@ def follow() -> None:
             except NotFound:
                 say("unexpected", text=f"{metadata['name']} was gone before")
 
-    Executor.apply = noted  # type: ignore[method-assign, assignment]
+    PlanApplier.apply = noted  # type: ignore[method-assign, assignment]
     after_writes(count)
 
 

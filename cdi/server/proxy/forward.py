@@ -45,7 +45,7 @@ _PASSING = (Interrupted, ScratchNeeded, TargetBusy, UploadNotReady, UploadUnderW
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Patience:
+class WaitLimits:
     """Timeouts of a waiting request, in seconds."""
 
     replacement: float = 50.0
@@ -67,7 +67,7 @@ class Forwarder:
         context: Callable[[], ssl.SSLContext],
         metrics: Metrics,
         *,
-        patience: Patience,
+        patience: WaitLimits,
         max_waiting: int,
     ) -> None:
         """Forward with the TLS context from `context`; at most `max_waiting` requests wait at a time."""
@@ -154,7 +154,7 @@ class _Wait:
     """The wait of one request: until the upload server is ready, the client disconnects or a timeout expires."""
 
     def __init__(
-        self, request: ServerRequest, patience: Patience, waiting: ConcurrencyLimiter, metrics: Metrics, claim: str
+        self, request: ServerRequest, patience: WaitLimits, waiting: ConcurrencyLimiter, metrics: Metrics, claim: str
     ) -> None:
         self._request = request
         self._patience = patience

@@ -21,7 +21,7 @@ from cdi.http.server.request import ServerRequest
 from cdi.http.server.turn import Turn, in_turns
 from cdi.kube.jwt import TokenClaims, VerifyingKey
 from cdi.server import tokens
-from cdi.server.proxy.forward import Patience
+from cdi.server.proxy.forward import WaitLimits
 from cdi.server.proxy.metrics import Metrics
 from cdi.server.proxy.service import Proxy
 from cdi.server.proxy.volumes import Volumes
@@ -55,7 +55,7 @@ class Options:
     """Seconds that running uploads may still take after the signal to terminate."""
     stall_timeout: float = 60.0
     """Seconds without a byte from a client until its request fails."""
-    patience: Patience = field(default_factory=Patience)
+    patience: WaitLimits = field(default_factory=WaitLimits)
 
 
 def server_context(certificate: str, key: str) -> ssl.SSLContext:

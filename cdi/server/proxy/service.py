@@ -31,7 +31,7 @@ from cdi.http.connection import RemoteDisconnected
 from cdi.http.server.request import ServerRequest
 from cdi.http.server.turn import Turn
 from cdi.server.proxy.concurrency import ConcurrencyLimiter
-from cdi.server.proxy.forward import Forwarder, Patience
+from cdi.server.proxy.forward import Forwarder, WaitLimits
 from cdi.server.proxy.metrics import Metrics
 from cdi.server.proxy.relay import Relayed
 from cdi.server.proxy.volumes import Filled, Volumes
@@ -85,7 +85,7 @@ class Proxy:
         context: Callable[[], ssl.SSLContext],
         *,
         pages: Callable[[ServerRequest], Turn | bool | None] = lambda _: None,
-        patience: Patience | None = None,
+        patience: WaitLimits | None = None,
         max_waiting: int = MAX_WAITING,
         metrics: Metrics | None = None,
     ) -> None:
@@ -105,7 +105,7 @@ class Proxy:
         self._pages = pages
         self._turns = ConcurrencyLimiter(MAX_PER_VOLUME, "too many requests for this volume")
         self._forwarder = Forwarder(
-            volumes, context, metrics or Metrics(), patience=patience or Patience(), max_waiting=max_waiting
+            volumes, context, metrics or Metrics(), patience=patience or WaitLimits(), max_waiting=max_waiting
         )
 
     def begin(self, request: ServerRequest) -> Turn | bool:

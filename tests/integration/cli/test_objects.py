@@ -212,7 +212,10 @@ def test_an_upload_into_a_datavolume_that_waits_for_it(cdi, tmp_path):
     cdi("apply", "-f", path)
     assert "UploadReady" in cdi("wait", "up", "--for", "phase=UploadReady", "--timeout", "60s").stderr
     cdi("upload", "guest.qcow2", "up", "--no-create")
-    assert "DataVolume default/other does not exist" in cdi("upload", "guest.qcow2", "other", "--no-create", status=2).stderr
+    assert (
+        "DataVolume default/other does not exist"
+        in cdi("upload", "guest.qcow2", "other", "--no-create", status=2).stderr
+    )
     assert json.loads(cdi("get", "dv/up", "-o", "json").stdout)["status"]["phase"] == "Succeeded"
 
 

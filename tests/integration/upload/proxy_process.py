@@ -11,7 +11,7 @@ from cdi.api.errors import ClusterUnauthorized, UploadNotReady
 from cdi.controller.logging import configure
 from cdi.server.page.backend import VolumeBackend
 from cdi.server.page.service import Page
-from cdi.server.proxy.forward import Patience
+from cdi.server.proxy.forward import WaitLimits
 from cdi.server.proxy.run import Options, serve
 from cdi.server.proxy.volumes import Destination, Filled, Pending, VolumeState
 
@@ -60,7 +60,7 @@ def main(home: str, port: str, stall: str, replacement: str, contention: str) ->
         port=int(port),
         drain=20.0,
         stall_timeout=float(stall),
-        patience=Patience(replacement=float(replacement), contention=float(contention)),
+        patience=WaitLimits(replacement=float(replacement), contention=float(contention)),
         metrics_port=0,
     )
     serve(

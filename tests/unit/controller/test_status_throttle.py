@@ -11,7 +11,7 @@ from cdi.api.names import (
     ANN_RUNNING_CONDITION_MESSAGE,
 )
 from cdi.controller.request import datavolume
-from cdi.controller.status_throttle import MAX_DELAY, MIN_INTERVAL, RATE, Pacing
+from cdi.controller.status_throttle import MAX_DELAY, MIN_INTERVAL, RATE, StatusThrottle
 from cdi.reconcile.actions import CreateObject, DeleteObject, Event, PatchObject, Plan
 from cdi.reconcile.attempts import ANNOTATION
 
@@ -40,31 +40,31 @@ def patch(
     return PatchObject(plural=plural, namespace="vms", name=name, uid="1", annotations=told, **others)
 
 
-def told_at(clock: Clock) -> Pacing:
+def told_at(clock: Clock) -> StatusThrottle:
     """Return a throttle that has just let through a write about KEY."""
-    pacing = Pacing(clock)
-    assert pacing.filter(KEY, Plan(actions=(patch(),)), ABOUT).actions
+    throttle = StatusThrottle(clock)
+    assert throttle.filter(KEY, Plan(actions=(patch(),)), ABOUT).actions
     clock.now += 0.25
-    return pacing
+    return throttle
 
 
 def test_the_second_word_waits_and_the_first_does_not() -> None:
     clock = Clock()
-    pacing = told_at(clock)
+    throttle = told_at(clock)
     plan = Plan(actions=(patch(), WORK, patch()), status={**PENDING, "progress": "1%"}, requeue_after=30.0)
-    paced = pacing.filter(KEY, plan, ABOUT)
+    paced = throttle.filter(KEY, plan, ABOUT)
     assert paced.actions == (WORK,)
     assert paced.status is None
     assert paced.requeue_after == pytest.approx(MIN_INTERVAL - 0.25)
-    assert pacing.filter(OTHER, plan, ABOUT) == plan
+    assert throttle.filter(OTHER, plan, ABOUT) == plan
     clock.now += MIN_INTERVAL
-    assert pacing.filter(KEY, plan, ABOUT) == plan
+    assert throttle.filter(KEY, plan, ABOUT) == plan
 
 
 def test_an_earlier_look_stays() -> None:
     clock = Clock()
-    pacing = told_at(clock)
-    assert pacing.filter(KEY, Plan(actions=(patch(),), requeue_after=0.1), ABOUT).requeue_after == 0.1
+    throttle = told_at(clock)
+    assert throttle.filter(KEY, Plan(actions=(patch(),), requeue_after=0.1), ABOUT).requeue_after == 0.1
 
 
 @pytest.mark.parametrize(
@@ -101,10 +101,10 @@ def test_what_a_reconcile_rests_on_is_never_put_off(action: Any) -> None:
 
 def test_a_clock_that_was_set_back_keeps_nobody_waiting() -> None:
     clock = Clock()
-    pacing = told_at(clock)
+    throttle = told_at(clock)
     clock.now -= 3600
     plan = Plan(actions=(patch(),))
-    assert pacing.filter(KEY, plan, ABOUT) == plan
+    assert throttle.filter(KEY, plan, ABOUT) == plan
 
 
 def test_what_is_made_is_told_at_once_and_its_status_may_wait() -> None:
@@ -139,14 +139,14 @@ def test_an_end_and_what_only_a_claim_says_are_told_everywhere(status: Any) -> N
 
 def test_of_many_volumes_each_is_told_of_less_often_and_none_for_ever() -> None:
     clock = Clock()
-    pacing = Pacing(clock)
+    throttle = StatusThrottle(clock)
     words = Plan(actions=(patch(),))
     keys = [datavolume("vms", f"v{number}") for number in range(200)]
     told = dict.fromkeys(keys, 0)
     seconds = 60
     for _ in range(seconds * 10):
         for key in keys:
-            told[key] += bool(pacing.filter(key, words, ABOUT).actions)
+            told[key] += bool(throttle.filter(key, words, ABOUT).actions)
         clock.now += 0.1
     assert all(count >= seconds // MAX_DELAY for count in told.values())
     # At first the number of keys is not known.
@@ -155,19 +155,19 @@ def test_of_many_volumes_each_is_told_of_less_often_and_none_for_ever() -> None:
 
 def test_a_few_volumes_are_told_of_once_a_second() -> None:
     clock = Clock()
-    pacing = Pacing(clock)
+    throttle = StatusThrottle(clock)
     keys = [datavolume("vms", f"v{number}") for number in range(int(RATE))]
     told = 0
     for _ in range(100):
-        told += sum(bool(pacing.filter(key, Plan(actions=(patch(),)), ABOUT).actions) for key in keys)
+        told += sum(bool(throttle.filter(key, Plan(actions=(patch(),)), ABOUT).actions) for key in keys)
         clock.now += 0.1
     assert told >= 9 * len(keys)
 
 
 def test_what_was_told_long_ago_is_forgotten() -> None:
     clock = Clock()
-    pacing = Pacing(clock)
+    throttle = StatusThrottle(clock)
     for number in range(1000):
-        pacing.filter(datavolume("vms", f"v{number}"), Plan(actions=(patch(),)), ABOUT)
+        throttle.filter(datavolume("vms", f"v{number}"), Plan(actions=(patch(),)), ABOUT)
         clock.now += MIN_INTERVAL
-    assert len(pacing._due) <= 101
+    assert len(throttle._due) <= 101

@@ -21,7 +21,7 @@ from cdi.controller.upload_certificates import (
     PROXY_SIGNER,
     RETRY_INTERVAL,
     SYNC_INTERVAL,
-    UploadCertificates,
+    UploadCertificateRotator,
 )
 from cdi.kube import pki
 from cdi.kube.certificates import Lifetimes
@@ -60,7 +60,7 @@ class Scene:
 
     def __post_init__(self) -> None:
         certifier = CertificateManager(self.api, "cdi", Lifetimes, prefix=self.prefix, now=lambda: self.now)  # type: ignore[arg-type]
-        self.made = UploadCertificates(
+        self.made = UploadCertificateRotator(
             self.api,  # type: ignore[arg-type]
             certifier,
             "cdi",

@@ -13,7 +13,7 @@ from cdi.http.server.listener import HttpListener
 from cdi.http.server.plaintext import PlaintextContext
 from cdi.http.server.turn import in_turns
 from cdi.server.page.service import Page
-from cdi.server.proxy.forward import Patience
+from cdi.server.proxy.forward import WaitLimits
 from cdi.server.proxy.metrics import Metrics
 from cdi.server.proxy.service import MAX_PER_VOLUME, Proxy
 from cdi.server.proxy.volumes import Filled, Pending
@@ -219,7 +219,7 @@ def test_what_passes_is_waited_for(volumes, metrics, obstacle):
 )
 def test_what_does_not_pass_is_told_when_the_time_is_over(volumes, metrics, obstacle, code):
     volumes.states = {"vm": obstacle}
-    with served(volumes, metrics, most=10, patience=Patience(replacement=0, contention=0)) as ask:
+    with served(volumes, metrics, most=10, patience=WaitLimits(replacement=0, contention=0)) as ask:
         assert ask("ns~vm") == (503, code)
         assert ask.headers["Retry-After"]
 

@@ -104,7 +104,13 @@ class MemorySupply(DiskSource):
     """Source over a `MemoryOrigin`."""
 
     def __init__(self, origin, has_strong_validator=True):
-        self.origin, self.size, self.data, self.has_strong_validator, self.validator = origin, origin.size, origin.size, has_strong_validator, "v"
+        self.origin, self.size, self.data, self.has_strong_validator, self.validator = (
+            origin,
+            origin.size,
+            origin.size,
+            has_strong_validator,
+            "v",
+        )
 
 
 def conversation(line, bandwidth=0):
@@ -123,7 +129,9 @@ def deliver(origin, line, *, has_strong_validator=True, fetched=lambda size: Non
     return delivery.run(said(origin))
 
 
-def converse(origin, target, position, *, cut=None, zeros=None, has_strong_validator=True, checkpoint=None, narrow=False):
+def converse(
+    origin, target, position, *, cut=None, zeros=None, has_strong_validator=True, checkpoint=None, narrow=False
+):
     """Run one connection and return the result of each end, source first: a digest or the error."""
     source_line, target_line = lines(cut)
     source_line.narrow = lambda: narrow

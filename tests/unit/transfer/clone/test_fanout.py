@@ -95,7 +95,10 @@ def test_each_chunk_is_read_once_for_all(threads, depth):
     reading = reading_of(reader, depth)
     seats = [reading.join(0) for _ in range(5)]
     reading.begin()
-    assert together(*[lambda subscription=subscription: all_of(subscription) for subscription in seats]) == [list(range(30))] * 5
+    assert (
+        together(*[lambda subscription=subscription: all_of(subscription) for subscription in seats])
+        == [list(range(30))] * 5
+    )
     assert sorted(reader.read_of) == list(range(30))
 
 
@@ -186,7 +189,10 @@ def test_where_all_are_slow_nobody_loses_a_seat():
         clock.now += 100 * MAX_STALL
         time.sleep(0.1)
     assert not any(subscription.evicted for subscription in seats)
-    assert together(*[lambda subscription=subscription: all_of(subscription) for subscription in seats]) == [list(range(30))] * 2
+    assert (
+        together(*[lambda subscription=subscription: all_of(subscription) for subscription in seats])
+        == [list(range(30))] * 2
+    )
 
 
 def test_a_source_that_fails_fails_for_all():

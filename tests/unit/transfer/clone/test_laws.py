@@ -65,7 +65,14 @@ def test_a_connection_that_is_cut_anywhere_is_gone_on_with(origin, reads_zero, c
     position = ResumePoint()
     first = True
     for cut in cuts:
-        _, received = converse(origin, target, position, cut=cut, has_strong_validator=has_strong_validator, zeros=not (first and reads_zero))
+        _, received = converse(
+            origin,
+            target,
+            position,
+            cut=cut,
+            has_strong_validator=has_strong_validator,
+            zeros=not (first and reads_zero),
+        )
         first = False
         if isinstance(received, bytes):
             break
@@ -73,7 +80,9 @@ def test_a_connection_that_is_cut_anywhere_is_gone_on_with(origin, reads_zero, c
         done = position.watermark
         assert bytes(target.disk[:done]) == origin.data[:done]
     else:
-        sent, received = converse(origin, target, position, has_strong_validator=has_strong_validator, zeros=not (first and reads_zero))
+        sent, received = converse(
+            origin, target, position, has_strong_validator=has_strong_validator, zeros=not (first and reads_zero)
+        )
         assert sent == received
     assert bytes(target.disk) == origin.data
     assert format_digest(received) == plain_digest(origin.data)

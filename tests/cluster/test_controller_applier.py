@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from cdi.api.errors import Conflict
-from cdi.controller.applier import Executor
+from cdi.controller.applier import PlanApplier
 from cdi.controller.certificates import CertificateManager
 from cdi.controller.informers import InformerSet
 from cdi.controller.request import Scope
@@ -38,7 +38,7 @@ class Bench:
     def __init__(self, client: Client, watches: InformerSet, watching: asyncio.Task[None], namespace: str) -> None:
         self.client, self.watches, self.namespace = client, watches, namespace
         self._watching = watching
-        self.executor = Executor(client, watches, CertificateManager(client, namespace, Lifetimes))
+        self.applier = PlanApplier(client, watches, CertificateManager(client, namespace, Lifetimes))
 
     async def stop_watching(self):
         """Stop the watches, so that the cache is outdated from the next change on."""
@@ -46,7 +46,7 @@ class Bench:
         await asyncio.wait([self._watching])
 
     async def act(self, *actions, about=None, **plan):
-        return await self.executor.apply(Plan(actions=actions, **plan), about or {}, NOW)
+        return await self.applier.apply(Plan(actions=actions, **plan), about or {}, NOW)
 
     async def make(self, resource, name, **more):
         metadata = {"name": name, "namespace": self.namespace, **more.pop("metadata", {})}
