@@ -44,7 +44,14 @@ from cdi.transfer.qcow2_ranged import load_map
 from cdi.transfer.reader import ResumingReader
 from cdi.transfer.result import OutcomeBuilder
 from cdi.transfer.retry import RestartRequired
-from cdi.transfer.unwrap import DiskNotInLayer, NoDiskInLayer, UnwrappedImage, inspect_ranged, unwrap_stream
+from cdi.transfer.unwrap import (
+    DiskNotInLayer,
+    NoDiskInLayer,
+    UnwrappedImage,
+    disk_not_in_archive,
+    inspect_ranged,
+    unwrap_stream,
+)
 from cdi.verify.hashing import ResumableHash
 
 if TYPE_CHECKING:
@@ -326,9 +333,7 @@ def _read(
                 # This holds only for authentic content, so the digest is checked first.
                 no_disk = error
             except DiskNotInLayer:
-                found.refuse(
-                    DiskNotInImage("the archive contains no file that could be the disk", where=facts.location)
-                )
+                found.refuse(disk_not_in_archive(facts.location))
         if ask.digest or to_end or no_disk is not None:
             for _ in pieces:
                 pass

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Literal, NoReturn
 from cdi.api.errors import (
     CdiError,
     ContentTruncated,
-    DiskNotInImage,
     FormatUnsupported,
     ImageError,
     Retry,
@@ -42,7 +41,14 @@ from cdi.transfer.reader import ResumingReader
 from cdi.transfer.result import OutcomeBuilder
 from cdi.transfer.resume import checkpointing, checkpoints, has_watermark, load_resume_point
 from cdi.transfer.retry import RestartRequired
-from cdi.transfer.unwrap import DiskNotInLayer, NoDiskInLayer, UnwrappedImage, inspect_ranged, unwrap_stream
+from cdi.transfer.unwrap import (
+    DiskNotInLayer,
+    NoDiskInLayer,
+    UnwrappedImage,
+    disk_not_in_archive,
+    inspect_ranged,
+    unwrap_stream,
+)
 from cdi.transfer.watermark import Watermark
 from cdi.verify.hashing import ResumableHash
 
@@ -314,7 +320,7 @@ class DiskTransfer:
             wanted.check(digest.digest(), location, self.result, may_be_cut=fetcher.may_be_cut)
         if isinstance(none, NoDiskInLayer):
             raise none
-        raise DiskNotInImage("the archive contains no disk file", where=fetcher.facts.location)
+        raise disk_not_in_archive(fetcher.facts.location)
 
     def _qcow2_stream(self, stream: Iterator[bytes | memoryview], target: Target) -> None:
         held = bytearray()

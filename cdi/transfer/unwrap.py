@@ -56,6 +56,11 @@ class NoDiskInLayer(DiskNotInLayer):
     """Signal that the disk is not in this layer of a container image; another layer may have it."""
 
 
+def disk_not_in_archive(location: str) -> DiskNotInImage:
+    """Return the error for an archive that was read to its end and contains no file."""
+    return DiskNotInImage("the archive contains no disk file", where=location)
+
+
 @dataclass(slots=True)
 class UnwrappedImage:
     """The image inside a source.
