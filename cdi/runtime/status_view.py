@@ -67,6 +67,11 @@ def phase_of(body: Object) -> Phase:
     return Phase(text) if text in set(Phase) else Phase.UNKNOWN
 
 
+def restarts_of(body: Object) -> int:
+    """Return how many attempts to fill the volume were begun after the first."""
+    return int((body.get("status") or {}).get("restartCount") or 0)
+
+
 def reached(body: Object, until: str) -> bool:
     status = body.get("status") or {}
     if (status.get("phase") or "") == until:

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import assert_never
 
 from cdi.api.errors import AlreadyExists, CdiError, Conflict, Interrupted
-from cdi.api.job import Failure, Progress
+from cdi.api.job import Progress
+from cdi.api.phases import ConditionType
 from cdi.api.policy import CHECKSUM
 from cdi.reconcile import upload_request as uploads
 from cdi.reconcile.upload_request import UploadRequest
@@ -19,7 +20,7 @@ from cdi.runtime.batch.item import Item, size_of, with_size
 from cdi.runtime.batch.probe import Prober, SourceVersion
 from cdi.runtime.local_backend import LocalBackend
 from cdi.runtime.lockfile import Entry
-from cdi.runtime.status_view import failure_of
+from cdi.runtime.status_view import failure_of, reached, restarts_of
 from cdi.store.base import Key, Object
 
 
@@ -39,8 +40,11 @@ class Importing:
     """The DataVolume's uid."""
     note: str = ""
     """Why the volume was replaced, or that the import was running before."""
-    before: tuple[Failure, int] | None = None
-    """The failure and restart count of an import that was joined, which do not count as a failure of this run."""
+    before: int | None = None
+    """Restart count of the newest attempt that was begun before an import was joined; None if there was none.
+
+    That attempt used the inputs as they were then, so its failure does not count as a failure of this run.
+    """
 
 
 class Starter:
@@ -131,13 +135,13 @@ class Starter:
         dv = standing.datavolume
         assert dv is not None
         failure = failure_of(dv)
-        restarts = int((dv.get("status") or {}).get("restartCount") or 0)
+        begun = failure is not None or reached(dv, ConditionType.RUNNING)
         self._apply(item, _held_to(item, self._as_it_is(item, standing), pin))
         if item.path is not None and (failure is not None or not _asked(standing.claim, item)):
             # The upload may be running already, or have ended meanwhile.
             with contextlib.suppress(Conflict, AlreadyExists):
                 self._here.upload(item.namespace, item.name, item.path)
-        before = None if failure is None else (failure, restarts)
+        before = restarts_of(dv) if begun else None
         return self._under_way(item, "was in progress", before=before)
 
     @property
@@ -146,7 +150,7 @@ class Starter:
         assert isinstance(self._backend, LocalBackend)
         return self._backend
 
-    def _under_way(self, item: Item, note: str, before: tuple[Failure, int] | None = None) -> Importing:
+    def _under_way(self, item: Item, note: str, before: int | None = None) -> Importing:
         body = self._backend.get("dv", item.namespace, item.name)
         return Importing(uid=body["metadata"]["uid"], note=note, before=before)
 

@@ -11,7 +11,7 @@ from cdi.api.phases import Phase
 from cdi.runtime.backend import Advance, Backend, ProgressWatch
 from cdi.runtime.batch.importing import Importing
 from cdi.runtime.batch.item import Item
-from cdi.runtime.status_view import failure_of, phase_of
+from cdi.runtime.status_view import failure_of, phase_of, restarts_of
 from cdi.store.base import Object
 
 
@@ -51,7 +51,7 @@ def track(backend: Backend, courses: ProgressWatch, item: Item, importing: Impor
         return Finished(note=importing.note)
     if failure is not None and failure.retry is Retry.NEVER:
         return Finished(failure=failure)
-    if failure is not None and failure.retry is Retry.ON_CHANGE and not _old(body, failure, importing):
+    if failure is not None and failure.retry is Retry.ON_CHANGE and not _old(body, importing):
         return Finished(failure=failure, note=_AGAIN)
     # The conditions about uploads are for the user with the file; here the batch uploads it.
     note = failure.message if failure is not None else "" if item.path is not None else _why(body)
@@ -68,10 +68,9 @@ def _look(backend: Backend, courses: ProgressWatch, item: Item, importing: Impor
     return body, backend.progress_of(body)
 
 
-def _old(body: Object, failure: Failure, importing: Importing) -> bool:
-    """Return whether the failure is that of an attempt before this run, with the next attempt still to come."""
-    restarts = int((body.get("status") or {}).get("restartCount") or 0)
-    return importing.before == (failure, restarts)
+def _old(body: Object, importing: Importing) -> bool:
+    """Return whether the newest attempt was begun before this run, with the next attempt still to come."""
+    return importing.before is not None and restarts_of(body) <= importing.before
 
 
 def _why(body: Object) -> str:

@@ -20,6 +20,9 @@ from cdi.runtime.upload_client import Proxy, RetryPolicy, UploadClient, Volume
 from cdi.runtime.upload_sockets import UploadSockets
 from tests.integration.page.conftest import MIB, TOKEN
 
+# Longer than one wait for the page, so that a failure names the element that was waited for.
+pytestmark = pytest.mark.timeout(300)
+
 PACKAGES = Path(os.environ.get("CDI_CACHE") or Path.home() / ".cache" / "cdi") / "npm"
 
 
