@@ -74,9 +74,10 @@ def _has_token(variable: str) -> str:
 
 
 # Match everything that may be a clone, and every token whose origin is not known yet.
+# An object without a spec must not make the expression fail: the API server's own error names the missing field.
 _CLONES = (
-    "request.operation == 'CREATE' ? has(object.spec.sourceRef) || (has(object.spec.source) && "
-    f"(has(object.spec.source.pvc) || has(object.spec.source.snapshot))) || ({_has_token('object')}) : "
+    "request.operation == 'CREATE' ? (has(object.spec) && (has(object.spec.sourceRef) || (has(object.spec.source) && "
+    f"(has(object.spec.source.pvc) || has(object.spec.source.snapshot))))) || ({_has_token('object')}) : "
     f"({_has_token('object')}) && !({_has_token('oldObject')} && object.metadata.annotations['{ANN_CLONE_TOKEN}'] == "
     f"oldObject.metadata.annotations['{ANN_CLONE_TOKEN}'])"
 )
@@ -170,7 +171,7 @@ HOOKS = (
         kind="validating",
         plurals=("cdis",),
         operations=(Operation.DELETE,),
-        condition="has(oldObject.spec.uninstallStrategy) && "
+        condition="has(oldObject.spec) && has(oldObject.spec.uninstallStrategy) && "
         "oldObject.spec.uninstallStrategy == 'BlockUninstallIfWorkloadsExist'",
         namespaced=False,
         failure="Fail",

@@ -203,6 +203,12 @@ def test_the_webhook_itself_refuses_every_wrong_datavolume_with_its_causes(serve
     assert any(words in each["message"] and field in (None, each["field"]) for each in causes)
 
 
+def test_a_datavolume_without_a_spec_is_refused_by_the_schema(server):
+    document = dv()
+    del document["spec"]
+    assert "invalid: spec: Required value" in refusal(server, document)
+
+
 @pytest.mark.parametrize("who", CONSUMERS)
 def test_what_other_programs_write_passes(server, who):
     create(server, CONSUMERS[who])

@@ -1,5 +1,7 @@
 """Tests of the webhook configurations: their rules, and their failure policies."""
 
+import re
+
 import pytest
 
 from cdi.server.hooks import HOOKS, TIMEOUT, Installation, webhook_configurations
@@ -51,6 +53,14 @@ def test_finalizers_and_status_never_wait_for_us():
             changed = {"datavolume-mutate.cdi.kubevirt.io": f"{TOKEN} == oldO{TOKEN[1:]}"}
             expected = changed.get(webhook["name"], "object.spec != oldObject.spec")
             assert expected in webhook["matchConditions"][0]["expression"]
+
+
+@pytest.mark.parametrize("hook", HOOKS, ids=lambda hook: hook.name)
+def test_a_match_condition_does_not_fail_for_an_object_without_a_spec(hook):
+    # CEL fails for a missing key, except for the last one that `has` tests.
+    condition = hook.matters(labelled=True)
+    for read in re.finditer(r"\b(object|oldObject)\.spec\.", condition):
+        assert f"has({read[1]}.spec) && " in condition[: read.start()]
 
 
 @pytest.mark.parametrize("hook", HOOKS, ids=lambda hook: hook.name)
