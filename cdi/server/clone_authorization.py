@@ -138,9 +138,16 @@ async def _source(dv: DataVolume, namespace: str, access: Access) -> SourcePvc |
 
 
 async def _may(user: User, grant: CloneAuthorization, access: Access) -> bool:
+    held: dict[str, bool] = {}
+
+    async def holds(right: Mapping[str, str]) -> bool:
+        if (resource := right["resource"]) not in held:
+            held[resource] = await access.may(user, right)
+        return held[resource]
+
     for way in has_permission(grant.kind, grant.namespace, grant.name):
         for right in way:
-            if not await access.may(user, right):
+            if not await holds(right):
                 break
         else:
             return True

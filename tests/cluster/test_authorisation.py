@@ -35,6 +35,8 @@ FEDORA, THEN = "fedora", "fedora-then"
 SOURCE = {"apiGroups": ["cdi.kubevirt.io"], "resources": ["datavolumes/source"], "verbs": ["create"]}
 PODS = {"apiGroups": [""], "resources": ["pods"], "verbs": ["create"]}
 CLAIMS = {"apiGroups": [""], "resources": ["persistentvolumeclaims"], "verbs": ["create"]}
+PVCS = {"apiGroups": [""], "resources": ["pvcs"], "verbs": ["create"]}
+"""What KubeVirt's CDI asks for instead; no API has such a resource."""
 OTHERWISE = {
     "apiGroups": ["", "cdi.kubevirt.io"],
     "resources": ["pods", "persistentvolumeclaims", "datavolumes", "datavolumes/source"],
@@ -47,6 +49,7 @@ RIGHTS = {
     "pods": [PODS],
     "claims": [CLAIMS],
     "both": [PODS, CLAIMS],
+    "pods-and-pvcs": [PODS, PVCS],
     "otherwise": [OTHERWISE],
 }
 """Roles in the sources' namespace, besides those of the chart, Kubernetes' own `edit`, and "elsewhere"."""
@@ -56,9 +59,9 @@ OF_SNAPSHOTS = {"snapshot", "reference to a snapshot"}
 ALLOWED = {
     "sourcer": OF_CLAIMS | OF_SNAPSHOTS,
     "editor": OF_CLAIMS | OF_SNAPSHOTS,
-    "viewer": OF_CLAIMS | OF_SNAPSHOTS,
     "edit": OF_CLAIMS | OF_SNAPSHOTS,
     "both": OF_CLAIMS | OF_SNAPSHOTS,
+    "pods-and-pvcs": OF_CLAIMS | OF_SNAPSHOTS,
     "one": OF_CLAIMS,
     "pods": OF_CLAIMS,
 }

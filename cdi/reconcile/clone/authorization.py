@@ -26,15 +26,20 @@ if TYPE_CHECKING:
 def has_permission(kind: SourceKind, namespace: str, name: str) -> tuple[tuple[dict[str, str], ...], ...]:
     """Return the sets of rights of which any one, held completely, permits cloning a source.
 
-    These are the right that exists for cloning, and the rights with which the source could be read anyway. Each right
-    is the ``resourceAttributes`` of an access review.
+    These are the right that exists for cloning, and the rights with which the source could be read anyway: a user who
+    may create pods can mount a PVC, and who may create PVCs as well can restore a snapshot into one. KubeVirt's CDI
+    asks for ``pvcs`` instead, which is no resource of any API: only a role written for it (or ``*``) grants that, so it
+    permits what its author meant. A pod's name is not asked about, because a role cannot limit creation to names.
+
+    Each right is the ``resourceAttributes`` of an access review.
     """
-    needed = ("pods", "persistentvolumeclaims") if kind == "VolumeSnapshot" else ("pods",)
     created = {"namespace": namespace, "verb": "create", "version": "*"}
-    return (
-        ({**created, "group": GROUP, "resource": "datavolumes", "subresource": "source", "name": name},),
-        tuple({**created, "group": "", "resource": resource} for resource in needed),
-    )
+    pods = {**created, "group": "", "resource": "pods"}
+    own = {**created, "group": GROUP, "resource": "datavolumes", "subresource": "source", "name": name}
+    if kind != "VolumeSnapshot":
+        return (own,), (pods,)
+    restores = ({**created, "group": "", "resource": resource} for resource in ("persistentvolumeclaims", "pvcs"))
+    return (own,), *((pods, restore) for restore in restores)
 
 
 def authorize(

@@ -110,3 +110,11 @@ def test_nothing_in_a_template_is_privileged_or_an_image_of_its_own():
     assert set(re.findall(r"^\s*image: (.*)$", text, re.MULTILINE)) == {'{{ include "cdi.image" . }}'}
     for word in ("privileged", "hostPath", "hostNetwork", "hostPID", "hostIPC", "hostPort"):
         assert word not in text
+
+
+def test_who_may_only_view_a_namespace_may_not_clone_from_it():
+    documents = TEMPLATES["userroles.yaml"].split("\n---\n")
+    (view,) = (text for text in documents if "name: cdi.kubevirt.io:view\n" in text)
+    (sourcer,) = (text for text in documents if "name: cdi.kubevirt.io:clone-sourcer\n" in text)
+    assert "datavolumes/source" not in view
+    assert "datavolumes/source" in sourcer

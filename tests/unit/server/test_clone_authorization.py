@@ -19,6 +19,7 @@ NOW = 1_800_000_000.0
 OWN = ("cdi.kubevirt.io", "datavolumes", "source")
 PODS = ("", "pods", "")
 CLAIMS = ("", "persistentvolumeclaims", "")
+PVCS = ("", "pvcs", "")
 
 
 class Access:
@@ -76,6 +77,9 @@ def token(verdict):
         (pvc(), [], False),
         (SNAPSHOT, [OWN], True),
         (SNAPSHOT, [PODS, CLAIMS], True),
+        (SNAPSHOT, [PODS, PVCS], True),
+        (SNAPSHOT, [CLAIMS, PVCS], False),
+        (SNAPSHOT, [PVCS], False),
         (SNAPSHOT, [PODS], False),
         (SNAPSHOT, [CLAIMS], False),
         (SNAPSHOT, [], False),
@@ -89,6 +93,15 @@ async def test_each_right(source, rights, allowed):
         assert verdict.status == 403
         text = answer(review, verdict)["response"]["status"]["message"]
         assert f"User {review.user} has insufficient permissions in clone source namespace golden" in text
+
+
+async def test_no_right_is_asked_about_twice():
+    _, access, _ = await ask(clone(SNAPSHOT))
+    assert [attributes["resource"] for _, attributes in access.asked] == ["datavolumes", "pods"]
+    _, access, _ = await ask(clone(SNAPSHOT), PODS)
+    assert [attributes["resource"] for _, attributes in access.asked] == [
+        "datavolumes", "pods", "persistentvolumeclaims", "pvcs",
+    ]  # fmt: skip
 
 
 async def test_the_token_says_what_was_allowed_and_nothing_else():
