@@ -71,6 +71,52 @@ class TlsPolicy:
                 return cls()
 
 
+class _AlertingObject(ssl.SSLObject):
+    """TLS state of a connection that sends its alert before its handshake fails."""
+
+    outgoing: ssl.MemoryBIO | None = None
+    _failure: ssl.SSLError | None = None
+
+    def do_handshake(self) -> None:
+        """Perform the handshake; while an alert is still to be sent, ask for more input instead of failing."""
+        if self._failure is not None:
+            raise self._failure
+        try:
+            super().do_handshake()
+        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            raise
+        except ssl.SSLError as error:
+            if self.outgoing is None or not self.outgoing.pending:
+                raise
+            self._failure = error
+            raise ssl.SSLWantReadError from error
+
+
+class _AlertingContext(ssl.SSLContext):
+    """A context whose connections tell a client why its handshake failed, such as an unsupported TLS version.
+
+    asyncio closes a connection as soon as its handshake fails, and drops the alert that OpenSSL has written. It sends
+    what is written when the handshake needs more input. The failure is raised again when the client has read the alert
+    and closes the connection, or when asyncio's timeout for handshakes ends.
+    """
+
+    sslobject_class = _AlertingObject
+
+    def wrap_bio(
+        self,
+        incoming: ssl.MemoryBIO,
+        outgoing: ssl.MemoryBIO,
+        server_side: bool = False,
+        server_hostname: str | bytes | None = None,
+        session: ssl.SSLSession | None = None,
+    ) -> ssl.SSLObject:
+        """Return the TLS state of a connection, which knows where its alerts are written."""
+        made = super().wrap_bio(incoming, outgoing, server_side, server_hostname, session)
+        if isinstance(made, _AlertingObject):
+            made.outgoing = outgoing
+        return made
+
+
 class ServingTls:
     """A server's TLS context, whose certificate and policy can be replaced while it serves.
 
@@ -78,7 +124,7 @@ class ServingTls:
     """
 
     def __init__(self) -> None:
-        self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self.context: ssl.SSLContext = _AlertingContext(ssl.PROTOCOL_TLS_SERVER)
         self.context.set_alpn_protocols(["http/1.1"])
         self._policy: TlsPolicy | None = None
         self._pair: tuple[bytes, bytes] | None = None

@@ -130,3 +130,26 @@ async def test_a_new_policy_holds_for_the_next_connection(authority):
         _, new = await dial(port, authority)
         assert new.get_extra_info("ssl_object").version() == "TLSv1.3"
         await hung_up(new)
+
+
+@pytest.mark.parametrize(
+    ("policy", "ciphers", "alert"),
+    [
+        (TlsPolicy(minimum=ssl.TLSVersion.TLSv1_3), "DEFAULT", "PROTOCOL_VERSION"),
+        (TlsPolicy(), "AES128-SHA", "HANDSHAKE_FAILURE"),
+    ],
+    ids=["too old a version", "no common cipher"],
+)
+async def test_a_client_whose_handshake_fails_gets_an_alert(authority, policy, ciphers, alert):
+    tls = ServingTls()
+    held = pair(authority)
+    tls.set_certificate(held.certificate, held.key)
+    tls.apply_policy(policy)
+    context = ssl.create_default_context(cadata=authority.certificate.decode())
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    context.set_ciphers(ciphers)
+    async with echoing(tls) as port:
+        with pytest.raises(ssl.SSLError, match=alert):
+            await asyncio.open_connection("127.0.0.1", port, ssl=context, server_hostname="localhost")
+        _, writer = await dial(port, authority)
+        await hung_up(writer)
