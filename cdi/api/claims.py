@@ -57,7 +57,7 @@ class StorageSpec(Model):
     data_source: TypedLocalObjectReference | None = None
     """A snapshot, claim or populator that fills the volume instead of CDI."""
     data_source_ref: TypedObjectReference | None = None
-    """As dataSource, of any kind and perhaps in another namespace."""
+    """As dataSource, of any kind; another namespace is refused."""
 
     @property
     def size(self) -> Quantity | None:

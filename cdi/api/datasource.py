@@ -50,3 +50,20 @@ class DataSource(KubeObject):
     """Desired state: the volume that the DataSource refers to."""
     status: DataSourceStatus | None = None
     """Observed state; written by the controller."""
+
+    @property
+    def volume(self) -> SourcePvc | SourceSnapshot | None:
+        """Volume or snapshot that it refers to directly, with its own namespace in place of an empty one."""
+        source = self.spec.source
+        found = source.pvc if source.pvc is not None else source.snapshot
+        return (
+            found.model_copy(update={"namespace": found.namespace or self.metadata.namespace or ""}) if found else None
+        )
+
+    @property
+    def reference(self) -> DataSourceReference | None:
+        """DataSource that it refers to, with its own namespace in place of an empty one."""
+        found = self.spec.source.data_source
+        return (
+            found.model_copy(update={"namespace": found.namespace or self.metadata.namespace or ""}) if found else None
+        )

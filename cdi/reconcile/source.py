@@ -281,10 +281,10 @@ def resolve_data_source(data_source: DataSource, objects: Lister) -> SourcePvc |
 
     As in KubeVirt's CDI a DataSource may refer to another one in its namespace, which must not refer to a third.
     """
-    end = _direct(data_source)
+    end = data_source.volume
     if end is not None:
         return end
-    reference = data_source.spec.source.data_source
+    reference = data_source.reference
     if reference is None:
         return UnresolvedDataSource(reason=Reason.NO_SOURCE, message="it names no source. Try: set spec.source")
     own = (data_source.metadata.namespace, data_source.metadata.name)
@@ -301,20 +301,15 @@ def resolve_data_source(data_source: DataSource, objects: Lister) -> SourcePvc |
             reason=Reason.NOT_FOUND,
             message=f"DataSource {reference.namespace}/{reference.name} does not exist. Try: create it",
         )
-    end = _direct(target)
+    end = target.volume
     if end is not None:
         return end
-    if target.spec.source.data_source is None:
+    if target.reference is None:
         return UnresolvedDataSource(reason=Reason.NO_SOURCE, message=f"DataSource {reference.name} names no source")
     return UnresolvedDataSource(
         reason=Reason.MAX_REFERENCE_DEPTH_REACHED,
         message="it refers to a reference. Try: refer to the last DataSource of the chain",
     )
-
-
-def _direct(data_source: DataSource) -> SourcePvc | SourceSnapshot | None:
-    source = data_source.spec.source
-    return source.pvc if source.pvc is not None else source.snapshot
 
 
 # --- clones -----------------------------------------------------------------------------------------------------

@@ -129,12 +129,10 @@ async def _source(dv: DataVolume, namespace: str, access: Access) -> SourcePvc |
     if dv.spec.source_ref is None:
         return None
     found = await access.data_source(dv.spec.source_ref.namespace or namespace, dv.spec.source_ref.name)
-    reference = found.spec.source.data_source if found is not None else None
+    reference = found.reference if found is not None else None
     if reference is not None and found is not None and reference.namespace == found.metadata.namespace:
         found = await access.data_source(reference.namespace, reference.name)
-    if found is None:
-        return None
-    return found.spec.source.pvc if found.spec.source.pvc is not None else found.spec.source.snapshot
+    return found.volume if found is not None else None
 
 
 async def _may(user: User, grant: CloneAuthorization, access: Access) -> bool:

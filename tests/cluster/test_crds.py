@@ -38,7 +38,6 @@ OTHER_WORDS = {
     "ref kind": "Unsupported sourceRef kind",
     "two sources": "Multiple Data volume sources",
     "source and ref": "either Source or SourceRef",
-    "no scheme": "Invalid source URL scheme",
     "host with a space": "names no host",
     "tab that urlsplit drops": "Invalid source URL",
     "outer space": "Invalid source URL",

@@ -19,13 +19,13 @@ class Rule:
     """Path of the member to report, if it is not the value itself, such as ``.storage``."""
     reason: str = ""
     """Reason such as FieldValueRequired; FieldValueInvalid if empty."""
+    message_expression: str = ""
+    """Expression for the message, which replaces `message` unless it fails."""
 
     def to_dict(self) -> dict[str, str]:
         """Return the rule as in a schema."""
-        made = {"rule": self.rule, "message": self.message}
-        return (
-            made | ({"fieldPath": self.field} if self.field else {}) | ({"reason": self.reason} if self.reason else {})
-        )
+        optional = {"messageExpression": self.message_expression, "fieldPath": self.field, "reason": self.reason}
+        return {"rule": self.rule, "message": self.message} | {name: text for name, text in optional.items() if text}
 
 
 REQUIRED = "FieldValueRequired"

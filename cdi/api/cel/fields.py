@@ -33,29 +33,38 @@ def _word(*values: str, message: str = "") -> Schema:
 _AUTHORITY = r"([^/?#]*@)?(\\[[^\\]/\\s]+\\]|[^/?#@:\\s\\[\\]]+)(:[0-9]{0,5})?([/?#]|$)"
 
 
+_SUBJECT = "spec.source"
+"""What KubeVirt's CDI begins its messages about URLs with."""
+_HAS_SCHEME = "self.matches('^[A-Za-z][-A-Za-z0-9+.]*:')"
+
+
 def _url(schemes: tuple[str, ...]) -> Schema:
     web = [scheme for scheme in schemes if scheme in HTTP_SCHEMES]
     buckets = [scheme for scheme in schemes if scheme not in HTTP_SCHEMES]
     said = ", ".join(f"{scheme}://" for scheme in schemes[:-1]) + f" or {schemes[-1]}://"
     rules = [
-        Rule(rule="self != ''", message="source URL is empty", reason=REQUIRED),
+        Rule(rule="self != ''", message=f"{_SUBJECT} source URL is empty", reason=REQUIRED),
         Rule(
-            rule=f"self == '' || self.matches('^(?i)({'|'.join(schemes)}):')",
-            message=f"Invalid source URL scheme: it does not begin with {said}",
+            rule=f"self == '' || {_HAS_SCHEME}",
+            message=f"{_SUBJECT} Invalid source URL: it has no scheme; it begins with {said}",
+        ),
+        Rule(
+            rule=f"!{_HAS_SCHEME} || self.matches('^(?i)({'|'.join(schemes)}):')",
+            message=f"{_SUBJECT} Invalid source URL scheme: it does not begin with {said}",
         ),
         Rule(
             rule=f"!self.matches('^(?i)({'|'.join(web)}):') || self.matches('^(?i)({'|'.join(web)})://{_AUTHORITY}')",
-            message="Invalid source URL: it names no host",
+            message=f"{_SUBJECT} Invalid source URL: it names no host",
         ),
         Rule(
             rule=r"!self.matches('[\\x00-\\x1f\\x7f\\\\]')",
-            message="Invalid source URL: it holds control characters or a backslash",
+            message=f"{_SUBJECT} Invalid source URL: it holds control characters or a backslash",
         ),
     ]
     rules += [
         Rule(
             rule=f"!self.matches('^(?i){scheme}:') || self.matches('^(?i){scheme}://[^/?#]+/+[^/?#]')",
-            message=f"Invalid source URL: it is not of the form {scheme}://bucket/object",
+            message=f"{_SUBJECT} Invalid source URL: it is not of the form {scheme}://bucket/object",
         )
         for scheme in buckets
     ]
@@ -65,7 +74,9 @@ def _url(schemes: tuple[str, ...]) -> Schema:
 _REGISTRY_URL: Schema = {
     "maxLength": MAX_URL,
     RULES: [
-        Rule(rule="self != ''", message="source URL is empty", reason=REQUIRED).to_dict(),
+        Rule(
+            rule="self != ''", message="Illegal registry source URL scheme: source URL is empty", reason=REQUIRED
+        ).to_dict(),
         Rule(
             rule="self == '' || self.matches('^(?i)(docker|oci-archive):')",
             message="Illegal registry source URL scheme: it begins with docker:// or oci-archive://",
@@ -92,7 +103,7 @@ _CHECKSUM: Schema = {
     ],
 }
 
-_ACCESS_MODES: Schema = {"items": {"enum": [str(mode) for mode in AccessMode]}}
+_ACCESS_MODES: Schema = {"items": {"enum": sorted(str(mode) for mode in AccessMode)}}
 _VOLUME_MODE: Schema = _word(*(str(mode) for mode in VolumeMode))
 _NOT_NEGATIVE: Schema = {"minimum": 0}
 _INPUTS = {"secretRef": _name("Secret"), "certConfigMap": _name("ConfigMap")}
@@ -186,6 +197,7 @@ FIELD_RULES: dict[str, dict[str, Schema]] = {
                 Rule(
                     rule="self in ['DataVolume', 'PersistentVolumeClaim']",
                     message="Unsupported kind: DataVolume or PersistentVolumeClaim",
+                    message_expression="'Unsupported kind \"' + self + '\": DataVolume or PersistentVolumeClaim'",
                 ).to_dict()
             ],
             "maxLength": MAX_NAME,

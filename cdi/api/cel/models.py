@@ -68,7 +68,7 @@ def _needed(what: str, *members: str, unless: str = "false") -> tuple[Rule, ...]
     return tuple(
         Rule(
             rule=f"({unless}) || (has(self.{name}) && self.{name} != '')",
-            message=f"source {what} is not valid: {name} is missing",
+            message=f"{what} is not valid: {name} is missing",
             field=f".{name}",
             reason=REQUIRED,
         )
@@ -76,14 +76,52 @@ def _needed(what: str, *members: str, unless: str = "false") -> tuple[Rule, ...]
     )
 
 
-def _reference(what: str) -> tuple[Rule, ...]:
-    return (
-        Rule(
-            rule="self.__namespace__ != '' && self.name != ''",
-            message=f"{what} is not valid: namespace and name are needed",
-            reason=REQUIRED,
-        ),
+def _reference(member: str, what: str, *, namespace_optional: bool = False) -> Rule:
+    """Return the rule for a reference to another object: its name, and its namespace unless that is optional."""
+    named = f"self.{member}.name != ''"
+    placed = "" if namespace_optional else f"self.{member}.__namespace__ != '' && "
+    missing = "the name is missing" if namespace_optional else "namespace and name are needed"
+    return Rule(
+        rule=f"!has(self.{member}) || ({placed}{named})",
+        message=f"{what} is not valid: {missing}",
+        field=f".{member}",
+        reason=REQUIRED,
     )
+
+
+def _population(member: str, what: str) -> tuple[Rule, ...]:
+    """Return the rules for a reference to what fills the volume instead of CDI."""
+    reference = f"self.{member}"
+    needed = {
+        "name": f"{reference}.name != ''",
+        "kind": f"{reference}.kind != ''",
+        "apiGroup when kind is not 'PersistentVolumeClaim'": f"{reference}.kind == 'PersistentVolumeClaim' || "
+        f"(has({reference}.apiGroup) && {reference}.apiGroup != '')",
+    }
+    return tuple(
+        Rule(rule=f"!has({reference}) || {met}", message=f"{what} {name}", field=f".{member}", reason=REQUIRED)
+        for name, met in needed.items()
+    )
+
+
+_POPULATED = (
+    *_population("dataSource", "DataSource"),
+    *_population("dataSourceRef", "DataSourceRef"),
+    Rule(
+        rule="!has(self.dataSourceRef) || !has(self.dataSourceRef.__namespace__) || "
+        "self.dataSourceRef.__namespace__ == ''",
+        message="Invalid value: DataSourceRef namespace not supported: "
+        "the object has to be in the namespace of the volume",
+        field=".dataSourceRef",
+    ),
+    Rule(
+        rule="!has(self.dataSource) || !has(self.dataSourceRef) || "
+        "(self.dataSource.kind == self.dataSourceRef.kind && self.dataSource.name == self.dataSourceRef.name && "
+        "(has(self.dataSource.apiGroup) ? self.dataSource.apiGroup : '') == "
+        "(has(self.dataSourceRef.apiGroup) ? self.dataSourceRef.apiGroup : ''))",
+        message="DataSourceRef and DataSource must match",
+    ),
+)
 
 
 _IMPORTED = ("http", "s3", "gcs", "registry", "blank", "imageio", "vddk")
@@ -119,7 +157,7 @@ MODEL_RULES: dict[str, tuple[Rule, ...]] = {
         ),
         Rule(
             rule=f"{_FILLED} || has(self.source) != has(self.sourceRef)",
-            message="Data volume should have either Source or SourceRef",
+            message="Data volume should have either Source or SourceRef, or be externally populated",
             field=".source",
         ),
         *_content("self.source"),
@@ -144,7 +182,11 @@ MODEL_RULES: dict[str, tuple[Rule, ...]] = {
             reason=REQUIRED,
         ),
     ),
-    "DataVolumeSource": _one_source((*_IMPORTED, "pvc", "upload", "snapshot"), "Data volume"),
+    "DataVolumeSource": (
+        *_one_source((*_IMPORTED, "pvc", "upload", "snapshot"), "Data volume"),
+        _reference("pvc", "spec.source.PVC source PVC"),
+        _reference("snapshot", "spec.source.Snapshot source snapshot"),
+    ),
     "ImportSource": _one_source(_IMPORTED, "VolumeImport"),
     "ClaimSpec": (
         *_sizes("PVC"),
@@ -159,8 +201,9 @@ MODEL_RULES: dict[str, tuple[Rule, ...]] = {
             message="PVC multiple accessModes: exactly 1 access mode is allowed",
             field=".accessModes",
         ),
+        *_POPULATED,
     ),
-    "StorageSpec": _sizes("Storage"),
+    "StorageSpec": (*_sizes("Storage"), *_POPULATED),
     "SourceRegistry": (
         Rule(rule="has(self.url) != has(self.imageStream)",
              message="Source registry should have either URL or ImageStream"),
@@ -171,16 +214,22 @@ MODEL_RULES: dict[str, tuple[Rule, ...]] = {
         ),
     ),
     "SourceImageio": (
-        *_needed("Imageio", "secretRef", "diskId"),
-        *_needed("Imageio", "certConfigMap", unless="has(self.insecureSkipVerify) && self.insecureSkipVerify"),
+        *_needed("spec.source.Imageio source Imageio", "secretRef", "diskId"),
+        *_needed(
+            "spec.source.Imageio source Imageio",
+            "certConfigMap",
+            unless="has(self.insecureSkipVerify) && self.insecureSkipVerify",
+        ),
     ),
     "SourceVddk": (
-        Rule(rule="has(self.url) && self.url != ''", message="source URL is empty", field=".url", reason=REQUIRED),
-        *_needed("VDDK", "secretRef", "uuid", "backingFile", "thumbprint"),
+        Rule(
+            rule="has(self.url) && self.url != ''",
+            message="spec.source source URL is empty",
+            field=".url",
+            reason=REQUIRED,
+        ),
+        *_needed("spec.source.VDDK source VDDK", "secretRef", "uuid", "backingFile", "thumbprint"),
     ),
-    "SourcePvc": _reference("source PVC"),
-    "SourceSnapshot": _reference("source snapshot"),
-    "DataSourceReference": _reference("source dataSource"),
     "VolumeCloneSourceSpec": (
         Rule(
             rule="self.source.kind in ['PersistentVolumeClaim', 'VolumeSnapshot']",
@@ -205,6 +254,11 @@ MODEL_RULES: dict[str, tuple[Rule, ...]] = {
         Rule(
             rule="[has(self.pvc), has(self.snapshot), has(self.dataSource)].filter(given, given).size() < 2",
             message="Multiple DataSource sources; exactly one is allowed",
+        ),
+        # Go clients write an empty namespace, which stands for that of the DataSource.
+        *(
+            _reference(member, f"source {member}", namespace_optional=True)
+            for member in ("pvc", "snapshot", "dataSource")
         ),
     ),
     "DataImportCronSpec": (

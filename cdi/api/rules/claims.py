@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from cdi.api.claims import AccessMode, ClaimSpec, StorageSpec, VolumeMode
+from cdi.api.meta import TypedLocalObjectReference, TypedObjectReference
 from cdi.api.quantity import MAX_BYTES, MIB
 from cdi.api.rules.problems import Cause, Problem, Problems, one_of, optional_name, unsupported
 
@@ -57,3 +58,38 @@ def check_access_modes(modes: list[str], field: str) -> Problems:
 def external_population(claim: StorageSpec) -> bool:
     """Return whether the volume is filled by something other than CDI."""
     return claim.data_source is not None or claim.data_source_ref is not None
+
+
+def check_external_population(claim: StorageSpec, field: str) -> Problems:
+    """Yield the problems of the references to what fills the volume instead of CDI."""
+    source, ref = claim.data_source, claim.data_source_ref
+    if source is not None and ref is not None and _identity(source) != _identity(ref):
+        yield Problem(field=field, message="DataSourceRef and DataSource must match")
+    if source is not None:
+        yield from _check_object(source, f"{field}.dataSource", "DataSource")
+    if ref is None:
+        return
+    if ref.namespace:
+        yield Problem(
+            field=f"{field}.dataSourceRef.namespace",
+            message="Invalid value: DataSourceRef namespace not supported: "
+            "the object has to be in the namespace of the volume",
+        )
+    yield from _check_object(ref, f"{field}.dataSourceRef", "DataSourceRef")
+
+
+def _check_object(reference: TypedLocalObjectReference | TypedObjectReference, field: str, what: str) -> Problems:
+    if not reference.name:
+        yield Problem(field=f"{field}.name", message=f"Required value: {what} name", cause=Cause.REQUIRED)
+    if not reference.kind:
+        yield Problem(field=f"{field}.kind", message=f"Required value: {what} kind", cause=Cause.REQUIRED)
+    if not reference.api_group and reference.kind != "PersistentVolumeClaim":
+        yield Problem(
+            field=f"{field}.apiGroup",
+            message=f"Required value: {what} apiGroup when kind is not 'PersistentVolumeClaim'",
+            cause=Cause.REQUIRED,
+        )
+
+
+def _identity(reference: TypedLocalObjectReference | TypedObjectReference) -> tuple[str, str, str]:
+    return reference.api_group or "", reference.kind, reference.name

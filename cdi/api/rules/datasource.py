@@ -20,7 +20,9 @@ def check_datasource(datasource: DataSource) -> Problems:
             field="spec.source", message=f"Multiple DataSource sources: {', '.join(given)}; exactly one is allowed"
         )
     for name, member in given.items():
-        yield from check_reference(member.namespace, member.name, f"spec.source.{name}", f"source {name}")
+        yield from check_reference(
+            member.namespace, member.name, f"spec.source.{name}", f"source {name}", namespace_optional=True
+        )
     other, meta = source.data_source, datasource.metadata
-    if other is not None and (other.namespace, other.name) == (meta.namespace, meta.name):
+    if other is not None and (other.namespace or meta.namespace, other.name) == (meta.namespace, meta.name):
         yield Problem(field="spec.source.dataSource", message="DataSource cannot point to itself")

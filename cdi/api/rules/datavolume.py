@@ -5,7 +5,7 @@ from __future__ import annotations
 from cdi.api.claims import StorageSpec, VolumeMode
 from cdi.api.datavolume import Checkpoint, ContentType, DataVolume, DataVolumeSpec, SourceRef
 from cdi.api.policy import check_policy
-from cdi.api.rules.claims import check_claim, external_population
+from cdi.api.rules.claims import check_claim, check_external_population, external_population
 from cdi.api.rules.problems import Cause, Problem, Problems, object_name, optional_name, truncate
 from cdi.api.rules.sources import WARM_SOURCES, check_content_type, check_one_source
 from cdi.api.sources import ImportSource
@@ -43,11 +43,12 @@ def _origin(spec: DataVolumeSpec, claim: StorageSpec | None, field: str) -> Prob
     if claim is not None and external_population(claim):
         if spec.source is not None or spec.source_ref is not None:
             yield Problem(field=field, message="External population is incompatible with Source and SourceRef")
+        yield from check_external_population(claim, f"{field}.pvc" if spec.pvc is not None else f"{field}.storage")
     elif (spec.source is None) == (spec.source_ref is None):
         yield Problem(
             field=f"{field}.source",
-            message="Data volume should have either Source or SourceRef"
-            + (", not both" if spec.source is not None else ""),
+            message="Data volume should have either Source or SourceRef, or be externally populated"
+            + ("; not both" if spec.source is not None else ""),
         )
     elif spec.source_ref is not None:
         yield from _source_ref(spec.source_ref, f"{field}.sourceRef")

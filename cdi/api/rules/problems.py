@@ -53,7 +53,7 @@ def object_name(name: str, field: str, what: str) -> Problems:
     if not name:
         yield Problem(field=field, message=f"Required value: the name of {what} is missing", cause=Cause.REQUIRED)
     elif len(name) > MAX_NAME:
-        yield Problem(field=field, message=f"Name of {what} cannot be more than {MAX_NAME} characters")
+        yield Problem(field=field, message=f"Name cannot be longer than {MAX_NAME} characters: name of {what}")
     elif not is_dns_subdomain(name):
         yield Problem(
             field=field,

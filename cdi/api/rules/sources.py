@@ -59,48 +59,52 @@ def check_one_source(source: ImportSource | None, field: str, what: str) -> Prob
 
 
 def check_source(source: AnySource, field: str) -> Problems:
-    """Yield the problems of one member of a source."""
+    """Yield the problems of one member of a source.
+
+    Messages begin with the path of the source, as KubeVirt's CDI spells it.
+    """
+    parent = field.rpartition(".")[0]
     match source:
         case SourceHttp():
-            yield from check_url(source.url, HTTP_SCHEMES, f"{field}.url")
+            yield from check_url(source.url, HTTP_SCHEMES, f"{field}.url", parent)
             yield from _checksum(source.checksum, f"{field}.checksum")
             yield from each(source.extra_headers, f"{field}.extraHeaders", _header)
             yield from each(source.secret_extra_headers, f"{field}.secretExtraHeaders", _secret)
             yield from _references(source, field)
         case SourceS3():
-            yield from check_url(source.url, S3_SCHEMES, f"{field}.url")
+            yield from check_url(source.url, S3_SCHEMES, f"{field}.url", parent)
             yield from _references(source, field)
         case SourceGcs():
-            yield from check_url(source.url, GCS_SCHEMES, f"{field}.url")
+            yield from check_url(source.url, GCS_SCHEMES, f"{field}.url", parent)
             yield from optional_name(source.secret_ref, f"{field}.secretRef", "Secret")
         case SourceRegistry():
             yield from _registry(source, field)
         case SourceImageio():
             yield from _needed(
                 field,
-                "Imageio",
+                f"{parent}.Imageio source Imageio",
                 secretRef=source.secret_ref,
                 diskId=source.disk_id,
                 **({} if source.insecure_skip_verify else {"certConfigMap": source.cert_config_map}),
             )
-            yield from check_url(source.url, HTTP_SCHEMES, f"{field}.url")
+            yield from check_url(source.url, HTTP_SCHEMES, f"{field}.url", parent)
             yield from _references(source, field)
         case SourceVddk():
             yield from _needed(
                 field,
-                "VDDK",
+                f"{parent}.VDDK source VDDK",
                 secretRef=source.secret_ref,
                 uuid=source.uuid,
                 backingFile=source.backing_file,
                 thumbprint=source.thumbprint,
             )
-            yield from check_url(source.url, HTTP_SCHEMES, f"{field}.url")
+            yield from check_url(source.url, HTTP_SCHEMES, f"{field}.url", parent)
             yield from _references(source, field)
             yield from optional_name(source.extra_args, f"{field}.extraArgs", "ConfigMap")
         case SourcePvc():
-            yield from check_reference(source.namespace, source.name, field, "source PVC")
+            yield from check_reference(source.namespace, source.name, field, "source PVC", f"{parent}.PVC ")
         case SourceSnapshot():
-            yield from check_reference(source.namespace, source.name, field, "source snapshot")
+            yield from check_reference(source.namespace, source.name, field, "source snapshot", f"{parent}.Snapshot ")
         case SourceUpload() | SourceBlank():
             return
         case _:
@@ -123,12 +127,24 @@ def check_content_type(content_type: str | None, source: ImportSource | None, fi
         yield Problem(field=field, message="ContentType must be kubevirt when Source is Registry")
 
 
-def check_reference(namespace: str, name: str, field: str, what: str) -> Problems:
-    """Yield the problems of a reference that must have a namespace and a name."""
-    if not namespace or not name:
-        yield Problem(field=field, message=f"{what} is not valid: namespace and name are needed")
+def check_reference(
+    namespace: str, name: str, field: str, what: str, prefix: str = "", *, namespace_optional: bool = False
+) -> Problems:
+    """Yield the problems of a reference that must have a name, and a namespace unless that is optional.
+
+    Args:
+        namespace: The namespace.
+        name: The name.
+        field: Path of the reference for messages.
+        what: What is referred to, for messages.
+        prefix: What the message about a missing part begins with.
+        namespace_optional: Whether an empty namespace stands for that of the object with the reference.
+    """
+    if not name or not (namespace or namespace_optional):
+        missing = "the name is missing" if namespace_optional else "namespace and name are needed"
+        yield Problem(field=field, message=f"{prefix}{what} is not valid: {missing}")
         return
-    if not is_dns_label(namespace):
+    if namespace and not is_dns_label(namespace):
         yield Problem(
             field=f"{field}.namespace", message=f"{truncate(namespace)!r} is not a DNS label of 1 to 63 characters"
         )
@@ -169,7 +185,7 @@ def _references(source: SourceHttp | SourceS3 | SourceRegistry | SourceImageio |
 def _needed(field: str, what: str, **values: str | None) -> Problems:
     for name, value in values.items():
         if not value:
-            yield Problem(field=f"{field}.{name}", message=f"source {what} is not valid: {name} is missing")
+            yield Problem(field=f"{field}.{name}", message=f"{what} is not valid: {name} is missing")
 
 
 def _checksum(checksum: str | None, field: str) -> Problems:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection
+from dataclasses import replace
 from urllib.parse import SplitResult, urlsplit
 
 from cdi.api.rules.problems import Problem, Problems, has_control_characters, truncate
@@ -22,13 +23,29 @@ def redacted(url: str) -> str:
     return truncate(re.sub(r"//[^/?#]*@", "//", url.partition("?")[0].partition("#")[0]))
 
 
-def check_url(url: str | None, schemes: Collection[str], field: str) -> Problems:
-    """Yield the problems of a source's URL, which must have a host and one of the schemes."""
+def check_url(url: str | None, schemes: Collection[str], field: str, subject: str = "") -> Problems:
+    """Yield the problems of a source's URL, which must have a host and one of the schemes.
+
+    Args:
+        url: The URL.
+        schemes: The schemes to choose from.
+        field: Path of the URL for messages.
+        subject: What KubeVirt's CDI begins its messages with: the path of the source that has the URL.
+    """
+    yield from (
+        replace(problem, message=f"{subject} {problem.message}".lstrip()) for problem in _url(url, schemes, field)
+    )
+
+
+def _url(url: str | None, schemes: Collection[str], field: str) -> Problems:
     parts = _split(url, field)
     if isinstance(parts, Problem):
         yield parts
         return
     assert url is not None
+    if not parts.scheme:
+        yield Problem(field=field, message=f"Invalid source URL: {redacted(url)} has no scheme")
+        return
     if parts.scheme not in schemes:
         yield Problem(
             field=field,
@@ -51,7 +68,8 @@ def check_registry_url(url: str, field: str) -> Problems:
     """Yield the problems of ``docker://host/repository[:tag|@digest]`` or ``oci-archive:path``."""
     parts = _split(url, field)
     if isinstance(parts, Problem):
-        yield Problem(field=field, message=parts.message.replace("Invalid source URL", "Illegal registry source URL"))
+        message = parts.message.replace("Invalid source URL: ", "Illegal registry source URL ")
+        yield Problem(field=field, message=message if url else f"Illegal registry source URL scheme: {message}")
         return
     rest = url.partition(":")[2]
     if parts.scheme not in REGISTRY_SCHEMES:
@@ -82,8 +100,6 @@ def _split(url: str | None, field: str) -> SplitResult | Problem:
         parts = urlsplit(url)
     except ValueError:
         return Problem(field=field, message=f"Invalid source URL: {redacted(url)} cannot be parsed")
-    if not parts.scheme:
-        return Problem(field=field, message=f"Invalid source URL: {redacted(url)} has no scheme")
     if _BAD_ESCAPE.search(parts.path):
         return Problem(
             field=field, message=f"Invalid source URL: {redacted(url)} has a percent sign that escapes nothing"

@@ -225,7 +225,11 @@ def finish(
     problems += _impossible(dv, unsized=unsized, path=path)
     if problems:
         raise Rejected(
-            [Problem(field=names(problem.field), message=problem.message) for problem in dict.fromkeys(problems)]
+            [
+                # The path that the API's messages begin with is none of the user's file; the field says it.
+                Problem(field=names(problem.field), message=problem.message.removeprefix("spec.source "))
+                for problem in dict.fromkeys(problems)
+            ]
         )
     return Item(
         name=dv.metadata.name or "",

@@ -86,7 +86,7 @@ def test_rules_are_added_to_those_that_are_there():
     there = {"type": "object", "properties": {"x": {"type": "string"}}, RULES: [{"rule": "true", "message": "m"}]}
     assert apply_rules("SomethingElse", there) == there
     made = apply_rules("DataSourceSource", there)
-    assert len(made[RULES]) == 2
+    assert len(made[RULES]) == 1 + len(MODEL_RULES["DataSourceSource"])
     assert len(there[RULES]) == 1
 
 
@@ -98,3 +98,15 @@ def test_a_rule_says_no_more_than_it_has():
         "fieldPath": ".a",
         "reason": "FieldValueRequired",
     }
+
+
+def test_the_kind_that_cannot_be_transferred_is_named():
+    (rule,) = FIELD_RULES["TransferSource"]["kind"][RULES]
+    assert rule["messageExpression"].startswith("'Unsupported kind \"' + self + '\"")
+
+
+def test_only_the_references_of_datasources_may_leave_out_the_namespace():
+    written = {model: " ".join(rule.rule for rule in MODEL_RULES[model]) for model in MODEL_RULES}
+    assert "self.pvc.__namespace__ != ''" in written["DataVolumeSource"]
+    assert "__namespace__" not in written["DataSourceSource"]
+    assert not {"SourcePvc", "SourceSnapshot", "DataSourceReference"} & written.keys()

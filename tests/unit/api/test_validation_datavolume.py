@@ -25,6 +25,7 @@ def without(kind, *names):
 
 WARM = {"checkpoints": [{"previous": "", "current": "a"}, {"previous": "a", "current": "b"}]}
 REF = {"kind": "DataSource", "name": "x"}
+OTHER = {"apiGroup": "x.io", "kind": "X", "name": "y"}
 
 POLICY = "cdi.kubevirt.io/policy."
 
@@ -67,8 +68,10 @@ REFUSED = [
     ("volume mode", dv(storage=STORAGE | {"volumeMode": "block"}), "spec.storage.volumeMode", "Unsupported value"),
     ("storage class", dv(storage=STORAGE | {"storageClassName": "A"}), "spec.storage.storageClassName", "subdomain"),
     # source
-    ("no source", dv(None), "spec.source", "either Source or SourceRef"),
-    ("source and ref", dv(sourceRef=REF), "spec.source", "either Source or SourceRef, not both"),
+    ("no source", dv(None), "spec.source",
+     "Data volume should have either Source or SourceRef, or be externally populated"),
+    ("source and ref", dv(sourceRef=REF), "spec.source",
+     "Data volume should have either Source or SourceRef, or be externally populated; not both"),
     ("empty source", dv({}), "spec.source", "Missing Data volume source"),
     ("two sources", dv({"blank": {}, "upload": {}}), "spec.source", "Multiple Data volume sources: upload, blank"),
     ("ref kind", dv(None, sourceRef=REF | {"kind": "PVC"}), "spec.sourceRef.kind",
@@ -77,7 +80,16 @@ REFUSED = [
      "Missing sourceRef kind"),
     ("ref without name", dv(None, sourceRef=REF | {"name": ""}), "spec.sourceRef.name",
      "Missing sourceRef name"),
-    ("filled by others, and by us", dv(storage=STORAGE | {"dataSource": {"kind": "X", "name": "y"}}), "spec",
+    *[(f"filled by others of {name} without {part}", dv(None, storage=STORAGE | {member: {**OTHER, part: ""}}),
+       f"spec.storage.{member}.{part}", f"Required value: {name} {words}")
+      for member, name in (("dataSource", "DataSource"), ("dataSourceRef", "DataSourceRef"))
+      for part, words in (("name", "name"), ("kind", "kind"),
+                          ("apiGroup", "apiGroup when kind is not 'PersistentVolumeClaim'"))],
+    ("filled out of another namespace", dv(None, storage=STORAGE | {"dataSourceRef": OTHER | {"namespace": "gold"}}),
+     "spec.storage.dataSourceRef.namespace", "Invalid value: DataSourceRef namespace not supported"),
+    ("filled by two", dv(None, storage=STORAGE | {"dataSourceRef": OTHER, "dataSource": OTHER | {"name": "z"}}),
+     "spec.storage", "DataSourceRef and DataSource must match"),
+    ("filled by others, and by us", dv(storage=STORAGE | {"dataSource": OTHER}), "spec",
      "External population is incompatible with Source and SourceRef"),
     # content types
     ("content type", dv(contentType="tar"), "spec.contentType", "ContentType not one of: kubevirt, archive"),
@@ -88,17 +100,17 @@ REFUSED = [
     ("archive on a block volume", dv(contentType="archive", storage=STORAGE | {"volumeMode": "Block"}),
      "spec.storage.volumeMode", "an archive needs volumeMode Filesystem"),
     # URLs
-    ("empty URL", http(url=""), "spec.source.http.url", "source URL is empty"),
-    ("no scheme", http(url="host/x"), "spec.source.http.url", "Invalid source URL"),
-    ("ftp", http(url="ftp://host/x"), "spec.source.http.url", "Invalid source URL scheme"),
+    ("empty URL", http(url=""), "spec.source.http.url", "spec.source source URL is empty"),
+    ("no scheme", http(url="host/x"), "spec.source.http.url", "spec.source Invalid source URL: "),
+    ("ftp", http(url="ftp://host/x"), "spec.source.http.url", "spec.source Invalid source URL scheme: "),
     ("file", http(url="file:///etc/shadow"), "spec.source.http.url", "Invalid source URL scheme"),
     ("s3 as http", http(url="s3://bucket/key"), "spec.source.http.url", "Invalid source URL scheme"),
-    ("gs as s3", dv({"s3": {"url": "gs://bucket/key"}}), "spec.source.s3.url", "Invalid source URL scheme"),
-    ("s3 as gcs", dv({"gcs": {"url": "s3://bucket/key"}}), "spec.source.gcs.url", "Invalid source URL scheme"),
+    ("gs as s3", dv({"s3": {"url": "gs://bucket/key"}}), "spec.source.s3.url", "spec.source Invalid source URL scheme: "),
+    ("s3 as gcs", dv({"gcs": {"url": "s3://bucket/key"}}), "spec.source.gcs.url", "spec.source Invalid source URL scheme: "),
     ("no host", http(url="http:///x"), "spec.source.http.url", "names no host"),
     ("host with a space", http(url="http://a b/x"), "spec.source.http.url", "names no host"),
     ("bad port", http(url="http://host:99999/"), "spec.source.http.url", "no valid port"),
-    ("bad bracket", http(url="http://[::1/x"), "spec.source.http.url", "Invalid source URL"),
+    ("bad bracket", http(url="http://[::1/x"), "spec.source.http.url", "spec.source Invalid source URL: "),
     ("new line", http(url="http://host/x\r\nHost: evil"), "spec.source.http.url", "control characters"),
     ("zero byte", http(url="http://host/\0"), "spec.source.http.url", "control characters"),
     ("tab that urlsplit drops", http(url="ht\ttp://host/x"), "spec.source.http.url", "control characters"),
@@ -108,7 +120,8 @@ REFUSED = [
     ("endless", http(url="http://host/" + "x" * 9000), "spec.source.http.url", "longer than"),
     ("bucket alone", dv({"s3": {"url": "s3://bucket"}}), "spec.source.s3.url", "s3://bucket/object"),
     ("object alone", dv({"gcs": {"url": "gs:///object"}}), "spec.source.gcs.url", "gs://bucket/object"),
-    ("imageio URL", dv({"imageio": SOURCES["imageio"] | {"url": "engine"}}), "spec.source.imageio.url", "Invalid source"),
+    ("imageio URL", dv({"imageio": SOURCES["imageio"] | {"url": "engine"}}), "spec.source.imageio.url",
+     "spec.source Invalid source URL: "),
     # http
     ("checksum without algorithm", http(checksum="0" * 64), "spec.source.http.checksum", "Invalid checksum format"),
     ("unknown algorithm", http(checksum="crc32:00000000"), "spec.source.http.checksum", "Invalid checksum format"),
@@ -128,25 +141,29 @@ REFUSED = [
     ("empty stream", registry(imageStream="", pullMethod="node"), "spec.source.registry.imageStream", "not valid"),
     ("pull method", registry(url="docker://a/b", pullMethod="host"), "spec.source.registry.pullMethod", "neither pod, node"),
     ("registry scheme", registry(url="https://a/b"), "spec.source.registry.url", "Illegal registry source URL scheme"),
-    ("registry without scheme", registry(url="quay/x"), "spec.source.registry.url", "Illegal registry source URL"),
+    ("registry without scheme", registry(url="quay/x"), "spec.source.registry.url", "Illegal registry source URL scheme"),
     ("registry without image", registry(url="docker://"), "spec.source.registry.url", "names no image"),
     ("registry with a space", registry(url="docker://a/b c"), "spec.source.registry.url", "names no image"),
     ("docker without slashes", registry(url="docker:a/b"), "spec.source.registry.url", "write docker://"),
-    ("empty registry URL", registry(url=""), "spec.source.registry.url", "source URL is empty"),
+    ("empty registry URL", registry(url=""), "spec.source.registry.url",
+     "Illegal registry source URL scheme: source URL is empty"),
     ("architecture", registry(url="docker://a/b", platform={"architecture": "amd 64"}),
      "spec.source.registry.platform.architecture", "not an architecture"),
     # imageio, vddk
-    ("imageio without secret", without("imageio", "secretRef"), "spec.source.imageio.secretRef", "source Imageio is not valid"),
+    ("imageio without secret", without("imageio", "secretRef"), "spec.source.imageio.secretRef",
+     "spec.source.Imageio source Imageio is not valid"),
     ("imageio without CA", without("imageio", "certConfigMap"), "spec.source.imageio.certConfigMap", "Imageio is not valid"),
     ("imageio without disk", dv({"imageio": SOURCES["imageio"] | {"diskId": ""}}), "spec.source.imageio.diskId",
      "Imageio is not valid"),
-    *[(f"vddk without {name}", without("vddk", name), f"spec.source.vddk.{name}", "source VDDK is not valid")
+    *[(f"vddk without {name}", without("vddk", name), f"spec.source.vddk.{name}",
+       "spec.source.VDDK source VDDK is not valid")
       for name in ("secretRef", "uuid", "backingFile", "thumbprint")],
-    ("vddk without URL", without("vddk", "url"), "spec.source.vddk.url", "source URL is empty"),
+    ("vddk without URL", without("vddk", "url"), "spec.source.vddk.url", "spec.source source URL is empty"),
     # clones
-    ("pvc without a name", dv({"pvc": {"namespace": "a", "name": ""}}), "spec.source.pvc", "source PVC is not valid"),
+    ("pvc without a name", dv({"pvc": {"namespace": "a", "name": ""}}), "spec.source.pvc",
+     "spec.source.PVC source PVC is not valid"),
     ("snapshot without namespace", dv({"snapshot": {"namespace": "", "name": "a"}}), "spec.source.snapshot",
-     "source snapshot is not valid"),
+     "spec.source.Snapshot source snapshot is not valid"),
     ("pvc of a bad namespace", dv({"pvc": {"namespace": "a.b", "name": "c"}}), "spec.source.pvc.namespace", "DNS label"),
     # multi-stage imports
     ("stages over http", dv(**WARM), "spec.checkpoints", "imageio and vddk only"),
@@ -205,7 +222,9 @@ def test_sound_objects_are_accepted(which):
         dv(storage=STORAGE | {"accessModes": ["ReadWriteOncePod", "ReadWriteMany"], "volumeMode": "Block"}),
         dv(storage=size("1Mi")),
         dv(storage=size(1 << 40)),
-        dv(None, storage=STORAGE | {"dataSourceRef": {"apiGroup": "x.io", "kind": "X", "name": "y"}}),
+        dv(None, storage=STORAGE | {"dataSourceRef": OTHER}),
+        dv(None, storage=STORAGE | {"dataSourceRef": OTHER, "dataSource": OTHER}),
+        dv(None, storage=STORAGE | {"dataSource": {"kind": "PersistentVolumeClaim", "name": "y"}}),
     ],
 )  # fmt: skip
 def test_what_the_existing_importer_takes_is_accepted(document):
@@ -237,7 +256,7 @@ def test_an_object_that_was_admitted_before_can_always_be_read():
     ("metadata", "field", "words"),
     [
         ({}, "metadata.name", "name or generateName is required"),
-        ({"name": "a" * 254}, "metadata.name", "Name of data volume cannot be more than 253 characters"),
+        ({"name": "a" * 254}, "metadata.name", "Name cannot be longer than 253 characters"),
         ({"name": "Fedora"}, "metadata.name", "not a DNS subdomain"),
         ({"name": "../x"}, "metadata.name", "not a DNS subdomain"),
         ({"name": "a\n"}, "metadata.name", "not a DNS subdomain"),

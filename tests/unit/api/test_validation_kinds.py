@@ -40,7 +40,7 @@ REFUSED = [
     (spoilt(CRON, importsToKeep=-1), "spec.importsToKeep", "less than 0"),
     (spoilt(CRON, importsToKeep=1 << 31), "spec.importsToKeep", "less than or equal to 2147483647"),
     (spoilt(CRON, managedDataSource=""), "spec.managedDataSource", "Illegal ManagedDataSource value"),
-    (spoilt(CRON, managedDataSource="a" * 254), "spec.managedDataSource", "more than 253"),
+    (spoilt(CRON, managedDataSource="a" * 254), "spec.managedDataSource", "longer than 253"),
     (spoilt(CRON, template=None), "spec.template", "Required value"),
     # StorageProfile
     (spoilt("StorageProfile", claimPropertySets=SETS * 9), "spec.claimPropertySets", "at most 8 items"),
@@ -101,7 +101,7 @@ REFUSED = [
     # ObjectTransfer, UploadTokenRequest
     (spoilt("ObjectTransfer", target={}), "spec.target", "Target namespace and/or target name must be supplied"),
     (spoilt("ObjectTransfer", target={"name": "b"}), "spec.target", "the source itself"),
-    (spoilt("ObjectTransfer", source__kind="Pod"), "spec.source.kind", 'Unsupported kind "Pod"'),
+    (spoilt("ObjectTransfer", source__kind="VolumeSnapshot"), "spec.source.kind", 'Unsupported kind "VolumeSnapshot"'),
     (spoilt("UploadTokenRequest", pvcName=""), "spec.pvcName", "missing"),
     # the core group
     (spoilt("PersistentVolumeClaim", resources={}), "spec.resources.requests.storage", "PVC size is missing"),
@@ -125,6 +125,14 @@ def test_a_wrong_object_is_refused_with_the_field_and_the_reason(document, field
         parse_manifest(document)
     assert words in caught.value.what
     assert f"{field}: " in caught.value.what
+
+
+@pytest.mark.parametrize("member", ["pvc", "snapshot", "dataSource"])
+def test_a_datasource_may_leave_the_namespace_empty(member):
+    parse_manifest(obj("DataSource", {"source": {member: {"namespace": "", "name": "other"}}}))
+    with pytest.raises(InvalidManifest, match="cannot point to itself" if member == "dataSource" else "is not valid"):
+        name = "thing" if member == "dataSource" else ""
+        parse_manifest(obj("DataSource", {"source": {member: {"namespace": "", "name": name}}}))
 
 
 def test_a_secret_value_is_never_repeated():

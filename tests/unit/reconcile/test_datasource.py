@@ -69,6 +69,14 @@ def test_every_reason_has_its_word(objects, data_source, status, reason):
         assert plan.actions[0].labels == {"instancetype.kubevirt.io/default-instancetype": "u1"}
 
 
+@pytest.mark.parametrize(("member", "name"), [("pvc", "golden"), ("dataSource", "end")])
+def test_an_empty_namespace_is_that_of_the_datasource(objects, member, name):
+    body = source("s").to_dict() | {"spec": {"source": {member: {"namespace": "", "name": name}}}}
+    plan = reconcile_data_source(parse(body), objects, Platform(), 0.0)
+    assert plan.status["source"] == {"pvc": {"namespace": "default", "name": "golden"}}
+    assert plan.status["conditions"][0]["reason"] == "Ready"
+
+
 def test_it_is_ready_only_when_its_datavolume_is(objects):
     body = data_volume(HTTP, name="golden")
     body["status"] = {"phase": "ImportInProgress"}

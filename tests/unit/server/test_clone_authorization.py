@@ -159,6 +159,20 @@ async def test_a_data_source_is_followed(named):
     assert KEY.verify(token(allowed), Operation.CLONE, NOW).name == "fedora"
 
 
+@pytest.mark.parametrize("named", ["direct", "through"])
+async def test_an_empty_namespace_in_a_data_source_is_its_own_and_not_that_of_the_datavolume(named):
+    sources = [
+        data_source("direct", {"pvc": {"namespace": "", "name": "fedora"}}, "golden"),
+        data_source("through", {"dataSource": {"namespace": "", "name": "direct"}}, "golden"),
+    ]
+    document = clone({"sourceRef": {"kind": "DataSource", "namespace": "golden", "name": named}})
+    refused, _, _ = await ask(document, data_sources=sources)
+    assert isinstance(refused, Refused)
+    allowed, _, _ = await ask(document, OWN, data_sources=sources)
+    claims = KEY.verify(token(allowed), Operation.CLONE, NOW)
+    assert (claims.namespace, claims.name) == ("golden", "fedora")
+
+
 async def test_groups_and_extra_of_the_user_are_passed_on():
     data = json.loads(body(clone(pvc())))
     data["request"]["userInfo"] = {"username": "u", "groups": ["g"], "uid": "7", "extra": {"scopes": ["a", "b"]}}

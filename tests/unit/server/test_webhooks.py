@@ -142,7 +142,7 @@ def much(**metadata):
     ("document", "words"),
     [
         (much(annotations={"a": "x" * (1 << 20)}), "annotations are"),
-        (much(name="a" * 254), "cannot be more than 253"),
+        (much(name="a" * 254), "Name cannot be longer than 253 characters"),
         (much(name="\x00\n"), "not a DNS subdomain"),
         (much(labels={f"k{index}": "!" for index in range(5000)}), "not a valid label value"),
         (dv() | {"spec": {"source": {"http": {"url": "http://h/x", "extraHeaders": ["x"] * 50_000}}}}, "header line"),
