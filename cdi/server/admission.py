@@ -17,6 +17,7 @@ from cdi.api.names import (
     means_true,
 )
 from cdi.api.rules.problems import Cause, Problem, truncate
+from cdi.api.transfer import ObjectTransfer
 from cdi.api.validation import examine
 from cdi.reconcile.dataimportcron import WARNING
 from cdi.server.hooks import Operation
@@ -30,6 +31,9 @@ class Cluster(Protocol):
 
     async def claim(self, namespace: str, name: str) -> dict[str, Any] | None:
         """Return a PersistentVolumeClaim, bypassing any cache."""
+
+    async def data_volume(self, namespace: str, name: str) -> dict[str, Any] | None:
+        """Return a DataVolume, bypassing any cache."""
 
     async def has_data_volumes(self) -> bool: ...
 
@@ -56,6 +60,8 @@ async def validate(review: Review, cluster: Cluster, *, apart: bool = False) -> 
     found = list(problems)
     if review.operation is Operation.CREATE and review.plural == "datavolumes":
         found += await _destination(review, model, cluster)
+    if review.operation is Operation.CREATE and isinstance(model, ObjectTransfer) and not found:
+        found += await _transfer_target(model, cluster)
     warnings = tuple(_warnings(model))
     if review.operation is Operation.CREATE and review.plural == "dataimportcrons":
         warnings = (WARNING, *warnings)
@@ -96,6 +102,18 @@ async def _destination(review: Review, model: KubeObject | None, cluster: Cluste
     advice = "" if owner else f'; to adopt it, set the annotation {ANN_ALLOW_CLAIM_ADOPTION}: "true"'
     message = f"Destination PVC {namespace}/{name} already exists{whose}{advice}"
     return [Problem(field="metadata.name", message=message, cause=Cause.DUPLICATE)]
+
+
+async def _transfer_target(transfer: ObjectTransfer, cluster: Cluster) -> list[Problem]:
+    """Return the problem that an object of the transferred kind has the target's name."""
+    source, target = transfer.spec.source, transfer.spec.target
+    namespace, name = target.namespace or source.namespace, target.name or source.name
+    read = cluster.data_volume if source.kind == "DataVolume" else cluster.claim
+    if await read(namespace, name) is None:
+        return []
+    message = f'ObjectTransfer target "{namespace}/{name}" already exists'
+    advice = f"delete that {source.kind}, or choose another target"
+    return [Problem(field="spec.target", message=f"{message}: {advice}", cause=Cause.DUPLICATE)]
 
 
 def may_exist(claim: dict[str, Any], name: str, annotations: dict[str, str], *, adopts: bool) -> bool:

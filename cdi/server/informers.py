@@ -112,14 +112,15 @@ class Observed:
 
     async def claim(self, namespace: str, name: str) -> Object | None:
         """Return a PVC, bypassing any cache: a stale entry would reject a user who has just deleted the PVC."""
-        try:
-            return await self._client.get(CLAIMS, namespace, name)
-        except NotFound:
-            return None
+        return await self._get(CLAIMS, name, namespace)
 
-    async def _get(self, resource: Resource, name: str) -> Object | None:
+    async def data_volume(self, namespace: str, name: str) -> Object | None:
+        """Return a DataVolume, bypassing any cache."""
+        return await self._get(DATA_VOLUMES, name, namespace)
+
+    async def _get(self, resource: Resource, name: str, namespace: str | None = None) -> Object | None:
         try:
-            return await self._client.get(resource, None, name)
+            return await self._client.get(resource, namespace, name)
         except NotFound:
             return None
 

@@ -21,7 +21,8 @@ def plural(document):
 
 
 class Cluster:
-    def __init__(self, *, claim=None, data_volumes=False, adopts=False, failure=None):
+    def __init__(self, *, claim=None, data_volume=None, data_volumes=False, adopts=False, failure=None):
+        self._data_volume = data_volume
         self._claim, self._data_volumes, self._adopts, self._failure = claim, data_volumes, adopts, failure
         self.asked = []
 
@@ -30,6 +31,10 @@ class Cluster:
         if self._failure is not None:
             raise self._failure
         return self._claim
+
+    async def data_volume(self, namespace, name):
+        self.asked.append((namespace, name))
+        return self._data_volume
 
     async def has_data_volumes(self):
         return self._data_volumes
@@ -159,6 +164,37 @@ async def test_nobody_looks_for_a_claim_when_a_datavolume_is_changed():
 )
 def test_which_claims_are_no_obstacle(there, annotations, adopts, expected):
     assert may_exist(there, "thing", annotations, adopts=adopts) is expected
+
+
+@pytest.mark.parametrize(
+    ("kind", "there", "refused"),
+    [
+        ("DataVolume", {"data_volume": dv()}, True),
+        ("DataVolume", {"claim": claim()}, False),
+        ("DataVolume", {}, False),
+        ("PersistentVolumeClaim", {"claim": claim()}, True),
+        ("PersistentVolumeClaim", {"data_volume": dv()}, False),
+        ("PersistentVolumeClaim", {}, False),
+    ],
+)
+async def test_a_transfer_onto_an_existing_object_of_its_kind_is_refused(kind, there, refused):
+    cluster = Cluster(**there)
+    document = spoilt("ObjectTransfer", source__kind=kind, target={"namespace": "there"})
+    verdict = await ask(document, cluster=cluster)
+    name = document["spec"]["source"]["name"]
+    assert cluster.asked == [("there", name)]
+    assert isinstance(verdict, Refused) is refused
+    if isinstance(verdict, Refused):
+        assert [problem.field for problem in verdict.problems] == ["spec.target"]
+        assert verdict.problems[0].message.startswith(f'ObjectTransfer target "there/{name}" already exists')
+
+
+async def test_a_transfer_that_exists_may_go_on_whatever_its_target():
+    old = sound("ObjectTransfer")
+    new = old | {"metadata": old["metadata"] | {"annotations": {"a": "b"}}}
+    cluster = Cluster(data_volume=dv(), claim=claim())
+    assert isinstance(await ask(new, operation="UPDATE", old=old, cluster=cluster), Allowed)
+    assert not cluster.asked
 
 
 async def test_a_look_that_fails_is_nobodys_permission():
