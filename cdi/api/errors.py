@@ -751,7 +751,7 @@ class UploadUnderWay(UploadError):
 
 
 class AlreadyUploaded(UploadError):
-    """The volume has already been filled (409)."""
+    """The volume has already been filled (503; to a resumable upload 409)."""
 
     default_remedy = "create another DataVolume for another image"
 

@@ -154,7 +154,10 @@ class Proxy:
             return self._refuse(request, InternalError(f"{type(error).__name__}: {error}"), found)
 
     def _refuse(self, request: ServerRequest, error: CdiError, found: PlainUpload | TusUpload | None) -> bool:
-        status = status_of(error)
+        # KubeVirt's proxy answers 503 to an upload in one request if the volume is complete. Tus clients repeat
+        # requests that are answered with 503, so theirs stay 409.
+        complete = isinstance(found, PlainUpload) and isinstance(error, AlreadyUploaded)
+        status = 503 if complete else status_of(error)
         LOG.info("refused", extra=fields(path=request.head.path, status=status, code=error.code, reason=error.what))
         if request.responded:
             return False
@@ -162,7 +165,7 @@ class Proxy:
         headers = {} if found is None else dict(_CORS)
         if isinstance(found, TusUpload):
             headers["Tus-Resumable"] = TUS_VERSION
-        if status == 503:
+        if status == 503 and not complete:
             headers["Retry-After"] = _RETRY_AFTER
         elif status == 401:
             headers["WWW-Authenticate"] = "Bearer"
@@ -177,7 +180,7 @@ class Proxy:
             answer = self._forwarder.forward(request, right.namespace, right.name)
         match answer:
             case Filled():
-                return _answer_filled(request, found, answer, f"{right.namespace}/{right.name}")
+                return _answer_filled(request, found, answer, right)
             case Relayed():
                 pass
             case _:
@@ -204,24 +207,25 @@ class Proxy:
         except UploadUnderWay:
             state = None
         if isinstance(state, Filled):
-            raise _already_uploaded(f"{right.namespace}/{right.name}")
+            raise _already_uploaded(right.namespace, right.name)
         return request.respond(200, headers=_CORS)
 
 
-def _answer_filled(request: ServerRequest, found: PlainUpload | TusUpload, volume: Filled, where: str) -> bool:
+def _answer_filled(request: ServerRequest, found: PlainUpload | TusUpload, volume: Filled, right: UploadClaim) -> bool:
     """Report the final offset to the resumable upload that filled the volume; its client may have lost the response."""
     head = request.head
     method = head.headers.get("x-http-method-override", head.method)
     mine = isinstance(found, TusUpload) and found.id is not None and found.id == volume.upload
     if not mine or method != "HEAD" or head.headers.get("tus-resumable") != TUS_VERSION:
-        raise _already_uploaded(where)
+        raise _already_uploaded(right.namespace, right.name)
     length = str(UploadId.parse(volume.upload or "").length)
     offsets = {"Upload-Offset": length, "Upload-Length": length}
     return request.respond(200, headers={**_CORS, "Tus-Resumable": TUS_VERSION, "Cache-Control": "no-store", **offsets})
 
 
-def _already_uploaded(where: str) -> AlreadyUploaded:
-    return AlreadyUploaded("the volume is already populated", where=where)
+def _already_uploaded(namespace: str, name: str) -> AlreadyUploaded:
+    said = f"rejecting Upload Request for PVC {name} that already finished uploading"
+    return AlreadyUploaded(f"{said}: the volume is already populated", where=f"{namespace}/{name}")
 
 
 def _methods(plain: PlainUpload) -> tuple[str, ...]:

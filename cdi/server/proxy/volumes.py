@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from cdi.api.datavolume import ContentType
 from cdi.api.errors import NotFound, UploadNotReady
 from cdi.api.names import (
     ANN_BOUND_CONDITION_MESSAGE,
+    ANN_CONTENT_TYPE,
     ANN_IMAGE_VALIDATOR,
     ANN_POD_PHASE,
     ANN_POD_READY,
@@ -22,6 +24,10 @@ from cdi.api.upload_protocol import SERVER_PORT
 from cdi.kube.resources import CLAIMS
 from cdi.kube.sync import SyncClient
 from cdi.reconcile.upload_target import is_upload_target
+
+_MAX_SHOWN = 200
+"""Largest number of characters of an annotation's value in a message."""
+_HTML_ESCAPES = str.maketrans({"&": "&amp;", "'": "&#39;", "<": "&lt;", ">": "&gt;", '"': "&#34;"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,6 +105,7 @@ class ClusterVolumes:
         phase = annotations.get(ANN_POD_PHASE)
         if phase == "Succeeded":
             return Filled(upload=annotations.get(ANN_IMAGE_VALIDATOR))
+        _require_known_content_type(annotations.get(ANN_CONTENT_TYPE, ""), name, where)
         if phase == "Failed":
             why = annotations.get(ANN_RUNNING_CONDITION_MESSAGE, "").rstrip(".")
             raise UploadNotReady(
@@ -120,3 +127,18 @@ class ClusterVolumes:
 
 def _annotations(claim: Mapping[str, Any]) -> dict[str, str]:
     return dict(claim["metadata"].get("annotations") or {})
+
+
+def _require_known_content_type(value: str, name: str, where: str) -> None:
+    """Raise `UploadNotReady` for an unknown content type; empty means a disk.
+
+    The value is escaped as Go's ``html.EscapeString`` does, because the error may be shown in a browser.
+    """
+    if value in ("", ContentType.KUBEVIRT, ContentType.ARCHIVE):
+        return
+    shown = "".join(c if c.isprintable() else " " for c in value[:_MAX_SHOWN])
+    raise UploadNotReady(
+        f"rejecting upload request for PVC {name} - upload content-type {shown.translate(_HTML_ESCAPES)} is invalid",
+        where=where,
+        remedy=f"set the annotation {ANN_CONTENT_TYPE} to kubevirt or archive",
+    )

@@ -64,7 +64,7 @@ class TestClients:
         assert curl("-H", authorization, "--data-binary", f"@{images / 'disk.qcow2'}", url) == "\n200"
         machine.await_phase(volume, "Succeeded")
         assert machine.disk(volume).read_bytes() == (images / "disk.raw").read_bytes()
-        assert curl("-H", authorization, "--data-binary", "@" + str(images / "disk.qcow2"), url).endswith("409")
+        assert curl("-H", authorization, "--data-binary", "@" + str(images / "disk.qcow2"), url).endswith("503")
 
     def test_curl_sends_a_form(self, machine, volume, images):
         url = machine.url + "v1beta1/upload-form"

@@ -205,7 +205,7 @@ def test_a_token_that_is_used_again(installation, beside, images):
         assert sock.recv(65536).startswith(b"HTTP/1.1 200 ")
     assert server.outcome().failure is None
     installation.show("vm", "done")
-    assert refused(ask(installation, request(5, token=token), b"bytes"), 409, "AlreadyUploaded")
+    assert refused(ask(installation, request(5, token=token), b"bytes"), 503, "AlreadyUploaded")
     assert server.disk.read_bytes()[: len(content)] == content
 
 

@@ -79,7 +79,7 @@ def test_a_refusal_as_json(installation):
 
 def test_volumes_that_are_not_ready(installation):
     installation.show("vm", "done")
-    assert installation.curl("/v1beta1/upload", "-d", "x").status == 409
+    assert installation.curl("/v1beta1/upload", "-d", "x").status == 503
     installation.show("vm", "missing")
     answer = installation.curl("/v1beta1/upload", "-d", "x")
     assert (answer.status, "the PersistentVolumeClaim does not exist" in answer.body) == (503, True)

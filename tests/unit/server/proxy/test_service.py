@@ -76,7 +76,7 @@ def served(volumes, metrics, most, **limits):
         with connection.getresponse() as answer:
             body = answer.read().decode()
         connection.close()
-        ask.headers = answer.headers
+        ask.headers, ask.body = answer.headers, body
         return answer.status, body.partition("[")[2].partition("]")[0]
 
     try:
@@ -96,12 +96,12 @@ def test_one_volume_does_not_take_all_the_turns(volumes, metrics):
         for _ in held:
             assert volumes.waiting.acquire(timeout=60)
         assert ask("ns~slow") == (503, "UploadUnderWay")
-        assert ask("ns~other") == (409, "AlreadyUploaded")
-        assert ask("other~slower") == (409, "AlreadyUploaded")
+        assert ask("ns~other") == (503, "AlreadyUploaded")
+        assert ask("other~slower") == (503, "AlreadyUploaded")
         volumes.release.set()
-        assert {one.result() for one in held} == {(409, "AlreadyUploaded")}
+        assert {one.result() for one in held} == {(503, "AlreadyUploaded")}
         # The slots are free again.
-        assert ask("ns~slow") == (409, "AlreadyUploaded")
+        assert ask("ns~slow") == (503, "AlreadyUploaded")
 
 
 def test_its_health_is_told_where_there_is_no_turn(volumes, metrics):
@@ -112,7 +112,7 @@ def test_its_health_is_told_where_there_is_no_turn(volumes, metrics):
         assert ask("ns~other") == (503, "UploadMalformed")
         assert ask(path="/healthz", method="GET")[0] == 200
         volumes.release.set()
-        assert {one.result()[0] for one in held} == {409}
+        assert {one.result()[0] for one in held} == {503}
 
 
 def test_requests_are_counted_by_path_and_code(volumes, metrics):
@@ -124,7 +124,7 @@ def test_requests_are_counted_by_path_and_code(volumes, metrics):
             ask(path=f"/v1beta1/upload/{number}")
         ask(path="/page/x")
         ask(path="/" + "x" * 20_000)
-    assert counted(metrics, "/v1beta1/upload", "409") == 1
+    assert counted(metrics, "/v1beta1/upload", "503") == 1
     assert counted(metrics, "/v1beta1/tus", "401") == 1
     assert counted(metrics, "/healthz", "200") == 1
     assert counted(metrics, "page", "404") == 1
@@ -177,15 +177,15 @@ def test_those_who_wait_leave_turns_to_others(volumes, metrics):
         held = [pool.submit(ask, f"ns~{name}") for name in names[:2]]
         wait_until(lambda: waiting(metrics) == 2)
         assert ask("ns~v2") == (503, "UploadUnderWay")
-        assert ask("ns~other") == (409, "AlreadyUploaded")
+        assert ask("ns~other") == (503, "AlreadyUploaded")
         volumes.states.clear()
-        assert {one.result() for one in held} == {(409, "AlreadyUploaded")}
+        assert {one.result() for one in held} == {(503, "AlreadyUploaded")}
         assert waiting(metrics) == 0
         volumes.states = {"v2": Pending()}
         held = [pool.submit(ask, "ns~v2")]
         wait_until(lambda: waiting(metrics) == 1)
         volumes.states.clear()
-        assert held[0].result() == (409, "AlreadyUploaded")
+        assert held[0].result() == (503, "AlreadyUploaded")
 
 
 def test_those_who_wait_for_one_volume_do_not_take_its_neighbours_turns(volumes, metrics):
@@ -194,9 +194,9 @@ def test_those_who_wait_for_one_volume_do_not_take_its_neighbours_turns(volumes,
         held = [pool.submit(ask, "ns~away") for _ in range(MAX_PER_VOLUME)]
         wait_until(lambda: waiting(metrics) == MAX_PER_VOLUME)
         assert ask("ns~away") == (503, "UploadUnderWay")
-        assert ask("ns~other") == (409, "AlreadyUploaded")
+        assert ask("ns~other") == (503, "AlreadyUploaded")
         volumes.states.clear()
-        assert {one.result() for one in held} == {(409, "AlreadyUploaded")}
+        assert {one.result() for one in held} == {(503, "AlreadyUploaded")}
 
 
 @pytest.mark.parametrize("obstacle", [ClusterUnavailable("it starts"), UploadUnderWay("another one"), Pending()])
@@ -206,7 +206,7 @@ def test_what_passes_is_waited_for(volumes, metrics, obstacle):
         asked = pool.submit(ask, "ns~vm")
         wait_until(lambda: waiting(metrics) == 1)
         volumes.states.clear()
-        assert asked.result() == (409, "AlreadyUploaded")
+        assert asked.result() == (503, "AlreadyUploaded")
 
 
 @pytest.mark.parametrize(
@@ -237,7 +237,15 @@ def test_the_path_is_known_before_there_is_a_server(volumes, metrics):
     with served(volumes, metrics, most=10) as ask:
         for name in volumes.states:
             assert ask(f"ns~{name}", path="/v1beta1/upload-async", method="HEAD")[0] == 200
-        assert ask("ns~filled", path="/v1beta1/upload-async", method="HEAD")[0] == 409
+        assert ask("ns~filled", path="/v1beta1/upload-async", method="HEAD")[0] == 503
+
+
+def test_an_upload_to_a_complete_volume_is_answered_like_upstream(volumes, metrics):
+    with served(volumes, metrics, most=10) as ask:
+        assert ask("ns~vm", path="/v1alpha1/upload") == (503, "AlreadyUploaded")
+        assert "rejecting Upload Request for PVC vm that already finished uploading: " in ask.body
+        # Nothing changes with time, so the client is not told to come back.
+        assert ask.headers["Retry-After"] is None
 
 
 # --- the upload that filled the volume ------------------------------------------------------------------------------

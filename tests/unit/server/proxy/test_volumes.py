@@ -77,6 +77,22 @@ def test_what_annotations_say(claims, found):
     assert state == (Destination(host=found) if isinstance(found, str) else found)
 
 
+def test_an_unknown_content_type_is_refused_with_its_escaped_value():
+    given = "<script>alert('x' & \"y\")</script>\n" + "z" * 1000
+    volumes = ClusterVolumes(Cluster(vm=claim(**TARGET, **storage(contentType=given, pod_ready="true"))))
+    with pytest.raises(UploadNotReady) as refused:
+        volumes.look("ns", "vm")
+    escaped = "&lt;script&gt;alert(&#39;x&#39; &amp; &#34;y&#34;)&lt;/script&gt; zzz"
+    assert refused.value.what.startswith(f"rejecting upload request for PVC vm - upload content-type {escaped}")
+    assert len(refused.value.what) < 400
+
+
+@pytest.mark.parametrize("given", ["", "kubevirt", "archive"])
+def test_a_known_content_type_is_accepted(given):
+    volumes = ClusterVolumes(Cluster(vm=claim(**TARGET, **storage(contentType=given, pod_ready="true"))))
+    assert volumes.look("ns", "vm") == Destination(host="cdi-upload-vm.ns.svc")
+
+
 @pytest.mark.parametrize(
     ("claims", "why"),
     [
