@@ -22,7 +22,7 @@ searching the text of a message.
 from __future__ import annotations
 
 import enum
-from typing import ClassVar
+from typing import ClassVar, Self
 
 
 class Retry(enum.StrEnum):
@@ -54,6 +54,13 @@ class CdiError(Exception):
         self.what = what
         self.where = where
         self.remedy = self.default_remedy if remedy is None else remedy
+        self.upstream = ""
+        """What KubeVirt's importer says in this case, if that depends on the case (`cdi.api.importer_messages`)."""
+
+    def with_upstream(self, text: str) -> Self:
+        """Set `upstream` and return the error."""
+        self.upstream = text
+        return self
 
     @property
     def code(self) -> str:

@@ -14,6 +14,8 @@ from typing import Annotated, Any, Literal, Self
 from cdi.api.decode import DecodeError, Range, decode
 from cdi.api.errors import CdiError, InvalidManifest, Retry
 
+_MAX_UPSTREAM = 300
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Credentials:
@@ -238,11 +240,19 @@ class Failure:
     """Message with cause, place and remedy."""
     retry: Retry
     exit_status: int = 1
+    upstream: str = ""
+    """`CdiError.upstream`, shortened."""
 
     @classmethod
     def from_error(cls, error: CdiError) -> Self:
         """Return the failure for `error`."""
-        return cls(code=error.code, message=error.message, retry=error.retry, exit_status=error.exit_status)
+        return cls(
+            code=error.code,
+            message=error.message,
+            retry=error.retry,
+            exit_status=error.exit_status,
+            upstream=error.upstream[:_MAX_UPSTREAM],
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,6 +14,7 @@ from cdi.api.errors import (
     SourceRefused,
     SourceUnavailable,
 )
+from cdi.api.importer_messages import unexpected_status
 from cdi.http import headers as fields
 from cdi.http.credentials import proxy_unauthorized, unauthorized
 from cdi.http.message import Response
@@ -45,6 +46,11 @@ def error_for_status(response: Response, body: bytes, *, sent: str | None, crede
 
     `sent` is the value of the request's Authorization field; only its scheme is used.
     """
+    error = _error_for_status(response, body, sent=sent, credentials_dropped=credentials_dropped)
+    return error.with_upstream(unexpected_status(response.status))
+
+
+def _error_for_status(response: Response, body: bytes, *, sent: str | None, credentials_dropped: bool) -> CdiError:
     status = response.status
     where = response.url.redacted
     said = _body_excerpt(response, body)

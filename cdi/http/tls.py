@@ -11,12 +11,15 @@ import ssl
 import stat
 
 from cdi.api.errors import SourceTlsUntrusted
+from cdi.api.importer_messages import EXPIRED, UNKNOWN_AUTHORITY
 from cdi.api.job import Tls
 
 MAX_CA_FILE = 4 << 20
 MAX_CA_FILES = 1000
 _PEM = b"-----BEGIN CERTIFICATE-----"
 # X509_V_ERR_* in openssl/x509_vfy.h, which `SSLCertVerificationError.verify_code` contains.
+_EXPIRED = frozenset({9, 10})
+_WRONG_NAME = frozenset({62, 64})
 _REASONS = {
     9: "is not valid yet",
     10: "has expired",
@@ -103,13 +106,14 @@ def certificate_error(
     summary = "" if certificate is None else _summary(certificate)
     what = f"the certificate of {host} {reason}"
     remedy = None
-    if code in {62, 64}:
+    if code in _WRONG_NAME:
         remedy = "use a host name in the certificate, or issue a certificate for this one"
-    elif code in {9, 10}:
+    elif code in _EXPIRED:
         remedy = "renew the server's certificate, and check this machine's clock"
     elif code == 23:
         remedy = "replace the server's certificate"
-    return SourceTlsUntrusted(f"{what}; {summary}" if summary else what, where=where, remedy=remedy)
+    untrusted = SourceTlsUntrusted(f"{what}; {summary}" if summary else what, where=where, remedy=remedy)
+    return untrusted.with_upstream(EXPIRED if code in _EXPIRED else "" if code in _WRONG_NAME else UNKNOWN_AUTHORITY)
 
 
 def _summary(der: bytes) -> str:

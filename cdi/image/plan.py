@@ -15,6 +15,7 @@ from cdi.api.errors import (
     TargetTooSmall,
     TargetUnsuitable,
 )
+from cdi.api.importer_messages import image_too_large
 from cdi.image.info import ImageInfo
 from cdi.image.sizes import MAX_OFFSET, MEBI, SECTOR, format_size, kubernetes_quantity, round_up
 
@@ -274,9 +275,9 @@ def _disk_size(facts: PlanInput, virtual: int | None) -> int | None:
     """Return the size of the disk on the volume, or raise `TargetTooSmall`."""
     if virtual is not None:
         if facts.size is not None and virtual > facts.size:
-            raise _too_small(facts, virtual, f"the requested disk has {_exact(facts.size)}")
+            raise _too_small(facts, virtual, facts.size, "the requested disk has")
         if facts.capacity is not None and virtual > facts.capacity:
-            raise _too_small(facts, virtual, f"the volume holds {_exact(facts.capacity)}")
+            raise _too_small(facts, virtual, facts.capacity, "the volume holds")
     if facts.size is not None and facts.capacity is not None and facts.size > facts.capacity:
         raise TargetTooSmall(
             f"the requested disk has {_exact(facts.size)} and the volume holds {_exact(facts.capacity)}",
@@ -294,7 +295,7 @@ def _disk_size(facts: PlanInput, virtual: int | None) -> int | None:
     return None if virtual is None else round_up(virtual, SECTOR)
 
 
-def _too_small(facts: PlanInput, virtual: int, room: str) -> TargetTooSmall:
+def _too_small(facts: PlanInput, virtual: int, room: int, holder: str) -> TargetTooSmall:
     fits = kubernetes_quantity(virtual)
     remedy = f"request storage: {fits}"
     if facts.target == "file":
@@ -302,7 +303,8 @@ def _too_small(facts: PlanInput, virtual: int, room: str) -> TargetTooSmall:
         from cdi.api.overhead import required
 
         remedy += f" (with spec.pvc on a file system: {kubernetes_quantity(required(virtual))})"
-    return TargetTooSmall(f"the image's virtual size is {_exact(virtual)} and {room}", remedy=remedy)
+    error = TargetTooSmall(f"the image's virtual size is {_exact(virtual)} and {holder} {_exact(room)}", remedy=remedy)
+    return error.with_upstream(image_too_large(virtual, room))
 
 
 def _exact(size: int) -> str:

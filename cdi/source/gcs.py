@@ -26,6 +26,7 @@ from cdi.api.errors import (
     SourceProtocolError,
     SourceUnauthorized,
 )
+from cdi.api.importer_messages import NO_GCS_OBJECT
 from cdi.api.job import GcsSourceSpec
 from cdi.api.json_document import parse_json
 from cdi.http.http_object import HttpRequest
@@ -120,7 +121,8 @@ class _Endpoint:
             remedy = "give the service account the role roles/storage.objectViewer on the bucket"
             return SourceForbidden(text, where=self.location, remedy=remedy)
         if status in (404, 410):
-            return SourceNotFound(text, where=self.location, remedy="check the bucket and the object's name")
+            error = SourceNotFound(text, where=self.location, remedy="check the bucket and the object's name")
+            return error.with_upstream(NO_GCS_OBJECT)
         return None
 
     def sibling(self, name: str) -> None:

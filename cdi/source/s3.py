@@ -31,6 +31,7 @@ from cdi.api.errors import (
     SourceUnauthorized,
     SourceUnavailable,
 )
+from cdi.api.importer_messages import no_s3_object
 from cdi.api.job import S3SourceSpec
 from cdi.http import headers as fields
 from cdi.http.http_object import Headers, HttpRequest
@@ -167,6 +168,14 @@ class S3Endpoint:
         if said is not None:
             message = "".join(c if c.isprintable() else " " for c in said[1].decode("utf-8", "replace"))
             text += f": {message[:200].strip().rstrip('.')}"
+        error = self._error_for_code(status, code, text, headers)
+        if error is not None and code:
+            bucket, key = self._object.bucket, self._object.key
+            said_plainly = text.partition(": ")[2] or code
+            error.with_upstream(no_s3_object(bucket, key, code, said_plainly))
+        return error
+
+    def _error_for_code(self, status: int, code: str, text: str, headers: Mapping[str, str]) -> CdiError | None:
         where = self.location
         if code in _MISSING or (code == "MethodNotAllowed" and headers.get("x-amz-delete-marker") == "true"):
             return SourceNotFound(text, where=where, remedy=_NO_KEY)

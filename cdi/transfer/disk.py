@@ -16,7 +16,8 @@ from cdi.api.errors import (
     TargetFull,
     TargetTooSmall,
 )
-from cdi.api.job import FileTargetSpec, Job
+from cdi.api.importer_messages import unexpected_content_type
+from cdi.api.job import FileTargetSpec, HttpSourceSpec, Job
 from cdi.image.formats.qcow2 import parse_header
 from cdi.image.formats.vpc import fixed_payload
 from cdi.image.info import ImageInfo
@@ -121,6 +122,8 @@ class DiskTransfer:
 
     def _import(self, fetcher: ResumingReader, target: Target) -> None:
         facts = fetcher.facts
+        if isinstance(self.job.source, HttpSourceSpec) and (facts.content_type or "").startswith("text/"):
+            self.result.warn(unexpected_content_type(facts.content_type or ""))
         self.result.validator = facts.validator
         self.meter.total = facts.length if facts.length is not None else facts.announced
         wanted = expectation(self.job, self.source, facts, self.result, self.control)

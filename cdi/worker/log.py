@@ -83,11 +83,11 @@ def limited(limits: Limits) -> None:
 
 def log_finished(outcome: Outcome) -> None:
     """Log the outcome."""
+    for warning in outcome.warnings:
+        logging(f"warning: {warning}")
     if outcome.failure is not None:
         logging(f"error[{outcome.failure.code}]: {outcome.failure.message}")
         return
-    for warning in outcome.warnings:
-        logging(f"warning: {warning}")
     words = [f"done in {outcome.seconds:.1f} s: {' in '.join((outcome.format or '', *reversed(outcome.wrappers)))}"]
     words.append(f"by {outcome.path}")
     words.append(f"{format_size(outcome.fetched)} fetched, {format_size(outcome.written)} written")

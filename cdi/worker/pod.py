@@ -143,11 +143,15 @@ def run_task(options: Options, task: WorkerTask[_J]) -> int:
     try:
         # The kubelet has mounted this file, so it must be written in place.
         with open(options.termination_log, "w", encoding="ascii") as file:
-            file.write(termination_message(outcome, left))
+            file.write(termination_message(outcome, left, source=_source_kind(job)))
     except OSError as error:
         log.logging(f"cannot write the termination message: {error}")
     log.log_finished(outcome)
     return outcome.failure.exit_status if outcome.failure is not None else 0
+
+
+def _source_kind(job: object) -> str:
+    return job.source.kind if isinstance(job, Job) else ""
 
 
 def _content(path: str) -> bytes:

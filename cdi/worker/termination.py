@@ -13,6 +13,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 
+from cdi.api.importer_messages import termination_text
 from cdi.api.job import Outcome
 
 LIMIT = 4096
@@ -45,23 +46,25 @@ class TerminationMessage:
         return json.dumps(document, separators=(",", ":"))
 
 
-def termination_message(outcome: Outcome, journal: str | None = None, limit: int = LIMIT) -> str:
+def termination_message(outcome: Outcome, journal: str | None = None, limit: int = LIMIT, *, source: str = "") -> str:
     """Return valid JSON of at most `limit` bytes of ASCII.
+
+    `source` is the kind of the job's source; empty for a clone.
 
     If the content is too long, redundant text is shortened first, then the least important: warnings, labels, and at
     last the end of the failure's message. The journal is dropped only after that, as it saves more work than any text.
     """
     text = ""
-    for words in _truncations(outcome, journal):
+    for words in _truncations(outcome, journal, source):
         text = words.to_json()
         if len(text) <= limit:
             return text
     return text[:limit]  # only for a limit below the shortest possible message
 
 
-def _truncations(outcome: Outcome, journal: str | None) -> Iterator[TerminationMessage]:
+def _truncations(outcome: Outcome, journal: str | None, source: str) -> Iterator[TerminationMessage]:
     failure = outcome.failure
-    message = COMPLETE if failure is None else failure.message
+    message = COMPLETE if failure is None else termination_text(failure, source)
     words = TerminationMessage(outcome=outcome, message=message, labels=outcome.labels, journal=journal)
     yield words
     words = replace(words, message=message[:_SHORT])
@@ -80,8 +83,10 @@ def _truncations(outcome: Outcome, journal: str | None) -> Iterator[TerminationM
         length = len(failure.message)
         while length > 0:
             length = length * 3 // 4
-            shortened = replace(failure, message=failure.message[:length])
+            shortened = replace(failure, message=failure.message[:length], upstream="")
             yield replace(words, message="", outcome=replace(words.outcome, failure=shortened))
-        words = replace(words, message="", outcome=replace(words.outcome, failure=replace(failure, message="")))
+        words = replace(
+            words, message="", outcome=replace(words.outcome, failure=replace(failure, message="", upstream=""))
+        )
     yield replace(words, journal=None)
     yield replace(words, journal=None, outcome=Outcome(id=outcome.id[:_SHORT], failure=words.outcome.failure))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import email.utils
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 from cdi.api.digest import Digest
 from cdi.api.errors import (
@@ -18,6 +19,7 @@ from cdi.api.errors import (
     UploadOffsetConflict,
     UploadUnknown,
 )
+from cdi.api.importer_messages import is_too_large, upload_log_text, upload_response_text
 from cdi.api.job import Failure
 from cdi.api.upload_protocol import (
     CLIENT_NAME,
@@ -40,6 +42,7 @@ from cdi.codec.multipart import MultipartFileParser, boundary_of, parameters
 from cdi.http.connection import RemoteDisconnected
 from cdi.http.server.request import ServerRequest
 from cdi.source.upload import BodyReader
+from cdi.worker import log
 from cdi.worker.status_server import Response
 from cdi.worker.upload_bodies import MAX_BUFFERED, BufferedBody, FormBody, HashedBody, WholeBody, buffer_body
 from cdi.worker.upload_session import EXPIRES, Session, UploadTransfer, client_failure
@@ -81,9 +84,15 @@ class UploadServer:
         except RemoteDisconnected:
             return False
         except _HttpError as refusal:
+            if refusal.unlogged is not None:
+                _log_refusal(refusal.unlogged)
             return request.respond_error(refusal.failure, refusal.status, headers={**(extra or {}), **refusal.headers})
         except CdiError as error:
-            return not request.responded and request.respond_error(error, status_of(error), headers=extra)
+            if not isinstance(error, TokenInvalid):
+                _log_refusal(error)
+            failure = Failure.from_error(error)
+            told = replace(failure, message=upload_response_text(failure))
+            return not request.responded and request.respond_error(told, status_of(error), headers=extra)
 
     # --- an upload in one request -------------------------------------------------------------------------------
 
@@ -137,7 +146,8 @@ class UploadServer:
             broken = error
         failure = attempt.wait_validated() if plain.asynchronous else attempt.wait()
         if failure is not None:
-            raise _HttpError(failure)
+            # KubeVirt's upload server answers 400 whenever the volume has no room.
+            raise _HttpError(failure, 400 if is_too_large(failure) else None)
         if broken is not None and not attempt.source.complete:
             raise broken
         return request.respond(200)
@@ -273,9 +283,15 @@ class _HttpError(Exception):
         self, failure: CdiError | Failure, status: int | None = None, headers: Mapping[str, str] | None = None
     ) -> None:
         super().__init__(failure.message)
-        self.failure = client_failure(failure) if isinstance(failure, Failure) else failure
+        self.failure = client_failure(failure if isinstance(failure, Failure) else Failure.from_error(failure))
+        self.unlogged = failure if isinstance(failure, CdiError) else None
+        """The error, unless it is that of a transfer, which the session has logged."""
         self.status = status_of_code(failure.code) if status is None else status
         self.headers = headers or {}
+
+
+def _log_refusal(error: CdiError) -> None:
+    log.logging(upload_log_text(Failure.from_error(error)))
 
 
 def _expiry() -> Mapping[str, str]:

@@ -24,6 +24,7 @@ from cdi.api.errors import (
     UploadUnknown,
     by_code,
 )
+from cdi.api.importer_messages import upload_log_text, upload_response_text
 from cdi.api.job import (
     BlockTargetSpec,
     DirectoryTargetSpec,
@@ -41,6 +42,7 @@ from cdi.transfer.cleanup import discard_unfinished
 from cdi.transfer.control import TransferControl
 from cdi.transfer.journal import Journal
 from cdi.transfer.run import failure_of, transfer
+from cdi.worker import log
 
 EXPIRES = 24 * 3600.0
 """Seconds without a request after which a resumable upload is removed."""
@@ -316,6 +318,8 @@ class Session(TransferControl):
             return
         outcome, failure = attempt.outcome, attempt.failure
         assert outcome is not None
+        if failure is not None:
+            log.logging(upload_log_text(failure))
         if failure is None:
             self._finished = attempt.upload
             self._end(outcome)
@@ -346,7 +350,7 @@ def _error_of(failure: Failure) -> CdiError:
 def client_failure(failure: Failure) -> Failure:
     """Return a transfer's failure with a message for the client."""
     if failure.code != ScratchNeeded.__name__:
-        return failure
+        return replace(failure, message=upload_response_text(failure))
     return failure_of(
         ScratchNeeded(
             "an image of this format needs scratch space, which is not available yet",

@@ -15,6 +15,7 @@ from cdi.api.errors import (
     ImageDirty,
     ImageUnsafe,
 )
+from cdi.api.importer_messages import invalid_format
 from cdi.image.checks import Check, Checklist, quoted
 
 MAGIC: Final = b"QFI\xfb"
@@ -146,7 +147,7 @@ def _read(data: bytes) -> Qcow2Header:
     )[:9]
     (refcount_offset, refcount_clusters, snapshots, snapshots_offset) = _V2.unpack_from(data)[9:]
     if version not in (2, 3):
-        raise FormatUnsupported(f"version {version} is not qcow2", where="qcow")
+        raise FormatUnsupported(f"version {version} is not qcow2", where="qcow").with_upstream(invalid_format("qcow"))
     incompatible = compatible = autoclear = compression_type = 0
     refcount_order, header_length = 4, V2_LENGTH
     if version == 3:

@@ -36,6 +36,7 @@ _ENTRIES = 1000
 _LAYERS = 1000
 _ENVIRONMENT = 1000
 _MAX_SIZE = 1 << 53
+_BOOTABLE_LABELS = ("containers.bootc", "ostree.bootable")
 _FOREIGN = ("foreign", "nondistributable")
 
 
@@ -76,6 +77,8 @@ class Manifest:
 class Config:
     platform: Platform
     env: tuple[str, ...]
+    bootable: bool = False
+    """Whether the image is an operating system for bootc or ostree, whose files are no disk."""
 
 
 def parse_manifest(body: bytes, content_type: str | None, where: str) -> Index | Manifest:
@@ -122,7 +125,9 @@ def parse_config(body: bytes, where: str) -> Config:
     inner = document.get("config")
     env = inner.get("Env") if isinstance(inner, dict) else None
     variables = [e for e in env if isinstance(e, str)] if isinstance(env, list) else []
-    return Config(platform=_platform(document), env=tuple(variables[:_ENVIRONMENT]))
+    labels = inner.get("Labels") if isinstance(inner, dict) else None
+    bootable = isinstance(labels, dict) and any(labels.get(name) == "1" for name in _BOOTABLE_LABELS)
+    return Config(platform=_platform(document), env=tuple(variables[:_ENVIRONMENT]), bootable=bootable)
 
 
 def _document(body: bytes, where: str) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Self
 
 from cdi.api.errors import PlatformNotFound
+from cdi.api.importer_messages import no_image_for_platform
 
 _ALIASES = {
     "x86_64": "amd64",
@@ -88,4 +89,5 @@ def not_found(wanted: Platform, offered: Iterable[Platform], where: str) -> Plat
     """Return the error that lists the available platforms."""
     names = sorted({str(platform) for platform in offered if platform.known and platform.architecture != "unknown"})
     listed = ", ".join(name[:60] for name in names[:20]) or "none with a platform"
-    return PlatformNotFound(f"the image has no {wanted}; it has {listed}", where=where)
+    error = PlatformNotFound(f"the image has no {wanted}; it has {listed}", where=where)
+    return error.with_upstream(no_image_for_platform(wanted.architecture, wanted.variant, wanted.os))

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from cdi.api.digest import Digest
 from cdi.api.errors import ChecksumMismatch, DiskNotInImage, NestedTooDeep, SourceProtocolError
+from cdi.api.importer_messages import BOOTC, wrong_architecture
 from cdi.source.registry.labels import labels_of
 from cdi.source.registry.manifest import (
     MANIFEST_LIMIT,
@@ -77,7 +78,10 @@ def resolve(top: Document, *, architecture: str | None, where: str) -> Resolutio
     search = _Search(wanted=Platform.parse(architecture), explicit=architecture is not None, where=where)
     found = yield from search.walk(top, depth=0, checked=False)
     if found is None:
-        raise not_found(search.wanted, search.seen, where)
+        error = not_found(search.wanted, search.seen, where)
+        if not search.indexed and search.seen:
+            error.with_upstream(wrong_architecture(search.seen[0].architecture, search.wanted.architecture))
+        raise error
     return ResolvedImage(
         location=where,
         digest=top.digest,
@@ -125,6 +129,7 @@ class _Search:
         self.explicit = explicit
         self.where = where
         self.seen: list[Platform] = []
+        self.indexed = False
         self._budget = _DOCUMENTS
 
     def walk(
@@ -138,6 +143,7 @@ class _Search:
         parsed = parse_manifest(document.body, document.media_type, self.where)
         if isinstance(parsed, Manifest):
             return (yield from self._image(document.digest, parsed, checked=checked, alone=depth == 0))
+        self.indexed = True
         if depth == _DEPTH:
             raise NestedTooDeep(
                 "the indexes of the image are nested too deeply",
@@ -178,6 +184,12 @@ class _Search:
         if matters and config.platform.known and not config.platform.matches(self.wanted):
             self.seen.append(config.platform)
             return None
+        if config.bootable:
+            raise DiskNotInImage(
+                "the image is an operating system for bootc, not a disk",
+                where=self.where,
+                remedy="build a disk of it with bootc-image-builder, and import that disk",
+            ).with_upstream(BOOTC)
         return _Found(digest=digest, platform=config.platform, env=config.env, layers=manifest.layers)
 
     def _read(self, descriptor: Descriptor, *, manifest: bool) -> Generator[DocumentRequest, bytes, bytes]:

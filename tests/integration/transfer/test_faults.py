@@ -198,6 +198,16 @@ def test_a_page_instead_of_an_image_touches_nothing(case, page):
     case.failed(case.run(), "SourceNotAnImage", "never", touched=False)
 
 
+@pytest.mark.parametrize("kind", ["text/html", "text/plain; charset=utf-8"])
+def test_an_image_that_is_declared_to_be_text_is_imported_with_a_warning(make_case, kind):
+    case = make_case("qcow2", "file")
+    case.serve(Fault(headers=(("Content-Type", kind),)))
+    outcome = case.run()
+    case.succeeded(outcome)
+    media = kind.partition(";")[0]
+    assert f"Unexpected content type '{media}'. Content might not be a KubeVirt image." in outcome.warnings
+
+
 def test_nothing_at_all_touches_nothing(case):
     case.serve(data=b"")
     case.failed(case.run(), "FormatUnrecognised", "never", touched=False)

@@ -111,12 +111,15 @@ def test_an_image_that_is_too_large_is_refused_with_both_sizes_and_the_next_is_t
         for path in ("/v1beta1/upload", "/v1beta1/upload-async"):
             answer = installation.curl(path, "-X", "POST", "-T", str(tmp_path / name))
             assert answer.status == 400
-            assert answer.body.startswith("error[TargetTooSmall]: ")
+            words = "effective image size is larger than the reported available storage: "
+            assert answer.body.startswith(f"error[TargetTooSmall]: {words}")
             assert str(size) in answer.body
             assert str(DISK) in answer.body
     image = images.get("qcow2-v3")
     assert installation.curl("/v1beta1/upload", "-X", "POST", "-T", str(image.path)).status == 200
     same(server.disk, image.path, "qcow2")
+    server.outcome()
+    assert sum(f"Saving stream failed: {words}" in line for line in server.log) == 4
 
 
 @pytest.mark.parametrize(

@@ -146,7 +146,12 @@ def test_an_image_that_a_registry_does_not_give_failed_to_be_pulled(code: str) -
 @pytest.mark.parametrize(
     ("kind", "code", "reason", "words"),
     [
-        ("registry", "DiskNotInImage", "Error", "Unable to process data: it failed"),
+        (
+            "registry",
+            "DiskNotInImage",
+            "Error",
+            "Unable to process data: Unable to transfer source data to scratch space",
+        ),
         ("http", "ImageCorrupt", "Error", "Unable to process data: it failed"),
         ("http", "SourceTruncated", "Error", "Unable to process data: it failed"),
         ("http", "ChecksumMismatch", "ChecksumError", "Unable to process data: checksum validation failed: it failed"),

@@ -46,6 +46,12 @@ def test_a_job_is_named_without_secrets(lines, source, words):
     assert lines() == [f"import of {words} onto file /v/disk.img of 1 GiB"]
 
 
+def test_warnings_are_logged_of_a_failure_too(lines):
+    failure = Failure(code="SourceNotAnImage", message="no image", retry=Retry.NEVER)
+    log.log_finished(Outcome(id="x", failure=failure, warnings=("a page",)))
+    assert lines() == ["warning: a page", "error[SourceNotAnImage]: no image"]
+
+
 def test_the_course_is_told_when_it_changes_and_now_and_then(lines, monkeypatch):
     clock = 0.0
     monkeypatch.setattr(log.time, "monotonic", lambda: clock)

@@ -15,6 +15,7 @@ failures = st.none() | st.builds(
     message=text,
     retry=st.sampled_from(Retry),
     exit_status=st.integers(1, 255),
+    upstream=st.text(max_size=300),
 )
 outcomes = st.builds(
     Outcome,
@@ -60,6 +61,15 @@ def test_a_small_outcome_is_said_whole():
         "labels": {"a": "b"},
         "outcome": words["outcome"],
     }
+
+
+def test_a_failure_begins_with_the_words_of_upstream():
+    failure = Failure(
+        code="PlatformNotFound", message="the image has no linux/absent", retry=Retry.NEVER, upstream="no image found"
+    )
+    words = said(Outcome(id="x", failure=failure), source="registry")
+    assert words["message"] == "Unable to process data: no image found: the image has no linux/absent"
+    assert words["outcome"]["failure"]["message"] == "the image has no linux/absent"
 
 
 def test_labels_stay_longer_than_warnings_and_what_is_said_twice_goes_first():

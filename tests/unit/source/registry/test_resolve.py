@@ -126,6 +126,29 @@ class TestPlatforms:
         with pytest.raises(PlatformNotFound, match="it has amd64, arm64|linux/amd64, linux/arm64"):
             store.run(store.index(*entries), "s390x")
 
+    def test_a_missing_platform_is_told_in_the_words_of_upstream(self, store):
+        with pytest.raises(PlatformNotFound) as missing:
+            store.run(store.index(store.image("amd64")), "absent")
+        words = 'no image found in image index for architecture "absent", variant "", OS "linux"'
+        assert missing.value.upstream == words
+        with pytest.raises(PlatformNotFound) as other:
+            store.run(store.image("amd64"), "arm64")
+        assert 'manifest image architecture: "amd64" doesn\'t match requested architecture: "arm64"' in (
+            other.value.upstream
+        )
+
+    @pytest.mark.parametrize("label", ["containers.bootc", "ostree.bootable"])
+    def test_an_image_of_an_operating_system_for_bootc_is_refused(self, store, label):
+        entry = store.image("amd64", config={"Labels": {label: "1"}})
+        with pytest.raises(DiskNotInImage, match="bootc-image-builder|bootc, not a disk") as refused:
+            store.run(store.index(entry), "amd64")
+        assert refused.value.upstream.startswith("bootc image detected: ")
+        assert "bootc-image-builder" in refused.value.remedy
+
+    def test_other_labels_do_not_matter(self, store):
+        entry = store.image("amd64", config={"Labels": {"containers.bootc": "0", "a": 1}})
+        assert str(store.run(store.index(entry), "amd64").manifest_digest) == entry["digest"]
+
     def test_an_index_within_an_index(self, store):
         right = store.image("arm64")
         found = store.run(store.index(store.index(store.image("amd64")), store.index(right)), "arm64")
