@@ -64,6 +64,8 @@ ANN_POD_NETWORK = "k8s.v1.cni.cncf.io/networks"
 ANN_POD_MULTUS_DEFAULT_NETWORK = "v1.multus-cni.io/default-network"
 ANN_POD_ISTIO_INJECTION = "sidecar.istio.io/inject"
 ANN_POD_LINKERD_INJECTION = "linkerd.io/inject"
+ANN_OVN_OPEN_DEFAULT_PORTS = "k8s.ovn.org/open-default-ports"
+"""Pod annotation that opens ports to the default network where the namespace has a primary network of its own."""
 POD_ANNOTATION_DEFAULTS = {ANN_POD_ISTIO_INJECTION: "false", ANN_POD_LINKERD_INJECTION: "disabled"}
 POD_ANNOTATIONS = (
     ANN_POD_NETWORK,

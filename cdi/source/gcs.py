@@ -1,8 +1,9 @@
-"""Objects in Google Cloud Storage, over its JSON API.
+"""Objects in Google Cloud Storage, over its JSON API, or over the XML API of a host that the URL names.
 
-The metadata are read first. They contain the generation, which pins the content for every later request, and the MD5,
-which composed objects lack. An object stored with ``Content-Encoding: gzip`` is requested in its stored form, because
-decompressed on the fly it has neither a length nor ranges; the engine detects gzip from the content.
+In the JSON API, the metadata are read first. They contain the generation, which pins the content for every later
+request, and the MD5, which composed objects lack. An object stored with ``Content-Encoding: gzip`` is requested in its
+stored form, because decompressed on the fly it has neither a length nor ranges; the engine detects gzip from the
+content.
 """
 
 from __future__ import annotations
@@ -79,12 +80,13 @@ class _Metadata:
 
 
 class _Endpoint:
-    """An `HttpObject` for one URL of the JSON API."""
+    """An `HttpObject` for one URL of an API."""
 
     def __init__(
         self, url: str, location: GcsLocation, tokens: AccessTokenProvider | None, *, gzip: bool = False
     ) -> None:
         self._url = url
+        self._object = location
         self._tokens = tokens
         self._used = threading.local()
         self._headers = (("Accept-Encoding", "gzip"),) if gzip else ()
@@ -111,7 +113,8 @@ class _Endpoint:
         """Return the error for the JSON API's error document."""
         del headers
         said = _message(body)
-        text = f"Google answered {status}" + (f": {said}" if said else "")
+        server = self._object.endpoint if self._object.xml else "Google"
+        text = f"{server} answered {status}" + (f": {said}" if said else "")
         if status in (401, 403):
             if self._tokens is None:
                 remedy = "the request was anonymous: give a secret with credentials.json, or make the object public"
@@ -196,6 +199,9 @@ class GcsSource:
         raise Interrupted("the source is closed", where=self._object.location)
 
     def _probe(self) -> tuple[HttpSource, SourceFacts]:
+        if self._object.xml:
+            found = self._http(_Endpoint(self._object.object_url(), self._object, self._tokens))
+            return found, found.probe()
         metadata = self._metadata()
         url = self._object.media_url(metadata.generation)
         media = self._http(_MediaEndpoint(url, self._object, self._tokens, gzip=metadata.gzip))

@@ -1,6 +1,7 @@
-"""Locations of Google Cloud Storage objects, and the JSON API's URLs for them.
+"""Locations of Google Cloud Storage objects, and the URLs of the JSON and the XML API for them.
 
-Follows the JSON API reference (objects: get) and gsutil's ``gs://bucket/object#generation``.
+Follows the JSON API reference (objects: get), gsutil's ``gs://bucket/object#generation``, and the XML API's requests by
+path. The XML API is used at a host that the URL itself names, as Google's client libraries do.
 """
 
 from __future__ import annotations
@@ -31,7 +32,9 @@ class GcsLocation:
     object: str
     generation: str | None = None
     endpoint: str = GOOGLE
-    """The scheme, host and port of the JSON API."""
+    """The scheme, host and port of the API."""
+    xml: bool = False
+    """Whether the object is read over the XML API."""
 
     @classmethod
     def parse(cls, url: str, *, endpoint: str | None = None) -> Self:
@@ -65,11 +68,14 @@ class GcsLocation:
         virtual = _VIRTUAL_HOST.fullmatch(parsed.host)
         google = parsed.host in _PATH_HOSTS or virtual is not None
         path = unquote(parsed.path)[1:]
+        xml = not google and base is None
         if (api := _API_PATH.fullmatch(parsed.path)) is not None:
             path = f"{unquote(api['bucket'])}/{unquote(api['object'])}"
+            xml = False
         elif virtual is not None:
             path = f"{virtual['bucket']}/{path}"
-        return cls._make(path, parsed.redacted, generation or None, base or (GOOGLE if google else parsed.origin_text))
+        origin = base or (GOOGLE if google else parsed.origin_text)
+        return replace(cls._make(path, parsed.redacted, generation or None, origin), xml=xml)
 
     @classmethod
     def _make(cls, path: str, where: str, generation: str | None, endpoint: str) -> Self:
@@ -93,7 +99,13 @@ class GcsLocation:
     @property
     def location(self) -> str:
         """The object's URL, for messages."""
-        return f"gs://{self.bucket}/{self.object}"
+        return f"{self.endpoint if self.xml else 'gs:/'}/{self.bucket}/{self.object}"
+
+    def object_url(self) -> str:
+        """Return the object's URL in the XML API."""
+        name = quote(self.object, safe="/", errors="surrogatepass")
+        query = f"?{urlencode({'generation': self.generation})}" if self.generation else ""
+        return f"{self.endpoint}/{self.bucket}/{name}{query}"
 
     def metadata_url(self) -> str:
         fields = "size,generation,md5Hash,contentEncoding,contentType"

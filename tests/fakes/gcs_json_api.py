@@ -162,6 +162,8 @@ class _Handler(BaseHTTPRequestHandler):
         query = dict(urllib.parse.parse_qsl(parts.query))
         match = re.fullmatch(r"(?:/download)?/storage/v1/b/([^/]+)/o/([^/]+)", parts.path)
         media = query.get("alt") == "media"
+        if match is None and (match := re.fullmatch(r"/([a-z0-9._-]+)/(.+)", parts.path)) is not None:
+            media = True  # the XML API
         if match is None:
             return self._refuse(404, "Not Found", media)
         bucket, name = (urllib.parse.unquote(part) for part in match.groups())

@@ -9,6 +9,7 @@ from cdi.api.copy import TARGETS, TICKET_PREFIX, CopySourceJob, Ticket
 from cdi.api.job import Limits
 from cdi.api.names import (
     ANN_CREATED_BY_CONTROLLER,
+    ANN_OVN_OPEN_DEFAULT_PORTS,
     ANN_OWNER_UID,
     ANN_PRIORITY_CLASS,
     COMMON_LABELS,
@@ -26,6 +27,7 @@ from cdi.reconcile.pod_builder import (
     ANN_LIMITS,
     ANNOTATIONS,
     GRACE_PERIOD,
+    PORT,
     STATE,
     restricted_pod_spec,
     worker_container,
@@ -40,6 +42,7 @@ SOURCE: Final = "/var/run/cdi/clone/source"
 """Mount path of a filesystem volume in the source pod."""
 DEVICE: Final = "/dev/cdi-clone-source"
 TLS: Final = "/var/run/cdi/tls"
+_OPEN_PORTS: Final = f'[{{"protocol":"tcp","port":{PORT}}}]'
 
 
 def with_certificate(pod: dict[str, Any], secret: str) -> dict[str, Any]:
@@ -47,6 +50,8 @@ def with_certificate(pod: dict[str, Any], secret: str) -> dict[str, Any]:
     made = copy.deepcopy(pod)
     made["metadata"]["name"] = secret
     made["metadata"]["labels"][LABEL_COMPONENT] = COMPONENT_UPLOAD_SERVER
+    # The upload proxy, and the source pod of a clone, may be on another network of OVN-Kubernetes.
+    made["metadata"]["annotations"][ANN_OVN_OPEN_DEFAULT_PORTS] = _OPEN_PORTS
     container = made["spec"]["containers"][0]
     container["args"] = ["clone-target"]
     container["volumeMounts"].append({"name": "tls", "mountPath": TLS, "readOnly": True})

@@ -107,7 +107,28 @@ class TestPublic:
 
     def test_another_service_may_stand_in_the_url(self, gcs_standin):
         gcs_standin.put("images", "k", DISK)
-        assert content(GcsSourceSpec(url=f"{gcs_standin.origin}/images/k")) == DISK
+        assert content(GcsSourceSpec(url=f"{gcs_standin.origin}/storage/v1/b/images/o/k")) == DISK
+
+    def test_a_host_in_the_url_is_asked_over_the_xml_api(self, nginx):
+        nginx.put("images/dir/disk.img", DISK)
+        nginx.put("images/dir/SHA256SUMS", b"sums")
+        url = nginx.url("images/dir/disk.img")
+        with open_gcs(GcsSourceSpec(url=url), 10) as source, source.sibling("SHA256SUMS") as sums:
+            facts = source.probe()
+            assert (facts.length, facts.ranges, facts.name, facts.location) == (len(DISK), True, "disk.img", url)
+            assert read_all(source, 1 << 24) == DISK
+            assert read_all(sums, 100) == b"sums"
+        with pytest.raises(SourceNotFound, match="answered 404") as missing:
+            content(GcsSourceSpec(url=nginx.url("images/none")))
+        assert missing.value.upstream == "storage: object doesn't exist"
+
+    def test_a_service_account_reads_over_the_xml_api(self, gcs_standin, secret):
+        account = gcs_standin.account()
+        gcs_standin.put("images", "k", DISK, public=False, readers=frozenset({account.email}))
+        url = f"{gcs_standin.origin}/images/k"
+        assert content(GcsSourceSpec(url=url, credentials=secret(account))) == DISK
+        with pytest.raises(SourceUnauthorized, match="anonymous"):
+            content(GcsSourceSpec(url=url))
 
 
 class TestChange:

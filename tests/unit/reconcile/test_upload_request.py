@@ -147,6 +147,8 @@ def test_the_pod_is_an_upload_server():
     prime = start.pod["metadata"]["ownerReferences"][0]["name"]
     assert start.pod["metadata"]["name"] == f"cdi-upload-{prime}"
     assert start.pod["metadata"]["labels"]["cdi.kubevirt.io"] == "cdi-upload-server"
+    ports = start.pod["metadata"]["annotations"]["k8s.ovn.org/open-default-ports"]
+    assert ports == '[{"protocol":"tcp","port":8443}]'
     assert (container["command"], container["args"]) == (["cdi-worker"], ["upload"])
     assert container["readinessProbe"]["httpGet"] == {"path": "/healthz", "port": 8443, "scheme": "HTTPS"}
     assert {"name": "tls", "mountPath": "/var/run/cdi/tls", "readOnly": True} in container["volumeMounts"]

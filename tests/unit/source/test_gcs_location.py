@@ -32,6 +32,27 @@ def test_the_api_is_asked_with_every_slash_encoded():
     assert found.media_url("5") == f"{GOOGLE}/storage/v1/b/images/o/a%2Fb%20c?alt=media&generation=5"
 
 
+def test_a_host_in_the_url_is_asked_over_the_xml_api():
+    found = GcsLocation.parse("http://10.0.0.1:8080/images/dir/a b.img?generation=7")
+    assert found.xml
+    assert found.object_url() == "http://10.0.0.1:8080/images/dir/a%20b.img?generation=7"
+    assert found.location == "http://10.0.0.1:8080/images/dir/a b.img"
+    assert found.beside("SHA256SUMS").object_url() == "http://10.0.0.1:8080/images/dir/SHA256SUMS"
+
+
+@pytest.mark.parametrize(
+    ("url", "endpoint"),
+    [
+        ("gs://images/a", None),
+        ("https://storage.googleapis.com/images/a", None),
+        ("http://localhost:1/storage/v1/b/images/o/a", None),
+        ("http://localhost:1/images/a", "http://localhost:2"),
+    ],
+)
+def test_everything_else_is_asked_over_the_json_api(url, endpoint):
+    assert not GcsLocation.parse(url, endpoint=endpoint).xml
+
+
 def test_an_endpoint_goes_before_the_urls_own():
     url = "https://storage.googleapis.com/images/a"
     assert GcsLocation.parse(url, endpoint="http://localhost:4443/").endpoint == "http://localhost:4443"
