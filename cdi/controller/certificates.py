@@ -15,6 +15,7 @@ from typing import Final
 
 from cdi.api.names import INSTALLATION, prefixed_name
 from cdi.kube.certificates import (
+    PROPAGATED,
     Authority,
     CertificateConfig,
     Lifetimes,
@@ -27,12 +28,12 @@ from cdi.reconcile.actions import EnsureCertificate
 
 SERVER_SIGNER: Final = "cdi-uploadserver-signer"
 CLIENT_SIGNER: Final = "cdi-uploadserver-client-signer"
-CA_PROPAGATION_DELAY: Final = dt.timedelta(minutes=10)
+CA_PROPAGATION_DELAY: Final = PROPAGATED
 """Time until a new CA is in every Secret and bundle and the kubelets have updated the files of all pods."""
 CA_PROPAGATION_TIMEOUT: Final = dt.timedelta(minutes=2)
 """Typical time until a kubelet has updated the files of a pod."""
-_CACHE_TTL: Final = dt.timedelta(minutes=1)
-"""How long a CA is used before its Secret is read again."""
+_CACHE_TTL: Final = dt.timedelta(seconds=20)
+"""How long a CA is used before its Secret is read again; less than the interval at which rotations are checked."""
 
 
 def _now() -> dt.datetime:

@@ -41,8 +41,8 @@ PROXY: Final = "cdi-uploadproxy"
 PROXY_SIGNER: Final = "cdi-uploadproxy-signer"
 PROXY_CERTIFICATE: Final = "cdi-uploadproxy-server-cert"
 CLIENT_CERTIFICATE: Final = "cdi-uploadserver-client-cert"
-SYNC_INTERVAL: Final = 60.0
-"""Interval in seconds."""
+SYNC_INTERVAL: Final = 30.0
+"""Interval in seconds; clients that request a rotation expect it within a minute."""
 RETRY_INTERVAL: Final = 5.0
 """Interval in seconds after an error."""
 

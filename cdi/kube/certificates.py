@@ -9,7 +9,8 @@ certificate that it signed is served, and stays there until it expires, so that 
 moment. Pods that mount a bundle as a file see a change with a delay: until then the previous authority signs, new
 certificates included.
 
-A certificate that a user or another tool stored in the Secret is used for as long as it is valid.
+A certificate that a user or another tool stored in the Secret is used for as long as it is valid. Editing or removing
+the annotations of one that is managed here rotates it (`cdi.kube.certificate_annotations`).
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from cdi.api.errors import AlreadyExists, UploadNotReady
 from cdi.api.installation import CDI, CertConfig
 from cdi.api.rules.durations import parse_duration
 from cdi.kube import pki, shared_objects
+from cdi.kube.certificate_annotations import is_rotation_requested, validity_annotations
 from cdi.kube.client import Client
 from cdi.kube.pki import AUTHORITY_LIFETIME, CERTIFICATE_LIFETIME, Lifetime, Pair
 from cdi.kube.resources import CONFIG_MAPS, SECRETS, Object
@@ -32,6 +34,8 @@ from cdi.kube.resources import CONFIG_MAPS, SECRETS, Object
 BUNDLE_KEY = "ca-bundle.crt"
 ENTRY_RETENTION = dt.timedelta(hours=1)
 """Grace period for the client that requested an entry to be listed among those that need one."""
+PROPAGATED = dt.timedelta(minutes=10)
+"""Time after which every pod that mounts a bundle as a file has read a new authority from it."""
 SETTLED = dt.timedelta(minutes=1)
 """Time after which every client that trusts the bundle has read a new authority from it."""
 
@@ -139,9 +143,14 @@ async def ensure_authority(client: Client, place: SignerConfig, lifetime: Lifeti
         secret = await shared_objects.get_or_none(client, SECRETS, place.namespace, place.secret)
         pair, previous = _signs(_pair(secret), now), _signs(_pair(secret, "previous"), now)
         certificate = pair.parsed() if pair is not None else None
-        if pair is not None and certificate is not None and not pki.needs_renewal(certificate, lifetime, now):
-            return pair, previous
-        made, previous = pki.new_authority(place.secret, lifetime, now), pair or previous
+        if pair is not None and certificate is not None:
+            requested = shared_objects.is_managed(secret) and is_rotation_requested(secret, certificate, lifetime, now)
+            if not requested and not pki.needs_renewal(certificate, lifetime, now):
+                return pair, previous
+            # The predecessor signs until peers trust the new authority, so it has to be one that they trust already.
+            if previous is None or not requested or now - pki.issued_at(certificate) >= PROPAGATED:
+                previous = pair
+        made = pki.new_authority(place.secret, lifetime, now)
         await shared_objects.create_or_update(client, SECRETS, secret, _secret(place, made, previous=previous))
         return made, previous
 
@@ -190,7 +199,7 @@ async def ensure_certificate(
                 f"Secret {place.namespace}/{place.secret} exists and is not managed by CDI",
                 remedy="delete or rename it",
             )
-        keep = certificate is not None and _keep(certificate, place, authority, lifetime, now, ours=ours)
+        keep = certificate is not None and _keep(certificate, secret, place, authority, lifetime, now)
         if pair is not None and certificate is not None and keep:
             beside = shared_objects.field(secret, "ca.crt").decode(errors="replace")
             if ours and (beside != place.trusts or not _goes_with(secret, place)):
@@ -221,23 +230,25 @@ async def ensure_certificate(
 
 def _keep(
     certificate: x509.Certificate,
+    secret: Object | None,
     place: CertificateConfig,
     authority: Authority,
     lifetime: Lifetime,
     now: dt.datetime,
-    *,
-    ours: bool,
 ) -> bool:
-    """Return whether a certificate can be served further."""
+    """Return whether the certificate of a Secret can be served further."""
     if not pki.is_valid(certificate, now):
         return False
-    if not ours:
+    if not shared_objects.is_managed(secret):
         return True
     if not pki.issued_by(certificate, authority.trusted) or not pki.names_all(certificate, place.hosts):
         return False
+    signer = authority.signer(place.is_propagated, now)
+    # The annotations belong to the Secret, so they cannot describe one of several certificates.
+    if not place.key_prefix and is_rotation_requested(secret, certificate, lifetime, now):
+        return signer is None
     if not pki.needs_renewal(certificate, lifetime, now):
         return True
-    signer = authority.signer(place.is_propagated, now)
     end = None if signer is None else x509.load_pem_x509_certificate(signer.certificate).not_valid_after_utc
     return end is None or end <= certificate.not_valid_after_utc
 
@@ -255,6 +266,9 @@ def _secret(place: SignerConfig | CertificateConfig, pair: Pair, *, previous: Pa
         if place.trusts:
             fields["ca.crt"] = place.trusts.encode()
     body = shared_objects.manifest("Secret", place.namespace, place.secret, labels=place.labels, owner=owner)
+    certificate = pair.parsed()
+    if certificate is not None and not (isinstance(place, CertificateConfig) and place.key_prefix):
+        body["metadata"]["annotations"] |= validity_annotations(certificate)
     return body | {"type": "kubernetes.io/tls", "data": shared_objects.encoded(fields)}
 
 

@@ -77,8 +77,14 @@ def is_valid(certificate: x509.Certificate, now: dt.datetime) -> bool:
 
 def needs_renewal(certificate: x509.Certificate, lifetime: Lifetime, now: dt.datetime) -> bool:
     """Return whether the certificate must be renewed, by its own end or by the lifetime that is configured now."""
-    end = min(certificate.not_valid_after_utc, issued_at(certificate) + lifetime.duration)
-    return now >= end - lifetime.renew_before
+    return is_renewal_due(certificate.not_valid_before_utc, certificate.not_valid_after_utc, lifetime, now)
+
+
+def is_renewal_due(start: dt.datetime, end: dt.datetime, lifetime: Lifetime, now: dt.datetime) -> bool:
+    """Return whether one of our certificates that is valid from `start` to `end` must be renewed."""
+    # Subtracted from `now`, as a date that a user wrote may be too close to the limits of what can be represented.
+    left = min(end - now, start - now + _SKEW + lifetime.duration)
+    return left <= lifetime.renew_before
 
 
 def new_authority(name: str, lifetime: Lifetime, now: dt.datetime) -> Pair:

@@ -10,7 +10,9 @@ import pytest
 
 from cdi.api.errors import AlreadyExists, Conflict, NotFound, UploadNotReady
 from cdi.kube import pki
+from cdi.kube.certificate_annotations import ANN_NOT_AFTER, ANN_NOT_BEFORE
 from cdi.kube.certificates import (
+    PROPAGATED,
     SETTLED,
     CertificateConfig,
     SignerConfig,
@@ -192,6 +194,100 @@ async def test_a_certificate_is_not_made_anew_where_that_gains_nothing():
     writes = len(api.writes)
     await look(api, NOW + 21 * HOUR, authority=short)
     assert len(api.writes) == writes
+
+
+# --- rotation that a client requests ---------------------------------------------------------------------------------
+
+
+def annotate(api, name, changes):
+    """Merge annotations of a Secret as ``kubectl annotate`` does; None removes one."""
+    found = api.objects["secrets", name]["metadata"]["annotations"]
+    found |= changes
+    for key in [key for key, value in found.items() if value is None]:
+        del found[key]
+
+
+async def test_the_validity_of_a_certificate_is_annotated():
+    api = Api()
+    made, held = await look(api, NOW)
+    for name, certificate in ((SIGNER.secret, made.certificate), (PLACE.secret, held.pair.parsed())):
+        annotations = api.objects["secrets", name]["metadata"]["annotations"]
+        assert dt.datetime.fromisoformat(annotations[ANN_NOT_BEFORE]) == certificate.not_valid_before_utc
+        assert dt.datetime.fromisoformat(annotations[ANN_NOT_AFTER]) == certificate.not_valid_after_utc
+        assert annotations[ANN_NOT_AFTER].endswith("Z")
+
+
+REQUESTS = {
+    "an end in the past": {ANN_NOT_AFTER: "2025-12-31T23:55:01Z"},
+    "an end within the renewal time": {ANN_NOT_AFTER: "2026-01-01T02:00:00Z"},
+    "a start long ago": {ANN_NOT_BEFORE: "0001-01-01T00:00:00Z"},
+    "no end": {ANN_NOT_AFTER: None},
+    "no start": {ANN_NOT_BEFORE: None},
+    "an unreadable end": {ANN_NOT_AFTER: "soon"},
+    "an end without a zone": {ANN_NOT_AFTER: "2026-01-03T00:00:00"},
+}
+
+
+@pytest.mark.parametrize("changes", REQUESTS.values(), ids=REQUESTS)
+@pytest.mark.parametrize("name", [SIGNER.secret, PLACE.secret])
+async def test_an_edited_annotation_rotates_the_certificate_once(name, changes):
+    api = Api()
+    before = await look(api, NOW)
+    annotate(api, name, changes)
+    after = await look(api, NOW + HOUR)
+    is_signer = name == SIGNER.secret
+    assert (after[0].certificate != before[0].certificate) is is_signer
+    assert (after[1].pair != before[1].pair) is not is_signer
+    assert before[0].certificate in after[0].trusted
+    annotations = api.objects["secrets", name]["metadata"]["annotations"]
+    made = after[0].certificate if is_signer else after[1].pair.parsed()
+    assert dt.datetime.fromisoformat(annotations[ANN_NOT_AFTER]) == made.not_valid_after_utc
+    writes = len(api.writes)
+    assert await look(api, NOW + HOUR) == after
+    assert len(api.writes) == writes
+
+
+async def test_a_later_end_does_not_keep_a_certificate_longer_and_rotates_nothing():
+    api = Api()
+    _, before = await look(api, NOW)
+    annotate(api, PLACE.secret, {ANN_NOT_AFTER: "9999-12-31T23:59:59Z"})
+    assert (await look(api, NOW + HOUR))[1] == before
+    assert (await look(api, NOW + 13 * HOUR))[1].pair != before.pair
+
+
+async def test_a_certificate_of_another_tool_is_not_rotated():
+    api = Api()
+    company = pki.new_authority("company", AUTHORITY_LIFETIME, NOW)
+    theirs = pki.new_certificate(company, "cdi-api", hosts=("cdi-api",), lifetime=CERTIFICATE_LIFETIME, now=NOW)
+    api.objects["secrets", PLACE.secret] = secret(theirs)
+    annotate(api, PLACE.secret, {ANN_NOT_AFTER: "2025-12-31T23:55:01Z"})
+    assert (await look(api, NOW + HOUR))[1].pair == theirs
+
+
+async def test_two_requests_within_minutes_do_not_drop_the_authority_that_peers_trust():
+    api = Api()
+    place = dataclasses.replace(PLACE, is_propagated=PROPAGATED)
+    first = await ensure_authority(api, SIGNER, AUTHORITY_LIFETIME, NOW)
+    for minute in (0, 1):
+        now = NOW + HOUR + dt.timedelta(minutes=minute)
+        annotate(api, SIGNER.secret, {ANN_NOT_AFTER: None})
+        authority = await ensure_authority(api, SIGNER, AUTHORITY_LIFETIME, now)
+    held = await ensure_certificate(api, place, authority, CERTIFICATE_LIFETIME, now)
+    assert pki.issued_by(held.pair.parsed(), [first.certificate])
+    assert len(authority.trusted) == 3
+
+
+async def test_a_requested_rotation_waits_for_an_authority_that_peers_trust():
+    api = Api()
+    place = dataclasses.replace(PLACE, is_propagated=PROPAGATED, patience=PROPAGATED)
+    authority = await ensure_authority(api, SIGNER, AUTHORITY_LIFETIME, NOW)
+    before = await ensure_certificate(api, place, authority, CERTIFICATE_LIFETIME, NOW)
+    del api.objects["secrets", SIGNER.secret]
+    annotate(api, PLACE.secret, {ANN_NOT_AFTER: None})
+    authority = await ensure_authority(api, SIGNER, AUTHORITY_LIFETIME, NOW + HOUR)
+    assert await ensure_certificate(api, place, authority, CERTIFICATE_LIFETIME, NOW + HOUR) == before
+    after = await ensure_certificate(api, place, authority, CERTIFICATE_LIFETIME, NOW + HOUR + PROPAGATED)
+    assert after.pair != before.pair
 
 
 # --- certificates with related objects ------------------------------------------------------------------------------
