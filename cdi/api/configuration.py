@@ -120,7 +120,7 @@ class ConfigStatus(Model):
     """Observed state: the settings in force."""
 
     upload_proxy_url: str | None = None
-    """URL of the upload proxy."""
+    """The calculated upload proxy URL: spec.uploadProxyURLOverride, or the host of an Ingress to the proxy."""
     upload_proxy_ca: str | None = None
     """The certificate authority of the upload proxy, PEM."""
     import_proxy: ImportProxy | None = None
@@ -143,4 +143,4 @@ class CDIConfig(KubeObject):
     spec: ConfigSpec
     """Settings of the administrator."""
     status: ConfigStatus | None = None
-    """Observed settings; written by the controller."""
+    """CDIConfigStatus provides the most recently observed status of the CDI Config; written by the controller."""

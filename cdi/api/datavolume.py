@@ -93,7 +93,7 @@ class DataVolumeStatus(Model):
     progress: str | None = None
     """Per cent of the transfer, such as 42.17%, or N/A."""
     restart_count: Int32 | None = None
-    """Number of worker restarts."""
+    """RestartCount is the number of times the pod populating the DataVolume has restarted or been replaced."""
     conditions: list[Condition] | None = None
     """Ready, Bound and Running, each with the reason."""
 
@@ -104,4 +104,4 @@ class DataVolume(KubeObject):
     spec: DataVolumeSpec
     """Desired state: the volume's content and its PVC."""
     status: DataVolumeStatus | None = None
-    """How far it is; written by the controller."""
+    """DataVolumeStatus contains the current status of the DataVolume; written by the controller."""

@@ -133,9 +133,9 @@ class CDIStatus(Model):
     operator_version: str | None = None
     """The version of the operator."""
     target_version: str | None = None
-    """The version that shall run."""
+    """The desired version of the resource: that of the release which is being installed."""
     observed_version: str | None = None
-    """The version that runs."""
+    """The observed version of the resource: that of the control plane once all of it runs."""
 
 
 class CDI(KubeObject):
@@ -144,4 +144,4 @@ class CDI(KubeObject):
     spec: CDISpec
     """Desired state of the installation."""
     status: CDIStatus | None = None
-    """Observed state; written by the controller."""
+    """CDIStatus defines the status of the installation; written by the controller."""

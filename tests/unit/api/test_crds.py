@@ -90,6 +90,29 @@ def test_every_field_is_described(kind):
     assert list(bare(object_schema(kind), "")) == [".metadata"]
 
 
+@pytest.mark.parametrize(
+    ("kind", "path", "text"),
+    [
+        ("CDI", "status", "CDIStatus defines the status of the installation"),
+        ("CDI", "status.targetVersion", "The desired version of the resource"),
+        ("CDIConfig", "status", "CDIConfigStatus provides the most recently observed status of the CDI"),
+        ("CDIConfig", "status.uploadProxyURL", "The calculated upload proxy URL"),
+        ("DataVolume", "status", "DataVolumeStatus contains the current status of the DataVolume"),
+        (
+            "DataVolume",
+            "status.restartCount",
+            "RestartCount is the number of times the pod populating the DataVolume has",
+        ),
+    ],
+)
+def test_kubectl_explain_shows_what_programs_look_for(kind, path, text):
+    """`kubectl explain` wraps lines, so the text has to be where the description begins."""
+    node = object_schema(next(one for one in DEFINED if one.name == kind))
+    for name in path.split("."):
+        node = node["properties"][name]
+    assert node["description"].startswith(text)
+
+
 def test_what_is_generated_is_in_step_with_the_models():
     done = subprocess.run([sys.executable, ROOT / "scripts" / "generate", "--check"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
