@@ -51,10 +51,11 @@ def _components(texts: Iterable[str]) -> tuple[Component, ...]:
 )
 @click.option(
     "--pull-policy",
+    envvar="PULL_POLICY",
     type=click.Choice(["Always", "IfNotPresent", "Never"]),
     default="IfNotPresent",
     show_default=True,
-    help="Set the image pull policy of worker pods.",
+    help="Set the image pull policy of worker pods; default: $PULL_POLICY.",
 )
 @click.option(
     "--prefix",

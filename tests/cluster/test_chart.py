@@ -200,7 +200,10 @@ def test_by_default_it_makes_what_other_programs_look_up(render):
         ("NetworkPolicy", "cdi-controller"),
         ("NetworkPolicy", "cdi-apiserver"),
         ("NetworkPolicy", "cdi-uploadproxy"),
-        *((kind, f"cdi-{part}") for part in ("controller", "apiserver") for kind in RIGHTS),
+        ("ClusterRole", "cdi"),
+        ("ClusterRoleBinding", "cdi-sa"),
+        *((kind, "cdi-deployment") for kind in ("Role", "RoleBinding")),
+        *((kind, "cdi-apiserver") for kind in RIGHTS),
         ("ClusterRole", "cdi-uploadproxy"),
         ("ClusterRoleBinding", "cdi-uploadproxy"),
         ("Secret", "cdi-apiserver-signer"),
@@ -302,10 +305,11 @@ def test_an_ingress_leads_to_the_upload_proxy(render):
 def test_workers_get_the_image_that_the_controller_has(render):
     controller = find(render(EVERYTHING), "Deployment", "cdi-deployment")["spec"]["template"]["spec"]
     (container,) = controller["containers"]
-    assert {"name": "IMPORTER_IMAGE", "value": container["image"]} in container["env"]
+    for name in ("IMPORTER_IMAGE", "CLONER_IMAGE", "UPLOADSERVER_IMAGE"):
+        assert {"name": name, "value": container["image"]} in container["env"]
     assert {"name": "TZ", "value": "UTC"} in container["env"]
     assert not [each for each in container["args"] if each.startswith("--image")], "one place says which it is"
-    assert f"--pull-policy={container['imagePullPolicy']}" in container["args"]
+    assert {"name": "PULL_POLICY", "value": container["imagePullPolicy"]} in container["env"]
     assert "--workers=8" in container["args"]
     assert controller["imagePullSecrets"] == [{"name": "pull"}]
 
@@ -322,6 +326,38 @@ def test_pods_of_the_control_plane_have_the_labels_that_tools_select_by(render):
     for name, labels in found.items():
         assert labels["app"] == "containerized-data-importer"
         assert labels["cdi.kubevirt.io"] == name
+
+
+def test_every_object_has_the_label_that_tools_find_kubevirts_cdi_by(render):
+    documents = render({**EVERYTHING, **PROMETHEUS})
+    assert [each["metadata"]["name"] for each in documents if "cdi.kubevirt.io" not in each["metadata"]["labels"]] == []
+    for name in COMPONENTS:
+        labels = find(documents, "Deployment", name)["metadata"]["labels"]
+        assert labels["app"] == "containerized-data-importer"
+        assert labels["cdi.kubevirt.io"] == name
+        assert labels["prometheus.cdi.kubevirt.io"] == "true"
+    assert find(documents, "Service", "cdi-uploadproxy")["metadata"]["labels"]["cdi.kubevirt.io"] == "cdi-uploadproxy"
+
+
+@pytest.mark.parametrize("values", [{}, beside("a")], ids=["default", "beside"])
+def test_policies_that_allow_cluster_services_select_the_control_plane(render, values):
+    found = labels_of(render(values, release="second" if values else "cdi"))
+    assert found
+    for labels in found.values():
+        assert labels["np.kubevirt.io/allow-access-cluster-services"] == "true"
+
+
+def test_roles_of_the_controller_have_the_names_of_kubevirts_cdi(render):
+    documents = render()
+    account = {"kind": "ServiceAccount", "name": "cdi-sa", "namespace": "system"}
+    for kind, name, role in (
+        ("ClusterRoleBinding", "cdi-sa", "cdi"),
+        ("RoleBinding", "cdi-deployment", "cdi-deployment"),
+    ):
+        binding = find(documents, kind, name)
+        assert binding["subjects"] == [account]
+        assert binding["roleRef"]["name"] == role
+        assert find(documents, kind.removesuffix("Binding"), role)["rules"]
 
 
 def test_what_is_for_worker_pods_does_not_select_the_control_plane(render):
@@ -518,7 +554,7 @@ def test_webhooks_can_be_left_out(render):
 
 def looked_at(documents):
     """Return the Deployments whose state the controller may read."""
-    rules = find(documents, "Role", "cdi-controller")["rules"]
+    rules = find(documents, "Role", "cdi-deployment")["rules"]
     return {name for rule in rules if rule["resources"] == ["deployments"] for name in rule["resourceNames"]}
 
 

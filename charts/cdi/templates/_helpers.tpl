@@ -18,6 +18,17 @@
 {{- if include "cdi.alongside" . }}{{ printf "%s-%s" .Release.Namespace (include "cdi.prefix" .) }}{{ else }}cdi{{ end }}
 {{- end }}
 
+{{/* ClusterRole, ClusterRoleBinding and Role of the controller: those of KubeVirt's CDI unless that is there as well. */}}
+{{- define "cdi.controllerClusterRole" -}}
+{{- if include "cdi.alongside" . }}{{ include "cdi.clusterPrefix" . }}-controller{{ else }}cdi{{ end }}
+{{- end }}
+{{- define "cdi.controllerClusterRoleBinding" -}}
+{{- if include "cdi.alongside" . }}{{ include "cdi.clusterPrefix" . }}-controller{{ else }}cdi-sa{{ end }}
+{{- end }}
+{{- define "cdi.controllerRole" -}}
+{{- if include "cdi.alongside" . }}{{ include "cdi.prefix" . }}-controller{{ else }}cdi-deployment{{ end }}
+{{- end }}
+
 {{/* Secrets of the controller's making in the release's namespace: authorities, certificates and the key of tokens. */}}
 {{- define "cdi.ownSecrets" -}}
 {{- $prefix := include "cdi.prefix" . }}
@@ -42,8 +53,8 @@
 {{- end }}
 {{- end }}
 
-{{/* Labels of every object. */}}
-{{- define "cdi.labels" -}}
+{{/* Labels of every object, without the one that says which component of KubeVirt's CDI it stands for. */}}
+{{- define "cdi.commonLabels" -}}
 app.kubernetes.io/name: cdi
 app.kubernetes.io/instance: {{ .Release.Name }}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
@@ -51,6 +62,24 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- with .Values.commonLabels }}
 {{ toYaml . }}
+{{- end }}
+{{- end }}
+
+{{/* Labels of every object. Tools find what KubeVirt's CDI consists of by the last one; beside another CDI it is the other's. */}}
+{{- define "cdi.labels" -}}
+{{- include "cdi.commonLabels" . }}
+{{- if not (include "cdi.alongside" .) }}
+cdi.kubevirt.io: ""
+{{- end }}
+{{- end }}
+
+{{/* Labels of a Deployment, which are those of its pods: (dict "root" $ "name" LABEL). */}}
+{{- define "cdi.deploymentLabels" -}}
+{{- include "cdi.commonLabels" .root }}
+{{- if not (include "cdi.alongside" .root) }}
+app: containerized-data-importer
+cdi.kubevirt.io: {{ .name }}
+prometheus.cdi.kubevirt.io: "true"
 {{- end }}
 {{- end }}
 
@@ -83,6 +112,8 @@ metadata:
     cdi.kubevirt.io: {{ .name }}
     prometheus.cdi.kubevirt.io: "true"
     {{- end }}
+    # By this, the policies of HyperConverged let a pod reach DNS and the Kubernetes API.
+    np.kubevirt.io/allow-access-cluster-services: "true"
     {{- with .root.Values.commonLabels }}
     {{- toYaml . | nindent 4 }}
     {{- end }}
