@@ -368,11 +368,30 @@ def test_the_alerts_are_those_of_kubevirts_cdi_and_say_what_to_do():
     alerts = {rule["alert"]: rule for rule in rules() if "alert" in rule}
     assert alerts.keys() == ALERTS
     for rule in alerts.values():
-        assert rule["annotations"].keys() == {"summary", "description", "runbook"}
+        assert rule["annotations"].keys() == {"summary", "description", "runbook", "runbook_url"}
+        assert rule["annotations"]["runbook_url"].endswith(f"/runbooks/{rule['alert']}")
         assert rule["annotations"]["runbook"].startswith("1. ")
         assert rule["labels"].keys() == {
             "severity", "operator_health_impact", "kubernetes_operator_part_of", "kubernetes_operator_component",
         }  # fmt: skip
+
+
+def test_the_recording_rules_have_the_names_of_kubevirts_cdi_new_and_old():
+    assert recorded() == {
+        "cluster:kubevirt_cdi_operator_up:sum",
+        *(f"cluster:kubevirt_cdi_{operation}_pods_high_restart:count" for operation in OPERATIONS),
+        "kubevirt_cdi_operator_up",
+        *(f"kubevirt_cdi_{operation}_pods_high_restart" for operation in OPERATIONS),
+        "kubevirt_cdi_incomplete_storageprofiles",
+        "kubevirt_cdi_dataimportcron_outdated_aggregated",
+        "kubevirt_cdi_operator_up_total",
+        *(f"kubevirt_cdi_{operation}_dv_unusual_restartcount_total" for operation in OPERATIONS),
+        "kubevirt_cdi_incomplete_storageprofiles_total",
+        "kubevirt_cdi_dataimportcron_outdated_total",
+    }
+
+
+OPERATIONS = ("import", "upload", "clone")
 
 
 def of_servers() -> set[str]:
