@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import signal
 from collections.abc import Iterable
@@ -80,6 +81,11 @@ def _components(texts: Iterable[str]) -> tuple[Component, ...]:
     help="Serve probes and metrics on this port.",
 )
 @click.option(
+    "--metrics-port",
+    type=click.IntRange(0, 65535),
+    help="Serve metrics on this port only, over HTTPS, to clients whose token may get the non-resource URL /metrics.",
+)
+@click.option(
     "--leader-election/--no-leader-election",
     default=True,
     help="Hold a Lease, so that only one replica acts at a time.",
@@ -110,6 +116,7 @@ def command(
     selector: str,
     workers: int,
     port: int,
+    metrics_port: int | None,
     leader_election: bool,
     identity: str | None,
     components: tuple[str, ...],
@@ -142,6 +149,7 @@ def command(
         prefix=prefix,
         identity=identity or None,
         version=version("cdi"),
+        metrics_port=metrics_port,
         components=_components((*components, *parts)),
     )
     client = connect(None if session.kubeconfig is None else str(session.kubeconfig), session.context)
@@ -149,10 +157,21 @@ def command(
 
 
 async def _run(client: Client, options: Options) -> None:
+    from cdi.api.names import prefixed_name
+    from cdi.controller.logging import fields
     from cdi.controller.main import ControllerProcess
+    from cdi.kube.certificates import service_hosts
+    from cdi.server.metrics_server import SERVICE, serve_metrics
 
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    async with client:
-        await ControllerProcess(client, options, stop).run()
+    async with client, contextlib.AsyncExitStack() as stack:
+        process = ControllerProcess(client, options, stop)
+        if options.metrics_port is not None:
+            hosts = service_hosts(prefixed_name(SERVICE, options.prefix), options.namespace)
+            port = await stack.enter_async_context(
+                serve_metrics(client, options.metrics_port, process.metrics.registry, hosts=hosts)
+            )
+            logging.getLogger("cdi.controller").info("serving metrics", extra=fields(port=port))
+        await process.run()

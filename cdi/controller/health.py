@@ -1,8 +1,12 @@
-"""HTTP endpoints ``/healthz``, ``/readyz`` and ``/metrics``; plain HTTP, as none of their content is secret."""
+"""HTTP endpoints ``/healthz`` and ``/readyz``, and ``/metrics`` unless it is served to authenticated clients only.
+
+Plain HTTP: the kubelet probes without credentials, and none of the content is secret.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import socket
 from collections.abc import AsyncIterator, Callable
 
@@ -15,7 +19,7 @@ from cdi.api.errors import UsageError
 
 @contextlib.asynccontextmanager
 async def serve_health(
-    port: int, *, ready: Callable[[], str], alive: Callable[[], str], registry: CollectorRegistry
+    port: int, *, ready: Callable[[], str], alive: Callable[[], str], registry: CollectorRegistry | None
 ) -> AsyncIterator[int]:
     """Serve while the context is open, and yield the port number.
 
@@ -23,7 +27,7 @@ async def serve_health(
         port: The port to listen on; 0 for any free one.
         ready: Called by ``/readyz``; returns what is wrong, which gives status 503, or the empty string.
         alive: The same for ``/healthz``.
-        registry: The metrics to serve.
+        registry: The metrics to serve; None to serve none.
 
     Raises:
         UsageError: The port is in use.
@@ -36,23 +40,22 @@ async def serve_health(
     async def readyz(_: web.Request) -> web.Response:
         return _answer(ready())
 
-    async def metrics(_: web.Request) -> web.Response:
-        return web.Response(body=generate_latest(registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
-
     app = web.Application(client_max_size=1024)
-    app.add_routes([web.get("/healthz", healthz), web.get("/readyz", readyz), web.get("/metrics", metrics)])
+    app.add_routes([web.get("/healthz", healthz), web.get("/readyz", readyz)])
+    if registry is not None:
+        app.add_routes([web.get("/metrics", functools.partial(_metrics, registry))])
     runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=1.0)
     await runner.setup()
     try:
-        listener = _listen(port)
+        listener = listen(port)
         await web.SockSite(runner, listener).start()
         yield int(listener.getsockname()[1])
     finally:
         await runner.cleanup()
 
 
-def _listen(port: int) -> socket.socket:
-    """Listen on all IPv4 and IPv6 addresses of the machine."""
+def listen(port: int) -> socket.socket:
+    """Listen on all IPv4 and IPv6 addresses of the machine; raise `UsageError` if the port is in use."""
     both = socket.has_dualstack_ipv6()
     try:
         return socket.create_server(
@@ -62,6 +65,10 @@ def _listen(port: int) -> socket.socket:
         raise UsageError(
             f"cannot listen on port {port}: {error.strerror}", remedy="choose another one with --port"
         ) from error
+
+
+async def _metrics(registry: CollectorRegistry, _: web.Request) -> web.Response:
+    return web.Response(body=generate_latest(registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
 
 def _answer(unready_reason: str) -> web.Response:

@@ -3,9 +3,9 @@
     watches ──► keys that are due ──► reconcilers (concurrent, one per key) ──► API server
     pods    ◄── polled for progress ──┘
 
-Probes and metrics are served from the start; everything else runs only while this process is the leader (`Manager`).
-The process holds no state that must survive: if it is killed, the next leader continues from the objects in the
-cluster.
+Probes and metrics are served from the start, metrics by `cdi.server.metrics_server` if clients have to authenticate;
+everything else runs only while this process is the leader (`Manager`). The process holds no state that must survive: if
+it is killed, the next leader continues from the objects in the cluster.
 """
 
 from __future__ import annotations
@@ -54,6 +54,8 @@ class Options:
     A process restarted with the same identity does not wait for its own Lease to expire.
     """
     version: str = ""
+    metrics_port: int | None = None
+    """Port of metrics for authenticated clients (`cdi.server.metrics_server`); None serves them beside the probes."""
     components: tuple[Component, ...] = ()
     """Other components of the installation."""
 
@@ -67,7 +69,7 @@ class ControllerProcess:
         self._options = options
         self._stop = stop
         self._life: Manager | None = None
-        self._metrics = Metrics(
+        self.metrics = Metrics(
             self._values,
             version=options.version,
             waiting=lambda: self._life.queue.ready if self._life is not None else 0,
@@ -82,7 +84,8 @@ class ControllerProcess:
 
         """
         options = self._options
-        async with serve_health(options.port, ready=self._ready, alive=_alive, registry=self._metrics.registry) as port:
+        registry = self.metrics.registry if options.metrics_port is None else None
+        async with serve_health(options.port, ready=self._ready, alive=_alive, registry=registry) as port:
             log.info("serving", extra=fields(port=port))
             lead = asyncio.ensure_future(self._lead())
             stopping = asyncio.ensure_future(self._stop.wait())
@@ -113,7 +116,7 @@ class ControllerProcess:
             version=self._options.version,
             components=self._options.components,
             workers=self._options.workers,
-            metrics=self._metrics,
+            metrics=self.metrics,
             stop=self._stop,
         )
         try:

@@ -201,6 +201,8 @@ def test_by_default_it_makes_what_other_programs_look_up(render):
         ("NetworkPolicy", "cdi-apiserver"),
         ("NetworkPolicy", "cdi-uploadproxy"),
         ("ClusterRole", "cdi"),
+        *((kind, "cdi-metrics-reader") for kind in ("ServiceAccount", "ClusterRole", "ClusterRoleBinding")),
+        ("Secret", "cdi-metrics-reader-token"),
         ("ClusterRoleBinding", "cdi-sa"),
         *((kind, "cdi-deployment") for kind in ("Role", "RoleBinding")),
         *((kind, "cdi-apiserver") for kind in RIGHTS),
@@ -524,19 +526,69 @@ def test_the_webhooks_are_those_that_the_api_server_serves(render, more):
 
 def test_monitoring_is_what_the_files_say(render):
     documents = render(PROMETHEUS)
-    rules = find(documents, "PrometheusRule", "cdi-rules")
+    rules = find(documents, "PrometheusRule", "prometheus-cdi-rules")
     assert rules["spec"] == yaml.safe_load((CHART / "files" / "rules.yaml").read_text())
     assert rules["spec"]["groups"]
     dashboard = find(documents, "ConfigMap", "cdi-dashboard")
     assert dashboard["metadata"]["labels"]["grafana_dashboard"] == "1"
     assert json.loads(dashboard["data"]["cdi.json"]) == json.loads((CHART / "files" / "dashboard.json").read_text())
-    monitor = find(documents, "ServiceMonitor", "cdi")
+    monitor = find(documents, "ServiceMonitor", "service-monitor-cdi")
     assert monitor["metadata"]["labels"]["release"] == "prometheus"
     for service in ("cdi-prometheus-metrics", "cdi-api", "cdi-uploadproxy-metrics"):
         found = find(documents, "Service", service)
         assert monitor["spec"]["selector"]["matchLabels"].items() <= found["metadata"]["labels"].items()
         ports = {each["name"] for each in found["spec"]["ports"]}
         assert ports & {each["port"] for each in monitor["spec"]["endpoints"]}
+
+
+def ports_of(documents, deployment):
+    (container,) = find(documents, "Deployment", deployment)["spec"]["template"]["spec"]["containers"]
+    probes = {container[f"{kind}Probe"]["httpGet"]["port"] for kind in ("startup", "liveness", "readiness")}
+    return {each["name"]: each["containerPort"] for each in container["ports"]}, probes, container["args"]
+
+
+def test_metrics_of_the_controller_need_a_token(render):
+    documents = render(PROMETHEUS)
+    assert ports_of(documents, "cdi-deployment")[:2] == ({"health": 8080, "metrics": 8443}, {"health"})
+    assert "--metrics-port=8443" in ports_of(documents, "cdi-deployment")[2]
+    (port,) = find(documents, "Service", "cdi-prometheus-metrics")["spec"]["ports"]
+    assert port == {"name": "metrics", "port": 8443, "targetPort": "metrics"}
+    (endpoint,) = [
+        each
+        for each in find(documents, "ServiceMonitor", "service-monitor-cdi")["spec"]["endpoints"]
+        if each["port"] == "metrics"
+    ]
+    assert endpoint["scheme"] == "https"
+    secret = find(documents, "Secret", endpoint["authorization"]["credentials"]["name"])
+    assert secret["type"] == "kubernetes.io/service-account-token"
+    account = find(documents, "ServiceAccount", secret["metadata"]["annotations"]["kubernetes.io/service-account.name"])
+    binding = find(documents, "ClusterRoleBinding", "cdi-metrics-reader")
+    assert binding["subjects"][0]["name"] == account["metadata"]["name"]
+    assert find(documents, "ClusterRole", binding["roleRef"]["name"])["rules"] == [
+        {"nonResourceURLs": ["/metrics"], "verbs": ["get"]}
+    ]
+    reviews = {
+        resource
+        for rule in find(documents, "ClusterRole", "cdi")["rules"]
+        for resource in rule["resources"]
+        if resource.endswith("reviews")
+    }
+    assert reviews == {"tokenreviews", "subjectaccessreviews"}
+
+
+@pytest.mark.parametrize("secure", [False, None], ids=["off", "values of an earlier release"])
+def test_metrics_can_be_left_to_everybody(render, secure):
+    documents = render({"metrics": {**PROMETHEUS["metrics"], "secure": secure}})
+    ports, probes, arguments = ports_of(documents, "cdi-deployment")
+    assert (ports, probes) == ({"metrics": 8080}, {"metrics"})
+    assert not [each for each in arguments if each.startswith("--metrics-port")]
+    (port,) = find(documents, "Service", "cdi-prometheus-metrics")["spec"]["ports"]
+    assert port["port"] == 8080
+    endpoints = find(documents, "ServiceMonitor", "service-monitor-cdi")["spec"]["endpoints"]
+    assert not [each for each in endpoints if "authorization" in each]
+    assert not [name for _, name in named(documents) if "metrics-reader" in name]
+    rules = find(documents, "ClusterRole", "cdi")["rules"]
+    assert not [rule for rule in rules if "tokenreviews" in rule["resources"]]
 
 
 def test_webhooks_can_be_left_out(render):
@@ -663,6 +715,8 @@ def test_beside_another_it_has_rights_where_it_serves_only(render):
         "storageprofiles",
         "objecttransfers",
         "objecttransfers/status",
+        "tokenreviews",
+        "subjectaccessreviews",
     }
     roles = [each for each in documents if each["kind"] == "Role"]
     # Events about cluster-scoped objects are stored in "default".

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ssl
 import time
+import urllib.error
+import urllib.request
 
 import pytest
 
@@ -54,6 +57,47 @@ def test_it_says_how_it_is_and_counts(cluster, namespace) -> None:
         assert 'cdi_imports_total{outcome="Succeeded"} 1.0' in text
         line = running.wait_line("attempt")
         assert (line["key"], line["attempt"]) == (f"volume {namespace.namespace}/d", 1)
+
+
+def test_metrics_are_read_with_the_token_of_a_permitted_account(cluster, namespace) -> None:
+    """The API server reviews tokens and permissions; nothing serves metrics without them."""
+    name = f"metrics-{namespace.namespace}"
+    wide = {"apiVersion": "rbac.authorization.k8s.io/v1", "metadata": {"name": name}}
+    tokens = {}
+    for account in ("reader", "other"):
+        namespace.create({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": account}})
+        tokens[account] = namespace.run("create", "token", account, "--duration=1h").strip()
+    subject = {"kind": "ServiceAccount", "namespace": namespace.namespace, "name": "reader"}
+    role = {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": name}
+    cluster.kubectl.create(
+        {**wide, "kind": "ClusterRole", "rules": [{"nonResourceURLs": ["/metrics"], "verbs": ["get"]}]},
+        {**wide, "kind": "ClusterRoleBinding", "roleRef": role, "subjects": [subject]},
+    )
+    try:
+        with controller(cluster, namespace, "--metrics-port=0") as running:
+            port = running.wait_line("serving metrics")["port"]
+
+            def read(token: str | None) -> tuple[int, str]:
+                headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+                request = urllib.request.Request(f"https://127.0.0.1:{port}/metrics", headers=headers)
+                try:
+                    with urllib.request.urlopen(request, context=ssl._create_unverified_context()) as answer:
+                        return answer.status, answer.read().decode()
+                except urllib.error.HTTPError as error:
+                    return error.code, error.read().decode()
+
+            status, text = read(tokens["reader"])
+            assert status == 200
+            assert "cdi_build_info" in text
+            denied = f"system:serviceaccount:{namespace.namespace}:other"
+            assert read(tokens["other"]) == (403, f"Authorization denied for user {denied}\n")
+            for token in (None, "none", tokens["reader"][:-4] + "AAAA"):
+                assert read(token) == (401, "Unauthorized\n")
+            assert running.get("/metrics")[0] == 404
+            assert running.get("/healthz") == (200, "ok\n")
+    finally:
+        for kind in ("clusterrolebinding", "clusterrole"):
+            cluster.kubectl.delete(kind, name)
 
 
 def test_it_writes_nothing_that_is_so_already(cluster, namespace) -> None:

@@ -137,12 +137,22 @@ async def user_of_token(client: Client, token: str) -> User | None:
 
 async def may(client: Client, user: User, attributes: Mapping[str, str]) -> tuple[bool, str]:
     """Return whether a user may access a resource, and the reason given; raise the API server's errors."""
+    return await _authorize(client, user, {"resourceAttributes": dict(attributes)})
+
+
+async def may_get_path(client: Client, user: User, path: str) -> bool:
+    """Return whether a user may ``get`` a path that is not one of a resource; raise the API server's errors."""
+    allowed, _ = await _authorize(client, user, {"nonResourceAttributes": {"path": path, "verb": "get"}})
+    return allowed
+
+
+async def _authorize(client: Client, user: User, attributes: Object) -> tuple[bool, str]:
     spec = {
         "user": user.name,
         "uid": user.uid,
         "groups": list(user.groups),
         "extra": {name: list(values) for name, values in user.extra.items()},
-        "resourceAttributes": dict(attributes),
+        **attributes,
     }
     resource = SUBJECT_ACCESS_REVIEWS
     answer = await _review(client, resource.path(None), resource.api_version, resource.kind, spec)

@@ -24,3 +24,9 @@ def test_a_component_is_given_by_its_option_or_by_the_name_that_this_had(monkeyp
     assert done.exit_code == 0, done.output
     assert [(one.kind, one.name) for one in given[0].components] == [("deployment", "a"), ("deployment", "b")]
     assert "--part" not in CliRunner().invoke(command, ["--help"]).output
+
+
+@pytest.mark.parametrize(("arguments", "policy"), [([], "Always"), (["--pull-policy=Never"], "Never")])
+def test_the_pull_policy_of_workers_is_read_from_the_environment(monkeypatch, arguments, policy):
+    monkeypatch.setenv("PULL_POLICY", "Always")
+    assert command.make_context("controller", ["--image=r/cdi:1", *arguments]).params["pull_policy"] == policy

@@ -40,3 +40,13 @@ async def test_a_port_that_is_taken_is_a_usage_error() -> None:
         with pytest.raises(UsageError, match=str(port)):
             async with serve_health(port, **nothing):
                 pass
+
+
+async def test_metrics_that_need_a_token_are_not_served_beside_the_probes() -> None:
+    async with (
+        serve_health(0, ready=lambda: "", alive=lambda: "", registry=None) as port,
+        aiohttp.ClientSession(f"http://127.0.0.1:{port}") as session,
+    ):
+        for path, status in (("/healthz", 200), ("/readyz", 200), ("/metrics", 404)):
+            async with session.get(path) as answer:
+                assert answer.status == status
