@@ -122,8 +122,8 @@ class CopyTargetJob:
     target: TargetSpec
     content_type: Content = "kubevirt"
     size: int | None = None
-    """As `Job.size`: a smaller source is grown to this size, a larger one is rejected. None is the source's own size
-    (file target) or the device's size."""
+    """Room for the disk in bytes; a larger source is rejected before anything is written. None is the source's own size
+    (file target) or the device's size. A disk file is never larger than its source."""
     journal: str | None = None
     """Path of the journal that stores progress for the next attempt."""
     port: Annotated[int, Range(at_least=0, at_most=65535)] = PORT

@@ -285,10 +285,17 @@ class _Disk:
         return digest
 
     def _disk_size(self, hello: Hello) -> int:
-        """Return the size of the disk on the volume, or raise `TargetTooSmall`."""
+        """Return the size of the disk on the volume, or raise `TargetTooSmall`.
+
+        A disk file has its source's size to the byte, however large the volume is: it is the same file, and a virtual
+        machine's disk is expanded by the program that runs the machine.
+        """
         target, wanted = self._target, self._job.size
-        size = wanted if wanted is not None else target.capacity or -(-hello.size // 512) * 512
-        room = size if target.capacity is None else min(size, target.capacity)
+        if target.capacity is None:
+            size, room = hello.size, hello.size if wanted is None else wanted
+        else:
+            size = target.capacity if wanted is None else wanted
+            room = min(size, target.capacity)
         if hello.size > room:
             raise TargetTooSmall(
                 f"the source disk has {format_size(hello.size)} ({hello.size} bytes), "

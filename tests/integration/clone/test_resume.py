@@ -82,15 +82,21 @@ def test_it_goes_on_and_nothing_of_what_lay_behind_is_left(tmp_path, certificate
     assert target.digest == whole.digest
 
 
-def test_a_grown_disk_too(tmp_path, certificates, source, left):
-    """The part that was added was zeroed before there was a journal, and is never written again."""
+def test_it_goes_on_where_the_volume_is_larger(tmp_path, certificates, source, left):
+    target, _ = clone(certificates, source, tmp_path / "disk.img", journal=left(), size=SIZE + CHUNK)
+    assert target.resumed_at == HALF
+    assert (tmp_path / "disk.img").read_bytes() == CONTENT
+
+
+def test_a_disk_that_an_earlier_release_began_larger_is_started_over(tmp_path, certificates, source, left):
     journal = left(disk_size=SIZE + CHUNK)
     with open(tmp_path / ".disk.img.partial", "r+b") as file:
         file.seek(SIZE)
         file.write(bytes(CHUNK))
     target, _ = clone(certificates, source, tmp_path / "disk.img", journal=journal, size=SIZE + CHUNK)
-    assert target.resumed_at == HALF
-    assert (tmp_path / "disk.img").read_bytes() == CONTENT + bytes(CHUNK)
+    assert target.failure is None
+    assert not target.resumed_at
+    assert (tmp_path / "disk.img").read_bytes() == CONTENT
 
 
 @pytest.mark.parametrize(

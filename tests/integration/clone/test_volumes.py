@@ -68,18 +68,26 @@ def test_a_disk_file_stays_sparse(tmp_path, certificates, source):
     assert os.stat(source).st_mtime_ns == before.st_mtime_ns
 
 
-def test_a_larger_target_is_grown(tmp_path, certificates, source):
-    target, _ = clone(certificates, source, tmp_path / "disk.img", size=100 * MIB)
+@pytest.mark.parametrize("preallocation", [False, True])
+def test_the_disk_has_its_sources_size_on_a_larger_volume(tmp_path, certificates, source, preallocation):
+    policy = Policy(preallocation=preallocation)
+    target, _ = clone(certificates, source, tmp_path / "disk.img", size=100 * MIB, policy=policy)
     assert target.failure is None
-    assert (target.virtual_size, target.disk_size) == (40 * MIB, 100 * MIB)
-    assert content(tmp_path / "disk.img") == content(source) + bytes(60 * MIB)
+    assert (target.virtual_size, target.disk_size) == (40 * MIB, 40 * MIB)
+    assert content(tmp_path / "disk.img") == content(source)
+    assert target.preallocated is preallocation
 
 
-def test_a_size_that_is_no_whole_number_of_blocks(tmp_path, certificates):
-    (tmp_path / "source.img").write_bytes(b"x" * (MIB + 700))
-    target, _ = clone(certificates, tmp_path / "source.img", tmp_path / "disk.img")
-    assert target.disk_size == MIB + 1024
-    assert content(tmp_path / "disk.img") == b"x" * (MIB + 700) + bytes(324)
+@pytest.mark.parametrize("preallocation", [False, True])
+@pytest.mark.parametrize("length", [61, MIB + 700])
+@pytest.mark.parametrize("size", [None, 4 * MIB])
+def test_a_size_that_is_no_whole_number_of_blocks_is_kept(tmp_path, certificates, length, size, preallocation):
+    (tmp_path / "source.img").write_bytes(b"x" * length)
+    policy = Policy(preallocation=preallocation)
+    target, _ = clone(certificates, tmp_path / "source.img", tmp_path / "disk.img", size=size, policy=policy)
+    assert target.failure is None
+    assert target.disk_size == length
+    assert content(tmp_path / "disk.img") == b"x" * length
 
 
 @pytest.mark.parametrize("size", [0, MIB])
@@ -190,7 +198,7 @@ class TestDevices:
             file.write(bytes(30 * MIB))
         target, sent = clone(certificates, dirty, tmp_path / "disk.img", size=80 * MIB)
         assert target.failure is None
-        assert content(tmp_path / "disk.img") == content(dirty) + bytes(16 * MIB)
+        assert content(tmp_path / "disk.img") == content(dirty)
         # A device does not report holes; zeros are found by reading.
         assert os.stat(tmp_path / "disk.img").st_blocks * 512 < 35 * MIB
         assert sent.fetched == 64 * MIB
