@@ -177,6 +177,7 @@ class EventReason(enum.StrEnum):
     INCOMPATIBLE_VOLUME_MODES = "IncompatibleVolumeModes"
     NO_VOLUME_EXPANSION = "NoVolumeExpansion"
     NO_PROVISIONER_MATCH = "NoProvisionerMatch"
+    NO_POPULATOR = "NoPopulator"
 
 
 PROGRESS_DONE = "100.0%"

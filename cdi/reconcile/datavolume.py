@@ -37,6 +37,7 @@ from cdi.reconcile.clone.host_assisted import (
 from cdi.reconcile.clone.phases import cleared_preparation, mark_complete, next_phase, unprepared
 from cdi.reconcile.clone.plan_annotation import by_storage
 from cdi.reconcile.clone.snapshot_restore import restore
+from cdi.reconcile.clone.status import data_volume_marks
 from cdi.reconcile.context import PVC, ReconcileContext, Worker
 from cdi.reconcile.create_claim import adopt_or_conflict, ensure_claim
 from cdi.reconcile.events import Events, events_for_transition
@@ -116,6 +117,9 @@ def reconcile(context: ReconcileContext) -> Plan:
         actions = (*first, *actions, *later)
         labels = None if context.synthetic else _inherited_labels(dv, claim)
         actions = (*actions, labels) if labels is not None else actions
+        clones = context.platform.cluster and not context.synthetic and operation_of(dv) == "Clone"
+        marks = data_volume_marks(dv, claim, result.annotations) if clones else None
+        actions = (*actions, marks) if marks is not None else actions
     events = events_for_transition(dv, operation_of(dv), result.state, result.events) if changed else Events()
     return Plan(
         actions=actions,

@@ -14,12 +14,14 @@ import pytest
 from cdi.controller.clone_lister import claims_of
 from cdi.kube.jwt import SigningKey
 from cdi.reconcile.clone.lister import CloneAuthorization
+from cdi.reconcile.clone.planner import FALLBACK_SENTENCES
 from tests.cluster.cdi import controller
 from tests.cluster.event_log import following
 from tests.cluster.objects import claim as claim_of
 from tests.cluster.objects import snapshot
 from tests.cluster.reader import digests, disk_of, pod_of_many, told
 from tests.cluster.servers import serving
+from tests.cluster.test_apiserver import until
 from tests.cluster.volumes import IMMEDIATE, MIB, conditions, data_volume, disk, sha256, wait_phase
 from tests.cluster.worker_pods import looker
 
@@ -27,6 +29,7 @@ SIZE = 8 * MIB
 DISK = disk(SIZE)
 FILES, BLOCK = "Filesystem", "Block"
 TIMEOUT = 300.0  # seconds, for what takes one minute on an idle machine
+CLONE_TYPE = "cdi.kubevirt.io/cloneType"
 LABEL = "instancetype.kubevirt.io/default-instancetype"
 TIGHT, CLONING, UNABLE = "clone-tight", "clone-cloning", "clone-unable"
 
@@ -83,7 +86,13 @@ CELLS = (
     Cell(name="tight", storage_class=TIGHT, size="64Mi", strategy="copy", reason="NoVolumeExpansion"),
     Cell(name="local-files", storage_class="local", strategy="copy"),
     Cell(name="local-block", mode=BLOCK, storage_class="local-wait", strategy="copy", annotations={IMMEDIATE: ""}),
-    Cell(name="unable", storage_class=UNABLE, strategy="copy", reason="IncompatibleProvisioners"),
+    Cell(name="unable", storage_class=UNABLE, strategy="copy", reason="NoPopulator"),
+    Cell(name="asked-csi", strategy="csi-clone", annotations={CLONE_TYPE: "csi-clone"}),
+    Cell(name="asked-copy", storage_class=CLONING, strategy="copy", annotations={CLONE_TYPE: "copy"}),
+    Cell(
+        name="asked-in-vain", storage_class=TIGHT, size="64Mi", strategy="copy", reason="NoVolumeExpansion",
+        annotations={CLONE_TYPE: "csi-clone"},
+    ),
     Cell(name="permitted", mode=BLOCK, size="16Mi", annotations={"cdi.kubevirt.io/permissiveClone": "true"}),
 )  # fmt: skip
 
@@ -175,7 +184,9 @@ def test_a_clone_holds_what_its_source_holds(cloned, cell):
     assert notes["cloneType"] == cell.strategy
     assert notes["clonePhase"] == "Succeeded"
     assert notes["k8s.io/CloneOf"] == "true"
-    assert not cell.reason or notes["cloneFallbackReason"] == cell.reason
+    assert not cell.reason or notes["cloneFallbackReason"] == FALLBACK_SENTENCES[cell.reason]
+    own = chronicle.present("datavolumes")[cell.name]["metadata"]["annotations"]
+    assert own["cdi.kubevirt.io/cloneType"] == cell.strategy
     assert not cell.reason or cell.reason in chronicle.event_reasons(cell.name)
     assert cell.reason or cell.strategy == "copy" or "cloneFallbackReason" not in notes
     assert "CloneSucceeded" in chronicle.event_reasons(cell.name)
@@ -250,12 +261,81 @@ def test_what_is_in_use_and_what_is_missing_is_waited_for(cluster, place):
     wait_phase(place, "orphan", "Succeeded")
 
 
-def test_a_target_that_is_too_small_is_refused(place):
+SMALLER = "target resources requests storage size is smaller than the source"
+
+
+def test_a_device_that_is_too_small_waits_without_a_claim(place):
     place.create(data_volume("small", {"pvc": {"namespace": place.namespace, "name": golden(BLOCK)}}, "csi",
                              mode=BLOCK, size="12Mi"))  # fmt: skip
-    found = wait_phase(place, "small", "Failed")
-    assert conditions(found)["Ready"]["reason"] == "TargetTooSmall"
-    assert {"CloneValidationFailed"} <= {one["reason"] for one in place.events("DataVolume", "small")}
+    until("the event is there", lambda: any(
+        one["reason"] == "CloneValidationFailed" and SMALLER in one["message"]
+        for one in place.events("DataVolume", "small")
+    ), TIMEOUT)  # fmt: skip
+    assert place.get("datavolume", "small")["status"]["phase"] == "Pending"
+    assert "small" not in {one["metadata"]["name"] for one in place.get_all("persistentvolumeclaims")}
+    place.delete("datavolume", "small")
+
+
+def test_a_file_system_that_is_too_small_is_a_claim_that_waits(place):
+    source = {"pvc": {"namespace": place.namespace, "name": golden(FILES)}}
+    place.create(data_volume("small-files", source, "csi", mode=FILES, size="12Mi", form="storage"))
+
+    def failed(claim):
+        return claim["metadata"]["annotations"].get("cdi.kubevirt.io/clonePhase") == "Error"
+
+    found = place.wait("persistentvolumeclaim", "small-files", "waits", failed, TIMEOUT)
+    assert found["metadata"]["annotations"]["cdi.kubevirt.io/cloneError"].startswith(SMALLER)
+    assert {"ErrIncompatiblePVC"} <= {one["reason"] for one in place.events("DataVolume", "small-files")}
+    assert place.get("datavolume", "small-files")["status"]["phase"] == "CloneScheduled"
+    place.merge("persistentvolumeclaim", "small-files", {"metadata": {"annotations": {
+        "cdi.kubevirt.io/permissiveClone": "true"}}})  # fmt: skip
+    wait_phase(place, "small-files", "Succeeded")
+
+
+@pytest.mark.parametrize("size", ["24Mi", "64Mi"])
+def test_a_copied_file_is_the_same_to_the_byte(cluster, place, size):
+    """The source's file has neither the size of its volume nor a whole number of sectors."""
+    name = f"odd-{size.lower()}"
+    if size == "24Mi":
+        place.create(claim_of("odd", "csi", size="24Mi"))
+        place.create(pod_of_many("odd-writer", cluster.image, f"head -c 61 /dev/urandom > {disk_of('odd', FILES)}",
+                                 {"odd": FILES}))  # fmt: skip
+        place.wait("pod", "odd-writer", "ended", lambda pod: pod["status"].get("phase") == "Succeeded", TIMEOUT)
+        place.delete("pod", "odd-writer")
+    source = {"pvc": {"namespace": place.namespace, "name": "odd"}}
+    place.create(data_volume(name, source, "csi", size=size, annotations={CLONE_TYPE: "copy"}))
+    wait_phase(place, name, "Succeeded")
+    script = f"sha256sum < {disk_of('odd', FILES)}; sha256sum < {disk_of(name, FILES)}; wc -c < {disk_of(name, FILES)}"
+    place.create(pod_of_many(f"{name}-reader", cluster.image, script, {"odd": FILES, name: FILES}))
+    place.wait("pod", f"{name}-reader", "ended", lambda pod: pod["status"].get("phase") == "Succeeded", TIMEOUT)
+    first, second, length = (line.split()[0] for line in place.logs(f"{name}-reader").splitlines())
+    place.delete("pod", f"{name}-reader")
+    assert (first, length) == (second, "61")
+
+
+@pytest.mark.parametrize("requested", ["csi-clone", "copy"])
+def test_a_claim_without_a_datavolume_is_cloned_as_it_requests(place, requested):
+    place.create(
+        {
+            "apiVersion": "cdi.kubevirt.io/v1beta1",
+            "kind": "VolumeCloneSource",
+            "metadata": {"name": f"for-{requested}"},
+            "spec": {"source": {"kind": "PersistentVolumeClaim", "name": golden(FILES)}},
+        }
+    )
+    name = f"by-{requested}"
+    claim = claim_of(
+        name, "csi", size="24Mi",
+        source={"apiGroup": "cdi.kubevirt.io", "kind": "VolumeCloneSource", "name": f"for-{requested}"},
+    )  # fmt: skip
+    claim["metadata"]["annotations"] = {**(claim["metadata"].get("annotations") or {}), CLONE_TYPE: requested}
+    place.create(claim)
+    found = place.wait(
+        "persistentvolumeclaim", name, "cloned",
+        lambda one: one["metadata"]["annotations"].get("cdi.kubevirt.io/clonePhase") == "Succeeded", TIMEOUT,
+    )  # fmt: skip
+    assert found["metadata"]["annotations"][CLONE_TYPE] == requested
+    assert found["metadata"]["annotations"].get("cdi.kubevirt.io/cloneFallbackReason") is None
 
 
 def test_a_claim_without_a_datavolume_is_cloned_into(cluster, place):

@@ -9,6 +9,7 @@ import json
 
 import pytest
 
+from cdi.reconcile.clone.planner import FALLBACK_SENTENCES
 from tests.cluster.cdi import controller
 from tests.cluster.event_log import following
 from tests.cluster.objects import claim as claim_of
@@ -101,7 +102,7 @@ def test_without_a_snapshot_class_a_pod_copies(cluster, place, cdi):
     clone = before["clone"]
     assert clone["source"] == f"PVC {place.namespace}/local"
     assert clone["strategy"] == "copy"
-    assert [one["reason"] for one in clone["fallbacks"]] == ["NoVolumeSnapshotClass", "IncompatibleProvisioners"]
+    assert [one["reason"] for one in clone["fallbacks"]] == ["NoPopulator", "NoVolumeSnapshotClass"]
     (cost,) = clone["costs"]
     assert cost.startswith("two pods: ")
 
@@ -110,15 +111,17 @@ def test_without_a_snapshot_class_a_pod_copies(cluster, place, cdi):
     events = {
         (one["reason"], one["message"]) for one in place.events("DataVolume", "unable") if one["type"] == "Warning"
     }
-    assert {(one["reason"], one["message"]) for one in clone["fallbacks"]} <= events
+    assert {
+        (one["reason"], f"{FALLBACK_SENTENCES[one['reason']]}: {one['message']}") for one in clone["fallbacks"]
+    } <= events
     target = place.get("persistentvolumeclaim", "unable")
-    assert notes_of(target)["cloneFallbackReason"] == "NoVolumeSnapshotClass"
+    assert notes_of(target)["cloneFallbackReason"] == FALLBACK_SENTENCES["NoPopulator"]
     assert notes_of(target)["cloneType"] == "copy"
     assert json.loads(notes_of(target)["storage.clone.record"])["message"] == clone["why"]
     assert explained(cdi, "dv/unable")["clone"] == clone
     said = cdi("explain", "dv/unable").stdout
     assert f"strategy:    {clone['why']}" in said
-    assert f"fallback:    NoVolumeSnapshotClass: {clone['fallbacks'][0]['message']}" in said
+    assert f"fallback:    NoPopulator: {clone['fallbacks'][0]['message']}" in said
     assert f"cost:        {cost}" in said
     assert "It has succeeded." in said
     assert content(cluster, place, {"unable": FILES}) == {"unable": (sha256(DISK), "0")}
@@ -141,7 +144,7 @@ def test_what_the_storage_does_itself_is_told_with_what_it_costs(place, cdi):
 def test_a_snapshot_whose_storage_cannot_make_the_target_is_copied(cluster, place):
     source = {"snapshot": {"namespace": place.namespace, "name": "kept"}}
     ways = {"kept-elsewhere": (UNABLE, FILES), "kept-on-device": ("csi", BLOCK)}
-    reasons = {"kept-elsewhere": "NoProvisionerMatch", "kept-on-device": "IncompatibleVolumeModes"}
+    reasons = {"kept-elsewhere": "NoPopulator", "kept-on-device": "IncompatibleVolumeModes"}
     with following(place) as chronicle:
         for name, (kind, mode) in ways.items():
             place.create(data_volume(name, source, kind, mode=mode))
@@ -149,7 +152,7 @@ def test_a_snapshot_whose_storage_cannot_make_the_target_is_copied(cluster, plac
             chronicle.wait_phase(name, "Succeeded", patience=TIMEOUT)
         for name, reason in reasons.items():
             notes = notes_of(place.get("persistentvolumeclaim", name))
-            assert (notes["cloneType"], notes["cloneFallbackReason"]) == ("copy", reason)
+            assert (notes["cloneType"], notes["cloneFallbackReason"]) == ("copy", FALLBACK_SENTENCES[reason])
             assert reason in {one["reason"] for one in place.events("DataVolume", name)}
         # One restored volume serves both clones and is deleted after the last one.
         uid = place.get("volumesnapshot", "kept")["metadata"]["uid"]
@@ -208,7 +211,10 @@ def test_a_strategy_that_hangs_is_given_up_and_the_volume_is_copied(cluster, pla
             assert meanwhile["waits"] is None
             chronicle.wait_phase("given-up", "Succeeded", patience=TIMEOUT)
             notes = notes_of(place.get("persistentvolumeclaim", "given-up"))
-            assert (notes["cloneType"], notes["cloneFallbackReason"]) == ("copy", "CloneStrategyFailed")
+            assert (notes["cloneType"], notes["cloneFallbackReason"]) == (
+                "copy",
+                FALLBACK_SENTENCES["CloneStrategyFailed"],
+            )
             clone = explained(cdi, "dv/given-up")["clone"]
             (fallback,) = clone["fallbacks"]
             assert fallback["message"].startswith("snapshot took longer than 15 s: VolumeSnapshot tmp-snapshot-")

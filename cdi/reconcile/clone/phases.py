@@ -30,11 +30,19 @@ from cdi.reconcile.clone.manifests import (
     preparation_pod,
     pvc_data_source,
 )
-from cdi.reconcile.clone.plan_annotation import ANN_SOURCE_UID, ANNOTATION, ClonePlanRecord, by_storage, temporary_pvc
+from cdi.reconcile.clone.plan_annotation import (
+    ANN_SOURCE_UID,
+    ANNOTATION,
+    ClonePlanRecord,
+    by_storage,
+    requested_strategy,
+    temporary_pvc,
+)
 from cdi.reconcile.clone.planner import STRATEGY_FAILED, ClonePlan, Fallback, PreferredStrategy, Target, choose_strategy
 from cdi.reconcile.clone.snapshot_restore import cannot_restore, is_known, restore_in_progress, temporary_name
-from cdi.reconcile.clone.source import CloneSource, facts, find, source_in_use, target_too_small
+from cdi.reconcile.clone.source import CloneSource, facts, find, source_in_use
 from cdi.reconcile.clone.status import clone_in_progress, clone_pending
+from cdi.reconcile.clone.validation import refusal
 from cdi.reconcile.provisioning import is_populated, provisioning_blocker
 from cdi.reconcile.rebind import recreate_prime, volume_of
 from cdi.reconcile.result import Result, failed, pending
@@ -149,7 +157,12 @@ def plan(context: ReconcileContext, claim: PVC, found: CloneSource, *, failed: t
         populated=is_populated(context, claim),
         expands=storage_class is not None and storage_class.allow_expansion,
     )
-    wish = PreferredStrategy.find(context.config.clone_strategy, facts(context).strategy(claim.storage_class))
+    requested = requested_strategy(claim)
+    wish = PreferredStrategy.find(
+        context.config.clone_strategy,
+        facts(context).strategy(claim.storage_class),
+        CloneStrategy(requested) if requested in set(CloneStrategy) else None,
+    )
     return choose_strategy(found.for_plan(context, claim.storage_class), target, wish, failed=frozenset(failed))
 
 
@@ -159,9 +172,9 @@ def _planned(context: ReconcileContext, claim: PVC, origin: Clone) -> Result:
         return failed(claim, found.failure)
     if isinstance(found, Pending):
         return clone_pending(claim, found)
-    small = target_too_small(context, found, claim.requested, claim.volume_mode, claim.storage_class)
-    if small is not None:
-        return failed(claim, small.failure)
+    refused = refusal(context, claim, found)
+    if refused is not None:
+        return replace(refused, requeue_after=context.retries.patience)
     users = source_in_use(context, found)
     if users is not None:
         return clone_pending(claim, users)
@@ -175,8 +188,9 @@ def _planned(context: ReconcileContext, claim: PVC, origin: Clone) -> Result:
         snapshot=shared_snapshot(context, found) or temporary_snapshot(claim.uid),
         restored=temporary_name(found.kind, found.uid),
         now=context.now,
+        requested=requested_strategy(claim),
     )
-    events = tuple(Event(type="Warning", reason=one.reason, message=one.message) for one in choice.fallback_reasons)
+    events = tuple(Event(type="Warning", reason=one.reason, message=one.text) for one in choice.fallback_reasons)
     result = clone_pending(
         claim, Pending(reason=Reason.PENDING, message=f"{found.place} is being cloned with {choice.sentence}")
     )
@@ -217,12 +231,14 @@ def _serves(context: ReconcileContext, snapshot: Snapshot, found: CloneSource) -
 
 
 def _written(claim: PVC, record: ClonePlanRecord | None) -> PatchObject:
+    """Return the patch that stores a plan with its strategy; without one, the PVC has the requested strategy again."""
+    strategy = record.strategy.value if record is not None else requested_strategy(claim) or None
     return PatchObject(
         plural="persistentvolumeclaims",
         namespace=claim.namespace,
         name=claim.name,
         uid=claim.uid,
-        annotations={ANNOTATION: record.write() if record is not None else None},
+        annotations={ANNOTATION: record.write() if record is not None else None, ANN_CLONE_TYPE: strategy},
         version=claim.version,
     )
 
@@ -259,7 +275,7 @@ def _fall_back_to_host_assisted(
     actions: tuple[Action, ...] = (_written(claim, after),)
     if context.prime is not None:
         actions += recreate_prime(context.prime)
-    told = Event(type="Warning", reason=why.reason, message=why.message)
+    told = Event(type="Warning", reason=why.reason, message=why.text)
     return replace(
         clone_pending(claim, Pending(reason=Reason.PENDING, message=after.message)), actions=actions, events=(told,)
     )

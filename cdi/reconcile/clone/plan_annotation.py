@@ -12,9 +12,9 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Final, Self
 
 from cdi.api.decode import DecodeError, decode
-from cdi.api.names import ANN_CLONE_REQUEST, ANN_OWNER_UID, GROUP, prime_claim, temporary_claim
+from cdi.api.names import ANN_CLONE_REQUEST, ANN_CLONE_TYPE, ANN_OWNER_UID, GROUP, prime_claim, temporary_claim
 from cdi.api.storageprofile import CloneStrategy
-from cdi.reconcile.clone.planner import ClonePlan, Fallback
+from cdi.reconcile.clone.planner import FALLBACK_SENTENCES, ClonePlan, Fallback
 
 if TYPE_CHECKING:
     from cdi.reconcile.clone.source import CloneSource
@@ -58,6 +58,11 @@ class ClonePlanRecord:
     """All reasons against the preferred strategy; `reason` is that of the decisive one."""
     size: int | None = None
     """Size in bytes of the source volume; None if unknown."""
+    requested: str = ""
+    """Strategy that the PVC's annotation ``cloneType`` requested before the plan was made; empty if none.
+
+    Afterwards that annotation has the strategy in use.
+    """
 
     @classmethod
     def read(cls, claim: PVC) -> Self | None:
@@ -75,7 +80,9 @@ class ClonePlanRecord:
             return None
 
     @classmethod
-    def of(cls, choice: ClonePlan, found: CloneSource, *, snapshot: str, restored: str, now: float) -> Self:
+    def of(
+        cls, choice: ClonePlan, found: CloneSource, *, snapshot: str, restored: str, now: float, requested: str
+    ) -> Self:
         """Return the record of a choice; `snapshot` and `restored` are used only if the chosen strategy needs them."""
         fallback = choice.fallback
         return cls(
@@ -89,7 +96,13 @@ class ClonePlanRecord:
             begun=now,
             fallbacks=choice.fallback_reasons,
             size=found.size,
+            requested=requested,
         )
+
+    @property
+    def fallback_sentence(self) -> str:
+        """The sentence about the decisive reason; empty if there was no fallback."""
+        return FALLBACK_SENTENCES.get(self.reason, self.reason)
 
     def write(self) -> str:
         return json.dumps(asdict(self), separators=(",", ":"))
@@ -107,6 +120,12 @@ class ClonePlanRecord:
             failed=(*self.failed, self.strategy.value),
             fallbacks=(*self.fallbacks, fallback),
         )
+
+
+def requested_strategy(claim: PVC) -> str:
+    """Return the strategy that a user requested with the PVC's annotation ``cloneType``; empty if none."""
+    record = ClonePlanRecord.read(claim)
+    return record.requested if record is not None else claim.annotations.get(ANN_CLONE_TYPE, "")
 
 
 def by_storage(claim: PVC) -> ClonePlanRecord | None:

@@ -1,6 +1,7 @@
 """Choice of the clone strategy: by the storage if possible, otherwise by copying.
 
-    the CDI object's cloneStrategyOverride ── the storage profile's cloneStrategy ── snapshot
+    the PVC's annotation cloneType ── the CDI object's cloneStrategyOverride
+                                   ── the storage profile's cloneStrategy ── snapshot
 
 is the preferred strategy; each reason against it is a `Fallback`. The choice is recorded in an event and an annotation,
 and ``cdi explain`` shows it.
@@ -8,10 +9,11 @@ and ``cdi explain`` shows it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
+from cdi.api.names import ANN_CLONE_TYPE
 from cdi.api.phases import EventReason
 from cdi.api.quantity import human
 from cdi.api.storageprofile import CloneStrategy
@@ -19,6 +21,19 @@ from cdi.reconcile.clone.lister import SourceKind
 
 STRATEGY_FAILED: Final = "CloneStrategyFailed"
 """Reason of a fallback from a strategy that timed out."""
+FALLBACK_SENTENCES: Final[Mapping[str, str]] = {
+    EventReason.NO_VOLUME_SNAPSHOT_CLASS: "No compatible volumesnapshotclass found",
+    EventReason.INCOMPATIBLE_VOLUME_MODES: "The volume modes of source and target are incompatible",
+    EventReason.NO_VOLUME_EXPANSION: "No volume expansion is possible",
+    EventReason.NO_PROVISIONER_MATCH: "The storageclass provisioner does not match the volumesnapshotcontent driver",
+    EventReason.INCOMPATIBLE_PROVISIONERS: "Provisioners are incompatible",
+    EventReason.NO_POPULATOR: "No populator is used for this PVC",
+    STRATEGY_FAILED: "The storage did not complete the clone in time",
+}
+"""Sentence for each reason.
+
+All but the last two equal those of KubeVirt's CDI to the letter, because programs compare them.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +74,12 @@ class PreferredStrategy:
     why: str
 
     @classmethod
-    def find(cls, override: str | None, profile: CloneStrategy | None) -> PreferredStrategy:
+    def find(
+        cls, override: str | None, profile: CloneStrategy | None, requested: CloneStrategy | None = None
+    ) -> PreferredStrategy:
+        """Return the preferred strategy; `requested` is that of the target PVC's own annotation."""
+        if requested is not None:
+            return cls(strategy=requested, why=f"the PVC's annotation {ANN_CLONE_TYPE}")
         if override in set(CloneStrategy) and override is not None:
             return cls(strategy=CloneStrategy(override), why="the CDI object's cloneStrategyOverride")
         if profile is not None:
@@ -73,6 +93,12 @@ class Fallback:
 
     reason: str
     message: str
+    """The cause in this case, with names and sizes."""
+
+    @property
+    def text(self) -> str:
+        """The sentence for the reason, and the cause, as the message of an event."""
+        return f"{FALLBACK_SENTENCES[self.reason]}: {self.message}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,6 +155,13 @@ def choose_strategy(
 
 def _obstacles(source: Source, target: Target, strategy: CloneStrategy, failed: frozenset[str]) -> Iterator[Fallback]:
     snapshot = source.kind == "VolumeSnapshot"
+    if not target.populated:
+        yield Fallback(
+            reason=EventReason.NO_POPULATOR,
+            message=(
+                f"{target.provisioner} has no CSIDriver object, or the PVC is not populated through a temporary one"
+            ),
+        )
     if not snapshot and strategy is CloneStrategy.SNAPSHOT and source.snapshot_class is None:
         yield Fallback(
             reason=EventReason.NO_VOLUME_SNAPSHOT_CLASS,
@@ -140,13 +173,6 @@ def _obstacles(source: Source, target: Target, strategy: CloneStrategy, failed: 
             reason=EventReason.NO_PROVISIONER_MATCH if snapshot else EventReason.INCOMPATIBLE_PROVISIONERS,
             message=f"the source is provisioned by {held}, and volumes of StorageClass {target.storage_class} "
             f"by {target.provisioner}",
-        )
-    elif not target.populated:
-        yield Fallback(
-            reason=EventReason.INCOMPATIBLE_PROVISIONERS,
-            message=(
-                f"{target.provisioner} has no CSIDriver object, or the PVC is not populated through a temporary one"
-            ),
         )
     if source.volume_mode and source.volume_mode != target.volume_mode:
         yield Fallback(

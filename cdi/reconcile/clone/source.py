@@ -98,16 +98,21 @@ def source_in_use(context: ReconcileContext, found: CloneSource) -> Pending | No
 
 
 def target_too_small(
-    context: ReconcileContext, found: CloneSource, size: int | None, volume_mode: str, storage_class: str | None
+    context: ReconcileContext,
+    found: CloneSource,
+    size: int | None,
+    volume_mode: str,
+    storage_class: str | None,
+    annotations: Mapping[str, str],
 ) -> Rejected | None:
-    """Return a failure if a PVC of `size` bytes is too small for the source.
+    """Return a failure if a PVC of `size` bytes with these annotations is too small for the source.
 
     The size of a disk in a filesystem is known only for imported volumes. Otherwise it is determined while copying to a
     block device, before anything is written.
     """
     wanted = found.asked if found.asked is not None else found.size
-    annotations = {**(context.datavolume.metadata.annotations or {})}
-    if size is None or wanted is None or means_true(annotations.get(ANN_PERMISSIVE_CLONE)):
+    permissive = (context.datavolume.metadata.annotations or {}, annotations)
+    if size is None or wanted is None or any(means_true(one.get(ANN_PERMISSIVE_CLONE)) for one in permissive):
         return None
     room = size
     if found.volume_mode == "Filesystem" and volume_mode == "Block":
@@ -123,9 +128,11 @@ def target_too_small(
     what = "PVC" if found.kind == "PersistentVolumeClaim" else "VolumeSnapshot"
     return Rejected.because(
         TargetTooSmall(
-            f"the source {what} has {wanted} bytes ({human(wanted)}), only {room} bytes ({human(room)}) are requested",
+            # KubeVirt's CDI's words first, which programs compare.
+            f"target resources requests storage size is smaller than the source {room} < {wanted}: the source {what} "
+            f"has {wanted} bytes ({human(wanted)}), only {room} bytes ({human(room)}) are requested",
             where=found.place,
-            remedy=f"request at least {human(wanted)}",
+            remedy=f"request at least {human(wanted)}, or set the annotation {ANN_PERMISSIVE_CLONE} to true",
         )
     )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from cdi.api.names import (
@@ -11,16 +11,18 @@ from cdi.api.names import (
     ANN_CLONE_OF,
     ANN_CLONE_PHASE,
     ANN_CLONE_TYPE,
+    ANN_EXTENDED_CLONE_TOKEN,
 )
 from cdi.api.phases import ClonePhase, Phase, Reason
 from cdi.api.quantity import human
 from cdi.api.storageprofile import CloneStrategy
-from cdi.reconcile.actions import Action, Event
+from cdi.reconcile.actions import Action, Event, PatchObject
 from cdi.reconcile.clone.plan_annotation import ClonePlanRecord
 from cdi.reconcile.result import Result, bound_condition
 from cdi.reconcile.status import DataVolumeState, false
 
 if TYPE_CHECKING:
+    from cdi.api.datavolume import DataVolume
     from cdi.reconcile.context import PVC
     from cdi.reconcile.source import Pending
 
@@ -47,17 +49,43 @@ def clone_phase(phase: Phase) -> ClonePhase:
 def clone_marks(claim: PVC, state: DataVolumeState) -> dict[str, str | None]:
     """Return the target's annotations about the clone."""
     phase = state.phase
-    marks: dict[str, str | None] = {ANN_CLONE_PHASE: clone_phase(phase).value}
     wrong = phase is Phase.FAILED or state.running.reason == Reason.ERROR
+    shown = ClonePhase.ERROR if wrong and phase is Phase.CLONE_SCHEDULED else clone_phase(phase)
+    marks: dict[str, str | None] = {ANN_CLONE_PHASE: shown.value}
     marks[ANN_CLONE_ERROR] = state.ready.message if wrong else None
     record = ClonePlanRecord.read(claim)
     if record is not None:
         marks[ANN_CLONE_TYPE] = record.strategy.value
         if record.reason:
-            marks[ANN_CLONE_FALLBACK_REASON] = record.reason
+            marks[ANN_CLONE_FALLBACK_REASON] = record.fallback_sentence
     if phase is Phase.SUCCEEDED:
         marks[ANN_CLONE_OF] = "true"
     return marks
+
+
+def data_volume_marks(dv: DataVolume, claim: PVC, told: Mapping[str, str | None]) -> PatchObject | None:
+    """Return the patch with the target's annotations that other programs read on its DataVolume.
+
+    Args:
+        dv: The DataVolume.
+        claim: Its target PVC.
+        told: Annotations that the PVC is about to get.
+
+    """
+    own = dv.metadata.annotations or {}
+    wanted = {
+        name: told.get(name) or claim.annotations.get(name) for name in (ANN_CLONE_TYPE, ANN_EXTENDED_CLONE_TOKEN)
+    }
+    changed = {name: text for name, text in wanted.items() if text and own.get(name) != text}
+    if not changed:
+        return None
+    return PatchObject(
+        plural="datavolumes",
+        namespace=dv.metadata.namespace or "",
+        name=dv.metadata.name or "",
+        uid=dv.metadata.uid or "",
+        annotations=changed,
+    )
 
 
 def clone_in_progress(claim: PVC, phase: Phase, message: str, actions: tuple[Action, ...] = ()) -> Result:

@@ -9,7 +9,9 @@ from cdi.api.errors import CdiError, InvalidManifest, Retry
 from cdi.api.job import Failure
 from cdi.api.names import (
     ANN_CLONE_REQUEST,
+    ANN_CLONE_TYPE,
     ANN_CONTENT_TYPE,
+    ANN_DATA_SOURCE_NAMESPACE,
     ANN_EXTENDED_CLONE_TOKEN,
     ANN_PERMISSIVE_CLONE,
     ANN_USE_POPULATOR,
@@ -24,9 +26,15 @@ from cdi.reconcile.claim_defaults import MIN_CLAIM_SIZE, default_size
 from cdi.reconcile.clone.authorization import authorize
 from cdi.reconcile.clone.manifests import build_clone_source, clone_source_ref
 from cdi.reconcile.clone.phases import plan, shared_snapshot
-from cdi.reconcile.clone.plan_annotation import ANN_SNAPSHOT_REQUEST, ANNOTATION, ClonePlanRecord
+from cdi.reconcile.clone.plan_annotation import (
+    ANN_SNAPSHOT_REQUEST,
+    ANNOTATION,
+    ClonePlanRecord,
+    requested_strategy,
+)
 from cdi.reconcile.clone.size_detection import depends_on_disk, detect_size
 from cdi.reconcile.clone.source import CloneSource, facts, find, size_for, source_in_use, target_too_small
+from cdi.reconcile.clone.validation import invalid, is_known_strategy, is_validated_first
 from cdi.reconcile.context import PVC, DataRef
 from cdi.reconcile.provisioning import (
     class_of,
@@ -62,7 +70,7 @@ def create_target(context: ReconcileContext, origin: Clone) -> Result:
             return body
         record = _recorded(context, body, found)
         if record is not None:
-            body["metadata"]["annotations"][ANNOTATION] = record.write()
+            body["metadata"]["annotations"] |= {ANNOTATION: record.write(), ANN_CLONE_TYPE: record.strategy.value}
         if grant is not None:
             body["metadata"]["annotations"][ANN_EXTENDED_CLONE_TOKEN] = facts(context).sign_long_lived_token(grant)
     except CdiError as error:
@@ -71,10 +79,9 @@ def create_target(context: ReconcileContext, origin: Clone) -> Result:
         wait = Pending(reason=Reason.ERR_CLAIM_NOT_VALID, message=error.message, event=EventReason.ERR_CLAIM_NOT_VALID)
         return replace(pending(None, wait), requeue_after=context.retries.patience)
     spec = body["spec"]
-    size = Quantity.parse(str(spec["resources"]["requests"]["storage"])).bytes
-    small = target_too_small(context, found, size, spec.get("volumeMode") or "Filesystem", spec.get("storageClassName"))
-    if small is not None:
-        return failed(None, small.failure)
+    small = _too_small(context, body, found)
+    if small is not None and is_validated_first(context.datavolume, found):
+        return replace(pending(None, invalid(small.failure)), requeue_after=context.retries.patience)
     actions: tuple[Action, ...] = (CreateObject(body=body),)
     # A provisioner only checks the reference in the PVC. No VolumeCloneSource can name a source in another namespace.
     if "dataSourceRef" in spec and origin.namespace == dv.metadata.namespace:
@@ -87,6 +94,13 @@ def create_target(context: ReconcileContext, origin: Clone) -> Result:
         claim_name=dv.metadata.name,
     )
     return Result(state=state, actions=actions)
+
+
+def _too_small(context: ReconcileContext, body: dict[str, Any], found: CloneSource) -> Rejected | None:
+    spec = body["spec"]
+    size = Quantity.parse(str(spec["resources"]["requests"]["storage"])).bytes
+    mode, storage_class = spec.get("volumeMode") or "Filesystem", spec.get("storageClassName")
+    return target_too_small(context, found, size, mode, storage_class, body["metadata"]["annotations"])
 
 
 def _body(context: ReconcileContext, origin: Clone, found: CloneSource) -> dict[str, Any] | Result:
@@ -128,9 +142,10 @@ def _body(context: ReconcileContext, origin: Clone, found: CloneSource) -> dict[
     if populated:
         spec["dataSourceRef"] = clone_source_ref(dv)
         annotations |= provisioner_annotations(made_of, context.objects)
-    permissive = (dv.metadata.annotations or {}).get(ANN_PERMISSIVE_CLONE)
-    if permissive is not None:
-        annotations[ANN_PERMISSIVE_CLONE] = permissive
+    own = dv.metadata.annotations or {}
+    annotations |= {name: own[name] for name in (ANN_PERMISSIVE_CLONE, ANN_CLONE_TYPE) if own.get(name)}
+    if origin.namespace != dv.metadata.namespace:
+        annotations[ANN_DATA_SOURCE_NAMESPACE] = origin.namespace
     labels |= {name: text for name, text in found.labels.items() if propagates(name) and name not in labels}
     if ANN_CONTENT_TYPE in found.annotations:
         annotations[ANN_CONTENT_TYPE] = found.annotations[ANN_CONTENT_TYPE]
@@ -159,11 +174,15 @@ def _recorded(context: ReconcileContext, body: dict[str, Any], found: CloneSourc
     )
     if provisioning_blocker(context, claim) is not None or source_in_use(context, found) is not None:
         return None
+    if not is_known_strategy(requested_strategy(claim)) or _too_small(context, body, found) is not None:
+        return None
     choice = plan(context, claim, found)
     shared = shared_snapshot(context, found) if choice.snapshot_class is not None else ""
     if choice.strategy is CloneStrategy.COPY or choice.fallback_reasons or shared is None:
         return None
-    return ClonePlanRecord.of(choice, found, snapshot=shared, restored="", now=context.now)
+    return ClonePlanRecord.of(
+        choice, found, snapshot=shared, restored="", now=context.now, requested=requested_strategy(claim)
+    )
 
 
 def _size(

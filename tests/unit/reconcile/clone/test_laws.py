@@ -15,6 +15,7 @@ from cdi.api.quantity import Quantity
 from cdi.reconcile.actions import DeleteObject
 from cdi.reconcile.clone.lister import CloneAuthorization
 from cdi.reconcile.clone.plan_annotation import ANNOTATION, ClonePlanRecord
+from cdi.reconcile.clone.planner import FALLBACK_SENTENCES
 from cdi.reconcile.context import ResolvedConfig, Retries, WorkerPodConfig
 from cdi.reconcile.datavolume import reconcile
 from tests.unit.reconcile.clone.clone_simulation import GOLDEN, MIB, SNAPSHOTS, CloneCluster
@@ -22,6 +23,7 @@ from tests.unit.reconcile.cluster_simulation import CLAIMS, DVS, NS, PODS, VOLUM
 from tests.unit.reconcile.simulation import failing
 
 IMMEDIATE = {"cdi.kubevirt.io/storage.bind.immediate.requested": ""}
+LASTING = "cdi.kubevirt.io/storage.extended.clone.token"
 TOKEN = {"cdi.kubevirt.io/storage.clone.token": "leave"}
 LEAVE = CloneAuthorization(
     kind="PersistentVolumeClaim", namespace="gold", name="fedora", target_namespace=NS, target_name="a"
@@ -101,6 +103,9 @@ def test_it_is_cloned_and_nothing_else_is_left(way):
     assert cluster.status["phase"] == "Succeeded", cluster.status
     assert cluster.content == GOLDEN
     assert cluster.annotations["cloneType"] == way.split(",")[0]
+    own = cluster.get(DVS, "a")["metadata"]["annotations"]
+    assert own["cdi.kubevirt.io/cloneType"] == way.split(",")[0]
+    assert (LASTING in own) == ("another namespace" in way)
     assert cluster.annotations["clonePhase"] == "Succeeded"
     assert not missing(cluster)
     assert cluster.names(CLAIMS) == {"a", "fedora"}
@@ -217,7 +222,7 @@ def test_a_strategy_that_hangs_gives_way_to_copying(strategy):
     assert cluster.status["phase"] == "Succeeded", cluster.status
     assert cluster.content == GOLDEN
     assert cluster.annotations["cloneType"] == "copy"
-    assert cluster.annotations["cloneFallbackReason"] == "CloneStrategyFailed"
+    assert cluster.annotations["cloneFallbackReason"] == FALLBACK_SENTENCES["CloneStrategyFailed"]
     assert "CloneStrategyFailed" in [event.reason for event in cluster.events]
     assert cluster.names(CLAIMS) == {"a", "fedora"}
     assert not cluster.names(SNAPSHOTS)
@@ -329,7 +334,7 @@ def test_a_snapshot_whose_volume_the_storage_does_not_make_is_copied():
     assert cluster.status["phase"] == "Succeeded", cluster.status
     assert cluster.content == GOLDEN
     assert cluster.annotations["cloneType"] == "copy"
-    assert cluster.annotations["cloneFallbackReason"] == "CloneStrategyFailed"
+    assert cluster.annotations["cloneFallbackReason"] == FALLBACK_SENTENCES["CloneStrategyFailed"]
     assert cluster.names(CLAIMS) == {"a", "fedora"}
 
 
@@ -404,10 +409,11 @@ def test_who_looks_and_fails_is_followed_by_another():
     assert (asked(cluster), cluster.measured) == (700 * MIB, 3)
 
 
-def test_a_target_below_the_disk_that_is_noted_is_refused_with_both_sizes():
+def test_a_target_below_the_disk_that_is_noted_waits_with_both_sizes():
     cluster = cloning(size="900Mi", mode="Block")()
     cluster.get(CLAIMS, "fedora")["metadata"]["annotations"]["cdi.kubevirt.io/image.diskSize"] = str(966 * MIB)
     cluster.run()
+    assert cluster.status["phase"] == "Pending"
     assert cluster.condition("Ready")["reason"] == "TargetTooSmall"
     assert str(966 * MIB) in cluster.condition("Ready")["message"]
     assert str(900 * MIB) in cluster.condition("Ready")["message"]
@@ -423,7 +429,10 @@ def test_event_annotation_and_record_tell_everything_that_is_in_the_way_in_the_s
     record = ClonePlanRecord.parse(notes[ANNOTATION])
     reasons = [one.reason for one in record.fallbacks]
     assert reasons == ["IncompatibleVolumeModes", "NoVolumeExpansion"]
-    assert notes["cdi.kubevirt.io/cloneFallbackReason"] == record.reason == reasons[0]
-    told = {(one.reason, one.message) for one in cluster.events}
-    assert {(one.reason, one.message) for one in record.fallbacks} <= told
+    assert record.reason == reasons[0]
+    assert notes["cdi.kubevirt.io/cloneFallbackReason"] == "The volume modes of source and target are incompatible"
+    told = {one.reason: one.message for one in cluster.events}
+    for one in record.fallbacks:
+        assert told[one.reason].startswith(f"{FALLBACK_SENTENCES[one.reason]}: ")
+        assert told[one.reason].endswith(one.message)
     assert record.message.endswith(record.fallbacks[0].message)

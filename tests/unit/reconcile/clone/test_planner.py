@@ -53,7 +53,7 @@ def test_what_is_wished_is_done_where_nothing_stands_in_its_way(strategy):
         (replace(CLAIM, snapshot_class=None), TARGET, "snapshot", "NoVolumeSnapshotClass"),
         (CLAIM, replace(TARGET, provisioner="other"), "snapshot", "IncompatibleProvisioners"),
         (CLAIM, replace(TARGET, provisioner="other"), "csi-clone", "IncompatibleProvisioners"),
-        (CLAIM, replace(TARGET, populated=False), "csi-clone", "IncompatibleProvisioners"),
+        (CLAIM, replace(TARGET, populated=False), "csi-clone", "NoPopulator"),
         (CLAIM, replace(TARGET, volume_mode="Filesystem"), "csi-clone", "IncompatibleVolumeModes"),
         (CLAIM, replace(TARGET, size=65 * MIB), "snapshot", "NoVolumeExpansion"),
         (SNAPSHOT, replace(TARGET, provisioner="other"), "snapshot", "NoProvisionerMatch"),
@@ -143,6 +143,7 @@ def test_every_reason_is_one_of_the_contract():
         reasons |= {one.reason for one in choose_strategy(source, target, wish("snapshot")).fallback_reasons}
     assert reasons == {
         "NoVolumeSnapshotClass",
+        "NoPopulator",
         "IncompatibleProvisioners",
         "IncompatibleVolumeModes",
         "NoVolumeExpansion",
