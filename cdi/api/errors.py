@@ -480,9 +480,9 @@ class TargetPermission(TargetError):
 
 
 class ClaimLost(TargetError):
-    """The DataVolume's claim or its volume no longer exists."""
+    """The volume of the DataVolume's claim no longer exists."""
 
-    default_remedy = "delete the DataVolume and apply it again"
+    default_remedy = "delete the claim; another one is created and filled"
 
 
 class ClaimMisbound(TargetError):

@@ -7,37 +7,31 @@ that the same reconciler handles it; the resulting status is stored in an annota
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from cdi.api.datavolume import DataVolume
 from cdi.api.errors import InvalidManifest
 from cdi.api.json_document import parse_json
 from cdi.api.names import (
-    ANN_CERT_CONFIG_MAP,
-    ANN_CHECKSUM,
     ANN_CLONE_REQUEST,
     ANN_CONTENT_TYPE,
     ANN_ENDPOINT,
-    ANN_EXTRA_HEADERS,
-    ANN_INSECURE_SKIP_VERIFY,
     ANN_PREALLOCATION_REQUESTED,
     ANN_PRIORITY_CLASS,
-    ANN_REGISTRY_ARCHITECTURE,
-    ANN_REGISTRY_IMAGE_STREAM,
-    ANN_REGISTRY_IMPORT_METHOD,
-    ANN_SECRET,
-    ANN_SECRET_EXTRA_HEADERS,
     ANN_SERVICE_ACCOUNT,
     ANN_SOURCE,
+    ANN_UPLOAD_CLIENT_NAME,
     ANN_UPLOAD_TARGET,
     GROUP,
     VERSION,
+    prime_claim,
 )
 from cdi.api.quantity import Quantity
+from cdi.api.sources import AnySource
 from cdi.api.validation import parse
 from cdi.reconcile.clone.plan_annotation import requested_source
 from cdi.reconcile.context import PVC, DataRef, Lister
+from cdi.reconcile.source_annotations import read_source
 from cdi.reconcile.upload_target import UPLOAD_SOURCE
 
 IMPORT_SOURCE = "VolumeImportSource"
@@ -78,6 +72,8 @@ def data_volume_for_claim(claim: PVC, objects: Lister) -> DataVolume | None:
         if found is not None:
             spec["contentType"] = found.spec.content_type
             spec["preallocation"] = found.spec.preallocation
+        else:
+            spec |= _recorded_form(claim, objects)
     elif names_clone_source(claim.data_ref) or ANN_CLONE_REQUEST in annotations:
         # The source is resolved later as well, but that it is a clone must be known now.
         namespace, name, snapshot = requested_source(annotations) or (claim.namespace, "", False)
@@ -89,9 +85,12 @@ def data_volume_for_claim(claim: PVC, objects: Lister) -> DataVolume | None:
         if kept is not None:
             spec["contentType"] = kept.spec.content_type
             spec["preallocation"] = kept.spec.preallocation
+        else:
+            spec |= _recorded_form(claim, objects)
     elif ANN_ENDPOINT in annotations or ANN_SOURCE in annotations:
-        spec["source"] = _source(annotations)
-    elif ANN_UPLOAD_TARGET in annotations:
+        spec["source"] = read_source(annotations)
+    elif ANN_UPLOAD_TARGET in annotations or ANN_UPLOAD_CLIENT_NAME in annotations:
+        # The second one stays if a user removes the first, and the upload server is then stopped.
         spec["source"] = {"upload": {}}
     else:
         return None
@@ -109,6 +108,29 @@ def data_volume_for_claim(claim: PVC, objects: Lister) -> DataVolume | None:
         else None,
     }
     return _data_volume(claim, spec, _status(annotations.get(ANN_STATUS)))
+
+
+def _recorded_form(claim: PVC, objects: Lister) -> dict[str, Any]:
+    """Return content type and preallocation as recorded on the prime PVC, for a volume source that was deleted."""
+    prime = objects.claim(claim.namespace, prime_claim(claim.uid))
+    if prime is None or prime.controller_uid != claim.uid:
+        return {}
+    asked = prime.annotations.get(ANN_PREALLOCATION_REQUESTED)
+    return {
+        "contentType": prime.annotations.get(ANN_CONTENT_TYPE),
+        "preallocation": asked == "true" if asked in ("true", "false") else None,
+    }
+
+
+def recorded_source(prime: PVC) -> AnySource | None:
+    """Return the import source that is recorded on a prime PVC; None if there is none or it is invalid."""
+    if ANN_SOURCE not in prime.annotations:
+        return None
+    try:
+        source = _data_volume(prime, {"source": read_source(prime.annotations)}, None).spec.source
+    except InvalidManifest:
+        return None
+    return next((member for _, member in source.given()), None) if source is not None else None
 
 
 def placeholder_for_deletion(claim: PVC) -> DataVolume:
@@ -155,52 +177,3 @@ def _status(text: str | None) -> dict[str, Any] | None:
     except ValueError:
         return None
     return status if isinstance(status, dict) else None
-
-
-def _source(annotations: Mapping[str, str]) -> dict[str, Any]:
-    """Return a DataVolume's ``spec.source``; an unknown kind counts as http, as in KubeVirt's CDI."""
-    kind = annotations.get(ANN_SOURCE) or "http"
-    if kind == "none":
-        return {"blank": {}}
-    url = annotations.get(ANN_ENDPOINT, "")
-    common = {"url": url, "secretRef": annotations.get(ANN_SECRET)}
-    if kind == "gcs":
-        return {kind: _given(common)}
-    common["certConfigMap"] = annotations.get(ANN_CERT_CONFIG_MAP)
-    if kind == "s3":
-        return {kind: _given(common)}
-    if kind == "registry":
-        architecture = annotations.get(ANN_REGISTRY_ARCHITECTURE)
-        stream = annotations.get(ANN_REGISTRY_IMAGE_STREAM)
-        registry = {
-            **common,
-            "url": url or None,
-            "imageStream": stream if not url else None,
-            "pullMethod": annotations.get(ANN_REGISTRY_IMPORT_METHOD),
-            "platform": {"architecture": architecture} if architecture else None,
-        }
-        return {kind: _given(registry)}
-    if kind in ("imageio", "vddk"):
-        return {kind: _given({"url": url, "diskId": "" if kind == "imageio" else None})}
-    http = {
-        **common,
-        "checksum": annotations.get(ANN_CHECKSUM),
-        "insecureSkipVerify": True if annotations.get(ANN_INSECURE_SKIP_VERIFY) == "true" else None,
-        "extraHeaders": _numbered(annotations, ANN_EXTRA_HEADERS),
-        "secretExtraHeaders": _numbered(annotations, ANN_SECRET_EXTRA_HEADERS),
-    }
-    return {"http": _given(http)}
-
-
-def _numbered(annotations: Mapping[str, str], prefix: str) -> list[str] | None:
-    """Return the values of ``prefix.0``, ``prefix.1`` and so on, in that order."""
-    found = {}
-    for name, text in annotations.items():
-        head, dot, number = name.rpartition(".")
-        if dot and head == prefix and number.isascii() and number.isdigit() and len(number) < 6:
-            found[int(number)] = text
-    return [found[number] for number in sorted(found)] or None
-
-
-def _given(fields: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in fields.items() if value is not None}

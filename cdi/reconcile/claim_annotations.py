@@ -64,7 +64,9 @@ def claim_patches(
         wanted |= _image_annotations(result.outcome)
         # Labels of the containerDisk, such as the recommended instance type.
         labels = {
-            name: text for name, text in result.outcome.labels.items() if propagates(name) and is_label(name, text)
+            name: text
+            for name, text in result.outcome.labels.items()
+            if propagates(name) and is_label(name, text) and name not in claim.labels
         }
     prime = filled if filled is not None and filled.uid != claim.uid and not filled.deleting else None
     of_prime = dict(shared) if prime is not None else {}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, assert_never
 
 from cdi.api.datavolume import ContentType, DataVolume
 from cdi.api.errors import StorageClassMissing
@@ -23,6 +23,7 @@ from cdi.api.names import (
     ANN_USE_POPULATOR,
     COMMON_LABELS,
     GROUP,
+    LABEL_ALERT_FILLING_UP,
     TEMPORARY_CLAIM_LABELS,
     import_source,
     prime_claim,
@@ -34,13 +35,17 @@ from cdi.api.overhead import required
 from cdi.api.quantity import Quantity
 from cdi.reconcile.annotated_claims import IMPORT_SOURCE
 from cdi.reconcile.claim_defaults import default_claim, overhead_of
+from cdi.reconcile.clone.plan_annotation import ANN_SNAPSHOT_REQUEST
 from cdi.reconcile.context import PVC, ReconcileContext
 from cdi.reconcile.job_builder import content_type
 from cdi.reconcile.pod_builder import claim_owner
 from cdi.reconcile.provisioning import class_of, provisioner_annotations, uses_populator, uses_virt_default_class
 from cdi.reconcile.source import Clone, ExternalPopulator, Import, Origin, Upload
-from cdi.reconcile.upload_target import UPLOAD_SOURCE
+from cdi.reconcile.source_annotations import write_source
+from cdi.reconcile.upload_target import UPLOAD_SOURCE, upload_annotations
 
+_MAX_RECORD = 128 << 10
+"""Maximum number of characters of a recorded source; Kubernetes limits all annotations of an object to 256 KiB."""
 _NOT_INHERITED = "kubectl.kubernetes.io/last-applied-configuration"
 _INHERITED = frozenset({ANN_IMMEDIATE_BINDING, ANN_POD_RETAIN, ANN_EXTERNAL_POPULATION})
 """Annotations of CDI that other programs read on the PVC."""
@@ -74,6 +79,9 @@ def build_claim(context: ReconcileContext, origin: Origin, source: PVC | None) -
         }
         spec["resources"] = resources
     labels = {**context.config.labels, **(dv.metadata.labels or {}), **COMMON_LABELS}
+    if context.platform.cluster and (spec.get("volumeMode") or "Filesystem") == "Filesystem":
+        # The disk image fills its filesystem by design.
+        labels = {LABEL_ALERT_FILLING_UP: "disabled", **labels}
     content = content_type(dv)
     annotations = {
         # On a DataVolume the annotations of CDI's own group are requests, but on a PVC some of them state facts.
@@ -185,13 +193,17 @@ def build_source(dv: DataVolume, origin: Import | Upload) -> dict[str, Any]:
     }
 
 
-def build_prime(context: ReconcileContext, target: PVC) -> dict[str, Any]:
-    """Build the prime PVC, which is filled in place of the target: the same spec without the dataSourceRef."""
+def build_prime(context: ReconcileContext, target: PVC, origin: Origin | None) -> dict[str, Any]:
+    """Build the prime PVC, which is filled in place of the target: the same spec without the dataSourceRef.
+
+    Its annotations record `origin`, so that it is filled even if the object that named the source is deleted.
+    """
     annotations = {
         ANN_CREATED_BY_CONTROLLER: "yes",
         ANN_CONTENT_TYPE: content_type(context.datavolume).value,
         ANN_POPULATOR_KIND: target.data_ref.kind if target.data_ref is not None else IMPORT_SOURCE,
         ANN_IMMEDIATE_BINDING: "",
+        **_record_of(context, origin),
     }
     if target.selected_node:
         # The volume is provisioned for that node at once, before the worker's pod is scheduled.
@@ -207,6 +219,26 @@ def build_prime(context: ReconcileContext, target: PVC) -> dict[str, Any]:
         "resources": {"requests": {"storage": Quantity.of_bytes(target.requested or 0).text}},
     }
     return _temporary(context, prime_claim(target.uid), target, annotations, spec)
+
+
+def _record_of(context: ReconcileContext, origin: Origin | None) -> dict[str, str]:
+    match origin:
+        case Import():
+            record = write_source(origin.source)
+            if sum(map(len, (*record, *record.values()))) > _MAX_RECORD:
+                record = {}
+        case Upload():
+            record = upload_annotations()
+        case Clone():
+            request = ANN_SNAPSHOT_REQUEST if origin.kind == "VolumeSnapshot" else ANN_CLONE_REQUEST
+            return {request: f"{origin.namespace}/{origin.name}"}
+        case ExternalPopulator() | None:
+            return {}
+        case _:
+            assert_never(origin)
+    asked = context.datavolume.spec.preallocation
+    preallocation = context.config.preallocation if asked is None else asked
+    return {**record, ANN_PREALLOCATION_REQUESTED: "true" if preallocation else "false"}
 
 
 def build_scratch(context: ReconcileContext, filled: PVC) -> dict[str, Any]:

@@ -19,8 +19,8 @@ from cdi.reconcile.actions import Action, CreateObject, PatchObject
 from cdi.reconcile.claim_builder import build_claim, build_source, owner_reference, populated_for
 from cdi.reconcile.clone.target import create_target
 from cdi.reconcile.context import PVC, ReconcileContext
-from cdi.reconcile.populate import already_populated
-from cdi.reconcile.result import Result, claim_lost, failed, pending, was_populated
+from cdi.reconcile.populate import already_populated, mark_prepopulated
+from cdi.reconcile.result import Result, failed, pending, was_populated
 from cdi.reconcile.source import (
     Clone,
     ExternalPopulator,
@@ -39,8 +39,12 @@ from cdi.reconcile.status import DataVolumeState, false
 def ensure_claim(context: ReconcileContext) -> Result:
     """Create the PVC if everything that it depends on exists."""
     dv = context.datavolume
+    if ANN_PRE_POPULATED in (dv.metadata.annotations or {}):
+        return pending(None, _restored_later(dv))
     if was_populated(dv):
-        return claim_lost(dv, dv.metadata.name or "")
+        # The status is written before the PVC is created: a new PVC of a DataVolume that is Succeeded would be taken
+        # for one that another importer has filled.
+        return replace(_claim_requested(dv, ()), requeue_after=0.0)
     try:
         parse_policy_annotations(dv.metadata.annotations)
     except InvalidManifest as error:
@@ -92,6 +96,14 @@ def _static(context: ReconcileContext, origin: Origin | Pending) -> Result | Non
     return None if body is None else _claim_requested(context.datavolume, (CreateObject(body=body),))
 
 
+def _restored_later(dv: DataVolume) -> Pending:
+    return Pending(
+        reason=Reason.PENDING,
+        message=f"waiting for PVC {dv.metadata.name}, which already has its content according to the annotation "
+        f"{ANN_PRE_POPULATED}. Try: restore the PVC, or remove the annotation to fill a new one",
+    )
+
+
 def _claim_requested(dv: DataVolume, actions: tuple[Action, ...]) -> Result:
     state = DataVolumeState(
         phase=Phase.PENDING,
@@ -122,7 +134,8 @@ def adopt_or_conflict(context: ReconcileContext, claim: PVC) -> Result:
             owner=owner_reference(dv),
         )
         result = already_populated(context, claim)
-        return replace(result, actions=(adopt,), pod=None, attempts=None)
+        marks = mark_prepopulated(dv, claim) if populated_for(claim, dv) else ()
+        return replace(result, actions=(*marks, adopt), pod=None, attempts=None)
     predecessor = claim.controller_kind == dv.kind_name() and claim.controller_name == dv.metadata.name
     if claim.deleting or predecessor:
         return pending(None, Pending(reason=Reason.PENDING, message=f"an earlier PVC {claim.name} is being removed"))

@@ -88,7 +88,14 @@ from cdi.reconcile.source import Clone, Pending, Rejected, Upload, check_clone_s
 from cdi.reconcile.static_volume import check_static_binding
 from cdi.reconcile.status import DataVolumeState, false, render
 from cdi.reconcile.upload_request import UploadRequest
-from cdi.reconcile.upload_server import ensure_service, ready_for_upload, service_conflict
+from cdi.reconcile.upload_server import (
+    delete_service,
+    ensure_service,
+    is_upload_withdrawn,
+    ready_for_upload,
+    service_conflict,
+    upload_withdrawn,
+)
 
 
 def reconcile(context: ReconcileContext) -> Plan:
@@ -170,14 +177,23 @@ def _decide(context: ReconcileContext, claim: PVC | None) -> Result:
     if not _is_own(context, claim):
         return adopt_or_conflict(context, claim)
     if claim.deleting:
-        going = pending(claim, Pending(reason=Reason.PENDING, message=f"PVC {claim.name} is being deleted"))
-        result = claim_lost(dv, claim.name) if was_populated(dv) else going
-        return replace(result, actions=release_worker(context))
+        return replace(_being_deleted(context, claim), actions=release_worker(context))
     if claim.phase == "Lost":
         return claim_lost(dv, claim.name)
     if populated_for(claim, dv):
         return already_populated(context, claim)
     return check_static_binding(context, claim) or _with_claim(context, claim)
+
+
+def _being_deleted(context: ReconcileContext, claim: PVC) -> Result:
+    """Return the state of a PVC that is being deleted: what it was, as pods may use its volume for a long time yet."""
+    dv = context.datavolume
+    if claim.phase == "Lost" and was_populated(dv):
+        return claim_lost(dv, claim.name)
+    if was_populated(dv):
+        kept = already_populated(context, claim) if populated_for(claim, dv) else None
+        return kept or succeeded(claim, _record_attempt(context, claim), "")
+    return pending(claim, Pending(reason=Reason.PENDING, message=f"PVC {claim.name} is being deleted"))
 
 
 # --- the DataVolume's own PVC -----------------------------------------------------------------------------------
@@ -254,6 +270,8 @@ def _follow(
         if isinstance(settled, Rebinding):
             return replace(rebind_status(context, claim, settled.actions), outcome=outcome)
         return succeeded(claim, attempts, "", outcome)
+    if is_upload_withdrawn(context, claim, worker_claim(context, claim)):
+        return _withdrawn(context, claim)
     if worker is not None and worker.running and worker.attempt > attempts.attempt:
         at_it = running(context, claim, worker, shown_failure(context, attempts))
         reading, message = _source_pod_actions(context, claim, worker)
@@ -275,6 +293,14 @@ def _follow(
     elif claim.phase != "Bound":
         return pending(claim, Pending(reason=Reason.PENDING, message=claim.provisioning_message))
     return _next_attempt(context, claim, attempts, request)
+
+
+def _withdrawn(context: ReconcileContext, claim: PVC) -> Result:
+    """Stop the upload server of a PVC whose request for an upload was removed."""
+    wait = upload_withdrawn(claim)
+    result = waiting_for_inputs(claim, wait) if claim.phase == "Bound" else pending(claim, wait)
+    actions = (*release_worker(context), *delete_service(context, worker_claim(context, claim)))
+    return replace(result, actions=actions)
 
 
 def _request(context: ReconcileContext, claim: PVC) -> UploadRequest | None:

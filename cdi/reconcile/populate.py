@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from cdi.api.copy import CopyTargetJob
+from cdi.api.datavolume import DataVolume
 from cdi.api.errors import ClaimMisbound, InvalidManifest
 from cdi.api.job import Failure, Limits
 from cdi.api.names import (
@@ -16,12 +17,14 @@ from cdi.api.names import (
     ANN_BOUND_CONDITION_REASON,
     ANN_IMPORT_FATAL_ERROR,
     ANN_POPULATOR_PROGRESS,
+    ANN_PRE_POPULATED,
     ANN_PVC_PRIME,
     ANN_REQUIRES_SCRATCH,
+    ANN_UPLOAD_CLIENT_NAME,
     ANN_USE_POPULATOR,
     prime_claim,
 )
-from cdi.api.phases import EventReason, Phase, Reason
+from cdi.api.phases import PROGRESS_UNKNOWN, EventReason, Phase, Reason
 from cdi.api.policy import parse_policy_annotations
 from cdi.reconcile.actions import Action, CreateObject, Event, PatchObject, StartWorker
 from cdi.reconcile.annotated_claims import ANN_STATUS
@@ -40,7 +43,8 @@ from cdi.reconcile.result import Result, bound_condition, failed, operation_of, 
 from cdi.reconcile.retrying import SCRATCH_NEEDED
 from cdi.reconcile.source import ExternalPopulator, Pending, Rejected, resolve_source
 from cdi.reconcile.status import DataVolumeState, false
-from cdi.reconcile.upload_server import accepts_upload, before_server, server_pod, upload_annotations
+from cdi.reconcile.upload_server import accepts_upload, before_server, server_pod
+from cdi.reconcile.upload_target import upload_annotations
 
 
 def ensure_prime(context: ReconcileContext, claim: PVC) -> Result | None:
@@ -60,6 +64,8 @@ def ensure_prime(context: ReconcileContext, claim: PVC) -> Result | None:
     if still is not None:
         return pending(claim, still.wait, still.phase)
     if populated and prime is None:
+        if isinstance(origin, Pending):
+            return pending(claim, origin)
         wait = Pending(
             reason=Reason.PENDING,
             message=f"creating the temporary PVC {prime_claim(claim.uid)}, which is populated first",
@@ -68,7 +74,7 @@ def ensure_prime(context: ReconcileContext, claim: PVC) -> Result | None:
             type="Normal", reason=EventReason.CREATED_PVC_PRIME, message=f"PVC {prime_claim(claim.uid)} created"
         )
         result = replace(pending(claim, wait), events=(made,))
-        return replace(result, actions=(CreateObject(body=build_prime(context, claim)),))
+        return replace(result, actions=(CreateObject(body=build_prime(context, claim, origin)),))
     return None
 
 
@@ -95,7 +101,23 @@ def already_populated(context: ReconcileContext, claim: PVC) -> Result:
         still = provisioning_blocker(context, claim)
         if still is not None:
             return pending(claim, still.wait, still.phase)
-    return succeeded(claim, AttemptHistory(), "the volume already existed")
+    result = succeeded(claim, AttemptHistory(), "the volume already existed")
+    return replace(result, state=replace(result.state, progress=PROGRESS_UNKNOWN))
+
+
+def mark_prepopulated(dv: DataVolume, claim: PVC) -> tuple[PatchObject, ...]:
+    """Mark the DataVolume of a PVC that came with its content, so that it waits for that PVC if it is restored."""
+    if (dv.metadata.annotations or {}).get(ANN_PRE_POPULATED) == claim.name:
+        return ()
+    return (
+        PatchObject(
+            plural="datavolumes",
+            namespace=claim.namespace,
+            name=dv.metadata.name or "",
+            uid=dv.metadata.uid or "",
+            annotations={ANN_PRE_POPULATED: claim.name},
+        ),
+    )
 
 
 def rebind_status(context: ReconcileContext, claim: PVC, actions: tuple[Action, ...]) -> Result:
@@ -304,13 +326,25 @@ def status_annotations(
         wanted[ANN_IMPORT_FATAL_ERROR] = "true"
     if operation_of(context.datavolume) == "Clone":
         wanted |= {**clone_marks(claim, state), **source_pod_annotations(context, claim)}
-    if accepts_upload(context):
+    if accepts_upload(context) and ANN_UPLOAD_CLIENT_NAME not in claim.annotations:
         wanted |= upload_annotations()
     if context.synthetic:
         wanted[ANN_STATUS] = json.dumps(status, separators=(",", ":"), sort_keys=True)
-        if populated:
-            wanted[ANN_POPULATOR_PROGRESS] = state.progress
+    if populated and _shows_progress(context, claim, state):
+        wanted[ANN_POPULATOR_PROGRESS] = state.progress
     return wanted
+
+
+def _shows_progress(context: ReconcileContext, claim: PVC, state: DataVolumeState) -> bool:
+    """Return whether there is progress to show on a populated PVC.
+
+    A PVC that the storage clones is not written before its end.
+    """
+    if state.phase.final:
+        return True
+    if by_storage(claim) is not None:
+        return False
+    return state.progress != PROGRESS_UNKNOWN or (context.prime is not None and context.prime.phase == "Bound")
 
 
 def _lacks_scratch(attempts: AttemptHistory) -> bool:

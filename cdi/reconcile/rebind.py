@@ -169,7 +169,7 @@ def stopped(namespace: str, pod: Pod) -> StopWorker:
 
 
 def release_worker(context: ReconcileContext) -> tuple[Action, ...]:
-    """Stop the worker of a PVC that is being deleted, since the pod would delay the deletion."""
+    """Stop the worker of a PVC that is not to be filled, or is being deleted, which the pod would delay."""
     pod = context.worker.pod if context.worker is not None else None
     if pod is None or pod.deleting:
         return ()

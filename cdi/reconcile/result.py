@@ -233,10 +233,7 @@ def bound_condition(claim: PVC) -> ConditionValue:
 
 
 def was_populated(dv: DataVolume) -> bool:
-    """Return whether the DataVolume had its volume.
-
-    If the volume is lost afterwards, it is not silently imported again.
-    """
+    """Return whether the DataVolume had its volume, which it still has unless its PVC or PersistentVolume is gone."""
     phase = dv.status.phase if dv.status is not None else None
     bound = find_condition(dv.status.conditions if dv.status else None, ConditionType.BOUND)
     return phase == Phase.SUCCEEDED or (

@@ -9,7 +9,7 @@ from cdi.api.datasource import DataSource
 from cdi.api.datavolume import ContentType, DataVolume
 from cdi.api.errors import CdiError, InvalidManifest, SourceNotSupported, TargetTooSmall
 from cdi.api.job import Failure
-from cdi.api.names import ANN_PERMISSIVE_CLONE, ANN_POD_PHASE
+from cdi.api.names import ANN_PERMISSIVE_CLONE, ANN_POD_PHASE, ANN_POPULATOR_KIND
 from cdi.api.phases import EventReason, Phase, Reason
 from cdi.api.quantity import human
 from cdi.api.rules.problems import truncate
@@ -26,10 +26,16 @@ from cdi.api.sources import (
     SourceUpload,
     SourceVddk,
 )
-from cdi.reconcile.annotated_claims import names_clone_source, names_import_source, names_upload_source
+from cdi.reconcile.annotated_claims import (
+    names_clone_source,
+    names_import_source,
+    names_upload_source,
+    recorded_source,
+)
 from cdi.reconcile.clone.lister import SourceKind as CloneKind
 from cdi.reconcile.clone.plan_annotation import requested_source
 from cdi.reconcile.context import PVC, DataRef, Lister, Platform, ReconcileContext
+from cdi.reconcile.upload_target import UPLOAD_SOURCE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,8 +113,7 @@ def resolve_source(context: ReconcileContext) -> Origin | Pending | Rejected:
     kept = requested_source(claim.annotations if claim else {})
     if kept is not None:
         # Clone the source that the size was taken from, even if the DataSource has been updated meanwhile.
-        namespace, name, snapshot = kept
-        return Clone(namespace=namespace, name=name, kind="VolumeSnapshot" if snapshot else "PersistentVolumeClaim")
+        return _of_request(kept)
     if context.platform.cluster and claim is not None and names_clone_source(claim.data_ref):
         assert claim.data_ref is not None
         return _of_clone_source(context, claim.data_ref.name)
@@ -155,6 +160,9 @@ def _of_import_source(context: ReconcileContext, name: str) -> Origin | Pending 
     namespace = context.datavolume.metadata.namespace or ""
     found = context.objects.import_source(namespace, name)
     if found is None:
+        recorded = recorded_source(context.prime) if context.prime is not None else None
+        if recorded is not None:
+            return _kept_in(name, _of_source(recorded, context.platform))
         return Pending(
             reason=Reason.NOT_FOUND,
             message=(
@@ -168,13 +176,18 @@ def _of_import_source(context: ReconcileContext, name: str) -> Origin | Pending 
         return Rejected.because(
             InvalidManifest("exactly one source must be set", where=f"VolumeImportSource {name}, spec.source")
         )
-    origin = _of_source(given[0], context.platform)
+    return _kept_in(name, _of_source(given[0], context.platform))
+
+
+def _kept_in(name: str, origin: Origin | Rejected) -> Origin | Rejected:
     return replace(origin, kept_in=name) if isinstance(origin, Import) else origin
 
 
 def _of_upload_source(context: ReconcileContext, name: str) -> Upload | Pending:
     namespace = context.datavolume.metadata.namespace or ""
-    if context.objects.upload_source(namespace, name) is None:
+    prime = context.prime
+    recorded = prime is not None and prime.annotations.get(ANN_POPULATOR_KIND) == UPLOAD_SOURCE
+    if context.objects.upload_source(namespace, name) is None and not recorded:
         return Pending(
             reason=Reason.NOT_FOUND,
             message=(
@@ -188,6 +201,9 @@ def _of_clone_source(context: ReconcileContext, name: str) -> Clone | Pending | 
     namespace = context.datavolume.metadata.namespace or ""
     found = context.clones.clone_source(namespace, name) if context.clones is not None else None
     if found is None:
+        recorded = requested_source(context.prime.annotations) if context.prime is not None else None
+        if recorded is not None:
+            return _of_request(recorded)
         return Pending(
             reason=Reason.NOT_FOUND,
             message=(
@@ -204,6 +220,11 @@ def _of_clone_source(context: ReconcileContext, name: str) -> Clone | Pending | 
         )  # fmt: skip
     kind: CloneKind = "VolumeSnapshot" if source.kind == "VolumeSnapshot" else "PersistentVolumeClaim"
     return Clone(namespace=namespace, name=source.name, kind=kind)
+
+
+def _of_request(request: tuple[str, str, bool]) -> Clone:
+    namespace, name, snapshot = request
+    return Clone(namespace=namespace, name=name, kind="VolumeSnapshot" if snapshot else "PersistentVolumeClaim")
 
 
 def _of_source(

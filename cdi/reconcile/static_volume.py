@@ -18,7 +18,7 @@ from cdi.api.phases import Reason
 from cdi.api.quantity import Quantity
 from cdi.reconcile.actions import DeleteObject
 from cdi.reconcile.context import PVC, ReconcileContext, Volume
-from cdi.reconcile.populate import already_populated
+from cdi.reconcile.populate import already_populated, mark_prepopulated
 from cdi.reconcile.result import Result, pending
 from cdi.reconcile.source import Pending
 
@@ -59,7 +59,8 @@ def check_static_binding(context: ReconcileContext, claim: PVC) -> Result | None
         return pending(claim, Pending(reason=Reason.PENDING, message=message))
     if claim.volume_name in names:
         marks = {ANN_POPULATED_FOR: context.datavolume.metadata.name, ANN_PERSISTENT_VOLUMES: None}
-        return replace(already_populated(context, claim), annotations=marks)
+        found = already_populated(context, claim)
+        return replace(found, annotations=marks, actions=mark_prepopulated(context.datavolume, claim))
     message = f"PVC {claim.name} was bound to volume {claim.volume_name}, not to {' or '.join(names)}; recreating it"
     again = DeleteObject(plural="persistentvolumeclaims", namespace=claim.namespace, name=claim.name, uid=claim.uid)
     return replace(pending(claim, Pending(reason=Reason.PENDING, message=message)), actions=(again,))

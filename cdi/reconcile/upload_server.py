@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 from cdi.api.names import (
     ANN_CREATED_BY_CONTROLLER,
-    ANN_UPLOAD_CLIENT_NAME,
     ANN_UPLOAD_TARGET,
     COMMON_LABELS,
     COMPONENT_UPLOAD_SERVER,
@@ -24,13 +23,13 @@ from cdi.api.names import (
     upload_service,
 )
 from cdi.api.phases import EventReason, Phase, Reason
-from cdi.api.upload_protocol import CLIENT_NAME
 from cdi.reconcile.actions import Action, CreateObject, DeleteObject, EnsureCertificate, Event
 from cdi.reconcile.clone.copy_pods import with_certificate
 from cdi.reconcile.pod_builder import PORT, claim_owner
 from cdi.reconcile.result import Result, operation_of
 from cdi.reconcile.source import Pending
 from cdi.reconcile.status import false
+from cdi.reconcile.upload_target import is_withdrawn
 
 if TYPE_CHECKING:
     from cdi.reconcile.context import PVC, ReconcileContext, Service, Worker
@@ -161,6 +160,15 @@ def ready_for_upload(context: ReconcileContext, claim: PVC, worker: Worker, resu
     return replace(result, state=replace(state, ready=false(Reason.PENDING, message)))
 
 
-def upload_annotations() -> dict[str, str | None]:
-    """Return the PVC annotations that other programs read."""
-    return {ANN_UPLOAD_TARGET: "", ANN_UPLOAD_CLIENT_NAME: CLIENT_NAME}
+def is_upload_withdrawn(context: ReconcileContext, claim: PVC, filled: PVC | None) -> bool:
+    """Return whether a user has removed the request for an upload from the PVC or from its prime PVC."""
+    return accepts_upload(context) and any(is_withdrawn(one.annotations) for one in (claim, filled) if one is not None)
+
+
+def upload_withdrawn(claim: PVC) -> Pending:
+    """Return what a PVC waits for whose request for an upload was removed."""
+    return Pending(
+        reason=Reason.PENDING,
+        message=f"PVC {claim.name} accepts no upload, because its annotation {ANN_UPLOAD_TARGET} was removed. "
+        f'Try: set {ANN_UPLOAD_TARGET}: "" again on each PVC that lost it',
+    )

@@ -134,7 +134,7 @@ LABELS = {  # labels: kind, pattern of the name, value
     "app": ("pods", "importer-.*", "containerized-data-importer"),
     "cdi.kubevirt.io": ("pods", "importer-.*", "importer"),
     "prometheus.cdi.kubevirt.io": ("pods", "importer-.*", "true"),
-    "alerts.k8s.io/KubePersistentVolumeFillingUp": ("persistentvolumeclaims", "prime-.*", "disabled"),
+    "alerts.k8s.io/KubePersistentVolumeFillingUp": ("persistentvolumeclaims", "slow-csi", "disabled"),
     "velero.io/exclude-from-backup": ("persistentvolumeclaims", "prime-.*", "true"),
 }
 
@@ -331,7 +331,10 @@ def go_on(play: Play, image: str) -> None:
     chronicle.until("the password is refused", lambda: "Error" in chronicle.event_reasons("unauthorized"), TIMEOUT)
     place.apply(secret("wrong", accessKeyId="u", secretKey="p"))
     chronicle.wait_phase("lost", "Succeeded", patience=TIMEOUT)
-    place.delete("persistentvolumeclaim", "lost", wait=False)
+    # Kubernetes protects a volume that is in use with a finalizer.
+    volume = place.get("persistentvolumeclaim", "lost")["spec"]["volumeName"]
+    place.delete("persistentvolume", volume, wait=False)
+    place.merge("persistentvolume", volume, {"metadata": {"finalizers": None}})
 
 
 @pytest.fixture(scope="module")

@@ -31,11 +31,11 @@ from cdi.reconcile.clone.plan_annotation import (
 )
 from cdi.reconcile.clone.source import CloneSource
 from cdi.reconcile.pod_builder import DEVICE, DIRECTORY, USER, claim_owner, restricted_pod_spec, worker_container
+from cdi.reconcile.source import Clone
 
 if TYPE_CHECKING:
     from cdi.api.datavolume import DataVolume
     from cdi.reconcile.context import PVC, ReconcileContext
-    from cdi.reconcile.source import Clone
     from cdi.reconcile.storageclass import StorageClass
 
 SNAPSHOT_GROUP: Final = "snapshot.storage.k8s.io"
@@ -80,11 +80,18 @@ def build_snapshot(
 
 
 def build_temporary_pvc(
-    context: ReconcileContext, target: PVC, record: ClonePlanRecord, reference: dict[str, Any], size: int
+    context: ReconcileContext,
+    target: PVC,
+    record: ClonePlanRecord,
+    found: CloneSource,
+    reference: dict[str, Any],
+    size: int,
 ) -> dict[str, Any]:
     """Build the temporary PVC with the ``dataSource`` `reference` and `size` bytes, in place of the target."""
-    body = build_prime(context, target)
     namespace, name = temporary_pvc(target)
+    # In another namespace it has no owner, and an annotation that names a source would request another clone.
+    origin = Clone(namespace=found.namespace, name=found.name, kind=found.kind)
+    body = build_prime(context, target, origin if namespace == target.namespace else None)
     metadata = body["metadata"]
     metadata["name"], metadata["namespace"] = name, namespace
     metadata["annotations"] |= {ANN_POPULATOR_KIND: CLONE_SOURCE, ANN_CLONE_TYPE: record.strategy.value}

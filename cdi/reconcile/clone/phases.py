@@ -345,7 +345,7 @@ def _make_prime(
     # The volume is created in the source's size and expanded later, which more storage supports than cloning to another
     # size.
     size = found.size if found.size is not None else claim.requested or 0
-    body = build_temporary_pvc(context, claim, record, reference, size)
+    body = build_temporary_pvc(context, claim, record, found, reference, size)
     message = f"creating PVC {body['metadata']['name']} from {found.place}"
     return clone_in_progress(
         claim, _cloning(record, snapshot=found.kind == "VolumeSnapshot"), message, actions=(CreateObject(body=body),)

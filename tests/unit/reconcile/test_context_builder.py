@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from cdi.api.errors import AdmissionDenied, ClusterForbidden, Conflict, InvalidManifest, Retry
-from cdi.api.job import FileTargetSpec
+from cdi.api.job import FileTargetSpec, Job, Progress
 from cdi.api.phases import Phase
 from cdi.reconcile.actions import DeleteObject, ObjectRef, RebindVolume, StartWorker
 from cdi.reconcile.context import Input, Retries
@@ -15,6 +15,8 @@ from cdi.reconcile.pod_status import NODE_LOST
 from tests.unit.reconcile.cluster_simulation import CLAIMS, COMPLETE, DVS, NS, PODS, VOLUMES, Cluster, dv, pvc
 from tests.unit.reconcile.simulation import End, failing
 
+PRE_POPULATED = {"cdi.kubevirt.io/storage.prePopulated": "a"}
+POPULATED_FOR = {"cdi.kubevirt.io/storage.populatedFor": "a"}
 IMMEDIATE = {"cdi.kubevirt.io/storage.bind.immediate.requested": ""}
 RETAIN = {"cdi.kubevirt.io/storage.pod.retainAfterCompletion": "true"}
 
@@ -475,8 +477,76 @@ def test_a_claim_that_is_in_the_way_is_not_touched():
 
 
 def test_a_prepopulated_volume_is_taken():
-    annotations = {"cdi.kubevirt.io/storage.prePopulated": "a"}
-    assert Cluster(dv("csi", annotations=annotations), claim=pvc("local")).run().status["phase"] == "Succeeded"
+    assert Cluster(dv("csi", annotations=PRE_POPULATED), claim=pvc("local")).run().status["phase"] == "Succeeded"
+
+
+@pytest.mark.parametrize("source", [None, {"upload": {}}, {"pvc": {"namespace": NS, "name": "golden"}}])
+@pytest.mark.parametrize("storage_class", ["csi", "local"])
+def test_a_prepopulated_data_volume_waits_for_its_pvc_instead_of_creating_one(storage_class, source):
+    cluster = Cluster(dv(storage_class, annotations=PRE_POPULATED, source=source)).run()
+    assert cluster.status["phase"] == "Pending"
+    assert "waiting for PVC a" in cluster.condition("Bound")["message"]
+    assert not cluster.names(CLAIMS) | cluster.names(PODS) | cluster.names("volumeimportsources")
+    cluster.create(pvc("local", annotations=POPULATED_FOR))
+    cluster.run()
+    assert (cluster.status["phase"], cluster.status["progress"]) == ("Succeeded", "N/A")
+    assert cluster.get(CLAIMS, "a")["metadata"]["ownerReferences"][0]["uid"] == "dv-uid"
+    assert not cluster.names(PODS)
+
+
+@pytest.mark.parametrize("source", [None, {"upload": {}}])
+def test_a_pvc_populated_beforehand_marks_its_data_volume_as_prepopulated(source):
+    cluster = Cluster(dv("csi", source=source), claim=pvc("local", annotations=POPULATED_FOR)).run()
+    assert cluster.get(DVS, "a")["metadata"]["annotations"] == PRE_POPULATED
+    assert (cluster.status["phase"], cluster.status["progress"]) == ("Succeeded", "N/A")
+    # Deleted later, the PVC is waited for: what it held cannot be imported again.
+    cluster.remove(CLAIMS, "a")
+    cluster.run()
+    assert (cluster.status["phase"], cluster.names(CLAIMS)) == ("Pending", set())
+
+
+def test_an_adopted_pvc_does_not_mark_its_data_volume_as_prepopulated():
+    adopting = {"cdi.kubevirt.io/allowClaimAdoption": "true"}
+    cluster = Cluster(dv("csi", annotations=adopting), claim=pvc("local")).run()
+    assert cluster.get(DVS, "a")["metadata"]["annotations"] == adopting
+
+
+@pytest.mark.parametrize("source", [None, {"blank": {}}, {"upload": {}}])
+@pytest.mark.parametrize("storage_class", ["csi", "local"])
+def test_a_pvc_deleted_after_success_is_created_and_filled_again(storage_class, source):
+    cluster = Cluster(dv(storage_class, source=source)).run()
+    first = cluster.get(CLAIMS, "a")["metadata"]["uid"]
+    cluster.phases.clear()
+    cluster.log.clear()
+    cluster.remove(CLAIMS, "a")
+    cluster.step()
+    # Pods may use the volume for a long time before the PVC is gone.
+    assert (cluster.status["phase"], cluster.phases) == ("Succeeded", [])
+    cluster.run()
+    assert cluster.get(CLAIMS, "a")["metadata"]["uid"] != first
+    assert (cluster.status["phase"], cluster.content) == ("Succeeded", COMPLETE)
+    assert [action.attempt for action in cluster.log if isinstance(action, StartWorker)] == [1]
+    assert cluster.phases[0] == "Pending"
+
+
+@pytest.mark.parametrize("storage_class", ["csi", "local"])
+def test_no_pvc_is_created_beside_the_status_of_the_deleted_one(storage_class):
+    cluster = Cluster(dv(storage_class)).run()
+    del cluster.objects[CLAIMS, NS, "a"]
+    plan = reconcile(cluster.context())
+    assert not plan.actions
+    assert plan.status["phase"] == "Pending"
+    assert plan.requeue_after == 0.0
+
+
+def test_a_lost_pvc_is_replaced_once_it_is_deleted():
+    cluster = Cluster(dv("local")).run()
+    del cluster.objects[VOLUMES, "", cluster.get(CLAIMS, "a")["spec"]["volumeName"]]
+    assert cluster.run().status["phase"] == "Failed"
+    assert "delete the claim" in cluster.condition("Bound")["message"]
+    cluster.remove(CLAIMS, "a")
+    assert cluster.run().status["phase"] == "Succeeded"
+    assert cluster.content == COMPLETE
 
 
 def test_what_another_importer_filled_is_left_alone():
@@ -514,6 +584,17 @@ def test_a_worker_that_is_to_be_retained_stays(storage_class):
     assert len(cluster.names(PODS)) == 1
     assert cluster.content == COMPLETE
     assert len(cluster.names(CLAIMS)) == (2 if storage_class == "csi" else 1)
+    if storage_class == "csi":
+        prime = cluster.get(CLAIMS, f"prime-{cluster.get(CLAIMS, 'a')['metadata']['uid']}")
+        assert prime["status"]["phase"] == "Lost"
+        assert prime["metadata"]["annotations"]["cdi.kubevirt.io/storage.pod.phase"] == "Succeeded"
+        assert cluster.annotations["storage.populator.progress"] == "100.0%"
+    cluster.remove(DVS, "a")
+    cluster.run()
+    cluster.settle_deletions()
+    while cluster.nature():
+        cluster.settle_deletions()
+    assert not cluster.names(PODS) | cluster.names(CLAIMS)
 
 
 def test_labels_of_a_container_disk_go_to_the_claim_and_the_data_volume():
@@ -524,8 +605,43 @@ def test_labels_of_a_container_disk_go_to_the_claim_and_the_data_volume():
     }
     cluster = Cluster(dv("csi"), script=[End(labels=labels)]).run()
     wanted = {"instancetype.kubevirt.io/default-preference": "fedora"}
-    assert cluster.get(CLAIMS, "a")["metadata"]["labels"] == {"app": "containerized-data-importer", **wanted}
+    own = {"app": "containerized-data-importer", "alerts.k8s.io/KubePersistentVolumeFillingUp": "disabled"}
+    assert cluster.get(CLAIMS, "a")["metadata"]["labels"] == own | wanted
     assert cluster.get(DVS, "a")["metadata"]["labels"] == wanted
+
+
+def test_labels_of_a_container_disk_never_replace_labels_of_the_claim():
+    name = "instancetype.kubevirt.io/default-preference"
+    cluster = Cluster(dv("csi", labels={name: "mine"}), script=[End(labels={name: "fedora"})]).run()
+    assert cluster.get(CLAIMS, "a")["metadata"]["labels"][name] == "mine"
+    by_hand = pvc("csi", annotations={"cdi.kubevirt.io/storage.import.endpoint": "http://server/x"})
+    by_hand["metadata"]["labels"] = {name: "mine"}
+    cluster = Cluster(claim=by_hand, script=[End(labels={name: "fedora"})]).run()
+    assert cluster.get(CLAIMS, "a")["metadata"]["labels"] == {name: "mine"}
+
+
+@pytest.mark.parametrize("storage_class", ["csi", "local"])
+@pytest.mark.parametrize("mode", ["Filesystem", "Block"])
+def test_alerts_about_full_volumes_are_disabled_for_filesystems_of_data_volumes(storage_class, mode):
+    label = "alerts.k8s.io/KubePersistentVolumeFillingUp"
+    cluster = Cluster(dv(storage_class, mode=mode))
+    cluster.step()
+    labels = cluster.get(CLAIMS, "a")["metadata"]["labels"]
+    assert labels.get(label) == ("disabled" if mode == "Filesystem" else None)
+    cluster = Cluster(dv(storage_class, mode=mode, labels={label: "enabled"}))
+    cluster.step()
+    assert cluster.get(CLAIMS, "a")["metadata"]["labels"][label] == "enabled"
+
+
+def test_the_claim_of_a_data_volume_shows_the_progress_of_its_population():
+    cluster = started(Cluster(dv("csi")))
+    assert cluster.annotations["storage.populator.progress"] == "N/A"
+    until(cluster, lambda: cluster.all(PODS)[0]["status"]["phase"] == "Running")
+    cluster.progress = Progress(phase="transferring", done=50, total=100)
+    cluster.step()
+    assert cluster.annotations["storage.populator.progress"] == cluster.status["progress"] == "50.00%"
+    cluster.run()
+    assert cluster.annotations["storage.populator.progress"] == "100.0%"
 
 
 def test_the_prime_claim_stays_while_its_volume_is_not_seen():
@@ -648,6 +764,77 @@ def test_an_import_source_that_comes_later_is_waited_for():
     cluster.run()
     assert cluster.content == COMPLETE
     assert cluster.annotations["storage.populator.progress"] == "100.0%"
+
+
+VOLUME_SOURCES = {
+    "blank": {"blank": {}},
+    "http": {
+        "http": {
+            "url": "https://server/x", "secretRef": "login", "certConfigMap": "ca", "checksum": "sha256:" + "0" * 64,
+            "insecureSkipVerify": True, "extraHeaders": ["A: 1", "B: 2"], "secretExtraHeaders": ["token"],
+        }
+    },
+    "s3": {"s3": {"url": "https://server/bucket/x", "secretRef": "login", "certConfigMap": "ca"}},
+    "gcs": {"gcs": {"url": "gs://bucket/x", "secretRef": "login"}},
+    "registry": {
+        "registry": {
+            "url": "docker://server/x:1", "pullMethod": "pod", "secretRef": "login", "certConfigMap": "ca",
+            "platform": {"architecture": "arm64"},
+        }
+    },
+}  # fmt: skip
+
+
+def _volume_import_source(source):
+    return {
+        "apiVersion": "cdi.kubevirt.io/v1beta1",
+        "kind": "VolumeImportSource",
+        "metadata": {"name": "s", "namespace": NS},
+        "spec": {"source": source, "contentType": "archive" if "http" in source else "kubevirt", "preallocation": True},
+    }
+
+
+@pytest.mark.parametrize("kind", VOLUME_SOURCES)
+def test_population_continues_when_its_import_source_is_deleted(kind):
+    """Once the prime PVC exists, all attempts get the job that they would have got from the deleted object."""
+
+    def begun():
+        cluster = Cluster(
+            claim=pvc("csi", ref="s"),
+            bodies=[_volume_import_source(VOLUME_SOURCES[kind])],
+            script=[failing(), End()],
+        )
+        for name, keys in (("login", ("accessKeyId", "secretKey", "credentials.json")), ("token", ("a",))):
+            cluster.add_input("Secret", name, *keys)
+        cluster.add_input("ConfigMap", "ca", "ca.crt")
+        return until(cluster, lambda: len(cluster.names(CLAIMS)) == 2)
+
+    def jobs(cluster):
+        begun = [action for action in cluster.log if isinstance(action, StartWorker)]
+        return [Job.from_json(one.pod["metadata"]["annotations"]["cdi.kubevirt.io/job"]) for one in begun]
+
+    kept, deleted = begun(), begun()
+    deleted.remove("volumeimportsources", "s")
+    assert (kept.run().content, deleted.run().content) == (COMPLETE, COMPLETE)
+    assert len(jobs(kept)) == 2
+    assert jobs(deleted) == jobs(kept)
+
+
+def test_an_import_source_that_is_deleted_before_the_prime_claim_exists_is_waited_for():
+    cluster = Cluster(claim=pvc("csi", ref="s"), bodies=[_volume_import_source({"blank": {}})])
+    cluster.remove("volumeimportsources", "s")
+    cluster.run()
+    assert cluster.names(CLAIMS) == {"a"}
+    assert "VolumeImportSource default/s does not exist" in cluster.annotations["storage.condition.bound.message"]
+
+
+def test_a_source_too_large_for_annotations_is_not_recorded():
+    source = {"http": {"url": "http://server/x", "extraHeaders": ["A: " + "x" * 200_000]}}
+    cluster = Cluster(claim=pvc("csi", ref="s"), bodies=[_volume_import_source(source)])
+    until(cluster, lambda: len(cluster.names(CLAIMS)) == 2)
+    prime = next(body for body in cluster.all(CLAIMS) if body["metadata"]["name"] != "a")
+    assert "cdi.kubevirt.io/storage.import.source" not in prime["metadata"]["annotations"]
+    assert cluster.run().content == COMPLETE
 
 
 def test_other_claims_are_not_our_business():

@@ -89,8 +89,7 @@ def test_clients_of_a_populated_claim_find_it_on_both():
     of_prime = cluster.get(CLAIMS, prime)["metadata"]["annotations"]
     assert of_prime["cdi.kubevirt.io/storage.pod.ready"] == "true"
     assert of_prime["cdi.kubevirt.io/storage.populator.kind"] == "VolumeUploadSource"
-    # The prime PVC is no target of its own: clients name the target claim.
-    assert "cdi.kubevirt.io/storage.upload.target" not in of_prime
+    assert of_prime["cdi.kubevirt.io/storage.upload.target"] == ""
 
 
 def test_a_class_that_waits_for_its_consumer_is_waited_for():
@@ -266,6 +265,66 @@ def test_a_claim_that_names_an_upload_source_waits_for_it_and_follows_it():
     job = Job.from_json(started(cluster).pod["metadata"]["annotations"]["cdi.kubevirt.io/job"])
     assert (job.content_type, job.policy.preallocation) == ("archive", True)
     assert cluster.annotations["storage.upload.target"] == ""
+    assert cluster.run().content == COMPLETE
+
+
+def test_an_upload_continues_when_its_upload_source_is_deleted():
+    cluster = Cluster(
+        claim=pvc("csi", ref="u", kind="VolumeUploadSource"),
+        bodies=[source(contentType="archive", preallocation=True)],
+    )
+    until(cluster, lambda: len(cluster.names(CLAIMS)) == 2)
+    assert not cluster.names(PODS)
+    cluster.remove("volumeuploadsources", "u")
+    job = Job.from_json(started(cluster).pod["metadata"]["annotations"]["cdi.kubevirt.io/job"])
+    assert (job.content_type, job.policy.preallocation) == ("archive", True)
+    cluster.remove(PODS, pod(cluster)["metadata"]["name"])
+    assert cluster.run().content == COMPLETE
+
+
+WITHDRAWABLE = {
+    "by hand": (lambda: Cluster(claim=pvc("local", annotations=TARGET)), "a"),
+    "populated by hand": (lambda: Cluster(claim=pvc("csi", ref="u", kind="VolumeUploadSource"), bodies=[source()]), "prime"),
+    "direct": (lambda: upload("local"), "a"),
+    "populated": (lambda: upload("csi"), "prime"),
+    "populated, by the target": (lambda: upload("csi"), "a"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("way", WITHDRAWABLE)
+def test_removing_the_upload_annotation_ends_the_upload_server_until_it_is_set_again(way):
+    begin, name = WITHDRAWABLE[way]
+    cluster = begin()
+    until(cluster, lambda: cluster.annotations.get("storage.pod.ready") == "true")
+    claim = next(body for body in cluster.all(CLAIMS) if body["metadata"]["name"].startswith(name))
+    del claim["metadata"]["annotations"]["cdi.kubevirt.io/storage.upload.target"]
+    cluster.run()
+    assert not cluster.names(PODS) | cluster.names("services") | cluster.names("secrets")
+    assert "cdi.kubevirt.io/storage.upload.target" not in claim["metadata"]["annotations"]
+    assert cluster.annotations["storage.pod.ready"] == "false"
+    assert (
+        "accepts no upload" in cluster.annotations["storage.condition.running.message"]
+        or not cluster.annotations["storage.condition.running.message"]
+    )
+    claim["metadata"]["annotations"] |= TARGET
+    assert cluster.run().content == COMPLETE
+
+
+def test_a_finished_upload_does_not_change_when_its_annotation_is_removed():
+    cluster = Cluster(claim=pvc("local", annotations=TARGET)).run()
+    del cluster.get(CLAIMS, "a")["metadata"]["annotations"]["cdi.kubevirt.io/storage.upload.target"]
+    before = cluster.annotations
+    assert cluster.run().annotations == before
+
+
+def test_an_upload_that_an_older_version_began_is_not_ended():
+    """Its prime PVC has none of the annotations of an upload."""
+    cluster = phase("UploadReady")(upload("csi"))
+    prime = next(body for body in cluster.all(CLAIMS) if body["metadata"]["name"] != "a")
+    for name in ("storage.upload.target", "uploadClientName"):
+        del prime["metadata"]["annotations"][f"cdi.kubevirt.io/{name}"]
+    cluster.step()
+    assert cluster.status["phase"] == "UploadReady"
     assert cluster.run().content == COMPLETE
 
 
