@@ -188,9 +188,9 @@ def default_size(size: int, volume_mode: str, given: StorageDefaults) -> int:
         raise InvalidManifest(
             "PVC Spec is not valid - storage size should be at least 1MiB", where="resources.requests.storage"
         )
-    # Apply the minimum first and the overhead afterwards, so that a filesystem also holds a disk of the minimum size.
-    wanted = max(size, given.minimum)
-    return required(wanted, given.overhead) if volume_mode == VolumeMode.FILESYSTEM else wanted
+    # The minimum is one of the volume, not of the disk in its filesystem.
+    wanted = required(size, given.overhead) if volume_mode == VolumeMode.FILESYSTEM else size
+    return max(wanted, given.minimum)
 
 
 def _size(spec: Mapping[str, Any]) -> int | None:

@@ -222,7 +222,7 @@ class ResolvedConfig:
     labels: Mapping[str, str] = field(default_factory=dict)
     """Labels added to every created object."""
     scratch_class: str | None = None
-    """The storage class of scratch space; None for the default one."""
+    """The storage class of scratch space; None for that of the volume being filled."""
     overhead: Fraction = NO_OVERHEAD
     """Filesystem overhead as a fraction of the disk's size (`cdi.api.overhead`)."""
     overheads: Mapping[str, Fraction] = field(default_factory=dict)

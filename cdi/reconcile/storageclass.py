@@ -88,20 +88,9 @@ def named_or_default(
     return next((one for one in known if one.name == name), None)
 
 
-def scratch_class(configured: str | None, classes: Iterable[StorageClass], target: str | None = None) -> str | None:
-    """Return the class of scratch space: the configured one if it exists, else the default, else `target`.
-
-    Args:
-        configured: The class from CDIConfig.
-        classes: All classes of the cluster.
-        target: The class of the volume being filled.
-
-    """
-    known = list(classes)
-    if configured and any(one.name == configured for one in known):
-        return configured
-    default = default_class(known, virtualization=False)
-    return default.name if default is not None else target
+def scratch_class(configured: str | None, classes: Iterable[StorageClass]) -> str | None:
+    """Return the class of scratch space from CDIConfig if it exists, else None for that of the volume being filled."""
+    return configured if configured and any(one.name == configured for one in classes) else None
 
 
 def _newest(classes: Iterable[StorageClass]) -> StorageClass | None:

@@ -88,7 +88,8 @@ def test_other_requests_and_limits_stay():
         ("1Gi", "4Gi", "Block", 4 * GIB),
         ("5Gi", "4Gi", "Block", 5 * GIB),
         ("4Gi", "4Gi", "Block", 4 * GIB),
-        ("1Gi", "4Gi", "Filesystem", required(4 * GIB, Fraction(1, 10))),
+        ("1Gi", "4Gi", "Filesystem", 4 * GIB),
+        ("4Gi", "4Gi", "Filesystem", required(4 * GIB, Fraction(1, 10))),
         ("5Gi", "4Gi", "Filesystem", required(5 * GIB, Fraction(1, 10))),
     ],
 )

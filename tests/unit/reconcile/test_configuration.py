@@ -135,7 +135,7 @@ def test_values_that_mean_nothing_count_as_not_given_and_are_told():
     )
     found = resolve_config(None, said, CLASSES)
     assert (found.overhead, found.overheads) == (Fraction(6, 100), {"gone": Fraction(1, 10)})
-    assert found.scratch_class == "std"
+    assert found.scratch_class is None
     told = {problem.field for problem in problems(None, said, CLASSES)}
     assert told == {
         "spec.filesystemOverhead.global", "spec.filesystemOverhead.storageClass[fast]",
@@ -218,7 +218,7 @@ def test_cdiconfig_is_made_with_everything_that_clients_read():
         "filesystemOverhead": {"global": "0.06", "storageClass": {"fast": "0.06", "std": "0.06"}},
         "importProxy": {"HTTPProxy": "", "HTTPSProxy": "", "noProxy": "", "trustedCAProxy": ""},
         "preallocation": False,
-        "scratchSpaceStorageClass": "std",
+        "scratchSpaceStorageClass": "",
     }
 
 

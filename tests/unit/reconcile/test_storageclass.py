@@ -79,15 +79,7 @@ def test_the_empty_name_asks_for_no_class():
     assert named_or_default("", [klass("k8s", DEFAULT)]) is None
 
 
-@pytest.mark.parametrize(
-    ("configured", "target", "chosen"),
-    [("a", None, "a"), ("gone", None, "k8s"), (None, "t", "k8s"), ("", None, "k8s")],
-)
-def test_scratch_space_takes_the_configured_class_or_that_of_kubernetes(configured, target, chosen):
+@pytest.mark.parametrize(("configured", "chosen"), [("a", "a"), ("gone", None), (None, None), ("", None)])
+def test_scratch_space_takes_the_configured_class_if_it_exists(configured, chosen):
     classes = [klass("a"), klass("virt", VIRT), klass("k8s", DEFAULT)]
-    assert scratch_class(configured, classes, target) == chosen
-
-
-def test_scratch_space_takes_the_class_of_the_target_where_there_is_no_default():
-    assert scratch_class("gone", [klass("a")], "a") == "a"
-    assert scratch_class(None, []) is None
+    assert scratch_class(configured, classes) == chosen
