@@ -27,7 +27,7 @@ from cdi.controller.logging import fields
 from cdi.controller.referenced_objects import ReferencedObjects
 from cdi.controller.request import Kind, Request, Scope, datavolume
 from cdi.controller.status_throttle import StatusThrottle
-from cdi.controller.transfer_lister import TransferLister, endpoints
+from cdi.controller.transfer_lister import TransferLister, endpoints, locks_of_others
 from cdi.controller.upload_certificates import UploadCertificateRotator
 from cdi.kube.client import Client
 from cdi.kube.resources import (
@@ -45,7 +45,7 @@ from cdi.kube.resources import (
     Object,
     Resource,
 )
-from cdi.reconcile.actions import CreateObject, Plan, StartWorker
+from cdi.reconcile.actions import CreateObject, Plan, SetFinalizer, StartWorker
 from cdi.reconcile.configuration import (
     ConfigFacts,
     active_cdi,
@@ -177,6 +177,7 @@ class Reconcilers:
     async def _reconcile_datavolume(self, key: Request) -> float | None:
         involved_object = self.get_object(key)
         await self._reconcile_temporary(key)
+        await self._release_locks(key)
         if involved_object is None or not self._is_ours(key, involved_object):
             self._inputs.forget(key)
             return None
@@ -248,6 +249,33 @@ class Reconcilers:
             return None
         await self._simple(key, plan, self.get_object(key))
         return plan.requeue_after
+
+    async def _release_locks(self, key: Request) -> None:
+        """Remove from a PVC the finalizers of ObjectTransfers that no longer exist.
+
+        A transfer removes its own, unless its finalizer was removed by another client.
+        """
+        claim = self._watches.get(CLAIMS, key.namespace, key.name)
+        if claim is None or not self._scope.includes_namespace(key.namespace):
+            return
+        if not locks_of_others(claim, self._watches.values(OBJECT_TRANSFERS)):
+            return
+        # A transfer may have been created, and have locked the PVC, after the cache was filled.
+        current = await self._client.list(OBJECT_TRANSFERS)
+        actions = tuple(
+            SetFinalizer(
+                plural=CLAIMS.plural,
+                namespace=key.namespace,
+                name=key.name,
+                uid=claim["metadata"]["uid"],
+                finalizer=finalizer,
+                present=False,
+            )
+            for finalizer in locks_of_others(claim, current.items)
+        )
+        if actions:
+            log.info("releasing a PVC from a deleted ObjectTransfer", extra=fields(key=key))
+            await self._simple(key, Plan(actions=actions), claim)
 
     async def _carry_out(self, key: Request, plan: Plan, involved_object: Object) -> Rejection | None:
         refusal = await self._applier.apply(plan, involved_object, self.now())

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from cdi.api.phases import TransferPhase
 from cdi.controller.informers import require_valid
-from cdi.controller.request import Request
+from cdi.controller.request import Request, datavolume
 from cdi.kube.resources import CLAIMS, DATA_VOLUMES, OBJECT_TRANSFERS, PODS, Object
+from cdi.reconcile.transfer.record import lock_finalizer
 
 if TYPE_CHECKING:
     from cdi.controller.lister import Cache, PodUsageSource
@@ -59,17 +60,30 @@ def endpoints(body: Object) -> tuple[Place, Place]:
     return begin, (str(target.get("namespace") or begin[0]), str(target.get("name") or begin[1]))
 
 
+def locks_of_others(claim: Object, transfers: Iterable[Object]) -> tuple[str, ...]:
+    """Return the finalizers of transfers on a PVC that belong to none of these transfers."""
+    known = {lock_finalizer(str(body["metadata"]["uid"])) for body in transfers}
+    held = claim["metadata"].get("finalizers") or ()
+    return tuple(one for one in held if one.startswith(lock_finalizer("")) and one not in known)
+
+
 def all_requests(caches: Cache) -> Iterator[Request]:
     """Yield the keys of all ObjectTransfers, including ended ones, which may still hold finalizers."""
     return map(transfer, caches.values(OBJECT_TRANSFERS))
 
 
 def requests_for_transfer(change: WatchEvent, caches: Cache) -> Iterator[Request]:
-    """Yield the key of a changed transfer; if it has ended, also of those with the same source or target."""
+    """Yield the key of a changed transfer, and others that depend on it.
+
+    If it has ended, those are the transfers with the same source or target; if it was deleted, also the volumes there,
+    which may have its finalizer.
+    """
     yield transfer(change.object)
     if change.new is None or _has_ended(change.new):
         for place in endpoints(change.object):
             yield from requests_touching(caches, place)
+            if change.new is None and all(place):
+                yield datavolume(*place)
 
 
 def requests_for_volume(change: WatchEvent, caches: Cache) -> Iterator[Request]:

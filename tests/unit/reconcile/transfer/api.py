@@ -10,6 +10,7 @@ import json
 
 from cdi.api.errors import AlreadyExists, Conflict, InvalidManifest, NotFound
 from cdi.controller.applier import WITH_STATUS
+from cdi.kube.client import Listing
 from cdi.kube.resources import CLAIMS, EVENTS, NAMESPACES, VOLUMES
 
 PROTECTION = {CLAIMS: "kubernetes.io/pvc-protection", VOLUMES: "kubernetes.io/pv-protection"}
@@ -107,6 +108,9 @@ class Api:
         if body is None:
             raise NotFound(f"{resource} {namespace}/{name} does not exist")
         return copy.deepcopy(body)
+
+    async def list(self, resource):
+        return Listing(items=copy.deepcopy(self.all(resource)), version=str(self.version))
 
     async def create(self, resource, body):
         body = json.loads(json.dumps(body))

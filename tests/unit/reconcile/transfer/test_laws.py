@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from cdi.controller.request import Request
+from cdi.controller.request import Request, datavolume
 from cdi.kube.resources import CLAIMS, DATA_VOLUMES, NAMESPACES, OBJECT_TRANSFERS, PODS
 from tests.unit.reconcile.transfer.transfer_simulation import HELD, SOURCE, TARGET, Simulation
 
@@ -295,6 +295,43 @@ async def test_killed_after_any_one_write_it_goes_on(moves, reclaim):
 async def test_killed_after_any_one_write_and_deleted_then_it_is_undone_or_done(moves, reclaim):
     async for it in _killed(moves, reclaim, meddle=lambda it: it.api.remove(OBJECT_TRANSFERS, "", "t")):
         is_undone_or_done(it)
+
+
+def _force_away(it: Simulation) -> None:
+    """Delete the transfer and remove its finalizer, as users do whose namespace stays Terminating."""
+    if it.api.remove(OBJECT_TRANSFERS, "", "t") is not None:
+        it.api.change(OBJECT_TRANSFERS, "", "t", lambda body: body["metadata"].update(finalizers=[]))
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+@pytest.mark.parametrize("moves", KINDS)
+async def test_the_finalizers_of_a_transfer_that_was_removed_by_force_are_removed(moves, restarted):
+    def meddle(it: Simulation) -> None:
+        it.safe = False
+        _force_away(it)
+        if restarted:
+            it.start()
+
+    ends = 0
+    async for it in _killed(moves, "Retain", meddle=meddle):
+        assert not it.locks()
+        ends += 1
+    assert ends > 5
+
+
+async def test_the_finalizer_of_a_transfer_that_is_not_observed_yet_stays():
+    it = Simulation()
+    await it.until(2)
+    assert it.locks()
+    # The cache lacks the transfer, as after a start in which PVCs were listed after transfers.
+    known = it.life.watches._reflectors[OBJECT_TRANSFERS][None].cache._objects
+    left = dict(known)
+    known.clear()
+    await it.life._reconcilers.reconcile(datavolume(*SOURCE))
+    assert it.locks()
+    known.update(left)
+    await it.run()
+    is_moved(it)
 
 
 @pytest.mark.parametrize("moves", KINDS)
