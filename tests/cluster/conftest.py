@@ -23,6 +23,7 @@ from tests.cluster import cluster as clusters
 from tests.cluster import lifecycle
 from tests.cluster.cdi import definitions
 from tests.cluster.cdi_image import provide
+from tests.cluster.client_environment import Clients, build
 from tests.cluster.kubectl import Kubectl
 from tests.cluster.layout import ClusterError, Layout
 
@@ -44,6 +45,7 @@ _TURNS = (
     "test_upload_clients",
     "test_upload_forms",
     "test_upload_kills",
+    "test_upload_programs",
     "test_upload_replaced",
     "test_upload_rotation",
     "test_upload_virtctl",
@@ -132,6 +134,12 @@ def cluster() -> clusters.Cluster:
 def cdi_image(cluster: clusters.Cluster) -> str:
     """Return the name of the project's own image, available to the cluster."""
     return provide(cluster)
+
+
+@pytest.fixture(scope="module")
+def clients(cluster: clusters.Cluster, tmp_path_factory: pytest.TempPathFactory) -> Clients:
+    """Return the environment with the clients, which is installed at the first use, with a home directory of its own."""
+    return Clients(python=build(Layout.default()), kubectl=cluster.kubectl, home=tmp_path_factory.mktemp("clients"))
 
 
 @pytest.fixture()

@@ -26,9 +26,9 @@ def lock():
 
 @pytest.fixture
 def tree(lock, tmp_path):
-    """Return a directory with the repository's pyproject.toml and lock files."""
-    (tmp_path / "requirements").mkdir()
-    for path in ("pyproject.toml", lock.RUNTIME, lock.DEVELOPMENT):
+    """Return a directory with the repository's requirements and lock files."""
+    for path in ("pyproject.toml", lock.RUNTIME, lock.DEVELOPMENT, lock.CLIENTS_INPUT, lock.CLIENTS):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / path, tmp_path / path)
     return tmp_path
 
@@ -62,6 +62,14 @@ def test_a_requirement_that_is_not_locked_is_named(lock, tree, capsys, old, new,
     replace(tree / "pyproject.toml", old, new)
     assert lock.check(tree) == 1
     assert problem in capsys.readouterr().err
+
+
+def test_a_client_that_is_not_locked_is_named(lock, tree, capsys):
+    replace(tree / lock.CLIENTS_INPUT, "ansible>=12,<13", "ansible>=99")
+    assert lock.check(tree) == 1
+    found = capsys.readouterr().err
+    assert f'"ansible>=99" of {lock.CLIENTS_INPUT} does not allow the locked version 12.' in found
+    assert found.endswith("Run scripts/lock --clients\n")
 
 
 def test_a_package_without_a_hash_is_named(lock, tree, capsys):
