@@ -36,9 +36,9 @@ class Virtctl:
         self._program = program
         self._uploads = uploads
 
-    def upload(self, name, image, *more):
+    def upload(self, name, image, *more, noun="dv", option="--image-path"):
         command = [
-            self._program, "image-upload", "dv", name, f"--image-path={image}", "--insecure",
+            self._program, "image-upload", noun, name, f"{option}={image}", "--insecure",
             f"--uploadproxy-url=https://{self._uploads.address}", f"--namespace={self._uploads.work.namespace}", *more,
         ]  # fmt: skip
         environment = {
