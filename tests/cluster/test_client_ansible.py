@@ -56,7 +56,8 @@ def hosts(clients, namespace: str) -> set[str]:
     """Return the names of the hosts that the inventory plugin finds in the namespace."""
     inventory = clients.home / "machines.kubevirt.yml"
     inventory.write_text(json.dumps({"plugin": "kubevirt.core.kubevirt", "namespaces": [namespace]}))
-    done = clients.run("-m", "ansible", "inventory", f"--inventory={inventory}", "--list")
+    strict = {"ANSIBLE_INVENTORY_ANY_UNPARSED_IS_FAILED": "true"}
+    done = clients.run("-m", "ansible", "inventory", f"--inventory={inventory}", "--list", more=strict)
     assert done.exit == 0, done.out + done.errors
     return set(json.loads(done.out)["_meta"]["hostvars"])
 
