@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import subprocess
+
 import pytest
 
-from tests.cluster import virtual_machines
+from tests.cluster import build, virtual_machines
 from tests.cluster.cdi import controller
+from tests.cluster.test_cluster import registry
 from tests.cluster.volumes import digest, disk, qcow2, sha256, wait_phase
 from tests.faults.server import FaultServer
 
@@ -18,18 +21,19 @@ cluster:
   namespace: {namespace}
   pool: csi
   access_mode: External
+  registry: {registry}
 """
 
 
 class Kcli:
     """The program in one namespace."""
 
-    def __init__(self, clients, namespace: str) -> None:
+    def __init__(self, clients, namespace: str, registry: str) -> None:
         self._clients = clients
         directory = clients.home / ".kcli"
         directory.mkdir()
-        kubeconfig = clients.kubectl.kubeconfig
-        (directory / "config.yml").write_text(CONFIGURATION.format(kubeconfig=kubeconfig, namespace=namespace))
+        text = CONFIGURATION.format(kubeconfig=clients.kubectl.kubeconfig, namespace=namespace, registry=registry)
+        (directory / "config.yml").write_text(text)
 
     def run(self, *arguments: str) -> str:
         done = self._clients.run("-m", "kvirt.cli", *arguments)
@@ -45,8 +49,22 @@ def place(cluster):
 
 
 @pytest.fixture(scope="module")
-def kcli(clients, place):
-    return Kcli(clients, place.namespace)
+def images(cluster, tmp_path_factory):
+    """Serve the image of the pod with which kcli makes a class bind that waits for a consumer."""
+    if cluster.layout is None:
+        pytest.skip("another cluster's nodes do not pull from a registry without TLS")
+    archive = build.find(cluster.layout).images / "base.tar"
+    with registry(cluster.host_address, tmp_path_factory.mktemp("registry")) as address:
+        cluster.allow_plain_registry(address)
+        target = f"docker://{address}/karmab/curl:latest"
+        copy = ["skopeo", "copy", "--dest-tls-verify=false", f"oci-archive:{archive}:1", target]
+        subprocess.run(copy, check=True, capture_output=True)
+        yield address
+
+
+@pytest.fixture(scope="module")
+def kcli(clients, place, images):
+    return Kcli(clients, place.namespace, images)
 
 
 @pytest.fixture(scope="module")
@@ -77,3 +95,10 @@ def test_an_image_becomes_the_disk_of_a_machine(cluster, place, kcli, url, conte
     kcli.run("delete", "image", "--yes", "golden.qcow2")
     assert "golden" not in kcli.run("list", "image", "--output=name").split()
     place.wait_gone("persistentvolumeclaim", "golden")
+
+
+def test_an_image_is_downloaded_into_a_class_that_waits_for_a_consumer(cluster, place, kcli, url, content):
+    """The consumer is a pod of kcli's own, which ends before the import begins."""
+    kcli.run("download", "image", "waits", f"--url={url}", "--param=pool=csi-wait", "--param=size=1")
+    assert "waits" in kcli.run("list", "image", "--output=name").split()
+    assert digest(cluster, place, "waits", "Filesystem", len(content)) == sha256(content)
