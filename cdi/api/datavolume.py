@@ -83,6 +83,15 @@ class DataVolumeSpec(Model):
         return bool(kinds & {SourceKind.PVC, SourceKind.SNAPSHOT})
 
 
+class StatusDetail(Model):
+    """What the DataVolume waits for or failed with, beyond its conditions."""
+
+    reason: str | None = None
+    """Error code, or the reason of the wait."""
+    message: str | None = None
+    """Cause and remedy; after success, what the content was verified by."""
+
+
 class DataVolumeStatus(Model):
     """How far it is."""
 
@@ -96,6 +105,8 @@ class DataVolumeStatus(Model):
     """RestartCount is the number of times the pod populating the DataVolume has restarted or been replaced."""
     conditions: list[Condition] | None = None
     """Ready, Bound and Running, each with the reason."""
+    detail: StatusDetail | None = None
+    """Cause and remedy of what it waits for or failed with; none in KubeVirt's CDI."""
 
 
 class DataVolume(KubeObject):

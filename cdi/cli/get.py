@@ -9,6 +9,7 @@ import click
 
 from cdi.api.errors import KindNotServed, NotFound
 from cdi.api.kinds import KINDS, Column
+from cdi.api.status_detail import status_detail
 from cdi.cli.session import Session, references, subcommand
 from cdi.cli.show import age, document, echo_lines, one_or_list, printable, select, table
 from cdi.store.base import Key, Object
@@ -154,7 +155,5 @@ def _source(item: Object) -> str:
 
 
 def _message(item: Object) -> str:
-    for condition in (item.get("status") or {}).get("conditions") or []:
-        if condition.get("type") == "Ready":
-            return printable(str(condition.get("message") or condition.get("reason") or ""))
-    return ""
+    reason, message = status_detail(item)
+    return printable(message or reason)

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from cdi.api import names
-from cdi.api.conditions import find_condition
 from cdi.api.datavolume import DataVolume
 from cdi.api.errors import CdiError, InternalError, QuotaExceeded, TargetUnsuitable, by_code
-from cdi.api.phases import ConditionType, Phase, Reason
+from cdi.api.phases import Phase, Reason
 from cdi.api.quantity import Quantity
+from cdi.api.status_detail import status_detail
 from cdi.api.validation import parse
 from cdi.controller.clone_handlers import is_size_detection_pod
 from cdi.controller.clone_lister import InformerCloneLister, NoPodUsage
@@ -115,10 +115,10 @@ def _simulate(lookups: LiveReader, manifest: Object, may: CanClone, *, at_once: 
         raise InternalError(f"the dry run of {key} does not terminate")
     shown = thought.shown(key, plan)
     failure = failure_of(shown)
-    ready = find_condition(_conditions(shown), ConditionType.READY)
+    reason, message = status_detail(shown)
     clone = thought.cloned(key)
     # Once its strategy has been chosen, a clone completes without further input.
-    waits = thought.started is None and failure is None and ready is not None and clone is None
+    waits = thought.started is None and failure is None and clone is None
     phase = (shown.get("status") or {}).get("phase")
     return DryRunResult(
         key=key,
@@ -130,8 +130,8 @@ def _simulate(lookups: LiveReader, manifest: Object, may: CanClone, *, at_once: 
         work=thought.started.work if thought.started is not None else None,
         pod=thought.started.pod if thought.started is not None else None,
         failure=None if failure is None else error_of(failure),
-        waits=(ready.message or ready.reason or "") if waits and ready is not None else "",
-        reason=(ready.reason or "") if waits and ready is not None else "",
+        waits=(message or reason) if waits else "",
+        reason=reason if waits else "",
         clone=clone,
         measured=thought.measured,
     )
@@ -309,11 +309,6 @@ def _imagined(manifest: Mapping[str, Any], uid: str) -> Object:
     }
     body.pop("status", None)
     return body
-
-
-def _conditions(body: Object) -> Any:
-    model = parse(body)
-    return model.status.conditions if isinstance(model, DataVolume) and model.status is not None else None
 
 
 def requested(claim: Object) -> int | None:

@@ -62,6 +62,7 @@ class _Warning:
 
     name: str = ""
     when: str = ""
+    reason: str = ""
     message: str = ""
 
 
@@ -309,12 +310,14 @@ class ClusterLister:
             (one for one in metadata.get("ownerReferences") or () if one.get("controller")), {}
         )
         phase = status.get("phase") or "Pending"
+        warning = self._warnings.get(metadata["uid"], _NO_WARNING) if phase == "Pending" else _NO_WARNING
         return PVC(
             namespace=metadata["namespace"],
             name=metadata["name"],
             uid=metadata["uid"],
             phase=phase,
-            provisioning_message=self._warnings.get(metadata["uid"], _NO_WARNING).message if phase == "Pending" else "",
+            provisioning_message=warning.message,
+            provisioning_reason=warning.reason,
             capacity=_size(status.get("capacity")),
             controller_kind=controller.get("kind") or "",
             controller_name=controller.get("name") or "",
@@ -342,7 +345,9 @@ class ClusterLister:
             if known.name == name:
                 del self._warnings[uid]
         elif str(body["when"]) >= known.when:
-            self._warnings[uid] = _Warning(name=name, when=str(body["when"]), message=str(body["message"]))
+            self._warnings[uid] = _Warning(
+                name=name, when=str(body["when"]), reason=str(body.get("reason") or ""), message=str(body["message"])
+            )
 
 
 def _volume(body: Object) -> Volume:

@@ -22,6 +22,7 @@ from cdi.api.quantity import MIB, Quantity
 from cdi.api.storageprofile import StorageProfile
 from cdi.reconcile.capabilities import ObservedVolume, PropertySet
 from cdi.reconcile.context import ResolvedConfig
+from cdi.reconcile.status_table import WITHOUT_STORAGE_CLASS
 from cdi.reconcile.storageclass import NO_PROVISIONER, StorageClass
 from cdi.reconcile.storageprofile import is_learned, minimum_size, profile_patch, volume_sets
 
@@ -200,13 +201,12 @@ def _size(spec: Mapping[str, Any]) -> int | None:
 
 def _unknown(volume_mode: str | None, given: StorageDefaults) -> StorageClassMissing | StorageProfileIncomplete:
     if given.storage_class is None:
-        return StorageClassMissing(
-            "PVC spec is missing accessMode and no storageClass to choose profile", where="storageClassName"
-        )
+        return StorageClassMissing(WITHOUT_STORAGE_CLASS, where="storageClassName")
     name = given.storage_class
     if not given.exists:
         return StorageClassMissing(
-            f"StorageClass {name} does not exist, and no PersistentVolume has that storageClassName"
+            f"{WITHOUT_STORAGE_CLASS}: StorageClass {name} does not exist, and no PersistentVolume has that "
+            "storageClassName"
             if name
             else "accessModes is missing, and a volume without a StorageClass has no StorageProfile to take it from",
             where="storageClassName",

@@ -43,6 +43,8 @@ class PVC:
     """Pending, Bound or Lost."""
     provisioning_message: str = ""
     """The reason why it is not bound, as a sentence; empty if nothing is wrong."""
+    provisioning_reason: str = ""
+    """Reason of the event that reported it; empty if unknown."""
     capacity: int | None = None
     """Size in bytes; None until it is bound."""
     controller_kind: str = ""

@@ -82,9 +82,10 @@ from cdi.reconcile.result import (
     upload_ready,
     waiting_for_inputs,
     was_populated,
+    with_provisioning_event,
 )
 from cdi.reconcile.retrying import ended, paused, shown_failure
-from cdi.reconcile.source import Clone, Pending, Rejected, Upload, check_clone_source, resolve_source
+from cdi.reconcile.source import Clone, ExternalPopulator, Pending, Rejected, Upload, check_clone_source, resolve_source
 from cdi.reconcile.static_volume import check_static_binding
 from cdi.reconcile.status import DataVolumeState, false, render
 from cdi.reconcile.upload_request import UploadRequest
@@ -111,6 +112,7 @@ def reconcile(context: ReconcileContext) -> Plan:
     result = _decide(context, claim)
     if context.refusal is not None:
         result = apply_rejection(context, claim, result, context.refusal)
+    result = replace(result, state=with_provisioning_event(context, claim, result.state))
     status = render(dv, result.state, context.now)
     before = dv.status.to_dict() if dv.status is not None else None
     changed = status != before
@@ -127,11 +129,13 @@ def reconcile(context: ReconcileContext) -> Plan:
         clones = context.platform.cluster and not context.synthetic and operation_of(dv) == "Clone"
         marks = data_volume_marks(dv, claim, result.annotations) if clones else None
         actions = (*actions, marks) if marks is not None else actions
-    events = events_for_transition(dv, operation_of(dv), result.state, result.events) if changed else Events()
+    events = Events()
+    if changed:
+        events = events_for_transition(context, claim, operation_of(dv), result.state, result.events)
     return Plan(
         actions=actions,
         # A synthesized DataVolume does not exist in the API, so its events go to the PVC.
-        events=(*events.steps, *events.claim) if context.synthetic else (*events.steps, *events.failure),
+        events=(*events.steps, *events.claim) if context.synthetic else (*events.bound, *events.steps, *events.failure),
         claim_events=() if context.synthetic else events.claim,
         status=status if changed and not context.synthetic else None,
         requeue_after=result.requeue_after,
@@ -269,7 +273,9 @@ def _follow(
         outcome = worker.outcome if worker is not None and news else None
         if isinstance(settled, Rebinding):
             return replace(rebind_status(context, claim, settled.actions), outcome=outcome)
-        return succeeded(claim, attempts, "", outcome)
+        external = isinstance(resolve_source(context), ExternalPopulator)
+        operation = None if external else operation_of(context.datavolume)
+        return succeeded(claim, attempts, "", outcome, operation=operation)
     if is_upload_withdrawn(context, claim, worker_claim(context, claim)):
         return _withdrawn(context, claim)
     if worker is not None and worker.running and worker.attempt > attempts.attempt:

@@ -16,7 +16,7 @@ from cdi.api.errors import CdiError
 from cdi.api.meta import Condition
 from cdi.api.phases import PROGRESS_UNKNOWN, ConditionType, Phase, Reason
 from cdi.reconcile.actions import Event, Plan
-from cdi.reconcile.status import conditions, false
+from cdi.reconcile.status import ConditionValue, conditions, false
 
 _FINAL: Final = (Phase.SUCCEEDED, Phase.FAILED)
 _ASPECTS: Final[Mapping[str, tuple[ConditionType, ...]]] = {
@@ -45,13 +45,22 @@ def report_invalid(body: Mapping[str, Any], error: CdiError, now: float) -> Plan
         return Plan(events=(event,))
     aspects = {
         # The reason of a failed worker, which clients recognize as an error.
-        kind: false(Reason.ERROR if kind is ConditionType.RUNNING else error.code, error.message)
+        kind: _condition(body, kind, error)
         for kind in kinds
     }
     status: dict[str, Any] = {**before, "conditions": conditions([*_conditions(before)], aspects, now)}
     if body.get("kind") == DataVolume.kind_name():
-        status = {"phase": Phase.PENDING.value, "progress": PROGRESS_UNKNOWN, "restartCount": 0, **status}
+        detail = {"reason": error.code, "message": error.message}
+        initial = {"phase": Phase.PENDING.value, "progress": PROGRESS_UNKNOWN, "restartCount": 0}
+        status = {**initial, **status, "detail": detail}
     return Plan(events=(event,), status=None if status == before else status)
+
+
+def _condition(body: Mapping[str, Any], kind: ConditionType, error: CdiError) -> ConditionValue:
+    if kind is ConditionType.RUNNING:
+        return false(Reason.ERROR, error.message)
+    # As after any other failure the cause is in the detail of a DataVolume, and Ready has none.
+    return false() if body.get("kind") == DataVolume.kind_name() else false(error.code, error.message)
 
 
 def _status(body: Mapping[str, Any]) -> Mapping[str, Any]:

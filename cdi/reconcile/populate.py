@@ -39,10 +39,20 @@ from cdi.reconcile.pod_builder import ANN_LIMITS, ANN_SPEC, Attempt, build_pod, 
 from cdi.reconcile.pod_status import NODE_LOST
 from cdi.reconcile.provisioning import is_populated, provisioning_blocker, worker_claim
 from cdi.reconcile.rebind import recreate_prime, stopped
-from cdi.reconcile.result import Result, bound_condition, failed, operation_of, pending, progress_of, succeeded
+from cdi.reconcile.result import (
+    Result,
+    bound_condition,
+    failed,
+    operation_of,
+    pending,
+    progress_of,
+    provisioning_event,
+    succeeded,
+)
 from cdi.reconcile.retrying import SCRATCH_NEEDED
 from cdi.reconcile.source import ExternalPopulator, Pending, Rejected, resolve_source
 from cdi.reconcile.status import DataVolumeState, false
+from cdi.reconcile.status_table import COMPLETE
 from cdi.reconcile.upload_server import accepts_upload, before_server, server_pod
 from cdi.reconcile.upload_target import upload_annotations
 
@@ -80,7 +90,8 @@ def ensure_prime(context: ReconcileContext, claim: PVC) -> Result | None:
 
 def _filled_by_others(context: ReconcileContext, claim: PVC) -> Result:
     if claim.phase == "Bound":
-        return replace(succeeded(claim, AttemptHistory(), "populated by the populator of its dataSourceRef"), pod=None)
+        message = "populated by the populator of its dataSourceRef"
+        return replace(succeeded(claim, AttemptHistory(), message, operation=None), pod=None)
     still = provisioning_blocker(context, claim)
     wait = Pending(
         reason=Reason.PENDING, message=claim.provisioning_message or "waiting for the populator of its dataSourceRef"
@@ -101,7 +112,7 @@ def already_populated(context: ReconcileContext, claim: PVC) -> Result:
         still = provisioning_blocker(context, claim)
         if still is not None:
             return pending(claim, still.wait, still.phase)
-    result = succeeded(claim, AttemptHistory(), "the volume already existed")
+    result = succeeded(claim, AttemptHistory(), "the volume already existed", operation=None)
     return replace(result, state=replace(result.state, progress=PROGRESS_UNKNOWN))
 
 
@@ -126,7 +137,7 @@ def rebind_status(context: ReconcileContext, claim: PVC, actions: tuple[Action, 
     state = DataVolumeState(
         phase=_handing_over(context, claim),
         bound=bound_condition(claim),
-        running=false(Reason.COMPLETED, message),
+        running=COMPLETE[operation_of(context.datavolume)],
         ready=false(Reason.PENDING, message),
         claim_name=claim.name,
         progress=progress_of(context.worker),
@@ -314,8 +325,11 @@ def status_annotations(
     wanted: dict[str, str | None] = {
         ANN_BOUND_CONDITION: state.bound.status.value.lower(),
         ANN_BOUND_CONDITION_REASON: state.bound.reason,
-        ANN_BOUND_CONDITION_MESSAGE: state.bound.message,
+        ANN_BOUND_CONDITION_MESSAGE: provisioning_event(context, claim) or state.bound.message,
     }
+    if context.synthetic and state.ready.message and wanted[ANN_BOUND_CONDITION_MESSAGE] == state.bound.message:
+        # Without a DataVolume this annotation is all that users see of what the PVC waits for.
+        wanted[ANN_BOUND_CONDITION_MESSAGE] = f"{state.bound.message}: {state.ready.message}"
     if populated:
         wanted[ANN_USE_POPULATOR] = "true"
         if context.prime is not None:

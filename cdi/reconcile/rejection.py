@@ -50,7 +50,9 @@ def apply_rejection(context: ReconcileContext, claim: PVC | None, result: Result
     state = replace(result.state, running=false(reason, message), ready=false(failure.code, message))
     if creating:
         bound = false(Reason.ERR_EXCEEDED_QUOTA if quota else Reason.ERR_CLAIM_NOT_VALID, message)
-        state = replace(state, bound=bound, phase=Phase.PENDING if claim is None else state.phase)
+        state = replace(state, bound=bound)
+        if claim is None:
+            state = replace(state, phase=Phase.PENDING, running=false(), claim_name=None)
     elif claim is not None:
         state = replace(state, bound=bound_condition(claim))
     return replace(

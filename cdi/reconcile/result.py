@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import assert_never
 
 from cdi.api.conditions import find_condition
@@ -18,11 +18,10 @@ from cdi.reconcile.context import PVC, Operation, Pod, PodBlocker, ReconcileCont
 from cdi.reconcile.importer_errors import not_running
 from cdi.reconcile.source import Pending
 from cdi.reconcile.status import ConditionValue, DataVolumeState, false, true
+from cdi.reconcile.status_table import BOUND, COMPLETE, LOST, NOT_FOUND, PENDING, PENDING_EVENT, PRIME_EVENT, RUNS
 from cdi.reconcile.upload_target import UPLOAD_SOURCE
 
 _MESSAGE = 1024
-RUNS = "Pod is running"
-"""The reason of the Running condition, letter for letter that of KubeVirt's CDI."""
 ON_THE_WAY = (Reason.PENDING, Reason.CONTAINER_CREATING)
 """Reasons of `cdi.reconcile.context.PodBlocker` that every pod passes through before it runs."""
 IMAGE = f"{GROUP}/image."
@@ -82,7 +81,7 @@ def running(context: ReconcileContext, claim: PVC, worker: Worker, last: Failure
         phase=phase_of(context.datavolume, Phase.IMPORT_IN_PROGRESS, Phase.CLONE_IN_PROGRESS, Phase.UPLOAD_READY),
         bound=bound_condition(claim),
         running=true(RUNS, note[:_MESSAGE]),
-        ready=false(Reason.TRANSFER_RUNNING, note[:_MESSAGE]),
+        ready=false("", note[:_MESSAGE]),
         claim_name=claim.name,
         progress=progress_of(worker),
     )
@@ -129,15 +128,31 @@ def _held(context: ReconcileContext, claim: PVC, worker: Worker, pod: Pod) -> Re
     return Result(state=state, pod="Running" if pod.started else "Pending")
 
 
-def succeeded(claim: PVC, attempts: AttemptHistory, message: str, outcome: Outcome | None = None) -> Result:
-    """Return the state of a complete volume, with `message` or what it was verified by."""
+def succeeded(
+    claim: PVC,
+    attempts: AttemptHistory,
+    message: str,
+    outcome: Outcome | None = None,
+    *,
+    operation: Operation | None,
+) -> Result:
+    """Return the state of a complete volume, with `message` or what it was verified by.
+
+    Args:
+        claim: The PVC.
+        attempts: Its attempt history.
+        message: Where the content comes from, if no worker has provided it.
+        outcome: The outcome of the worker's attempt that has just succeeded.
+        operation: What has provided the content; None if nothing ran for it.
+
+    """
     verified = ", ".join(outcome.verified_by) if outcome is not None else claim.annotations.get(VERIFIED_BY, "")
     text = message or (f"verified by {verified}" if verified else "")
     state = DataVolumeState(
         phase=Phase.SUCCEEDED,
         bound=bound_condition(claim),
-        running=false(Reason.COMPLETED, "Import Complete"),
-        ready=true(Reason.READY, text),
+        running=false() if operation is None else COMPLETE[operation],
+        ready=true("", text),
         claim_name=claim.name,
         progress=PROGRESS_DONE,
     )
@@ -155,7 +170,7 @@ def failed(claim: PVC | None, failure: Failure, running: ConditionValue | None =
     """
     state = DataVolumeState(
         phase=Phase.FAILED,
-        bound=bound_condition(claim) if claim is not None else false(Reason.NOT_FOUND, "No PVC found"),
+        bound=bound_condition(claim) if claim is not None else NOT_FOUND,
         running=running or false(Reason.ERROR, failure.message),
         ready=false(failure.code, failure.message),
         claim_name=claim.name if claim is not None else None,
@@ -168,7 +183,7 @@ def claim_lost(dv: DataVolume, name: str) -> Result:
     error = ClaimLost(f"the volume of PVC {dv.metadata.namespace}/{name} is lost")
     state = DataVolumeState(
         phase=Phase.FAILED,
-        bound=false(Reason.CLAIM_LOST, error.message),
+        bound=LOST,
         running=false(Reason.ERROR, error.message),
         ready=false(Reason.CLAIM_LOST, error.message),
         claim_name=name,
@@ -178,16 +193,16 @@ def claim_lost(dv: DataVolume, name: str) -> Result:
 
 def pending(claim: PVC | None, wait: Pending, phase: Phase = Phase.PENDING) -> Result:
     """Return the state of a DataVolume whose PVC is not bound."""
-    if wait.reason in (Reason.ERR_CLAIM_NOT_VALID, Reason.ERR_EXCEEDED_QUOTA):
-        bound = false(wait.reason, wait.message)
-    elif claim is None:
-        bound = false(Reason.NOT_FOUND, f"No PVC found: {wait.message}")
+    if claim is not None:
+        bound = bound_condition(claim)
+    elif wait.event:
+        bound = false(wait.event, wait.words or wait.message)
     else:
-        bound = false(wait.reason, f"PVC {claim.name} Pending{': ' if wait.message else ''}{wait.message}")
+        bound = NOT_FOUND
     state = DataVolumeState(
         phase=phase,
         bound=bound,
-        running=false("" if claim else wait.reason, "" if claim else wait.message),
+        running=false(),
         ready=false(wait.reason, wait.message),
         claim_name=claim.name if claim is not None else None,
     )
@@ -222,14 +237,34 @@ def upload_ready(claim: PVC, failure: Failure | None) -> Result:
 
 
 def _wait_event(wait: Pending) -> tuple[Event, ...]:
-    return (Event(type="Warning", reason=wait.event, message=wait.message),) if wait.event else ()
+    message = f"{wait.words}: {wait.message}" if wait.words else wait.message
+    return (Event(type="Warning", reason=wait.event, message=message),) if wait.event else ()
 
 
 def bound_condition(claim: PVC) -> ConditionValue:
     """Return the Bound condition of a PVC."""
+    condition = BOUND if claim.phase == "Bound" else PENDING
+    return replace(condition, message=condition.message.format(name=claim.name))
+
+
+def provisioning_event(context: ReconcileContext, claim: PVC) -> str:
+    """Return the provisioner's message about an unbound PVC, or about its prime PVC; empty if there is none."""
+    prime = context.prime
     if claim.phase == "Bound":
-        return true(Reason.BOUND, f"PVC {claim.name} Bound")
-    return false(Reason.PENDING, f"PVC {claim.name} Pending")
+        return ""
+    if prime is not None and prime.uid != claim.uid:
+        event = prime.provisioning_message
+        return PRIME_EVENT.format(prime=prime.name, event=event) if event else ""
+    return claim.provisioning_message
+
+
+def with_provisioning_event(context: ReconcileContext, claim: PVC | None, state: DataVolumeState) -> DataVolumeState:
+    """Return the state with the provisioner's message in Bound, if nothing else is there."""
+    event = provisioning_event(context, claim) if claim is not None else ""
+    if claim is None or not event or state.bound != bound_condition(claim):
+        return state
+    message = PENDING_EVENT.message.format(name=claim.name, event=event)
+    return replace(state, bound=replace(PENDING_EVENT, message=message))
 
 
 def was_populated(dv: DataVolume) -> bool:

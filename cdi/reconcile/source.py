@@ -35,6 +35,7 @@ from cdi.reconcile.annotated_claims import (
 from cdi.reconcile.clone.lister import SourceKind as CloneKind
 from cdi.reconcile.clone.plan_annotation import requested_source
 from cdi.reconcile.context import PVC, DataRef, Lister, Platform, ReconcileContext
+from cdi.reconcile.status_table import WITHOUT_SOURCE
 from cdi.reconcile.upload_target import UPLOAD_SOURCE
 
 
@@ -69,6 +70,9 @@ class Clone:
 class ExternalPopulator:
     """A dataSource or dataSourceRef of another populator or of the storage, which fills the PVC."""
 
+    name: str
+    """Name of the object that it refers to."""
+
 
 Origin = Import | Upload | Clone | ExternalPopulator
 
@@ -81,6 +85,8 @@ class Pending:
     message: str
     """What is missing, and the remedy."""
     event: str | None = None
+    words: str = ""
+    """The sentence of KubeVirt's CDI for the event and, if there is no PVC, for the conditions."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,7 +147,7 @@ def resolve_source(context: ReconcileContext) -> Origin | Pending | Rejected:
             assert ref is not None
             return _of_import_source(context, ref.name)
         if ref is not None:
-            return ExternalPopulator()
+            return ExternalPopulator(name=ref.name)
     if len(given) != 1:
         return Rejected.because(InvalidManifest("exactly one source must be set", where="spec.source"))
     return _of_source(given[0], context.platform)
@@ -348,9 +354,15 @@ def check_clone_source(context: ReconcileContext, clone: Clone) -> PVC | Pending
             reason=EventReason.CLONE_WITHOUT_SOURCE,
             message=f"the source PVC {place} does not exist. Try: create it; the clone starts automatically",
             event=EventReason.CLONE_WITHOUT_SOURCE,
+            words=without_source("pvc", clone.name),
         )
     if claim.deleting:
-        return Pending(reason=EventReason.CLONE_WITHOUT_SOURCE, message=f"the source PVC {place} is being deleted")
+        return Pending(
+            reason=EventReason.CLONE_WITHOUT_SOURCE,
+            message=f"the source PVC {place} is being deleted",
+            event=EventReason.CLONE_WITHOUT_SOURCE,
+            words=without_source("pvc", clone.name),
+        )
     if claim.phase != "Bound":
         return Pending(reason=Reason.PENDING, message=f"the source PVC {place} is not bound")
     unready = unpopulated_reason(claim, objects)
@@ -372,6 +384,11 @@ def check_clone_source(context: ReconcileContext, clone: Clone) -> PVC | Pending
             )
         )
     return claim
+
+
+def without_source(kind: Literal["pvc", "snapshot"], name: str) -> str:
+    """Return the sentence of KubeVirt's CDI about a clone whose source does not exist."""
+    return WITHOUT_SOURCE.format(kind=kind, name=name)
 
 
 def unpopulated_reason(claim: PVC, objects: Lister) -> str | None:

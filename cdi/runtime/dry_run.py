@@ -11,12 +11,11 @@ import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Final, Self
 
-from cdi.api.conditions import find_condition
 from cdi.api.datavolume import DataVolume
 from cdi.api.errors import CdiError, InternalError, NotFound, TargetIo
-from cdi.api.phases import ConditionType
+from cdi.api.status_detail import status_detail
 from cdi.reconcile import upload_request as uploads
 from cdi.reconcile.actions import CreateObject, StartWorker, Work
 from cdi.reconcile.attempts import ANNOTATION
@@ -157,23 +156,15 @@ class DryRunResult:
 
 def _standing(key: Key, dv: DataVolume, claim: PVC | None, body: Object) -> Course:
     failure = failure_of(body)
-    ready = find_condition(_conditions(body), ConditionType.READY)
-    waiting = ready if failure is None else None
+    reason, message = status_detail(body) if failure is None else ("", "")
     return Course(
         key=key,
         operation=operation_of(dv),
         claim=claim,
         failure=None if failure is None else error_of(failure),
-        waits="" if waiting is None else waiting.message or waiting.reason or "",
-        reason="" if waiting is None else waiting.reason or "",
+        waits=message or reason,
+        reason=reason,
     )
-
-
-def _conditions(body: Object) -> Any:
-    from cdi.api.validation import parse
-
-    model = parse(body)
-    return model.status.conditions if isinstance(model, DataVolume) and model.status is not None else None
 
 
 def _copy(objects: Path, to: Path) -> None:

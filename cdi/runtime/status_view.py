@@ -7,6 +7,7 @@ from cdi.api.datavolume import DataVolume
 from cdi.api.errors import CdiError, Retry, by_code
 from cdi.api.job import Failure
 from cdi.api.phases import FAILING, ConditionType, Phase
+from cdi.api.status_detail import status_detail
 from cdi.api.validation import parse
 from cdi.store.base import Object
 
@@ -20,20 +21,18 @@ def failure_of(body: Object) -> Failure | None:
     dv = parse({**body, "spec": {}})  # the spec may have been stored under other rules, and is not needed
     if not isinstance(dv, DataVolume) or dv.status is None:
         return None
-    ready = find_condition(dv.status.conditions, ConditionType.READY)
     running = find_condition(dv.status.conditions, ConditionType.RUNNING)
     phase = dv.status.phase
-    if ready is None or running is None or phase == Phase.SUCCEEDED:
+    if running is None or phase == Phase.SUCCEEDED:
         return None
     if phase != Phase.FAILED and running.reason not in FAILING:
         return None
-    kind = by_code(ready.reason or "")
+    code, message = status_detail(body)
+    kind = by_code(code)
     retry = Retry.NEVER if phase == Phase.FAILED else kind.retry
     if phase == Phase.UPLOAD_READY and retry is Retry.BACKOFF:
         retry = Retry.ON_CHANGE  # no automatic retry: a client has to send the image again
-    return Failure(
-        code=ready.reason or kind.__name__, message=ready.message or "", retry=retry, exit_status=kind.exit_status
-    )
+    return Failure(code=code or kind.__name__, message=message, retry=retry, exit_status=kind.exit_status)
 
 
 def blocked_reason(body: Object) -> str:
@@ -42,9 +41,7 @@ def blocked_reason(body: Object) -> str:
     if failure is not None:
         return failure.message
     if phase_of(body) in _STANDING:
-        for condition in (body.get("status") or {}).get("conditions") or []:
-            if condition.get("type") == ConditionType.READY:
-                return str(condition.get("message") or "")
+        return status_detail(body)[1]
     return ""
 
 
@@ -81,10 +78,7 @@ def reached(body: Object, until: str) -> bool:
 
 def summary(body: Object) -> str:
     """Return the phase and its reason, for a message."""
-    status = body.get("status") or {}
-    why = ""
-    for condition in status.get("conditions") or []:
-        if condition.get("type") == "Ready":
-            why = condition.get("message") or condition.get("reason") or ""
-    phase = status.get("phase") or "not reconciled yet"
+    reason, message = status_detail(body)
+    why = message or reason
+    phase = (body.get("status") or {}).get("phase") or "not reconciled yet"
     return f"{phase}: {why}" if why else str(phase)

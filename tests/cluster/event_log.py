@@ -18,6 +18,7 @@ from cdi.kube.client import connect
 from cdi.kube.resources import CLAIMS, DATA_VOLUMES, EVENTS, PODS, Resource
 from cdi.kube.sync import SyncClient
 from tests.cluster.kubectl import Kubectl
+from tests.cluster.volumes import conditions
 
 Document = dict[str, Any]
 FOLLOWED = (DATA_VOLUMES, CLAIMS, PODS, EVENTS)
@@ -106,12 +107,12 @@ class Chronicle:
         return found
 
     def reasons(self, name: str, condition: str) -> list[str]:
-        """Return the successive reasons of a DataVolume's condition."""
+        """Return the successive reasons of a DataVolume's condition, or of its status beyond them (`Detail`)."""
         found: list[str] = []
         for state in self.states("datavolumes", name):
-            for each in state.get("status", {}).get("conditions", []):
-                if each["type"] == condition and each.get("reason") and found[-1:] != [each["reason"]]:
-                    found.append(each["reason"])
+            reason = conditions(state).get(condition, {}).get("reason")
+            if reason and found[-1:] != [reason]:
+                found.append(reason)
         return found
 
     def events(self, name: str, kind: str = "DataVolume") -> list[Document]:

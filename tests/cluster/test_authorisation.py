@@ -321,7 +321,7 @@ def altered(token, **changes):
 def fails(kubectl, name):
     """Wait for the DataVolume to fail as unauthorized, and return the message."""
     found = wait_phase(kubectl, name, "Failed", "Succeeded", patience=TIMEOUT)
-    ready = conditions(found)["Ready"]
+    ready = conditions(found)["Detail"]
     assert ready["reason"] == "CloneUnauthorised", ready
     return ready["message"]
 

@@ -197,7 +197,7 @@ def test_each_phase_is_shown(cloned):
     chronicle, _ = cloned
     phases = {phase for cell in CELLS for phase in chronicle.phases(cell.name)}
     assert phases >= {
-        "CloneScheduled", "SnapshotForSmartCloneInProgress", "SmartClonePVCInProgress",
+        "CloneScheduled", "SnapshotForSmartCloneInProgress", "CloneFromSnapshotSourceInProgress",
         "CloneFromSnapshotSourceInProgress", "CSICloneInProgress", "ExpansionInProgress", "PrepClaimInProgress",
         "RebindInProgress", "CloneInProgress", "PendingPopulation", "Succeeded",
     }  # fmt: skip
@@ -248,10 +248,10 @@ def test_what_is_in_use_and_what_is_missing_is_waited_for(cluster, place):
     place.create(missing, used)
 
     def says(reason):
-        return lambda document: conditions(document).get("Ready", {}).get("reason") == reason
+        return lambda document: conditions(document).get("Detail", {}).get("reason") == reason
 
     found = place.wait("datavolume", "patient", "waits", says("CloneSourceInUse"), TIMEOUT)
-    assert "holder" in conditions(found)["Ready"]["message"]
+    assert "holder" in conditions(found)["Detail"]["message"]
     place.wait("datavolume", "orphan", "waits", says("CloneWithoutSource"), TIMEOUT)
     assert {"CloneSourceInUse"} <= {one["reason"] for one in place.events("DataVolume", "patient")}
     assert {"CloneWithoutSource"} <= {one["reason"] for one in place.events("DataVolume", "orphan")}
@@ -365,7 +365,7 @@ def test_another_namespace_gives_nothing_without_leave(cluster, place):
     ):
         thief.create(data_volume("stolen", {"pvc": {"namespace": place.namespace, "name": golden(FILES)}}, "csi"))
         found = wait_phase(thief, "stolen", "Failed")
-        assert conditions(found)["Ready"]["reason"] == "CloneUnauthorised"
+        assert conditions(found)["Detail"]["reason"] == "CloneUnauthorised"
         assert not thief.get_all("persistentvolumeclaims")
 
 

@@ -121,7 +121,7 @@ def test_a_secret_that_is_missing_is_waited_for(cluster, place, server, image, c
         "datavolume",
         "secret",
         "waiting",
-        lambda it: "login" in conditions(it).get("Ready", {}).get("message", ""),
+        lambda it: "login" in conditions(it).get("Detail", {}).get("message", ""),
         SLOW,
     )
     assert conditions(waiting)["Ready"]["status"] == "False"
@@ -131,7 +131,7 @@ def test_a_secret_that_is_missing_is_waited_for(cluster, place, server, image, c
         "datavolume",
         "secret",
         "waiting for a key",
-        lambda it: "secretKey" in conditions(it).get("Ready", {}).get("message", ""),
+        lambda it: "secretKey" in conditions(it).get("Detail", {}).get("message", ""),
         SLOW,
     )
     place.apply({**login, "stringData": {"secretKey": "p"}})
@@ -237,7 +237,7 @@ def test_a_volume_is_not_written_into_while_a_pod_has_it(cluster, place, server,
     place.create(looker("user", cluster.image, "exec sleep 3600", "used", "Filesystem"))
 
     def says_so(document) -> bool:
-        ready = conditions(document).get("Ready", {})
+        ready = conditions(document)["Detail"]
         return ready.get("reason") == "ImportTargetInUse" and "Pod user" in ready["message"]
 
     place.wait("datavolume", "used", "held back", says_so, SLOW)

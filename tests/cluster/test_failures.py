@@ -60,7 +60,7 @@ class Scene:
         """Return the first state of the DataVolume whose Ready message contains all of these words."""
 
         def there(document: Document) -> bool:
-            message = conditions(document).get("Ready", {}).get("message", "")
+            message = conditions(document).get("Detail", {}).get("message", "")
             return all(word in message for word in words)
 
         return self.chronicle.wait("datavolumes", name, f"says {words}", there, TIMEOUT)
@@ -254,7 +254,7 @@ def warnings(scene: Scene, name: str) -> dict[str, str]:
 def test_an_image_that_is_not_there_is_told_and_looked_for_again(scene, name) -> None:
     state = scene.until_said(name, "404", "/gone.qcow2", "Try: check the URL")
     found = conditions(state)
-    assert (found["Ready"]["status"], found["Ready"]["reason"]) == ("False", "SourceNotFound")
+    assert (found["Ready"]["status"], found["Detail"]["reason"]) == ("False", "SourceNotFound")
     assert (found["Running"]["status"], found["Running"]["reason"]) == ("False", "Error")
     assert found["Running"]["message"].startswith("Unable to connect to http data source: ")
     assert state["status"]["phase"] == "ImportInProgress"
@@ -315,8 +315,8 @@ def test_what_a_server_brings_in_the_end_is_shown_as_running_again(scene) -> Non
 def test_a_wrong_password_is_told_and_the_import_goes_on_with_the_right_one(scene) -> None:
     state = scene.until_said("unauthorized", *TOLD["unauthorized"])
     found = conditions(state)
-    assert (found["Ready"]["reason"], found["Running"]["reason"]) == ("SourceUnauthorized", "Error")
-    assert PASSWORD not in json.dumps(found) and "wrong" not in found["Ready"]["message"]
+    assert (found["Detail"]["reason"], found["Running"]["reason"]) == ("SourceUnauthorized", "Error")
+    assert PASSWORD not in json.dumps(found) and "wrong" not in found["Detail"]["message"]
     assert state["status"]["phase"] == "ImportInProgress"
     scene.failed_tries("unauthorized", "Error")
     scene.right("unauthorized")
@@ -331,20 +331,20 @@ def test_a_server_that_is_busy_and_breaks_off_is_waited_for(scene) -> None:
 
 def test_a_certificate_that_nobody_vouches_for(scene) -> None:
     found = conditions(scene.until_said("untrusted", "certificate", "certConfigMap"))
-    assert (found["Ready"]["reason"], found["Running"]["reason"]) == ("SourceTlsUntrusted", "Error")
-    assert "Try: put the issuing CA into a ConfigMap" in found["Ready"]["message"]
+    assert (found["Detail"]["reason"], found["Running"]["reason"]) == ("SourceTlsUntrusted", "Error")
+    assert "Try: put the issuing CA into a ConfigMap" in found["Detail"]["message"]
 
 
 def test_a_config_map_with_the_wrong_authority_can_be_corrected(scene) -> None:
     found = conditions(scene.until_said("wrong-authority", *TOLD["wrong-authority"]))
-    assert found["Ready"]["reason"] == "SourceTlsUntrusted"
+    assert found["Detail"]["reason"] == "SourceTlsUntrusted"
     scene.right("wrong-authority")
 
 
 def test_a_source_that_is_not_read(scene) -> None:
     found = conditions(scene.failed("unsupported"))
-    assert found["Ready"]["reason"] == "SourceNotSupported"
-    assert "vddk" in found["Ready"]["message"]
+    assert found["Detail"]["reason"] == "SourceNotSupported"
+    assert "vddk" in found["Detail"]["message"]
     scene.wait_no_trace("unsupported")
 
 
@@ -354,8 +354,8 @@ def test_a_source_that_is_not_read(scene) -> None:
 @pytest.mark.parametrize("name", ["checksum-csi", "checksum-local", "checksum-block"])
 def test_a_wrong_checksum_ends_it_and_wipes_the_volume(scene, name) -> None:
     found = conditions(scene.failed(name))
-    assert (found["Running"]["reason"], found["Ready"]["reason"]) == ("ChecksumError", "ChecksumMismatch")
-    assert f"sha256:{'0' * 64}" in found["Ready"]["message"] and sha256(scene.image) in found["Ready"]["message"]
+    assert (found["Running"]["reason"], found["Detail"]["reason"]) == ("ChecksumError", "ChecksumMismatch")
+    assert f"sha256:{'0' * 64}" in found["Detail"]["message"] and sha256(scene.image) in found["Detail"]["message"]
     scene.chronicle.until("told", lambda: "ImportFailed" in warnings(scene, name), TIMEOUT)
     scene.wait_no_trace(name)
     claim = scene.place.get("persistentvolumeclaim", name)
@@ -378,8 +378,8 @@ def test_what_was_wrong_is_not_in_the_volume(scene) -> None:
 @pytest.mark.parametrize("name", ["small-csi", "small-local"])
 def test_a_volume_that_is_too_small(scene, name) -> None:
     found = conditions(scene.failed(name))
-    assert (found["Ready"]["reason"], found["Running"]["reason"]) == ("TargetTooSmall", "Error")
-    message = found["Ready"]["message"]
+    assert (found["Detail"]["reason"], found["Running"]["reason"]) == ("TargetTooSmall", "Error")
+    message = found["Detail"]["message"]
     assert f"{len(scene.content)} bytes (8 MiB)" in message and f"{4 * MIB} bytes (4 MiB)" in message
     assert "Try: request storage: 8Mi" in message
     scene.chronicle.until("told", lambda: "ImportFailed" in warnings(scene, name), TIMEOUT)
@@ -391,7 +391,7 @@ def test_a_volume_that_is_too_small(scene, name) -> None:
 
 def test_a_secret_that_is_missing_is_waited_for(scene) -> None:
     found = conditions(scene.until_said("no-secret", *TOLD["no-secret"]))
-    assert found["Ready"]["reason"] == "NotFound"
+    assert found["Detail"]["reason"] == "NotFound"
     scene.right("no-secret")
     claim = scene.chronicle.states("persistentvolumeclaims", "no-secret")[-1]["metadata"]
     pod = scene.chronicle.states("pods", f"importer-prime-{claim['uid']}")[0]["metadata"]
@@ -402,15 +402,15 @@ def test_a_secret_that_is_missing_is_waited_for(scene) -> None:
 
 def test_a_config_map_that_is_missing_is_waited_for(scene) -> None:
     state = scene.until_said("no-config-map", *TOLD["no-config-map"])
-    assert conditions(state)["Ready"]["reason"] == "NotFound"
+    assert conditions(state)["Detail"]["reason"] == "NotFound"
     assert state["status"]["phase"] == "PVCBound"
     scene.right("no-config-map")
 
 
 def test_a_secret_of_another_shape_is_told_by_its_keys(scene) -> None:
     found = conditions(scene.until_said("other-shape", *TOLD["other-shape"]))
-    assert found["Ready"]["reason"] == "SourceCredentialsInvalid"
-    assert PASSWORD not in found["Ready"]["message"]
+    assert found["Detail"]["reason"] == "SourceCredentialsInvalid"
+    assert PASSWORD not in found["Detail"]["message"]
     scene.right("other-shape")
 
 
@@ -595,9 +595,9 @@ def test_a_worker_with_too_little_memory_is_named_as_such(cluster, scene) -> Non
             place.create(data_volume("memory", {"http": {"url": url}}, "local"))
             failed = chronicle.wait_phase("memory", "Failed", patience=TIMEOUT)
         found = conditions(failed)
-        assert (found["Ready"]["reason"], found["Running"]["reason"]) == ("ResourceLimit", "Error")
-        assert "OOMKilled" in found["Ready"]["message"] and "limit of 20M" in found["Ready"]["message"]
-        assert "Try: raise limits.memory in CDIConfig's podResourceRequirements" in found["Ready"]["message"]
+        assert (found["Detail"]["reason"], found["Running"]["reason"]) == ("ResourceLimit", "Error")
+        assert "OOMKilled" in found["Detail"]["message"] and "limit of 20M" in found["Detail"]["message"]
+        assert "Try: raise limits.memory in CDIConfig's podResourceRequirements" in found["Detail"]["message"]
         chronicle.wait_clean(TIMEOUT)
 
 
@@ -683,7 +683,7 @@ def refused_by_quota(scene: Scene, name: str) -> None:
     found = conditions(state)
     assert state["status"]["phase"] == "Pending"
     assert (found["Bound"]["status"], found["Bound"]["reason"]) == ("False", "ErrExceededQuota")
-    assert found["Ready"]["reason"] == "QuotaExceeded"
+    assert found["Detail"]["reason"] == "QuotaExceeded"
     assert "ErrExceededQuota" in warnings(scene, name)
 
 

@@ -232,7 +232,7 @@ def test_a_worker_that_is_killed_is_gone_on_with(cluster, place, server, content
         "[WorkerLost] " in event["message"] and "killed (signal 9)" in event["message"]
         for event in chronicle.events(name) if event["reason"] == "Error"
     )  # fmt: skip
-    assert "WorkerLost" in chronicle.reasons(name, "Ready")
+    assert "WorkerLost" in chronicle.reasons(name, "Detail")
     later = [
         request.range[0]
         for request in server.asked(path)[asked:]
@@ -293,8 +293,8 @@ MOMENTS = (
     Moment(name="succeeded", there=lambda c, n, u: "Succeeded" in c.phases(n), source="quick"),
     Moment(name="failed", there=lambda c, n, u: "Failed" in c.phases(n), source="damaged"),
     Moment(name="scratch", there=lambda c, n, u: "CreatingScratchSpace" in c.reasons(n, "Bound"), source="once"),
-    Moment(name="secret", there=lambda c, n, u: "NotFound" in c.reasons(n, "Ready"), source="secret"),
-    Moment(name="again", there=lambda c, n, u: "SourceUnauthorized" in c.reasons(n, "Ready"), source="private"),
+    Moment(name="secret", there=lambda c, n, u: "NotFound" in c.reasons(n, "Detail"), source="secret"),
+    Moment(name="again", there=lambda c, n, u: "SourceUnauthorized" in c.reasons(n, "Detail"), source="private"),
     Moment(name="populate", there=lambda c, n, u: "PendingPopulation" in c.phases(n), storage_class="csi-wait"),
     Moment(name="consumer", there=lambda c, n, u: "WaitForFirstConsumer" in c.phases(n), storage_class="local-wait"),
 )

@@ -164,9 +164,7 @@ def test_an_image_that_does_not_fit_is_refused_and_another_is_taken(cluster, pla
         "datavolume",
         "twice",
         "told why",
-        lambda body: any(
-            one["type"] == "Ready" and one.get("reason") == "TargetTooSmall" for one in body["status"]["conditions"]
-        ),
+        lambda body: body["status"].get("detail", {}).get("reason") == "TargetTooSmall",
         SLOW,
     )
     assert told["status"]["phase"] == "UploadReady"

@@ -70,8 +70,10 @@ def wait_phase(kubectl: Kubectl, name: str, *phases: str, patience: float = SLOW
 
 
 def conditions(document: Document) -> dict[str, Document]:
-    """Return the conditions by type."""
-    return {one["type"]: one for one in document.get("status", {}).get("conditions", [])}
+    """Return the conditions by type, and as `Detail` reason and message of the status beyond them."""
+    status = document.get("status", {})
+    found = {one["type"]: one for one in status.get("conditions", [])}
+    return {**found, "Detail": {"reason": "", "message": "", **status.get("detail", {})}}
 
 
 def consume(cluster: Cluster, kubectl: Kubectl, claim: str, mode: str) -> str:

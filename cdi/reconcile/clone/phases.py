@@ -347,19 +347,17 @@ def _make_prime(
     size = found.size if found.size is not None else claim.requested or 0
     body = build_temporary_pvc(context, claim, record, found, reference, size)
     message = f"creating PVC {body['metadata']['name']} from {found.place}"
-    return clone_in_progress(
-        claim, _cloning(record, snapshot=found.kind == "VolumeSnapshot"), message, actions=(CreateObject(body=body),)
-    )
+    return clone_in_progress(claim, _cloning(record), message, actions=(CreateObject(body=body),))
 
 
-def _cloning(record: ClonePlanRecord, *, snapshot: bool) -> Phase:
+def _cloning(record: ClonePlanRecord) -> Phase:
     if record.strategy is CloneStrategy.CSI_CLONE:
         return Phase.CSI_CLONE_IN_PROGRESS
-    return Phase.CLONE_FROM_SNAPSHOT_SOURCE_IN_PROGRESS if snapshot else Phase.SMART_CLONE_PVC_IN_PROGRESS
+    return Phase.CLONE_FROM_SNAPSHOT_SOURCE_IN_PROGRESS
 
 
 def _made(context: ReconcileContext, claim: PVC, record: ClonePlanRecord, prime: PVC) -> Result:
-    phase = _cloning(record, snapshot=not record.snapshot)
+    phase = _cloning(record)
     if record.snapshot and facts(context).snapshot(record.namespace, record.snapshot) is None:
         message = f"VolumeSnapshot {record.snapshot} was deleted before PVC {prime.name} was restored from it"
         return clone_in_progress(claim, phase, message, actions=recreate_prime(prime))
@@ -376,7 +374,7 @@ def _expand(context: ReconcileContext, claim: PVC, record: ClonePlanRecord, prim
     wanted = claim.requested or 0
     volume = context.objects.volume(prime.volume_name)
     if volume is None or volume.capacity is None:
-        return clone_in_progress(claim, _cloning(record, snapshot=not record.snapshot), f"PVC {prime.name} is bound")
+        return clone_in_progress(claim, _cloning(record), f"PVC {prime.name} is bound")
     if volume.capacity < wanted:
         actions: tuple[Action, ...] = ()
         if (prime.requested or 0) < wanted:

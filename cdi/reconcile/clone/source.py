@@ -20,7 +20,7 @@ from cdi.reconcile.claim_defaults import overhead_of
 from cdi.reconcile.clone.lister import CloneLister, Snapshot, SourceKind
 from cdi.reconcile.clone.planner import Source
 from cdi.reconcile.result import DISK_SIZE
-from cdi.reconcile.source import Clone, Pending, Rejected, unpopulated_reason
+from cdi.reconcile.source import Clone, Pending, Rejected, unpopulated_reason, without_source
 
 if TYPE_CHECKING:
     from cdi.reconcile.context import PVC, ReconcileContext
@@ -182,9 +182,14 @@ def _claim(context: ReconcileContext, origin: Clone) -> CloneSource | Pending | 
     objects, place = context.objects, f"{origin.namespace}/{origin.name}"
     claim = objects.claim(origin.namespace, origin.name)
     if claim is None:
-        return _missing(f"the source PVC {place} does not exist")
+        return _missing(f"the source PVC {place} does not exist", without_source("pvc", origin.name))
     if claim.deleting:
-        return Pending(reason=EventReason.CLONE_WITHOUT_SOURCE, message=f"the source PVC {place} is being deleted")
+        return Pending(
+            reason=EventReason.CLONE_WITHOUT_SOURCE,
+            message=f"the source PVC {place} is being deleted",
+            event=EventReason.CLONE_WITHOUT_SOURCE,
+            words=without_source("pvc", origin.name),
+        )
     if claim.phase != "Bound":
         return Pending(reason=Reason.PENDING, message=f"the source PVC {place} is not bound")
     unready = unpopulated_reason(claim, objects)
@@ -220,10 +225,13 @@ def _snapshot(context: ReconcileContext, origin: Clone) -> CloneSource | Pending
     place = f"{origin.namespace}/{origin.name}"
     snapshot = facts(context).snapshot(origin.namespace, origin.name)
     if snapshot is None:
-        return _missing(f"the source VolumeSnapshot {place} does not exist")
+        return _missing(f"the source VolumeSnapshot {place} does not exist", without_source("snapshot", origin.name))
     if snapshot.deleting:
         return Pending(
-            reason=EventReason.CLONE_WITHOUT_SOURCE, message=f"the source VolumeSnapshot {place} is being deleted"
+            reason=EventReason.CLONE_WITHOUT_SOURCE,
+            message=f"the source VolumeSnapshot {place} is being deleted",
+            event=EventReason.CLONE_WITHOUT_SOURCE,
+            words=without_source("snapshot", origin.name),
         )
     if not snapshot.ready:
         why = f": {snapshot.error}" if snapshot.error else ""
@@ -247,9 +255,10 @@ def of_snapshot(snapshot: Snapshot) -> CloneSource:
     )
 
 
-def _missing(what: str) -> Pending:
+def _missing(what: str, words: str) -> Pending:
     return Pending(
         reason=EventReason.CLONE_WITHOUT_SOURCE,
         message=f"{what}. Try: create it; the clone starts automatically",
         event=EventReason.CLONE_WITHOUT_SOURCE,
+        words=words,
     )

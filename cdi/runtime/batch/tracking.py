@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from cdi.api.errors import NotFound, Retry
 from cdi.api.job import Failure
 from cdi.api.phases import Phase
+from cdi.api.status_detail import status_detail
 from cdi.runtime.backend import Advance, Backend, ProgressWatch
 from cdi.runtime.batch.importing import Importing
 from cdi.runtime.batch.item import Item
@@ -75,7 +76,4 @@ def _old(body: Object, importing: Importing) -> bool:
 
 def _why(body: Object) -> str:
     """Return the message about what it waits for."""
-    for condition in (body.get("status") or {}).get("conditions") or []:
-        if condition.get("type") == "Ready":
-            return str(condition.get("message") or "")
-    return ""
+    return status_detail(body)[1]

@@ -8,7 +8,8 @@ from typing import Any
 
 from cdi.api import names
 from cdi.api.job import Failure
-from cdi.api.phases import Phase, Reason
+from cdi.api.phases import ConditionType, Phase, Reason
+from cdi.api.status_detail import status_detail
 from cdi.kube.resources import Object
 from cdi.reconcile.context import PodBlocker
 from cdi.reconcile.pod_status import pending_reason
@@ -143,7 +144,10 @@ def _told(body: Object) -> Blocker | None:
     conditions: dict[str, dict[str, Any]] = {
         str(each.get("type")): each for each in (body.get("status") or {}).get("conditions") or []
     }
-    for kind in ("Ready", "Bound", "Running"):
+    reason, message = status_detail(body)
+    if message:
+        return _split(reason or ConditionType.READY, message)
+    for kind in ("Bound", "Running"):
         condition = conditions.get(kind) or {}
         if condition.get("status") != "True" and condition.get("message"):
             return _split(str(condition.get("reason") or kind), str(condition["message"]))

@@ -10,6 +10,7 @@ from cdi.api.errors import CdiError
 from cdi.api.job import Progress
 from cdi.api.phases import ConditionType, Phase, Reason
 from cdi.api.quantity import Quantity
+from cdi.api.status_detail import status_detail
 from cdi.image.sizes import format_size
 from cdi.runtime.backend import Advance, Fraction
 
@@ -60,7 +61,7 @@ def row(body: Mapping[str, Any], advance: Advance | None, now: dt.datetime) -> d
         "size": _size(spec),
         "age": _age(metadata, now),
         "restarts": status.get("restartCount") if isinstance(status.get("restartCount"), int) else 0,
-        "message": "" if phase is Phase.SUCCEEDED else by_type.get(ConditionType.READY, {}).get("message", ""),
+        "message": "" if phase is Phase.SUCCEEDED else _text(status_detail(body)[1]),
         "conditions": conditions,
         "progress": _progress(advance),
     }

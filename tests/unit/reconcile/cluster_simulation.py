@@ -600,6 +600,11 @@ class Cluster:
         return next(c for c in self.status["conditions"] if c["type"] == kind)
 
     @property
+    def detail(self):
+        """Return reason and message of the status beyond its conditions."""
+        return {"reason": "", "message": "", **self.status.get("detail", {})}
+
+    @property
     def annotations(self):
         prefix = "cdi.kubevirt.io/"
         return {

@@ -116,6 +116,11 @@ class Simulation:
         return next(c for c in self.status["conditions"] if c["type"] == kind)
 
     @property
+    def detail(self):
+        """Return reason and message of the status beyond its conditions."""
+        return {"reason": "", "message": "", **self.status.get("detail", {})}
+
+    @property
     def claim(self):
         return self.objects.claim(*self.key)
 

@@ -95,9 +95,9 @@ def test_a_datavolume_waits_for_its_datasource(objects):
     sim = Simulation(data_volume(None, sourceRef={"kind": "DataSource", "name": "golden-source"}))
     sim.run()
     assert sim.status["phase"] == "Pending"
-    assert "DataSource default/golden-source does not exist" in sim.condition("Ready")["message"]
+    assert "DataSource default/golden-source does not exist" in sim.detail["message"]
     sim.objects.sources["default", "golden-source"] = source("golden-source", ref=("default", "golden-source"))
-    assert sim.run().condition("Ready")["reason"] == "SelfReference"
+    assert sim.run().detail["reason"] == "SelfReference"
     sim.objects.sources["default", "golden-source"] = source("golden-source", pvc="golden")
     sim.add_claim("golden")
     assert sim.run().status["phase"] == "Succeeded"

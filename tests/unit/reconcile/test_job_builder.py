@@ -134,7 +134,7 @@ def test_the_proxys_own_certificates_join_the_sources():
     action = job(source, config=config, inputs=[("ConfigMap", "ca", "a"), ("ConfigMap", "proxy-ca", "b")])
     assert [tuple(r.name for r in m.inputs) for m in action.mounts] == [("ca", "proxy-ca")]
     sim = Simulation(config=config).run()
-    assert "ConfigMap default/proxy-ca does not exist" in sim.condition("Ready")["message"]
+    assert "ConfigMap default/proxy-ca does not exist" in sim.detail["message"]
 
 
 def test_blank_and_archive():
@@ -193,8 +193,8 @@ def test_a_checksum_for_sources_without_a_field_for_it():
     given = {"http": {**HTTP["http"], "checksum": one}}
     assert job(given, annotations={f"{PREFIX}checksum": one}).work.checksum == one
     sim = Simulation(data_volume(given, annotations={f"{PREFIX}checksum": two})).run()
-    assert sim.condition("Ready")["reason"] == "InvalidManifest"
-    assert two in sim.condition("Ready")["message"]
+    assert sim.detail["reason"] == "InvalidManifest"
+    assert two in sim.detail["message"]
 
 
 @pytest.mark.parametrize(
@@ -230,8 +230,8 @@ def test_a_key_ring_in_a_config_map(value, keys, file):
 )
 def test_a_knob_that_cannot_be_followed_is_named(name, text):
     sim = Simulation(data_volume(HTTP, annotations={f"{PREFIX}{name}": text})).run()
-    assert sim.condition("Ready")["reason"] == "InvalidManifest"
-    assert f"policy.{name}" in sim.condition("Ready")["message"]
+    assert sim.detail["reason"] == "InvalidManifest"
+    assert f"policy.{name}" in sim.detail["message"]
     assert not sim.starts
 
 

@@ -133,8 +133,8 @@ def test_a_job_that_is_too_large_is_refused():
     source = {"http": {"url": "http://server/x", "extraHeaders": ["X-A: " + "a" * 250_000]}}
     cluster = Cluster(dv("local", source=source)).run()
     assert cluster.status["phase"] == "Failed"
-    assert cluster.condition("Ready")["reason"] == InvalidManifest.__name__
-    assert "200Ki" in cluster.condition("Ready")["message"]
+    assert cluster.detail["reason"] == InvalidManifest.__name__
+    assert "200Ki" in cluster.detail["message"]
 
 
 # --- inputs -------------------------------------------------------------------------------------------------------

@@ -55,7 +55,7 @@ def test_a_worker_that_waits_after_a_failed_try_is_shown_as_failing(storage_clas
     running = cluster.condition("Running")
     assert (running["status"], running["reason"]) == ("False", "Error")
     assert running["message"] == f"Unable to connect to http data source: {UNREACHABLE.message}"
-    assert (cluster.condition("Ready")["reason"], cluster.status["phase"]) == ("SourceUnreachable", "ImportInProgress")
+    assert (cluster.detail["reason"], cluster.status["phase"]) == ("SourceUnreachable", "ImportInProgress")
     assert virtual_machine_status(cluster) == "DataVolumeError"
     shown = cluster.annotations
     assert (shown["storage.condition.running"], shown["storage.condition.running.reason"]) == ("false", "Error")
@@ -221,7 +221,7 @@ def test_what_only_another_image_or_spec_can_mend_ends_it_at_once(code: str) -> 
 
 def test_on_one_machine_passing_faults_end_when_the_budget_is_spent() -> None:
     sim = Simulation(script=[failing()] * 50, retries=Retries(budget=3)).run()
-    assert sim.condition("Ready")["reason"] == "RetryBudgetSpent"
+    assert sim.detail["reason"] == "RetryBudgetSpent"
 
 
 @pytest.mark.parametrize("retry", [Retry.BACKOFF, Retry.ON_CHANGE])

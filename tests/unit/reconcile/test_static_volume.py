@@ -80,7 +80,7 @@ def test_it_waits_for_its_volume_and_imports_nothing_meanwhile() -> None:
     cluster.run()
     assert json.loads(cluster.annotations["storage.persistentVolumeList"]) == ["a", "b"]
     assert cluster.status["phase"] == "Pending"
-    assert "waiting to be bound to an existing volume: a, b" in cluster.condition("Ready")["message"]
+    assert "waiting to be bound to an existing volume: a, b" in cluster.detail["message"]
 
 
 def test_a_claim_that_was_bound_to_another_volume_is_made_anew() -> None:
@@ -106,8 +106,8 @@ def test_a_volume_that_somebody_has_is_not_written_into() -> None:
     cluster.foreign = {"a": ("web-0",)}
     cluster.run()
     assert not cluster.names(PODS)
-    assert cluster.condition("Ready")["reason"] == "ImportTargetInUse"
-    assert "Pod web-0 uses PVC a" in cluster.condition("Ready")["message"]
+    assert cluster.detail["reason"] == "ImportTargetInUse"
+    assert "Pod web-0 uses PVC a" in cluster.detail["message"]
     (event,) = [event for event in cluster.events if event.reason == "ImportTargetInUse"]
     assert event.type == "Warning"
     cluster.foreign = {}
@@ -120,7 +120,7 @@ def test_nor_between_two_attempts() -> None:
     cluster.foreign = {"a": ("b", "c")}
     cluster.run()
     assert cluster.attempts == 1
-    assert "Pods b, c use PVC a" in cluster.condition("Ready")["message"]
+    assert "Pods b, c use PVC a" in cluster.detail["message"]
     cluster.foreign = {}
     assert cluster.run().status["phase"] == "Succeeded"
 

@@ -100,8 +100,8 @@ def test_a_class_that_waits_for_its_consumer_is_waited_for():
 
 def test_while_it_waits_the_command_is_told_that_brings_an_image():
     cluster = phase("UploadReady")(upload("local"))
-    ready = cluster.condition("Ready")
-    assert (ready["status"], ready["message"]) == ("False", "waiting for: cdi upload -n default a FILE")
+    ready = cluster.detail
+    assert ready["message"] == "waiting for: cdi upload -n default a FILE"
     assert cluster.condition("Running")["status"] == "True"
 
 
@@ -119,14 +119,14 @@ def test_progress_is_shown_as_of_imports():
         )
     )
     assert (plan.status["phase"], plan.status["progress"]) == ("UploadReady", "25.00%")
-    assert "raw-stream" in next(one for one in plan.status["conditions"] if one["type"] == "Ready")["message"]
+    assert "raw-stream" in plan.status["detail"]["message"]
 
 
 def test_why_an_image_was_refused_is_told_and_another_one_may_come():
     cluster = phase("UploadReady")(upload("local"))
     refused = Failure(code="TargetTooSmall", message="it has 2 GiB.", retry=Retry.NEVER, exit_status=6)
     plan = reconcile(worker_of(cluster, refused=refused))
-    ready = next(one for one in plan.status["conditions"] if one["type"] == "Ready")
+    ready = plan.status["detail"]
     assert (plan.status["phase"], ready["reason"]) == ("UploadReady", "TargetTooSmall")
     assert ready["message"] == "it has 2 GiB. Upload it again"
     assert [(event.type, event.reason) for event in plan.events] == [("Warning", "UploadFailed")]

@@ -246,7 +246,7 @@ def test_without_leave_nothing_of_another_namespace_is_touched(grant):
     cluster.grants = {"leave": other} if other is not None else {}
     cluster.run()
     assert cluster.status["phase"] == "Failed"
-    assert cluster.condition("Ready")["reason"] == "CloneUnauthorised"
+    assert cluster.detail["reason"] == "CloneUnauthorised"
     assert cluster.names(CLAIMS) == {"fedora"}
     assert not cluster.names(SNAPSHOTS)
 
@@ -266,8 +266,8 @@ def test_a_source_in_use_is_waited_for_by_name():
     cluster.pods_of_source = ["holder"]
     cluster.run()
     assert cluster.status["phase"] == "CloneScheduled"
-    assert cluster.condition("Ready")["reason"] == "CloneSourceInUse"
-    assert "holder" in cluster.condition("Ready")["message"]
+    assert cluster.detail["reason"] == "CloneSourceInUse"
+    assert "holder" in cluster.detail["message"]
     assert "CloneSourceInUse" in [event.reason for event in cluster.events]
     cluster.pods_of_source = []
     cluster.run()
@@ -352,8 +352,8 @@ def test_a_snapshot_that_nothing_can_be_made_of_is_refused_with_a_remedy():
     cluster.withdrawn = ("csi", "fixed", "grows", "csi-wait")
     cluster.run()
     assert cluster.status["phase"] == "Failed"
-    assert cluster.condition("Ready")["reason"] == "SourceNotSupported"
-    assert "provisioner csi.example" in cluster.condition("Ready")["message"]
+    assert cluster.detail["reason"] == "SourceNotSupported"
+    assert "provisioner csi.example" in cluster.detail["message"]
     assert cluster.names(CLAIMS) == {"a", "fedora"}
 
 
@@ -414,9 +414,9 @@ def test_a_target_below_the_disk_that_is_noted_waits_with_both_sizes():
     cluster.get(CLAIMS, "fedora")["metadata"]["annotations"]["cdi.kubevirt.io/image.diskSize"] = str(966 * MIB)
     cluster.run()
     assert cluster.status["phase"] == "Pending"
-    assert cluster.condition("Ready")["reason"] == "TargetTooSmall"
-    assert str(966 * MIB) in cluster.condition("Ready")["message"]
-    assert str(900 * MIB) in cluster.condition("Ready")["message"]
+    assert cluster.detail["reason"] == "TargetTooSmall"
+    assert str(966 * MIB) in cluster.detail["message"]
+    assert str(900 * MIB) in cluster.detail["message"]
     assert cluster.names(CLAIMS) == {"fedora"}
 
 

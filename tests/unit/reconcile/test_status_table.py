@@ -1,0 +1,172 @@
+"""Conditions and events of DataVolumes have the reasons and messages that programs written for KubeVirt's CDI compare."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from cdi.api.errors import Retry
+from cdi.api.job import Failure
+from cdi.api.phases import Phase
+from cdi.reconcile.attempts import AttemptHistory
+from cdi.reconcile.context import PVC
+from cdi.reconcile.datavolume import reconcile
+from cdi.reconcile.events import events_for_transition
+from cdi.reconcile.result import succeeded
+from cdi.reconcile.status import DataVolumeState, false, ready_condition, true
+from cdi.reconcile.status_table import COMPLETE, EVENTS, Course
+from tests.unit.reconcile.clone.clone_simulation import CloneCluster
+from tests.unit.reconcile.clone.test_laws import cloning
+from tests.unit.reconcile.cluster_simulation import CLAIMS, Cluster, dv
+from tests.unit.reconcile.simulation import failing
+from tests.unit.reconcile.test_context_builder import until
+
+UPLOAD = {"upload": {}}
+SOURCES = {"pvc": {"namespace": "default", "name": "src"}, "snapshot": {"namespace": "default", "name": "src"}}
+
+
+def triple(cluster, kind):
+    condition = cluster.condition(kind)
+    return condition["status"], condition["reason"], condition["message"]
+
+
+def messages(cluster, reason):
+    return [event.message for event in cluster.events if event.reason == reason]
+
+
+def test_a_finished_import_has_no_reason_for_being_ready():
+    cluster = Cluster(dv("csi")).run()
+    assert triple(cluster, "Ready") == ("True", "", "")
+    assert triple(cluster, "Bound") == ("True", "Bound", "PVC a Bound")
+    assert triple(cluster, "Running") == ("False", "Completed", "Import Complete")
+
+
+def test_an_import_that_fails_has_its_cause_in_running_and_detail_and_not_in_ready():
+    cluster = Cluster(dv("csi"), script=[failing("SourceUnreachable", Retry.BACKOFF)])
+    until(cluster, lambda: cluster.status.get("detail", {}).get("reason") == "SourceUnreachable")
+    assert triple(cluster, "Ready") == ("False", "", "")
+    assert triple(cluster, "Running")[:2] == ("False", "Error")
+
+
+@pytest.mark.parametrize(("kind", "noun"), [("pvc", "pvc"), ("snapshot", "snapshot")])
+def test_a_clone_without_a_source_says_so_in_bound_and_ready(kind, noun):
+    cluster = CloneCluster(dv("csi", source={kind: SOURCES[kind]})).run()
+    said = ("False", "CloneWithoutSource", f"The source {noun} src doesn't exist")
+    assert triple(cluster, "Bound") == triple(cluster, "Ready") == said
+    assert cluster.status["phase"] == "Pending"
+    (message,) = messages(cluster, "CloneWithoutSource")
+    assert message.startswith(f"{said[2]}: ") and "Try: create it" in message
+    assert "Try: create it" in cluster.detail["message"]
+
+
+@pytest.mark.parametrize("storage_class", ["csi", "local"])
+def test_a_quota_is_the_reason_of_bound_and_ready(storage_class):
+    cluster = Cluster(dv(storage_class))
+    cluster.quota("PersistentVolumeClaim")
+    for _ in range(4):
+        cluster.step()
+    assert triple(cluster, "Bound")[:2] == triple(cluster, "Ready")[:2] == ("False", "ErrExceededQuota")
+    assert "exceeded quota" in triple(cluster, "Ready")[2]
+    assert triple(cluster, "Running") == ("False", "", "")
+    assert cluster.status["phase"] == "Pending"
+
+
+def test_a_storage_class_that_does_not_exist_is_told_in_the_known_words():
+    cluster = Cluster(dv("nvme")).run()
+    (message,) = messages(cluster, "ErrClaimNotValid")
+    assert message.startswith("PVC spec is missing accessMode and no storageClass to choose profile: StorageClass nvme")
+    assert triple(cluster, "Bound")[1] == triple(cluster, "Ready")[1] == "ErrClaimNotValid"
+
+
+def test_the_provisioners_warning_about_the_prime_claim_is_repeated():
+    cluster = Cluster(dv("csi"))
+    until(cluster, lambda: any(name.startswith("prime-") for name in cluster.names(CLAIMS)))
+    context = cluster.context()
+    prime = dataclasses.replace(
+        context.prime, phase="Pending", provisioning_message="no room", provisioning_reason="ProvisioningFailed"
+    )
+    plan = reconcile(dataclasses.replace(context, prime=prime))
+    bound = next(one for one in plan.status["conditions"] if one["type"] == "Bound")
+    event = f"[{prime.name}] : no room"
+    assert (bound["status"], bound["reason"]) == ("False", "Pending")
+    assert bound["message"] == f"target PVC a Pending and {event}"
+    warning = ("Warning", "ProvisioningFailed", event)
+    assert warning in [(one.type, one.reason, one.message) for one in plan.events]
+    assert warning in [(one.type, one.reason, one.message) for one in plan.claim_events]
+    noted = [action.annotations for action in plan.actions if getattr(action, "name", "") == "a"]
+    assert event in [each.get("cdi.kubevirt.io/storage.condition.bound.message") for each in noted]
+
+
+def test_a_populator_of_others_that_succeeds_has_its_own_event():
+    body = dv("csi")
+    body["spec"].pop("source")
+    body["spec"]["storage"]["dataSourceRef"] = {"apiGroup": "example.com", "kind": "Filler", "name": "f"}
+    cluster = Cluster(body).run()
+    assert [message.partition(":")[0] for message in messages(cluster, "ExternalPopulationSucceeded")] == [
+        "PVC a successfully populated by f"
+    ]
+    assert not messages(cluster, "ImportSucceeded")
+    assert triple(cluster, "Running") == ("False", "", "")
+
+
+def test_a_clone_by_snapshot_tells_the_phases_that_exist_today():
+    cluster = cloning(strategy="snapshot")().run()
+    reasons = [event.reason for event in cluster.events]
+    at = reasons.index("SnapshotForSmartCloneInProgress")
+    assert "CloneFromSnapshotSourceInProgress" in reasons[at:]
+    assert "SmartClonePVCInProgress" not in {*reasons, *cluster.phases}
+    assert triple(cluster, "Running") == ("False", "Completed", "Clone Complete")
+
+
+@pytest.mark.parametrize(("operation", "message"), [
+    ("Import", "Import Complete"), ("Upload", "Upload Complete"), ("Clone", "Clone Complete"),
+])  # fmt: skip
+def test_running_of_what_is_complete_names_the_operation(operation, message):
+    claim = PVC(namespace="default", name="a", uid="u", phase="Bound")
+    state = succeeded(claim, AttemptHistory(done=True), "", operation=operation).state
+    assert state.running == COMPLETE[operation] == false("Completed", message)
+
+
+def test_ready_names_the_transfer_while_an_upload_server_runs():
+    claim = PVC(namespace="default", name="a", uid="u", phase="Bound")
+    state = DataVolumeState(
+        phase=Phase.UPLOAD_READY,
+        bound=true("Bound", f"PVC {claim.name} Bound"),
+        running=true("Pod is running"),
+        ready=false("Pending", "waiting for: cdi upload"),
+        claim_name=claim.name,
+    )
+    assert ready_condition(state) == false("TransferRunning")
+
+
+SOURCE_OF = {
+    Course.IMPORT: {"http": {"url": "http://server/x"}},
+    Course.UPLOAD: UPLOAD,
+    Course.CLONE: {"snapshot": {"namespace": "golden", "name": "s"}},
+    Course.EXTERNAL: None,
+}
+OPERATION = {Course.IMPORT: "Import", Course.UPLOAD: "Upload", Course.CLONE: "Clone", Course.EXTERNAL: "Import"}
+
+
+@pytest.mark.parametrize(("course", "phase"), list(EVENTS), ids=lambda one: str(one))
+def test_entering_a_phase_tells_its_event(course, phase):
+    body = dv("csi", source=SOURCE_OF[course] or UPLOAD)
+    if SOURCE_OF[course] is None:
+        body["spec"].pop("source")
+        body["spec"]["storage"]["dataSourceRef"] = {"apiGroup": "example.com", "kind": "Filler", "name": "f"}
+    cluster = Cluster(body)
+    failure = Failure(code="ImageCorrupt", message="it is corrupt", retry=Retry.NEVER, exit_status=4)
+    state = DataVolumeState(
+        phase=phase,
+        bound=true("Bound", "PVC a Bound"),
+        running=false(),
+        ready=false(failure.code, failure.message) if phase is Phase.FAILED else false(),
+        claim_name="a",
+    )
+    (event, *_) = events_for_transition(cluster.context(), None, OPERATION[course], state, ()).steps
+    row = EVENTS[course, phase]
+    names = {"namespace": "default", "name": "a", "kind": "snapshot", "source": "golden/s", "populator": "f"}
+    text = row.message.format(**names)
+    assert (event.type, event.reason) == (row.type, row.reason)
+    assert event.message == (f"{text}: [ImageCorrupt] it is corrupt" if phase is Phase.FAILED else text)
