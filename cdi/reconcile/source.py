@@ -388,7 +388,7 @@ def check_clone_source(context: ReconcileContext, clone: Clone) -> PVC | Pending
 
 def without_source(kind: Literal["pvc", "snapshot"], name: str) -> str:
     """Return the sentence of KubeVirt's CDI about a clone whose source does not exist."""
-    return WITHOUT_SOURCE.format(kind=kind, name=name)
+    return WITHOUT_SOURCE.format(kind=kind, source_name=name)
 
 
 def unpopulated_reason(claim: PVC, objects: Lister) -> str | None:

@@ -49,8 +49,9 @@ class DataVolumeState:
 
 _WITHOUT_CLAIM = frozenset(
     {
-        EventReason.CLONE_WITHOUT_SOURCE,
+        EventReason.CLONE_SOURCE_IN_USE,
         EventReason.CLONE_VALIDATION_FAILED,
+        EventReason.CLONE_WITHOUT_SOURCE,
         Reason.ERR_CLAIM_NOT_VALID,
         Reason.ERR_EXCEEDED_QUOTA,
     }

@@ -135,6 +135,12 @@ FAILURES: Final[Mapping[str, str]] = {
 }
 """Messages of events about a final failure that has a reason of its own."""
 
+OPERATIONS: Final[Mapping[Course, Operation]] = {
+    Course.IMPORT: "Import",
+    Course.UPLOAD: "Upload",
+    Course.CLONE: "Clone",
+}
+"""Operation of the courses in which CDI itself provides the content."""
 COMPLETE: Final[Mapping[Operation, ConditionValue]] = {
     "Import": false(Reason.COMPLETED, "Import Complete"),
     "Upload": false(Reason.COMPLETED, "Upload Complete"),
@@ -152,7 +158,7 @@ PRIME_EVENT: Final = "[{prime}] : {event}"
 """An event of a prime PVC, repeated on its target and the DataVolume."""
 LOST: Final = false(Reason.CLAIM_LOST, "Claim Lost")
 NOT_FOUND: Final = false(Reason.NOT_FOUND, "No PVC found")
-WITHOUT_SOURCE: Final = "The source {kind} {name} doesn't exist"
+WITHOUT_SOURCE: Final = "The source {kind} {source_name} doesn't exist"
 """Bound, Ready and event of a clone whose source is missing."""
 WITHOUT_STORAGE_CLASS: Final = "PVC spec is missing accessMode and no storageClass to choose profile"
 """Start of the event's message if the access modes have to come from a storage class that does not exist."""

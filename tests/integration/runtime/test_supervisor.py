@@ -54,7 +54,7 @@ class Bench:
         return self.get(name).get("status", {}).get("phase")
 
     def ready(self, name):
-        return next(c for c in self.get(name)["status"]["conditions"] if c["type"] == "Ready")
+        return {"reason": "", "message": "", **self.get(name)["status"].get("detail", {})}
 
     def exists(self, name, plural="datavolumes"):
         try:

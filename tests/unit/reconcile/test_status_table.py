@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+import re
 
 import pytest
 
@@ -15,12 +17,14 @@ from cdi.reconcile.datavolume import reconcile
 from cdi.reconcile.events import events_for_transition
 from cdi.reconcile.result import succeeded
 from cdi.reconcile.status import DataVolumeState, false, ready_condition, true
+from cdi.reconcile.status_cases import CASES, NOTES
+from cdi.reconcile.status_page import status_page
 from cdi.reconcile.status_table import COMPLETE, EVENTS, Course
 from tests.unit.reconcile.clone.clone_simulation import CloneCluster
-from tests.unit.reconcile.clone.test_laws import cloning
+from tests.unit.reconcile.clone.test_laws import WAYS, cloning
 from tests.unit.reconcile.cluster_simulation import CLAIMS, Cluster, dv
 from tests.unit.reconcile.simulation import failing
-from tests.unit.reconcile.test_context_builder import until
+from tests.unit.reconcile.test_context_builder import IMMEDIATE, until
 
 UPLOAD = {"upload": {}}
 SOURCES = {"pvc": {"namespace": "default", "name": "src"}, "snapshot": {"namespace": "default", "name": "src"}}
@@ -170,3 +174,131 @@ def test_entering_a_phase_tells_its_event(course, phase):
     text = row.message.format(**names)
     assert (event.type, event.reason) == (row.type, row.reason)
     assert event.message == (f"{text}: [ImageCorrupt] it is corrupt" if phase is Phase.FAILED else text)
+
+
+# --- every status that is passed through is documented ------------------------------------------------------------
+
+
+def fits(template, text):
+    """Return whether a text is a template's with something in place of each word in braces."""
+    parts = re.split(r"\{\w+\}", template)
+    return re.fullmatch(".*".join(map(re.escape, parts)), text, re.DOTALL) is not None
+
+
+def documented(course, status):
+    """Return whether the table has a row with this phase and these conditions."""
+    found = {one["type"]: one for one in status["conditions"]}
+
+    def same(kind, wanted):
+        condition = found[kind]
+        texts = (condition.get("reason") or "", condition.get("message") or "")
+        return condition["status"] == wanted.status and all(map(fits, (wanted.reason, wanted.message), texts))
+
+    return any(
+        course in case.courses
+        and case.phase == status["phase"]
+        and any(same("Bound", one) for one in case.bound)
+        and same("Running", case.running)
+        and same("Ready", case.ready)
+        for case in CASES
+    )
+
+
+def external(storage_class):
+    body = dv(storage_class)
+    body["spec"].pop("source")
+    body["spec"]["storage"]["dataSourceRef"] = {"apiGroup": "example.com", "kind": "Filler", "name": "f"}
+    return body
+
+
+def with_quota(cluster):
+    cluster.quota("PersistentVolumeClaim")
+    return cluster
+
+
+HTTP = {"http": {"url": "http://server/x"}}
+SIMULATED = {
+    "import, populator": (Course.IMPORT, lambda: Cluster(dv("csi"))),
+    "import, first consumer": (Course.IMPORT, lambda: Cluster(dv("csi-wait"))),
+    "import, at once": (Course.IMPORT, lambda: Cluster(dv("csi-wait", annotations=IMMEDIATE))),
+    "import, direct": (Course.IMPORT, lambda: Cluster(dv("local"))),
+    "import, direct, first consumer": (Course.IMPORT, lambda: Cluster(dv("local-wait"))),
+    "import, block": (Course.IMPORT, lambda: Cluster(dv("csi", mode="Block"))),
+    "import, retried": (Course.IMPORT, lambda: Cluster(dv("csi"), script=[failing()] * 2)),
+    "import, direct, retried": (Course.IMPORT, lambda: Cluster(dv("local"), script=[failing()] * 2)),
+    "import, scratch": (Course.IMPORT, lambda: Cluster(dv("csi"), script=[failing("ScratchNeeded", Retry.ON_CHANGE)])),
+    "import, checksum": (
+        Course.IMPORT, lambda: Cluster(dv("csi"), script=[failing("ChecksumMismatch", Retry.NEVER)])
+    ),
+    "import, corrupt": (Course.IMPORT, lambda: Cluster(dv("local"), script=[failing("ImageCorrupt", Retry.NEVER)])),
+    "import, no class": (Course.IMPORT, lambda: Cluster(dv("nvme"))),
+    "import, quota": (Course.IMPORT, lambda: with_quota(Cluster(dv("local")))),
+    "import, Secret missing": (
+        Course.IMPORT, lambda: Cluster(dv("local", source={"http": {"url": "http://s/x", "secretRef": "login"}}))
+    ),
+    "blank": (Course.IMPORT, lambda: Cluster(dv("csi", source={"blank": {}}))),
+    "upload, populator": (Course.UPLOAD, lambda: Cluster(dv("csi", source=UPLOAD))),
+    "upload, direct": (Course.UPLOAD, lambda: Cluster(dv("local", source=UPLOAD))),
+    "upload, first consumer": (Course.UPLOAD, lambda: Cluster(dv("csi-wait", source=UPLOAD))),
+    "external": (Course.EXTERNAL, lambda: Cluster(external("csi"))),
+    "clone, no source": (Course.CLONE, lambda: CloneCluster(dv("csi", source={"pvc": SOURCES["pvc"]}))),
+    **{f"clone, {way}": (Course.CLONE, lambda way=way: WAYS[way]()) for way in WAYS},
+}  # fmt: skip
+
+
+def passed_through(cluster):
+    """Run a cluster and return every status of its DataVolume."""
+    statuses = []
+    for _ in range(80):
+        cluster.step()
+        if "conditions" in cluster.status:
+            statuses.append(copy.deepcopy(cluster.status))
+        cluster.nature()
+    return statuses
+
+
+@pytest.mark.parametrize("name", SIMULATED)
+def test_every_status_on_the_way_is_documented(name):
+    course, make = SIMULATED[name]
+    statuses = passed_through(make())
+    assert statuses
+    assert [status for status in statuses if not documented(course, status)] == []
+
+
+@pytest.mark.parametrize("name", ["import, populator", "import, direct", "import, scratch", "clone, copy", "external"])
+def test_every_annotation_that_programs_follow_is_documented(name):
+    cluster = SIMULATED[name][1]()
+    known = {note.key for note in NOTES}
+    for _ in range(80):
+        cluster.step()
+        cluster.nature()
+        for claim in cluster.all(CLAIMS):
+            written = {key for key in claim["metadata"]["annotations"] if FOLLOWED.match(key)}
+            if claim["metadata"]["name"] == "a":
+                assert written <= known
+
+
+FOLLOWED = re.compile(r"cdi\.kubevirt\.io/(storage\.(pod\.|condition\.|populator\.|sourceClone)|clone[PTFE])")
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda one: f"{one.phase}-{one.when}")
+def test_ready_follows_from_the_other_conditions(case):
+    for bound in case.bound:
+        state = DataVolumeState(
+            phase=case.phase,
+            bound=bound,
+            running=case.running,
+            ready=false("SomeCode", "some cause. Try: something"),
+            claim_name="a" if case.claim else None,
+        )
+        assert ready_condition(state) == case.ready
+
+
+def test_the_page_has_every_row():
+    page = status_page()
+    for case in CASES:
+        assert case.when in page
+    for event in EVENTS.values():
+        assert event.message in page
+    for note in NOTES:
+        assert note.key in page
