@@ -38,7 +38,7 @@ from cdi.reconcile.clone.phases import cleared_preparation, mark_complete, next_
 from cdi.reconcile.clone.plan_annotation import by_storage
 from cdi.reconcile.clone.snapshot_restore import restore
 from cdi.reconcile.clone.status import data_volume_marks
-from cdi.reconcile.context import PVC, ReconcileContext, Worker
+from cdi.reconcile.context import PVC, Operation, ReconcileContext, Worker
 from cdi.reconcile.create_claim import adopt_or_conflict, ensure_claim
 from cdi.reconcile.events import Events, events_for_transition
 from cdi.reconcile.job_builder import WorkerSpec, prepare, with_attempt
@@ -196,7 +196,7 @@ def _being_deleted(context: ReconcileContext, claim: PVC) -> Result:
         return claim_lost(dv, claim.name)
     if was_populated(dv):
         kept = already_populated(context, claim) if populated_for(claim, dv) else None
-        return kept or succeeded(claim, _record_attempt(context, claim), "")
+        return kept or succeeded(claim, _record_attempt(context, claim), "", operation=_completed_operation(context))
     return pending(claim, Pending(reason=Reason.PENDING, message=f"PVC {claim.name} is being deleted"))
 
 
@@ -273,9 +273,7 @@ def _follow(
         outcome = worker.outcome if worker is not None and news else None
         if isinstance(settled, Rebinding):
             return replace(rebind_status(context, claim, settled.actions), outcome=outcome)
-        external = isinstance(resolve_source(context), ExternalPopulator)
-        operation = None if external else operation_of(context.datavolume)
-        return succeeded(claim, attempts, "", outcome, operation=operation)
+        return succeeded(claim, attempts, "", outcome, operation=_completed_operation(context))
     if is_upload_withdrawn(context, claim, worker_claim(context, claim)):
         return _withdrawn(context, claim)
     if worker is not None and worker.running and worker.attempt > attempts.attempt:
@@ -307,6 +305,11 @@ def _withdrawn(context: ReconcileContext, claim: PVC) -> Result:
     result = waiting_for_inputs(claim, wait) if claim.phase == "Bound" else pending(claim, wait)
     actions = (*release_worker(context), *delete_service(context, worker_claim(context, claim)))
     return replace(result, actions=actions)
+
+
+def _completed_operation(context: ReconcileContext) -> Operation | None:
+    """Return the operation that has filled the PVC; None if another populator has."""
+    return None if isinstance(resolve_source(context), ExternalPopulator) else operation_of(context.datavolume)
 
 
 def _request(context: ReconcileContext, claim: PVC) -> UploadRequest | None:

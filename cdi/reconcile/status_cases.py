@@ -172,6 +172,10 @@ CASES: Final[tuple[Case, ...]] = (
         bound=(BOUND, PENDING), running=false(), ready=true(),
     ),
     Case(
+        courses=(Course.CLONE,), phase=Phase.CLONE_SCHEDULED, when="the PVC is too small, or its strategy unknown",
+        bound=(PENDING, BOUND), running=false(Reason.ERROR, "{cause}"), ready=false(),
+    ),
+    Case(
         courses=ALL, phase=Phase.FAILED, when="only another source or another manifest can help, and there is a PVC",
         bound=(BOUND, PENDING), running=false("{failure}", "{cause}"), ready=false(),
     ),
@@ -222,6 +226,9 @@ NOTES: Final[tuple[Note, ...]] = (
     _note(names.ANN_BOUND_CONDITION_MESSAGE, "its message, or the provisioner's message alone", "always"),
     _note(names.ANN_USE_POPULATOR, "whether a prime PVC is filled in its place", "always"),
     _note(names.ANN_PVC_PRIME, "name of the prime PVC", "once the prime PVC exists"),
+    _note(
+        names.ANN_POPULATOR_PROGRESS, "per cent, such as `42.17%`, or `N/A`", "while a prime PVC is filled, and after"
+    ),
     _note(names.ANN_REQUIRES_SCRATCH, "`true`", "once an image needs scratch space"),
     _note(names.ANN_IMPORT_FATAL_ERROR, "`true`", "after a checksum mismatch"),
     _note(names.ANN_EXTERNAL_POPULATION, "`true`", "if the populator is not one of CDI's"),

@@ -487,7 +487,7 @@ def test_a_prepopulated_volume_is_taken():
 def test_a_prepopulated_data_volume_waits_for_its_pvc_instead_of_creating_one(storage_class, source):
     cluster = Cluster(dv(storage_class, annotations=PRE_POPULATED, source=source)).run()
     assert cluster.status["phase"] == "Pending"
-    assert "waiting for PVC a" in cluster.condition("Bound")["message"]
+    assert "waiting for PVC a" in cluster.detail["message"]
     assert not cluster.names(CLAIMS) | cluster.names(PODS) | cluster.names("volumeimportsources")
     cluster.create(pvc("local", annotations=POPULATED_FOR))
     cluster.run()
@@ -545,7 +545,8 @@ def test_a_lost_pvc_is_replaced_once_it_is_deleted():
     cluster = Cluster(dv("local")).run()
     del cluster.objects[VOLUMES, "", cluster.get(CLAIMS, "a")["spec"]["volumeName"]]
     assert cluster.run().status["phase"] == "Failed"
-    assert "delete the claim" in cluster.condition("Bound")["message"]
+    assert cluster.condition("Bound")["message"] == "Claim Lost"
+    assert "delete the claim" in cluster.detail["message"]
     cluster.remove(CLAIMS, "a")
     assert cluster.run().status["phase"] == "Succeeded"
     assert cluster.content == COMPLETE
