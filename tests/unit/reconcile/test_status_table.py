@@ -20,6 +20,7 @@ from cdi.reconcile.status import DataVolumeState, false, ready_condition, true
 from cdi.reconcile.status_cases import CASES, NOTES
 from cdi.reconcile.status_page import status_page
 from cdi.reconcile.status_table import COMPLETE, EVENTS, Course
+from tests.status_texts import is_documented
 from tests.unit.reconcile.clone.clone_simulation import CloneCluster
 from tests.unit.reconcile.clone.test_laws import WAYS, cloning
 from tests.unit.reconcile.cluster_simulation import CLAIMS, Cluster, dv
@@ -179,31 +180,6 @@ def test_entering_a_phase_tells_its_event(course, phase):
 # --- every status that is passed through is documented ------------------------------------------------------------
 
 
-def fits(template, text):
-    """Return whether a text is a template's with something in place of each word in braces."""
-    parts = re.split(r"\{\w+\}", template)
-    return re.fullmatch(".*".join(map(re.escape, parts)), text, re.DOTALL) is not None
-
-
-def documented(course, status):
-    """Return whether the table has a row with this phase and these conditions."""
-    found = {one["type"]: one for one in status["conditions"]}
-
-    def same(kind, wanted):
-        condition = found[kind]
-        texts = (condition.get("reason") or "", condition.get("message") or "")
-        return condition["status"] == wanted.status and all(map(fits, (wanted.reason, wanted.message), texts))
-
-    return any(
-        course in case.courses
-        and case.phase == status["phase"]
-        and any(same("Bound", one) for one in case.bound)
-        and same("Running", case.running)
-        and same("Ready", case.ready)
-        for case in CASES
-    )
-
-
 def external(storage_class):
     body = dv(storage_class)
     body["spec"].pop("source")
@@ -262,7 +238,7 @@ def test_every_status_on_the_way_is_documented(name):
     course, make = SIMULATED[name]
     statuses = passed_through(make())
     assert statuses
-    assert [status for status in statuses if not documented(course, status)] == []
+    assert [status for status in statuses if not is_documented(course, status)] == []
 
 
 @pytest.mark.parametrize("name", ["import, populator", "import, direct", "import, scratch", "clone, copy", "external"])
