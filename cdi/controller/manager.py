@@ -19,11 +19,12 @@ from cdi.controller.logging import fields
 from cdi.controller.metrics import SUCCEEDED, Metrics
 from cdi.controller.pod_usage import PodUsageTracker
 from cdi.controller.progress import ProgressPoller, Target, progress_client
+from cdi.controller.proxy_exposure import ProxyExposure
 from cdi.controller.reconcilers import Reconcilers
 from cdi.controller.referenced_objects import ReferencedObjects
 from cdi.controller.request import CONFIG, Request, Scope, datavolume
 from cdi.controller.transfer_lister import TransferLister, requests_touching
-from cdi.controller.upload_certificates import UploadCertificateRotator
+from cdi.controller.upload_certificates import PROXY, UploadCertificateRotator
 from cdi.controller.workqueue import WorkQueue
 from cdi.kube.certificates import Lifetimes
 from cdi.kube.client import Client
@@ -108,8 +109,11 @@ class Manager:
             lifetimes=self._lifetimes,
             services=lambda: (one for one in self.watches.values(SERVICES) if self._reconcilers.owns(one)),
             override=self._observed.upload_proxy_override,
+            exposed=lambda: self._exposure.host(),  # noqa: PLW0108  it is created below, with `wake` of this one
             changed=lambda: self.queue.add(CONFIG),
         )
+        service = prefixed_name(PROXY, prefix)
+        self._exposure = ProxyExposure(client, install_namespace, service, changed=self._uploads.wake)
         others = ComponentHealth(client, install_namespace, version, components)
         self._reconcilers = Reconcilers(
             client,
@@ -140,6 +144,7 @@ class Manager:
             self._synced = True
             log.info("caches are synchronized", extra=fields(keys=len(self.queue)))
             group.create_task(self._progresses.run(ask))
+            group.create_task(self._exposure.run())
             group.create_task(self._uploads.run())
             group.create_task(self._refresh_token_key())
             for _ in range(self._workers):

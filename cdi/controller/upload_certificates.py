@@ -13,13 +13,14 @@ affect imports: they are logged and the operation is retried.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import datetime as dt
 import logging
 from collections.abc import Callable, Iterable
 from typing import Final, Never
 from urllib.parse import urlsplit
 
-from cdi.api.errors import CdiError, ClusterForbidden, KindNotServed
+from cdi.api.errors import CdiError
 from cdi.api.names import is_dns_subdomain, prefixed_name
 from cdi.api.upload_protocol import CLIENT_NAME
 from cdi.controller.certificates import (
@@ -32,7 +33,7 @@ from cdi.controller.certificates import (
 from cdi.controller.logging import fields
 from cdi.kube.certificates import CertificateConfig, Lifetimes, ensure_certificate, service_hosts
 from cdi.kube.client import Client
-from cdi.kube.resources import CLAIMS, INGRESSES, Object
+from cdi.kube.resources import CLAIMS, Object
 from cdi.reconcile.context import Service
 from cdi.reconcile.upload_server import certificate
 
@@ -65,6 +66,7 @@ class UploadCertificateRotator:
         lifetimes: Callable[[], Lifetimes],
         services: Callable[[], Iterable[Object]],
         override: Callable[[], str],
+        exposed: Callable[[], str | None],
         changed: Callable[[], None],
         now: Callable[[], dt.datetime] = _now,
     ) -> None:
@@ -77,6 +79,7 @@ class UploadCertificateRotator:
             lifetimes: Called for the current lifetimes of CAs and certificates.
             services: Called for the Services of upload servers.
             override: Called for the proxy's URL in CDIConfig; empty if there is none.
+            exposed: Called for the host of the proxy's Ingress or Route; empty if there is none, None if it is unknown.
             changed: Called when `known`, `authorities` or `host` has changed.
             now: Called for the current time.
 
@@ -86,19 +89,23 @@ class UploadCertificateRotator:
         self.authorities = ""
         """PEM of the CAs that signed the proxy's certificate; empty if they are unknown."""
         self.host = ""
-        """Host name of an Ingress that leads to the proxy; empty if there is none."""
+        """Host name of an Ingress or Route that leads to the proxy; empty if there is none."""
         self._client = client
         self._certifier = certifier
         self._namespace = namespace
         self._lifetimes = lifetimes
         self._services = services
         self._override = override
+        self._exposed = exposed
+        self._due = asyncio.Event()
+        """Set if the next round is due at once."""
         self._changed = changed
         self._now = now
 
     async def run(self) -> Never:
         """Run until cancelled."""
         while True:
+            self._due.clear()
             pause = SYNC_INTERVAL
             for look in (self.sync, self.look_at_client):
                 try:
@@ -112,7 +119,16 @@ class UploadCertificateRotator:
                 except CdiError as error:
                     name = f"{service['metadata'].get('namespace')}/{service['metadata']['name']}"
                     log.warning("cannot issue an upload server's certificate", extra=fields(key=name, reason=error))
-            await asyncio.sleep(pause)
+            await self._rest(pause if self.known else RETRY_INTERVAL)
+
+    async def _rest(self, seconds: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._due.wait()
+
+    def wake(self) -> None:
+        """Start the next round at once."""
+        self._due.set()
 
     async def look_at_client(self) -> None:
         """Create or renew the proxy's client certificate for upload servers.
@@ -138,16 +154,19 @@ class UploadCertificateRotator:
         await ensure_certificate(self._client, place, clients, self._lifetimes().client, self._now())
 
     async def sync(self) -> None:
-        """Create or renew the proxy's server certificate, and read its host.
+        """Create or renew the proxy's server certificate, once the proxy's host is known.
 
         Raises:
             CdiError: Any error of the API server.
 
         """
-        lifetimes, now = self._lifetimes(), self._now()
+        lifetimes, now, host = self._lifetimes(), self._now(), self._exposed()
+        if host is None:
+            # The certificate would be issued without the host, and then again with it.
+            return
         before = (self.known, self.authorities, self.host)
         signer = await self._certifier.authority(PROXY_SIGNER)
-        self.host = await self._ingress()
+        self.host = host
         proxy = prefixed_name(PROXY, self._certifier.prefix)
         hosts = [*service_hosts(proxy, self._namespace), *_host(self._override()), *_host(self.host)]
         own = CertificateConfig(
@@ -176,20 +195,6 @@ class UploadCertificateRotator:
             return
         known = Service(name=metadata["name"], uid=metadata["uid"], claim=owner["uid"])
         await self._certifier.ensure(certificate(metadata["namespace"], owner["name"], known))
-
-    async def _ingress(self) -> str:
-        """Return the host of an Ingress to the proxy; empty if there is none or Ingresses may not be read."""
-        try:
-            found = await self._client.list(INGRESSES, self._namespace)
-        except (ClusterForbidden, KindNotServed):
-            return ""
-        for body in sorted(found.items, key=lambda one: str(one["metadata"]["name"])):
-            for rule in (body.get("spec") or {}).get("rules") or ():
-                for path in (rule.get("http") or {}).get("paths") or ():
-                    backend = (path.get("backend") or {}).get("service") or {}
-                    if rule.get("host") and backend.get("name") == prefixed_name(PROXY, self._certifier.prefix):
-                        return str(rule["host"])
-        return ""
 
 
 def _host(url: str) -> tuple[str, ...]:

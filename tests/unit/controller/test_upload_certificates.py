@@ -6,13 +6,11 @@ import asyncio
 import base64
 import datetime as dt
 from dataclasses import dataclass, field
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from cryptography import x509
 
-from cdi.api.errors import ClusterForbidden
 from cdi.controller import upload_certificates
 from cdi.controller.certificates import CLIENT_SIGNER, SERVER_SIGNER, CertificateManager
 from cdi.controller.upload_certificates import (
@@ -25,8 +23,7 @@ from cdi.controller.upload_certificates import (
 )
 from cdi.kube import pki
 from cdi.kube.certificates import Lifetimes
-from cdi.kube.client import Listing
-from cdi.kube.resources import CLAIMS, INGRESSES, SECRETS, SERVICES
+from cdi.kube.resources import CLAIMS, SECRETS, SERVICES
 from tests.unit.controller.objects import body
 from tests.unit.kube.test_certificates import Api
 
@@ -34,26 +31,12 @@ NOW = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 HOUR = dt.timedelta(hours=1)
 
 
-class Cluster(Api):
-    """A fake API server that lists Ingresses."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.ingresses: list[dict[str, Any]] = []
-        self.refusal: Exception | None = None
-
-    async def list(self, resource: Any, namespace: str) -> Listing:
-        assert resource == INGRESSES
-        if self.refusal is not None:
-            raise self.refusal
-        return Listing(items=self.ingresses, version="1")
-
-
 @dataclass
 class Scene:
-    api: Cluster = field(default_factory=Cluster)
+    api: Api = field(default_factory=Api)
     services: list[Any] = field(default_factory=list)
     override: str = ""
+    exposed: str | None = ""
     changes: int = 0
     now: dt.datetime = NOW
     prefix: str = "cdi"
@@ -67,6 +50,7 @@ class Scene:
             lifetimes=Lifetimes,
             services=lambda: self.services,
             override=lambda: self.override,
+            exposed=lambda: self.exposed,
             changed=self._changed,
             now=lambda: self.now,
         )
@@ -165,26 +149,39 @@ async def test_that_nothing_is_known_is_told_too() -> None:
     assert (scene.made.known, scene.made.authorities, scene.changes) == (True, "", 1)
 
 
-def ingress(name: str, service: str, host: str = "uploads.example.com") -> dict[str, Any]:
-    path = {"path": "/", "backend": {"service": {"name": service, "port": {"number": 443}}}}
-    return {"metadata": {"name": name}, "spec": {"rules": [{"host": host, "http": {"paths": [path]}}]}}
-
-
-async def test_an_ingress_says_where_the_proxy_is() -> None:
-    scene = Scene()
-    scene.api.ingresses = [ingress("a", "something-else", "x.example.com"), ingress("b", "cdi-uploadproxy")]
+async def test_the_certificate_is_for_the_host_under_which_the_proxy_is_exposed() -> None:
+    scene = Scene(exposed="uploads.example.com")
     await scene.made.sync()
     assert scene.made.host == "uploads.example.com"
-    scene.api.ingresses = []
+    assert "uploads.example.com" in hosts(scene.certificate(PROXY_CERTIFICATE))
+    scene.exposed = ""
     await scene.made.sync()
     assert (scene.made.host, scene.changes) == ("", 2)
 
 
-async def test_where_ingresses_may_not_be_looked_at_there_is_none() -> None:
-    scene = Scene()
-    scene.api.refusal = ClusterForbidden("x")
+async def test_no_certificate_is_issued_before_the_host_is_known() -> None:
+    scene = Scene(exposed=None)
     await scene.made.sync()
-    assert scene.made.host == ""
+    assert (scene.made.known, scene.changes) == (False, 0)
+    assert ("secrets", PROXY_CERTIFICATE) not in scene.api.objects
+
+
+async def test_a_change_of_the_host_starts_the_next_round_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(upload_certificates, "RETRY_INTERVAL", 3600.0)
+    scene, rounds = Scene(exposed=None), asyncio.Queue[None]()
+
+    def exposed() -> str | None:
+        rounds.put_nowait(None)
+        return scene.exposed
+
+    monkeypatch.setattr(scene.made, "_exposed", exposed)
+    running = asyncio.ensure_future(scene.made.run())
+    async with asyncio.timeout(60):
+        await rounds.get()
+        scene.exposed = "uploads.example.com"
+        scene.made.wake()
+        await rounds.get()
+    running.cancel()
 
 
 async def test_an_administrator_s_own_certificate_is_kept() -> None:
@@ -208,7 +205,7 @@ async def test_what_fails_of_one_certificate_keeps_nobody_from_the_others(monkey
             raise asyncio.CancelledError
         scene.now += dt.timedelta(minutes=2)
 
-    monkeypatch.setattr(upload_certificates, "asyncio", SimpleNamespace(sleep=sleep))
+    monkeypatch.setattr(scene.made, "_rest", sleep)
     await scene.made.sync()
     await scene.made.look_at_client()
     for gone in (CLIENT_SIGNER, CLIENT_CERTIFICATE):
