@@ -209,3 +209,24 @@ def test_it_heals_when_somebody_deletes_a_pod_or_a_temporary_claim(way, script, 
     assert (cluster.content == COMPLETE) == (cluster.annotations["storage.pod.phase"] == "Succeeded")
     assert cluster.names(CLAIMS) == {"a"}
     assert not cluster.names(PODS)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    way=st.sampled_from([way for way, begin in WAYS.items() if begin().names(DVS)]),
+    script=st.lists(st.sampled_from([failing(), End()]), max_size=2),
+    steps=st.integers(1, 25),
+    choices=st.lists(st.integers(0, 5), max_size=30),
+)
+def test_it_heals_when_a_user_removes_all_annotations_of_its_claims(way, script, steps, choices):
+    cluster = begin(way, script)
+    for number in range(steps):
+        cluster.step()
+        cluster.nature(choices[number] if number < len(choices) else 0)
+    for claim in cluster.all(CLAIMS):
+        claim["metadata"]["annotations"].clear()
+    cluster.run()
+    assert cluster.status["phase"] == "Succeeded"
+    assert cluster.content == COMPLETE
+    assert cluster.names(CLAIMS) == {"a"}
+    assert not cluster.names(PODS) | cluster.names("services") | cluster.names("secrets")
