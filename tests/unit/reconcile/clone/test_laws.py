@@ -19,7 +19,7 @@ from cdi.reconcile.clone.planner import FALLBACK_SENTENCES
 from cdi.reconcile.context import ResolvedConfig, Retries, WorkerPodConfig
 from cdi.reconcile.datavolume import reconcile
 from tests.unit.reconcile.clone.clone_simulation import GOLDEN, MIB, SNAPSHOTS, CloneCluster
-from tests.unit.reconcile.cluster_simulation import CLAIMS, DVS, NS, PODS, VOLUMES, dv
+from tests.unit.reconcile.cluster_simulation import CLAIMS, DVS, NS, PODS, VOLUMES, dv, pvc
 from tests.unit.reconcile.simulation import failing
 
 IMMEDIATE = {"cdi.kubevirt.io/storage.bind.immediate.requested": ""}
@@ -436,3 +436,44 @@ def test_event_annotation_and_record_tell_everything_that_is_in_the_way_in_the_s
         assert told[one.reason].startswith(f"{FALLBACK_SENTENCES[one.reason]}: ")
         assert told[one.reason].endswith(one.message)
     assert record.message.endswith(record.fallbacks[0].message)
+
+
+@pytest.mark.parametrize("strategy", ["snapshot", "csi-clone", "copy"])
+def test_a_clone_continues_when_its_clone_source_is_deleted(strategy):
+    """Once the prime PVC exists, it records the source."""
+    source = {
+        "apiVersion": "cdi.kubevirt.io/v1beta1",
+        "kind": "VolumeCloneSource",
+        "metadata": {"name": "c", "namespace": NS},
+        "spec": {"source": {"kind": "PersistentVolumeClaim", "name": "fedora"}},
+    }
+    cluster = CloneCluster(claim=pvc("csi", ref="c", kind="VolumeCloneSource"), strategy=strategy, bodies=[source])
+    for _ in range(60):
+        cluster.step()
+        if any(name.startswith("prime-") for name in cluster.names(CLAIMS)):
+            break
+        cluster.nature()
+    cluster.remove("volumeclonesources", "c")
+    if strategy == "copy":
+        # Its pods are not there yet.
+        assert not cluster.names(PODS)
+    cluster.run()
+    assert cluster.content == GOLDEN
+    assert cluster.annotations["storage.pod.phase"] == "Succeeded"
+    assert cluster.annotations["storage.populator.progress"] == "100.0%"
+
+
+def test_a_clone_source_that_is_deleted_before_the_prime_pvc_exists_is_waited_for():
+    cluster = CloneCluster(claim=pvc("csi", ref="c", kind="VolumeCloneSource")).run()
+    assert not any(name.startswith("prime-") for name in cluster.names(CLAIMS))
+    assert "VolumeCloneSource default/c does not exist" in cluster.annotations["storage.condition.bound.message"]
+
+
+@pytest.mark.parametrize("way", ["snapshot", "csi-clone", "copy"])
+def test_the_deleted_pvc_of_a_clone_is_cloned_again(way):
+    cluster = WAYS[way]().run()
+    first = cluster.get(CLAIMS, "a")["metadata"]["uid"]
+    cluster.remove(CLAIMS, "a")
+    cluster.run()
+    assert cluster.get(CLAIMS, "a")["metadata"]["uid"] != first
+    assert (cluster.status["phase"], cluster.content) == ("Succeeded", GOLDEN)
