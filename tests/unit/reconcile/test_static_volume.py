@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from tests.unit.reconcile.cluster_simulation import CLAIMS, COMPLETE, PODS, Cluster, dv
+from tests.unit.reconcile.cluster_simulation import CLAIMS, COMPLETE, DVS, PODS, Cluster, dv
 from tests.unit.reconcile.simulation import failing
 from tests.unit.reconcile.test_context_builder import until
 
@@ -25,6 +25,8 @@ def test_a_volume_that_was_made_for_it_is_taken_as_it_is(storage_class, source) 
     assert claim["spec"]["volumeName"] == "restored"
     assert "dataSourceRef" not in claim["spec"]
     assert cluster.annotations["storage.populatedFor"] == "a"
+    assert cluster.get(DVS, "a")["metadata"]["annotations"]["cdi.kubevirt.io/storage.prePopulated"] == "a"
+    assert cluster.status["progress"] == "N/A"
     assert "storage.persistentVolumeList" not in cluster.annotations
     assert not cluster.attempts
     assert not cluster.names(PODS)
