@@ -66,7 +66,8 @@ def in_use(context: TransferWorld) -> str:
     if not pods:
         return ""
     more = f" and {len(pods) - _SHOWN} more" if len(pods) > _SHOWN else ""
-    return f"PVC {place(context.source)} is in use by pod {', '.join(pods[:_SHOWN])}{more}"
+    kind = "DataVolume PVC" if context.moves_data_volume else "PVC"
+    return f"Pods using {kind}: PVC {place(context.source)} is in use by pod {', '.join(pods[:_SHOWN])}{more}"
 
 
 def foreign_finalizers(context: TransferWorld, claim: PVC) -> tuple[str, ...]:
@@ -161,12 +162,14 @@ def _blocked_by(context: TransferWorld, claim: PVC) -> Pending | None:
         return None
     if any(one.startswith(FINALIZER) for one in busy):
         message = (
-            f"PVC {where} is being moved by another ObjectTransfer. Try: wait until that is Complete; if there is "
-            f"none, remove the finalizer {next(one for one in busy if one.startswith(FINALIZER))}"
+            f"Source in use by another transfer: PVC {where} is being moved by another ObjectTransfer. Try: wait until "
+            "that is Complete; if there is none, remove the finalizer "
+            f"{next(one for one in busy if one.startswith(FINALIZER))}"
         )
     else:
         message = (
-            f"PVC {where} is in use: another controller set the finalizer {', '.join(busy)}, for example to clone it"
+            f"PVC has finalizer: {', '.join(busy)}: PVC {where} is in use; another controller set it, for example to "
+            "clone it"
         )
     return Pending(reason=TransferReason.IN_USE, message=message, event=TransferReason.IN_USE)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
@@ -19,6 +20,17 @@ PHASE_TIMEOUT: Final = 60.0
 """Maximum delay in seconds before a rejected request is retried."""
 _REQUEUE_DELAY: Final = 5.0
 """Initial delay in seconds; what is missing is usually created together with the transfer."""
+_MAX_REASON: Final = 1024
+"""Maximum length of a reason in characters; Kubernetes' limit for conditions."""
+_WORDS: Final[Mapping[str, str]] = {
+    TransferReason.NO_SOURCE: "No source",
+    TransferReason.NOT_POPULATED: "Source not populated",
+    TransferReason.NOT_BOUND: "PVC not bound",
+    TransferReason.STARTING: "Pending",
+    TransferReason.MOVING: "Running",
+    TransferReason.BINDING: "Waiting for target to be bound",
+}
+"""Beginning of the condition's message for each reason, letter for letter the message of KubeVirt's CDI."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +44,14 @@ class Step:
     record: TransferRecord | None = None
     warns: bool = False
     """Whether a user may have to act."""
+    code: str = ""
+    """Reason of the event, if `reason` is a text."""
+
+    @property
+    def shown(self) -> str:
+        """The condition's message: the words of KubeVirt's CDI, then the details."""
+        words = "Error" if self.code else _WORDS.get(self.reason)
+        return f"{words}: {self.message}" if words else self.message
 
 
 def running(record: TransferRecord, message: str, *actions: Action) -> Step:
@@ -66,16 +86,20 @@ def complete(*actions: Action) -> Step:
 
 
 def refused(context: TransferWorld, refusal: Rejection) -> Plan:
-    """Return the plan after a rejected action: the phase stays, and the message gives the reason."""
+    """Return the plan after a rejected action: the phase stays.
+
+    The condition's reason is the text of the error, as in KubeVirt's CDI; programs search it for "exceeded quota".
+    """
     if context.phase in (TransferPhase.COMPLETE, TransferPhase.ERROR):
         return Plan(requeue_after=PHASE_TIMEOUT)
     failure = refusal.failure
     step = Step(
         phase=TransferPhase.RUNNING if context.phase == TransferPhase.RUNNING else TransferPhase.PENDING,
-        reason=failure.code,
+        reason=failure.message[:_MAX_REASON],
         message=failure.message,
         record=context.record,
         warns=True,
+        code=failure.code,
     )
     return shown(context, step, requeue_after=_pause(context))
 
@@ -106,7 +130,7 @@ def shown(context: TransferWorld, step: Step, *, requeue_after: float | None = N
 
 def _status(context: TransferWorld, step: Step) -> dict[str, Any]:
     old = (context.transfer.status.conditions if context.transfer.status is not None else None) or []
-    aspect = (true if step.phase == TransferPhase.COMPLETE else false)(step.reason, step.message)
+    aspect = (true if step.phase == TransferPhase.COMPLETE else false)(step.reason, step.shown)
     status: dict[str, Any] = {
         "phase": step.phase.value,
         "conditions": conditions(old, {ConditionType.COMPLETE: aspect}, context.now),
@@ -120,9 +144,9 @@ def _events(context: TransferWorld, step: Step) -> tuple[Event, ...]:
     status = context.transfer.status
     known = find_condition(status.conditions if status is not None else None, ConditionType.COMPLETE)
     if step.warns:
-        if known is not None and (known.reason, known.message) == (step.reason, step.message):
+        if known is not None and (known.reason, known.message) == (step.reason, step.shown):
             return ()
-        return (Event(type="Warning", reason=step.reason, message=step.message),)
+        return (Event(type="Warning", reason=step.code or step.reason, message=step.message),)
     if step.phase in (context.phase, TransferPhase.PENDING):
         return ()
     message = f"{context.transfer.spec.source.kind} {place(context.source)} to {place(context.target)}: {step.message}"

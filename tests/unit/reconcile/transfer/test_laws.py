@@ -8,6 +8,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from cdi.api.errors import QuotaExceeded
 from cdi.controller.request import Request, datavolume
 from cdi.kube.resources import CLAIMS, DATA_VOLUMES, NAMESPACES, OBJECT_TRANSFERS, PODS
 from tests.unit.reconcile.transfer.transfer_simulation import HELD, SOURCE, TARGET, Simulation
@@ -253,7 +254,9 @@ def test_a_namespace_that_is_made_later(moves_of, lives, moves):
         it = Simulation(moves, target=TARGET, namespaces=("a",))
         await it.go(moves_of, lives)
         await it.run()
-        assert it.said() == ("Running", "NotFound")
+        phase, reason = it.said()
+        assert phase == "Running"
+        assert reason.startswith("namespace b does not exist")
         assert "namespace b does not exist. Try: create it" in it.status()["conditions"][0]["message"]
         assert "deletionTimestamp" not in it.claim(SOURCE)["metadata"]
         it.api.add(NAMESPACES, {"metadata": {"name": "b"}})
@@ -261,6 +264,43 @@ def test_a_namespace_that_is_made_later(moves_of, lives, moves):
         is_moved(it)
 
     asyncio.run(run())
+
+
+async def test_a_quota_is_told_as_the_reason_and_the_transfer_ends_once_it_is_raised():
+    """KubeVirt's CDI has the API server's text as the reason, which programs search."""
+    it = Simulation()
+    said = 'persistentvolumeclaims "disk" is forbidden: exceeded quota: q, requested: requests.storage=1Gi'
+    it.api.refuse["PersistentVolumeClaim"] = QuotaExceeded(said, where="namespace b")
+    await it.run()
+    phase, reason = it.said()
+    message = it.status()["conditions"][0]["message"]
+    assert phase == "Running"
+    assert reason.startswith(said)
+    assert message.startswith(f"Error: {said}") and "Try: " in message
+    assert "deletionTimestamp" not in it.claim(SOURCE)["metadata"]
+    it.api.refuse.clear()
+    await it.run()
+    assert it.said() == ("Complete", "TransferComplete")
+    assert it.status()["conditions"][0]["message"] == "Transfer complete"
+    is_moved(it)
+
+
+async def test_a_reason_has_no_more_than_kubernetes_limit():
+    it = Simulation()
+    it.api.refuse["PersistentVolumeClaim"] = QuotaExceeded("exceeded quota: " + "q" * 5000, where="namespace b")
+    await it.run()
+    assert len(it.said()[1]) == 1024
+
+
+async def test_what_is_waited_for_is_told_in_the_words_of_kubevirt_s_cdi():
+    it = Simulation("PersistentVolumeClaim")
+    it.use()
+    it.transfer("u", source=("a", "nowhere"), target=BOTH)
+    await it.run()
+    for name, reason, words in (("t", "InUse", "Pods using PVC: "), ("u", "NoSource", "No source: ")):
+        assert it.said(name) == ("Pending", reason)
+        message = it.status(name)["conditions"][0]["message"]
+        assert message.startswith(words) and len(message) > len(words)
 
 
 async def _killed(moves, reclaim, *, meddle=lambda _: None):
