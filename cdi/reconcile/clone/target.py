@@ -189,13 +189,14 @@ def _size(
     context: ReconcileContext, found: CloneSource, volume_mode: str, storage_class: str | None
 ) -> int | Result | None:
     """Return the size in bytes for a clone without a requested size; None if the source's size is unknown."""
+    offered = context.objects.storage_defaults(
+        storage_class, virtualization=uses_virt_default_class(context.datavolume)
+    )
     if depends_on_disk(context, found, volume_mode, storage_class):
         disk = detect_size(context, found)
         if isinstance(disk, Result):
             return disk
         if disk is not None:
-            offered = context.objects.storage_defaults(
-                storage_class, virtualization=uses_virt_default_class(context.datavolume)
-            )
             return default_size(max(disk, MIN_CLAIM_SIZE), volume_mode, offered)
-    return size_for(context, found, volume_mode, storage_class)
+    size = size_for(context, found, volume_mode, storage_class)
+    return None if size is None else max(size, offered.minimum)

@@ -387,6 +387,29 @@ def test_one_that_keeps_no_more_is_as_large_as_the_source():
     assert (asked(cluster), cluster.measured) == (1024 * MIB, 0)
 
 
+@pytest.mark.parametrize(("storage_class", "size"), [("csi", 1024 * MIB * 106 // 100), ("local", 1280 * MIB)])
+@pytest.mark.parametrize("kept", [True, False])
+def test_a_file_system_without_a_size_has_room_for_the_device_that_it_is_cloned_from(kept, storage_class, size):
+    """KubeVirt's CDI adds the overhead to a snapshot's size as well."""
+    cluster = cloning(storage_class, size=None, kept=kept, config=LEAN)(mode="Block").run()
+    assert cluster.status["phase"] == "Succeeded", cluster.status
+    assert abs(asked(cluster) - size) <= MIB
+    assert cluster.content == GOLDEN
+
+
+@pytest.mark.parametrize("kept", [True, False])
+@pytest.mark.parametrize(("least", "size"), [(4096 * MIB, 4096 * MIB), (512 * MIB, 1024 * MIB)])
+def test_a_target_without_a_size_is_no_smaller_than_its_class_makes_volumes(monkeypatch, kept, least, size):
+    cluster = cloning("grows", size=None, kept=kept)()
+    plain = cluster.storage_defaults
+    monkeypatch.setattr(
+        cluster, "storage_defaults", lambda *given, **more: replace(plain(*given, **more), minimum=least)
+    )
+    cluster.run()
+    assert cluster.status["phase"] == "Succeeded", cluster.status
+    assert asked(cluster) == size
+
+
 @pytest.mark.parametrize(("noted", "looks"), [(966 * MIB, 0), (965 * MIB, 1), ("x", 1)])
 def test_nobody_looks_where_the_import_noted_it_and_the_volume_has_not_grown_since(noted, looks):
     cluster = cloning(size=None, mode="Block")(disk=960 * MIB)
