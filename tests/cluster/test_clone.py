@@ -404,8 +404,14 @@ def test_with_leave_a_volume_comes_from_another_namespace(cluster, place):
                     annotations=leave(signing_key(other), source, other.namespace, name),
                 )
             )  # fmt: skip
+        strategies = {"moved": "snapshot", "cloned": "csi-clone", "grown": "snapshot", "copied": "copy"}
         for name in ways:
-            wait_phase(other, name, "Succeeded")
+            own = wait_phase(other, name, "Succeeded")["metadata"]["annotations"]
+            target = other.get("persistentvolumeclaim", name)["metadata"]["annotations"]
+            assert own[CLONE_TYPE] == target[CLONE_TYPE] == strategies[name]
+            lasting = "cdi.kubevirt.io/storage.extended.clone.token"
+            assert own[lasting] == target[lasting] != own["cdi.kubevirt.io/storage.clone.token"]
+            assert target["cdi.kubevirt.io/dataSourceNamespace"] == place.namespace
         modes = {name: mode for name, (_, mode) in ways.items()}
         other.create(pod_of_many("reader", cluster.image, digests(modes, SIZE), modes))
         other.wait("pod", "reader", "ended", lambda pod: pod["status"].get("phase") == "Succeeded", TIMEOUT)
