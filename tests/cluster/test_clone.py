@@ -285,7 +285,10 @@ def test_a_file_system_that_is_too_small_is_a_claim_that_waits(place):
 
     found = place.wait("persistentvolumeclaim", "small-files", "waits", failed, TIMEOUT)
     assert found["metadata"]["annotations"]["cdi.kubevirt.io/cloneError"].startswith(SMALLER)
-    assert {"ErrIncompatiblePVC"} <= {one["reason"] for one in place.events("DataVolume", "small-files")}
+    until("the event is there", lambda: any(
+        one["reason"] == "ErrIncompatiblePVC" and one["message"].startswith(SMALLER)
+        for one in place.events("DataVolume", "small-files")
+    ), TIMEOUT)  # fmt: skip
     assert place.get("datavolume", "small-files")["status"]["phase"] == "CloneScheduled"
     place.merge("persistentvolumeclaim", "small-files", {"metadata": {"annotations": {
         "cdi.kubevirt.io/permissiveClone": "true"}}})  # fmt: skip
