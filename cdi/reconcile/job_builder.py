@@ -185,8 +185,13 @@ class _Builder:
             return BlockTargetSpec(path=self._layout.disk)
         if content is ContentType.ARCHIVE:
             return DirectoryTargetSpec(path=self._layout.directory)
-        volume = self._claim.capacity or self._claim.requested
-        return FileTargetSpec(path=self._layout.disk, volume=volume if self._platform.cluster else None)
+        if not self._platform.cluster:
+            return FileTargetSpec(path=self._layout.disk)
+        return FileTargetSpec(
+            path=self._layout.disk,
+            volume=self._claim.capacity or self._claim.requested,
+            overhead=int(1000 * overhead_of(self._claim.storage_class, self._config)),
+        )
 
     def _size(self) -> int | None:
         if not self._platform.cluster:

@@ -98,6 +98,13 @@ class DiskFile:
         with map_os_errors(self.path):
             return os.fstat(self._descriptors.cached).st_blocks * 512
 
+    @property
+    def room(self) -> int:
+        """Bytes of the file system that are available to the disk, including those it occupies."""
+        with map_os_errors(self.path):
+            found = os.fstatvfs(self._descriptors.cached)
+        return found.f_bavail * found.f_frsize + self.allocated
+
     def resize(self, size: int) -> None:
         with map_os_errors(self.path):
             os.ftruncate(self._descriptors.cached, size)

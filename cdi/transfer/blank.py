@@ -6,14 +6,17 @@ from cdi.api.errors import CdiError, InvalidManifest
 from cdi.api.job import Job
 from cdi.target.open import open_target
 from cdi.transfer.control import TransferControl
+from cdi.transfer.disk_size import size_within_room
 from cdi.transfer.result import OutcomeBuilder
 
 
 def make_blank(job: Job, control: TransferControl, result: OutcomeBuilder) -> None:
-    """Make the target's disk ``job.size`` bytes of zeros; the whole device if no size is given."""
+    """Make the target's disk ``job.size`` bytes of zeros, or what fits; the whole device if no size is given."""
     target = open_target(job.target)
     try:
-        size = job.size if job.size is not None else target.capacity
+        size = size_within_room(job, target, 0)
+        if size is None:
+            size = target.capacity
         if size is None:
             raise InvalidManifest("a blank disk needs a size")
         control.meter.total = 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Literal, NoReturn
 
 from cdi.api.errors import (
@@ -31,6 +32,7 @@ from cdi.target.errors import map_os_errors
 from cdi.target.open import open_target
 from cdi.transfer.bounds_check import check_source_bounds
 from cdi.transfer.control import TransferControl
+from cdi.transfer.disk_size import size_within_room
 from cdi.transfer.expected_digest import ExpectedDigest, expectation
 from cdi.transfer.hashed_stream import HashedStream
 from cdi.transfer.journal import is_dirty, mark_dirty, remove
@@ -144,9 +146,12 @@ class DiskTransfer:
         engine: Literal["qemu"] | None = None,
     ) -> Plan:
         assert peeled.image is not None
+        size = peeled.image.virtual_size
+        if size is None and not peeled.wrappers:
+            size = fetcher.facts.length
         found = plan_for(
             plan_input(
-                self.job,
+                replace(self.job, size=size_within_room(self.job, target, size)),
                 fetcher.facts,
                 image=peeled.image,
                 wrappers=peeled.wrappers,

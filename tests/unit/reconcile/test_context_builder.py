@@ -173,7 +173,7 @@ def test_storage_grows_by_what_the_file_system_needs_and_the_disk_is_at_least_wh
     asked = int(cluster.get(CLAIMS, "a")["spec"]["resources"]["requests"]["storage"])
     assert asked == GIB * 106 // 100 + 1
     assert GIB <= job(cluster).size <= asked
-    assert job(cluster).target == FileTargetSpec(path="/data/disk.img", volume=asked)
+    assert job(cluster).target == FileTargetSpec(path="/data/disk.img", volume=asked, overhead=60)
     assert job(cluster).journal == "/data/.cdi/journal"
 
 
