@@ -15,7 +15,6 @@ from cdi.api.errors import (
     CdiError,
     SourceError,
     SourceForbidden,
-    SourceNotSupported,
     SourceProtocolError,
     SourceRefused,
     SourceTruncated,
@@ -29,6 +28,7 @@ from cdi.http.credentials import proxy_unauthorized
 from cdi.http.http_object import Headers
 from cdi.http.message import Response, read_response, request_bytes
 from cdi.http.proxy import ProxyServer, ProxySettings
+from cdi.http.tls_relay import relay
 from cdi.http.url import Url
 
 _PROXY_REMEDY = "check the proxy settings (importProxy, or http_proxy, https_proxy and no_proxy)"
@@ -118,12 +118,6 @@ class Transport:
 
     def _open(self, url: Url, proxy: ProxyServer | None, key: object, cancel: SocketCanceller) -> Connection:
         hop = url if proxy is None else proxy.url
-        if proxy is not None and proxy.url.scheme == url.scheme == "https":
-            raise SourceNotSupported(
-                "a proxy that is itself reached over TLS cannot carry https",
-                where=proxy.label,
-                remedy="give the proxy's http:// address",
-            )
         try:
             sock = self._dialer.dial(hop.host, hop.port, cancel, where=url.redacted)
         except SourceUnreachable as error:
@@ -136,6 +130,7 @@ class Transport:
                     sock = self._start_tls(sock, proxy.url, proxy, cancel)
                 if url.scheme == "https":
                     self._tunnel(sock, url, proxy, cancel)
+                    sock = self._plain(sock, cancel, where=url.redacted)
             if url.scheme == "https":
                 sock = self._start_tls(sock, url, proxy, cancel)
         except BaseException:
@@ -190,6 +185,18 @@ class Transport:
             raise
         return wrapped
 
+    def _plain(self, sock: socket.socket, cancel: SocketCanceller, *, where: str) -> socket.socket:
+        """Return a socket for the bytes in a tunnel, on which another TLS connection can begin."""
+        if not isinstance(sock, ssl.SSLSocket):
+            return sock
+        cancel.detach()
+        try:
+            inner = relay(sock)
+        except OSError as error:
+            raise SourceUnreachable(f"no TLS connection through the proxy: {error}", where=where) from error
+        cancel.attach(inner)
+        return inner
+
     def _ssl_context(self) -> ssl.SSLContext:
         with self._lock:
             if self._context is None:
@@ -207,7 +214,11 @@ class Transport:
             try:
                 sock.settimeout(_CERTIFICATE_TIMEOUT)
                 if proxy is not None and proxy.url != url:
+                    if proxy.url.scheme == "https":
+                        cancel.detach()
+                        sock = context.wrap_socket(sock, server_hostname=proxy.url.host)
                     self._tunnel(sock, url, proxy, cancel)
+                    sock = self._plain(sock, cancel, where=url.redacted)
                 with context.wrap_socket(sock, server_hostname=url.host) as wrapped:
                     return wrapped.getpeercert(binary_form=True)
             finally:

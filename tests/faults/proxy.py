@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import select
 import socket
+import ssl
 import threading
 from typing import Self
 
@@ -20,6 +21,7 @@ class ForwardProxy:
     Attributes:
         status: the status to answer every request with instead of serving it.
         greeting: bytes to send into each tunnel.
+        tls: the context of a proxy that is itself reached over TLS.
     """
 
     def __init__(
@@ -29,7 +31,9 @@ class ForwardProxy:
         status: int | None = None,
         greeting: bytes = b"",
         offers: str = "Basic",
+        tls: ssl.SSLContext | None = None,
     ) -> None:
+        self._tls = tls
         self._offers = offers
         self._authorization = authorization
         self._status = status
@@ -38,7 +42,7 @@ class ForwardProxy:
         self._stopping = threading.Event()
         self._threads: list[threading.Thread] = []
         self.port: int = self._listener.getsockname()[1]
-        self.url = f"http://127.0.0.1:{self.port}"
+        self.url = f"{'http' if tls is None else 'https'}://127.0.0.1:{self.port}"
         self.requests: list[str] = []
         self.headers: list[str] = []
 
@@ -67,6 +71,12 @@ class ForwardProxy:
             self._start(self._serve, sock)
 
     def _serve(self, client: socket.socket) -> None:
+        if self._tls is not None:
+            try:
+                client = self._tls.wrap_socket(client, server_side=True)
+            except OSError:
+                client.close()
+                return
         with client, contextlib.suppress(OSError):
             head = b""
             while b"\r\n\r\n" not in head:

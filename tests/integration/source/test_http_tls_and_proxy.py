@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 import ssl
+import threading
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -160,6 +162,88 @@ def test_https_goes_through_a_tunnel(tls_server: FaultServer, trusted: Tls) -> N
     assert proxy.requests == [f"CONNECT 127.0.0.1:{tls_server.port} HTTP/1.1"]
     assert "Authorization: Basic bWU6c2VjcmV0" not in proxy.headers[0]
     assert tls_server.requests[0].header("Proxy-Authorization") is None
+
+
+@pytest.fixture
+def proxy_ca() -> trustme.CA:
+    return trustme.CA(organization_name="Proxies Ltd")
+
+
+@pytest.fixture
+def both(ca: trustme.CA, proxy_ca: trustme.CA, tmp_path: Path) -> Tls:
+    """Trust the source's CA and the proxy's, as a ConfigMap each in one directory."""
+    ca.cert_pem.write_to_path(str(tmp_path / "service-ca.crt"))
+    proxy_ca.cert_pem.write_to_path(str(tmp_path / "proxy-ca.crt"))
+    return Tls(ca_dir=str(tmp_path))
+
+
+def test_https_goes_through_a_proxy_that_is_reached_over_tls(
+    tls_server: FaultServer, proxy_ca: trustme.CA, both: Tls
+) -> None:
+    large = random.Random(5).randbytes(8 << 20)
+    url = tls_server.put("/x", large)
+    with ForwardProxy(authorization="Basic dTpw", tls=serving(proxy_ca.issue_cert("127.0.0.1"))) as proxy:
+        settings = Proxy(https=proxy.url.replace("//", "//u:p@"))
+        with source_of(url, tls=both, proxy=settings) as source:
+            assert read(source) == large
+            assert read(source, 1_000_000, 70_000) == large[1_000_000:1_070_000]
+        assert set(proxy.requests) == {f"CONNECT 127.0.0.1:{tls_server.port} HTTP/1.1"}
+    for thread in threading.enumerate():
+        if thread.name == "tls-relay":
+            thread.join(60)
+            assert not thread.is_alive()
+
+
+def test_http_goes_through_a_proxy_that_is_reached_over_tls(
+    fault_server: FaultServer, proxy_ca: trustme.CA, both: Tls
+) -> None:
+    with ForwardProxy(tls=serving(proxy_ca.issue_cert("127.0.0.1"))) as proxy:
+        with source_of(fault_server.put("/x", DATA), tls=both, proxy=Proxy(http=proxy.url)) as source:
+            assert read(source) == DATA
+
+
+def test_a_source_behind_a_proxy_over_tls_needs_its_own_authority(
+    tls_server: FaultServer, proxy_ca: trustme.CA, tmp_path: Path
+) -> None:
+    proxy_ca.cert_pem.write_to_path(str(tmp_path / "proxy-ca.crt"))
+    with ForwardProxy(tls=serving(proxy_ca.issue_cert("127.0.0.1"))) as proxy:
+        settings = Proxy(https=proxy.url)
+        with source_of(tls_server.put("/x", DATA), tls=Tls(ca_dir=str(tmp_path)), proxy=settings) as source:
+            with pytest.raises(errors.SourceTlsUntrusted, match="Images Ltd") as untrusted:
+                source.probe()
+    assert untrusted.value.upstream.endswith("x509: certificate signed by unknown authority")
+
+
+def test_a_proxy_over_tls_that_is_not_trusted_is_told(
+    tls_server: FaultServer, trusted: Tls, proxy_ca: trustme.CA
+) -> None:
+    with ForwardProxy(tls=serving(proxy_ca.issue_cert("127.0.0.1"))) as proxy:
+        with source_of(tls_server.put("/x", DATA), tls=trusted, proxy=Proxy(https=proxy.url)) as source:
+            with pytest.raises(errors.SourceTlsUntrusted, match="Proxies Ltd"):
+                source.probe()
+    assert not proxy.requests
+
+
+def test_a_stalled_source_behind_a_proxy_over_tls_can_be_closed(
+    tls_server: FaultServer, proxy_ca: trustme.CA, both: Tls
+) -> None:
+    url = tls_server.put("/x", DATA, faults=[Fault()], always=Fault(stall_after=1000))
+    with ForwardProxy(tls=serving(proxy_ca.issue_cert("127.0.0.1"))) as proxy:
+        source = source_of(url, tls=both, proxy=Proxy(https=proxy.url))
+        reader = source.open()
+
+        def close() -> None:
+            while len(tls_server.requests) < 2:
+                time.sleep(0.01)
+            source.close()
+
+        closing = threading.Thread(target=close)
+        closing.start()
+        with pytest.raises(errors.Interrupted):
+            while reader.readinto(memoryview(bytearray(30_000))):
+                pass
+        closing.join(60)
+        reader.close()
 
 
 @pytest.mark.parametrize("scheme", ["http", "https"])

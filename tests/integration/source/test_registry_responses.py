@@ -25,6 +25,7 @@ from cdi.api.job import Credentials, Proxy, RegistrySourceSpec, Tls
 from cdi.source.base import read_all
 from cdi.source.registry.open import open_registry
 from cdi.source.registry.reference import Reference
+from tests.faults.proxy import ForwardProxy
 from tests.faults.server import Fault, FaultServer
 from tests.integration.fixtures_registry import tar_of
 
@@ -372,3 +373,11 @@ class TestPlain:
             with open_registry(registry.spec(proxy=Proxy(http=server.origin)), 0.5) as image:
                 assert read_all(image.layers[0].source, 1 << 20) == LAYER
             assert {request.target.partition(":")[0] for request in server.requests} == {"http"}
+
+    def test_a_proxy_that_is_reached_over_tls_is_used_for_everything(self, authority, fault_server):
+        with ForwardProxy(tls=authority[0]) as proxy:
+            registry = Registry(fault_server, authority[1])
+            with open_registry(registry.spec(proxy=Proxy(https=proxy.url)), 5) as image:
+                assert read_all(image.layers[0].source, 1 << 20) == LAYER
+            assert set(proxy.requests) == {f"CONNECT {registry.name} HTTP/1.1"}
+            assert len(proxy.requests) >= 2
