@@ -243,7 +243,7 @@ class Failure:
     retry: Retry
     exit_status: int = 1
     upstream: str = ""
-    """`CdiError.upstream`, shortened."""
+    """`CdiError.upstream` in ASCII, shortened."""
 
     @classmethod
     def from_error(cls, error: CdiError) -> Self:
@@ -253,7 +253,8 @@ class Failure:
             message=error.message,
             retry=error.retry,
             exit_status=error.exit_status,
-            upstream=error.upstream[:_MAX_UPSTREAM],
+            # Only ASCII: its escapes in JSON would leave too little of a termination message to our own message.
+            upstream="".join(c if " " <= c <= "~" else "?" for c in error.upstream[:_MAX_UPSTREAM]),
         )
 
 

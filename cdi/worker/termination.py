@@ -83,7 +83,7 @@ def _truncations(outcome: Outcome, journal: str | None, source: str) -> Iterator
         length = len(failure.message)
         while length > 0:
             length = length * 3 // 4
-            shortened = replace(failure, message=failure.message[:length], upstream="")
+            shortened = replace(failure, message=failure.message[:length])
             yield replace(words, message="", outcome=replace(words.outcome, failure=shortened))
         words = replace(
             words, message="", outcome=replace(words.outcome, failure=replace(failure, message="", upstream=""))

@@ -80,5 +80,5 @@ def test_an_upload_that_is_too_large_is_named_in_the_log_and_to_its_client():
     assert upload_response_text(failure("ImageCorrupt")) == OURS
 
 
-def test_words_of_any_length_are_bounded():
-    assert len(failure("PlatformNotFound", "x" * 5000).upstream) == 300
+def test_words_of_any_length_and_letters_are_bounded():
+    assert failure("PlatformNotFound", "\n\U0001f4a9" + "x" * 5000).upstream == "??" + "x" * 298

@@ -15,7 +15,7 @@ failures = st.none() | st.builds(
     message=text,
     retry=st.sampled_from(Retry),
     exit_status=st.integers(1, 255),
-    upstream=st.text(max_size=300),
+    upstream=st.text(alphabet=st.characters(min_codepoint=32, max_codepoint=126), max_size=300),
 )
 outcomes = st.builds(
     Outcome,
