@@ -6,7 +6,6 @@ status) is put into ``CdiError.upstream`` where the error is raised, by the func
 
 from __future__ import annotations
 
-from http import HTTPStatus
 from typing import Final
 
 from cdi.api.errors import (
@@ -107,13 +106,9 @@ def invalid_format(name: str) -> str:
     return f"{_NOT_CONVERTED}: Invalid format {name} for image {_SCRATCH_IMAGE}"
 
 
-def unexpected_status(status: int) -> str:
+def unexpected_status(status: int, phrase: str) -> str:
     """Return the words for a response other than 200 to a request for the whole image."""
-    try:
-        phrase = f" {HTTPStatus(status).phrase}"
-    except ValueError:
-        phrase = ""
-    return f"expected status code 200, got {status}. Status: {status}{phrase}"
+    return f"expected status code 200, got {status}. Status: {f'{status} {phrase}'.rstrip()}"
 
 
 def no_s3_object(bucket: str, key: str, code: str, message: str) -> str:

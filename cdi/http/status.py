@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from http import HTTPStatus
 
 from cdi.api.errors import (
     CdiError,
@@ -21,6 +22,7 @@ from cdi.http.message import Response
 
 MAX_BODY = 16 << 10
 """The maximum number of bytes read from the body of an error response."""
+_PHRASES = {status.value: status.phrase for status in HTTPStatus}
 PASSING = frozenset({408, 421, 423, 425, 429, 500, 502, 503, 504})
 _TEXTUAL = ("text/", "application/json", "application/problem+json", "application/xml", "application/problem+xml")
 _CODE = re.compile(rb"<Code>([A-Za-z0-9._-]{1,80})</Code>")
@@ -47,7 +49,7 @@ def error_for_status(response: Response, body: bytes, *, sent: str | None, crede
     `sent` is the value of the request's Authorization field; only its scheme is used.
     """
     error = _error_for_status(response, body, sent=sent, credentials_dropped=credentials_dropped)
-    return error.with_upstream(unexpected_status(response.status))
+    return error.with_upstream(unexpected_status(response.status, _PHRASES.get(response.status, "")))
 
 
 def _error_for_status(response: Response, body: bytes, *, sent: str | None, credentials_dropped: bool) -> CdiError:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from cdi.api.errors import CdiError, InvalidManifest
 from cdi.api.job import Job
 from cdi.target.open import open_target
+from cdi.transfer.available_size import size_within_room
 from cdi.transfer.control import TransferControl
-from cdi.transfer.disk_size import size_within_room
 from cdi.transfer.result import OutcomeBuilder
 
 

@@ -30,9 +30,9 @@ from cdi.source.base import Source
 from cdi.target.base import Target
 from cdi.target.errors import map_os_errors
 from cdi.target.open import open_target
+from cdi.transfer.available_size import size_within_room
 from cdi.transfer.bounds_check import check_source_bounds
 from cdi.transfer.control import TransferControl
-from cdi.transfer.disk_size import size_within_room
 from cdi.transfer.expected_digest import ExpectedDigest, expectation
 from cdi.transfer.hashed_stream import HashedStream
 from cdi.transfer.journal import is_dirty, mark_dirty, remove

@@ -80,7 +80,7 @@ def test_registry(secure, authority):
 @pytest.mark.parametrize(
     "listen",
     [
-        lambda: health._listen(0),
+        lambda: health.listen(0),
         lambda: server._listen("", 0),
         lambda: server._listen("::1", 0),
         lambda: proxy_run._listen("", 0, "--port"),

@@ -9,8 +9,8 @@ import pytest
 from cdi.api.job import BlankSourceSpec, FileSourceSpec, FileTargetSpec, Job, Policy
 from cdi.api.overhead import usable
 from cdi.target.file import DiskFile
+from cdi.transfer.available_size import size_within_room
 from cdi.transfer.control import TransferControl
-from cdi.transfer.disk_size import size_within_room
 from cdi.transfer.journal import Journal
 from cdi.transfer.run import transfer
 from tests.integration.fixtures_images import loop, run

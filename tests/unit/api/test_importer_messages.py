@@ -26,16 +26,16 @@ def failure(code, upstream=""):
 @pytest.mark.parametrize(
     ("source", "code", "upstream", "words"),
     [
-        ("http", "SourceNotFound", unexpected_status(404),
+        ("http", "SourceNotFound", unexpected_status(404, "Not Found"),
          "Unable to connect to http data source: expected status code 200, got 404. Status: 404 Not Found"),
-        ("http", "SourceRefused", unexpected_status(499),
+        ("http", "SourceRefused", unexpected_status(499, ""),
          "Unable to connect to http data source: expected status code 200, got 499. Status: 499"),
         ("registry", "PlatformNotFound", no_image_for_platform("absent", "", "linux"),
          'Unable to process data: no image found in image index for architecture "absent", variant "", OS "linux"'),
         ("registry", "DiskNotInImage", "",
          "Unable to process data: Unable to transfer source data to scratch space: Failed to read registry image: "
          "Failed to find VM disk image file in the container image"),
-        ("registry", "SourceNotFound", unexpected_status(404), "Unable to process data: failed to pull image"),
+        ("registry", "SourceNotFound", unexpected_status(404, "Not Found"), "Unable to process data: failed to pull image"),
         ("http", "ChecksumMismatch", "", "Unable to process data: checksum validation failed"),
         ("http", "TargetTooSmall", image_too_large(2048, 1024),
          "Unable to process data: Unable to convert source data to target format: virtual image size 2048 is larger "
