@@ -261,6 +261,48 @@ def test_every_pod_keeps_to_the_restricted_standard_and_the_one_image(render, va
             assert each["resources"]["requests"]["cpu"]
 
 
+OPENSHIFT = "--api-versions=security.openshift.io/v1"
+
+
+@pytest.mark.parametrize("values", [{}, EVERYTHING, beside("a")], ids=["default", "everything", "beside"])
+def test_on_openshift_the_control_plane_keeps_to_the_restricted_policy(render, values):
+    documents = render(values, OPENSHIFT, release="second" if "alongside" in values else "cdi")
+    for _, pod in pods(documents):
+        assert pod["securityContext"] == {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
+    for each in documents:
+        if each["kind"] == "Deployment":
+            annotations = each["spec"]["template"]["metadata"]["annotations"]
+            assert annotations["openshift.io/required-scc"] == "restricted-v2"
+
+
+@pytest.mark.parametrize(
+    ("values", "name", "account"),
+    [({}, "containerized-data-importer", "cdi-sa"), (beside("a"), "system-second-workers", "second-sa")],
+    ids=["default", "beside"],
+)
+def test_on_openshift_worker_pods_may_have_their_user(render, values, name, account):
+    documents = render(values, OPENSHIFT, release="second" if values else "cdi")
+    policy = find(documents, "SecurityContextConstraints", name)
+    assert policy["users"] == [f"system:serviceaccount:system:{account}"]
+    assert policy["runAsUser"] == {"type": "MustRunAsNonRoot"}
+    assert policy["requiredDropCapabilities"] == ["ALL"]
+    assert policy["defaultAddCapabilities"] == []
+    assert {key for key, value in policy.items() if key.startswith("allow") and value} == set()
+    assert not [each for each in render(values, release="x") if each["kind"] == "SecurityContextConstraints"]
+
+
+def test_the_kinds_that_populate_claims_are_registered_where_a_validator_asks(render):
+    def registered(*arguments):
+        made = [each for each in render({}, *arguments) if each["kind"] == "VolumePopulator"]
+        return {each["metadata"]["name"]: each["sourceKind"] for each in made}
+
+    kinds = ("VolumeImportSource", "VolumeCloneSource", "VolumeUploadSource")
+    assert registered() == {}
+    assert registered("--api-versions=populator.storage.k8s.io/v1beta1") == {
+        kind.lower(): {"group": "cdi.kubevirt.io", "kind": kind} for kind in kinds
+    }
+
+
 def test_the_upload_proxy_has_no_more_of_a_secret_than_it_needs(render):
     for values in ({}, EVERYTHING):
         pod = dict(pods(render(values)))["cdi-uploadproxy"]

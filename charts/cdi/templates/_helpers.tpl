@@ -8,6 +8,11 @@
 {{- if and .Values.uploadProxy.create (not (include "cdi.alongside" .)) }}true{{ end }}
 {{- end }}
 
+{{/* "true" on OpenShift. */}}
+{{- define "cdi.openshift" -}}
+{{- if .Capabilities.APIVersions.Has "security.openshift.io/v1" }}true{{ end }}
+{{- end }}
+
 {{/* What names in the release's namespace begin with. */}}
 {{- define "cdi.prefix" -}}
 {{- if include "cdi.alongside" . }}{{ .Release.Name | trunc 40 | trimSuffix "-" }}{{ else }}cdi{{ end }}
@@ -120,7 +125,11 @@ metadata:
     {{- with $values.podLabels }}
     {{- toYaml . | nindent 4 }}
     {{- end }}
-  {{- with merge (dict) (.annotations | default dict) $values.podAnnotations }}
+  {{- $required := dict }}
+  {{- if include "cdi.openshift" .root }}
+  {{- $required = dict "openshift.io/required-scc" "restricted-v2" }}
+  {{- end }}
+  {{- with merge (dict) (.annotations | default dict) $values.podAnnotations $required }}
   annotations:
     {{- toYaml . | nindent 4 }}
   {{- end }}
@@ -163,9 +172,12 @@ imagePullSecrets:
 {{- end }}
 securityContext:
   runAsNonRoot: true
+  {{- /* OpenShift gives each namespace users of its own, and its restricted policy admits no other. */}}
+  {{- if not (include "cdi.openshift" .) }}
   runAsUser: 107
   runAsGroup: 107
   fsGroup: 107
+  {{- end }}
   seccompProfile:
     type: RuntimeDefault
 {{- end }}
