@@ -1,6 +1,6 @@
 """HTTPS server of ``/metrics`` for clients that Kubernetes authenticates and authorizes.
 
-A client sends a bearer token. The API server says whom it belongs to (TokenReview) and whether that user may ``get``
+A client sends a bearer token. The API server says which user it belongs to (TokenReview) and whether that user may ``get``
 the non-resource URL ``/metrics`` (SubjectAccessReview), as with KubeVirt's CDI. The chart grants this to the
 ServiceAccount ``cdi-metrics-reader``.
 

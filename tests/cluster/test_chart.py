@@ -633,6 +633,24 @@ def test_metrics_can_be_left_to_everybody(render, secure):
     assert not [rule for rule in rules if "tokenreviews" in rule["resources"]]
 
 
+def test_whoever_may_only_view_a_namespace_may_not_clone_from_it(render):
+    documents = render()
+
+    def may_clone(role):
+        rules = find(documents, "ClusterRole", f"cdi.kubevirt.io:{role}")["rules"]
+        return any("datavolumes/source" in rule["resources"] and "create" in rule["verbs"] for rule in rules)
+
+    assert {role: may_clone(role) for role in ("admin", "edit", "view", "clone-sourcer", "config-reader")} == {
+        "admin": True,
+        "edit": True,
+        "view": False,
+        "clone-sourcer": True,
+        "config-reader": False,
+    }
+    labels = find(documents, "ClusterRole", "cdi.kubevirt.io:clone-sourcer")["metadata"]["labels"]
+    assert not [name for name in labels if name.startswith("rbac.authorization.k8s.io/aggregate-to")]
+
+
 def test_webhooks_can_be_left_out(render):
     documents = render({"webhooks": {"create": False}})
     assert not [each for each in documents if "Webhook" in each["kind"]]
