@@ -1,7 +1,7 @@
 """HTTPS server of ``/metrics`` for clients that Kubernetes authenticates and authorizes.
 
-A client sends a bearer token. The API server says which user it belongs to (TokenReview) and whether that user may ``get``
-the non-resource URL ``/metrics`` (SubjectAccessReview), as with KubeVirt's CDI. The chart grants this to the
+A client sends a bearer token. The API server says which user it belongs to (TokenReview) and whether that user may
+``get`` the non-resource URL ``/metrics`` (SubjectAccessReview), as with KubeVirt's CDI. The chart grants this to the
 ServiceAccount ``cdi-metrics-reader``.
 
 The certificate is signed by an authority that only this process knows: it encrypts the connection and authenticates
