@@ -29,7 +29,7 @@ from cdi.server import webhooks
 from cdi.server.proxy import metrics as proxy_metrics
 
 ROOT = Path(__file__).parents[3]
-OF_WORKERS = {"kubevirt_cdi_import_progress_total"}
+OF_WORKERS = {"kubevirt_cdi_import_progress_total", "kubevirt_cdi_clone_progress_total"}
 """Metrics of worker pods (`cdi.worker.progress`)."""
 GROUP = "cdi.kubevirt.io/v1beta1"
 

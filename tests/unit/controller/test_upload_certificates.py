@@ -22,6 +22,7 @@ from cdi.controller.upload_certificates import (
     UploadCertificateRotator,
 )
 from cdi.kube import pki
+from cdi.kube.certificate_annotations import ANN_NOT_AFTER, ANN_NOT_BEFORE
 from cdi.kube.certificates import Lifetimes
 from cdi.kube.resources import CLAIMS, SECRETS, SERVICES
 from tests.unit.controller.objects import body
@@ -95,6 +96,33 @@ async def test_everything_is_there_after_one_look() -> None:
     assert pki.issued_by(own, pki.read_bundle(scene.bundle(PROXY_SIGNER)))
     assert scene.made.authorities == scene.bundle(PROXY_SIGNER)
     assert scene.changes == 1
+
+
+@pytest.mark.parametrize(
+    "name", [SERVER_SIGNER, CLIENT_SIGNER, PROXY_SIGNER, PROXY_CERTIFICATE, CLIENT_CERTIFICATE], ids=str
+)
+async def test_a_rotation_that_is_requested_is_done_at_the_next_sync(name: str) -> None:
+    """Edit the annotation as rotation tools do, right after the controller has read the Secret."""
+    scene = Scene()
+    scene.now += HOUR
+    await scene.made.sync()
+    await scene.made.look_at_client()
+    before = scene.certificate(name)
+    annotations = scene.api.objects["secrets", name]["metadata"]["annotations"]
+    start = dt.datetime.fromisoformat(annotations[ANN_NOT_BEFORE])
+    annotations[ANN_NOT_AFTER] = (start + dt.timedelta(seconds=1)).strftime("%Y-%m-%dT%H:%M:%SZ")
+    scene.now += dt.timedelta(seconds=SYNC_INTERVAL)
+    await scene.made.sync()
+    await scene.made.look_at_client()
+    after = scene.certificate(name)
+    assert after.serial_number != before.serial_number
+    assert after.not_valid_after_utc > before.not_valid_after_utc
+    annotations = scene.api.objects["secrets", name]["metadata"]["annotations"]
+    assert dt.datetime.fromisoformat(annotations[ANN_NOT_AFTER]) == after.not_valid_after_utc
+    if name.endswith("signer"):
+        trusted = pki.read_bundle(scene.bundle(name))
+        assert before in trusted
+        assert after in trusted
 
 
 async def test_beside_another_cdi_in_its_namespace_it_leaves_that_one_s_alone() -> None:
