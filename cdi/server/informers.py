@@ -13,6 +13,7 @@ from cdi.api.configuration import CONFIG_NAME, CDIConfig
 from cdi.api.errors import ClusterUnavailable, InvalidManifest, NotFound
 from cdi.api.installation import CDI
 from cdi.api.meta import KubeObject
+from cdi.api.populators import VolumeCloneSource
 from cdi.api.storageprofile import StorageProfile
 from cdi.api.validation import parse
 from cdi.kube.certificates import Lifetimes
@@ -28,6 +29,8 @@ from cdi.kube.resources import (
     STORAGE_CLASSES,
     STORAGE_PROFILES,
     VALIDATING_WEBHOOKS,
+    VOLUME_CLONE_SOURCES,
+    VOLUME_SNAPSHOTS,
     Object,
     Resource,
 )
@@ -117,6 +120,15 @@ class Observed:
     async def data_volume(self, namespace: str, name: str) -> Object | None:
         """Return a DataVolume, bypassing any cache."""
         return await self._get(DATA_VOLUMES, name, namespace)
+
+    async def clone_source(self, namespace: str, name: str) -> VolumeCloneSource | None:
+        """Return a VolumeCloneSource, bypassing any cache."""
+        body = await self._get(VOLUME_CLONE_SOURCES, name, namespace)
+        return next(iter(_parsed([body], VolumeCloneSource)), None)
+
+    async def snapshot(self, namespace: str, name: str) -> Object | None:
+        """Return a VolumeSnapshot, bypassing any cache."""
+        return await self._get(VOLUME_SNAPSHOTS, name, namespace)
 
     async def _get(self, resource: Resource, name: str, namespace: str | None = None) -> Object | None:
         try:

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
+from cdi.api.claims import VolumeMode
 from cdi.api.errors import CdiError, InvalidManifest
-from cdi.api.names import ANN_CLONE_TYPE, GROUP
+from cdi.api.names import ANN_CLONE_TYPE
+from cdi.api.overhead import NO_OVERHEAD
+from cdi.api.quantity import Quantity
 from cdi.api.rules.problems import Problem
 from cdi.api.validation import parse
 from cdi.reconcile.claim_defaults import StorageDefaults, default_claim, is_archive, needs_defaults
+from cdi.server.clone_size import CloneSources, clone_source_name, requested_size, source_size
 from cdi.server.review import Allowed, Refused, Review, Verdict
 
 
-class Storage(Protocol):
-    """Information about storage classes."""
+class Storage(CloneSources, Protocol):
+    """Information about storage classes and about the sources of clones."""
 
     def renders_claims(self) -> bool:
         """Return whether PVCs with the label are completed (CDIConfig's webhookPvcRendering)."""
@@ -39,21 +43,31 @@ async def mutate_claim(review: Review, storage: Storage) -> Verdict:
     spec: dict[str, Any] = review.object["spec"]
     archive = is_archive(review.object)
     given = await storage.storage_defaults(spec.get("storageClassName"), archive=archive)
+    annotations = review.object["metadata"].get("annotations") or {}
+    populated = bool(clone_source_name(spec))
+    # The size that is set for a clone of a VolumeCloneSource was chosen for its volume, and is kept.
+    asked = {name: value for name, value in spec.items() if not (populated and name == "resources")}
     try:
-        completed = default_claim(spec, given, archive=archive, sized=not _is_clone(review.object))
+        completed = default_claim(
+            asked, given, archive=archive, sized=not (populated or annotations.get(ANN_CLONE_TYPE))
+        )
+        unsized = populated and not requested_size(spec)
     except CdiError as error:
         message = f"{error.what}; {error.remedy}" if error.remedy else error.what
         return Refused(problems=(Problem(field=f"spec.{error.where}" if error.where else "spec", message=message),))
+    if unsized:
+        mode = completed["volumeMode"]
+        overhead = given.overhead if mode == VolumeMode.FILESYSTEM else NO_OVERHEAD
+        size = await source_size(review.object, review.namespace, mode, overhead, storage)
+        completed |= _sized(spec, size) if size is not None else {}
     return Allowed(patch=tuple(_patch(spec, completed)))
 
 
-def _is_clone(claim: dict[str, Any]) -> bool:
-    """Return whether a PVC is cloned; its size is then that of the source."""
-    annotations = claim["metadata"].get("annotations") or {}
-    reference = claim["spec"].get("dataSourceRef") or {}
-    return bool(annotations.get(ANN_CLONE_TYPE)) or (
-        reference.get("apiGroup") == GROUP and reference.get("kind") == "VolumeCloneSource"
-    )
+def _sized(spec: dict[str, Any], size: int) -> dict[str, Any]:
+    """Return the ``resources`` of a spec with a size in bytes."""
+    resources = spec.get("resources") or {}
+    requests = {**(resources.get("requests") or {}), "storage": Quantity.of_bytes(size).text}
+    return {"resources": {**resources, "requests": requests}}
 
 
 def _patch(before: dict[str, Any], after: dict[str, Any]) -> list[dict[str, Any]]:

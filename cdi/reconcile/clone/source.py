@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import TYPE_CHECKING
 
 from cdi.api.errors import InvalidManifest, TargetTooSmall
@@ -151,7 +152,12 @@ def detected_size(context: ReconcileContext, found: CloneSource) -> int | None:
 
 def size_for(context: ReconcileContext, found: CloneSource, volume_mode: str, storage_class: str | None) -> int | None:
     """Return the size in bytes for a clone without a requested size; None if the source's size is unknown."""
-    size, advised = _own_size(context, found, volume_mode, storage_class), _advised_size(found)
+    return clone_size(found, volume_mode, overhead_of(storage_class, context.config))
+
+
+def clone_size(found: CloneSource, volume_mode: str, overhead: Fraction) -> int | None:
+    """Return what `size_for` returns, for a target of this volume mode and with this file system overhead."""
+    size, advised = _own_size(found, volume_mode, overhead), _advised_size(found)
     return size if advised is None else max(size or 0, advised)
 
 
@@ -167,13 +173,13 @@ def _advised_size(found: CloneSource) -> int | None:
     return size if size > 0 else None
 
 
-def _own_size(context: ReconcileContext, found: CloneSource, volume_mode: str, storage_class: str | None) -> int | None:
+def _own_size(found: CloneSource, volume_mode: str, overhead: Fraction) -> int | None:
     if found.size is None:
         return None
     if found.volume_mode in ("", volume_mode):
         return found.asked if found.asked is not None else found.size
     if volume_mode == "Filesystem":
-        return required(found.size, overhead_of(storage_class, context.config))
+        return required(found.size, overhead)
     # The volume's size is an upper bound for the disk in its filesystem.
     return found.size
 

@@ -5,10 +5,12 @@ from fractions import Fraction
 import pytest
 
 from cdi.api.errors import ClusterUnavailable
+from cdi.api.validation import parse
 from cdi.reconcile.capabilities import PropertySet
 from cdi.reconcile.claim_defaults import StorageDefaults
 from cdi.server.mutation import mutate_claim
 from cdi.server.review import Allowed, Refused, read
+from tests.unit.api.manifests import obj
 from tests.unit.server.reviews import BY_NAME, body
 
 LABEL = {"cdi.kubevirt.io/applyStorageProfile": "true"}
@@ -18,7 +20,8 @@ FILES = PropertySet(access_modes=("ReadWriteOnce",), volume_mode="Filesystem")
 
 
 class Storage:
-    def __init__(self, *sets, renders=True, name="fast"):
+    def __init__(self, *sets, renders=True, name="fast", populator=None, claim=None, snapshot=None):
+        self._objects = {"populator": populator, "claim": claim, "snapshot": snapshot}
         self._offer = StorageDefaults(storage_class=name, sets=sets, overhead=Fraction(6, 100))
         self._renders = renders
         self.asked = []
@@ -29,6 +32,19 @@ class Storage:
     async def storage_defaults(self, storage_class, *, archive):
         self.asked.append((storage_class, archive))
         return self._offer
+
+    def _read(self, kind, namespace, name):
+        found = self._objects[kind]
+        return found if found is not None and (namespace, name) == ("default", "golden") else None
+
+    async def clone_source(self, namespace, name):
+        return self._read("populator", namespace, name)
+
+    async def claim(self, namespace, name):
+        return self._read("claim", namespace, name)
+
+    async def snapshot(self, namespace, name):
+        return self._read("snapshot", namespace, name)
 
 
 async def ask(storage, *, labels=LABEL, annotations=None, **spec):
@@ -80,9 +96,72 @@ async def test_what_the_claim_says_itself_stays():
     assert storage.asked == [("fast", False)]
 
 
-async def test_a_clone_takes_the_size_of_its_source():
-    reference = {"apiGroup": "cdi.kubevirt.io", "kind": "VolumeCloneSource", "name": "golden"}
-    made = patched(await ask(Storage(FILES), dataSourceRef=reference))
+REFERENCE = {"apiGroup": "cdi.kubevirt.io", "kind": "VolumeCloneSource", "name": "golden"}
+
+
+def clone_of(kind="PersistentVolumeClaim", name="golden"):
+    group = {"apiGroup": "snapshot.storage.k8s.io"} if kind == "VolumeSnapshot" else {}
+    return parse(obj("VolumeCloneSource", {"source": {**group, "kind": kind, "name": name}}, name="golden"))
+
+
+def source_claim(mode="Filesystem", requested="1Gi", capacity=None):
+    return {
+        "metadata": {"namespace": "default", "name": "golden"},
+        "spec": {"volumeMode": mode, "resources": sized(requested)},
+        "status": {"capacity": {"storage": capacity}} if capacity else {},
+    }
+
+
+def source_snapshot(size, **annotations):
+    return {"metadata": {"namespace": "default", "name": "golden", "annotations": annotations}, "status": size}
+
+
+MODE = {"cdi.kubevirt.io/storage.import.sourceVolumeMode": "Block"}
+
+
+@pytest.mark.parametrize("given", [{}, {"resources": {}}, {"resources": sized("0")}], ids=["none", "empty", "zero"])
+@pytest.mark.parametrize(
+    ("offer", "objects", "size"),
+    [
+        (FILES, {"claim": source_claim()}, "1Gi"),
+        (FILES, {"claim": source_claim(capacity="2Gi")}, "1Gi"),
+        (FILES, {"claim": source_claim("Block", "100Mi")}, "106Mi"),
+        (BLOCK, {"claim": source_claim("Filesystem", "1Gi", "2Gi")}, "2Gi"),
+        (FILES, {"snapshot": source_snapshot({"restoreSize": "3Gi"})}, "3Gi"),
+        (FILES, {"snapshot": source_snapshot({"restoreSize": "100Mi"}, **MODE)}, "106Mi"),
+    ],
+    ids=["same mode", "larger than requested", "from a device", "onto a device", "snapshot", "snapshot of a device"],
+)
+async def test_a_clone_without_a_size_gets_that_of_its_source(offer, objects, size, given):
+    populator = clone_of("VolumeSnapshot" if "snapshot" in objects else "PersistentVolumeClaim")
+    storage = Storage(offer, populator=populator, **objects)
+    made = patched(await ask(storage, dataSourceRef=REFERENCE, **given))
+    assert made["/spec/resources"]["requests"]["storage"] == size
+    assert made["/spec/accessModes"] == list(offer.access_modes)
+
+
+async def test_a_clone_keeps_a_size_that_is_set():
+    storage = Storage(FILES, populator=clone_of(), claim=source_claim())
+    assert "/spec/resources" not in patched(await ask(storage, dataSourceRef=REFERENCE, resources=sized("100Mi")))
+
+
+@pytest.mark.parametrize(
+    ("objects", "annotations"),
+    [
+        ({}, {}),
+        ({"populator": clone_of()}, {}),
+        ({"populator": clone_of(name="another"), "claim": source_claim()}, {}),
+        ({"populator": clone_of("VolumeSnapshot"), "snapshot": source_snapshot({})}, {}),
+        ({"populator": clone_of(), "claim": source_claim(requested="big")}, {}),
+        (
+            {"populator": clone_of(), "claim": source_claim()},
+            {"cdi.kubevirt.io/dataSourceNamespace": "elsewhere"},
+        ),
+    ],
+    ids=["no populator", "no source", "another source", "no size yet", "no quantity", "another namespace"],
+)
+async def test_a_clone_whose_source_is_not_known_gets_no_size(objects, annotations):
+    made = patched(await ask(Storage(FILES, **objects), dataSourceRef=REFERENCE, annotations=annotations))
     assert "/spec/resources" not in made
 
 
