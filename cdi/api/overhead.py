@@ -23,9 +23,12 @@ NO_OVERHEAD = Fraction(0)
 
 
 def parse_overhead(text: str) -> Fraction:
-    """Parse an overhead from 0 to 0.999 with at most three decimals; raise `InvalidManifest` if it is invalid."""
-    if not re.fullmatch(r"0(\.[0-9]{1,3})?", text):
-        raise InvalidManifest(f"{text[:40]!r} is not a file system overhead: a number from 0 to 0.999")
+    """Parse an overhead from 0 to 1 with at most three decimals; raise `InvalidManifest` if it is invalid.
+
+    With an overhead of 1 a volume is twice as large as its disk. The form is that of KubeVirt's CDI: ``1.0`` has none.
+    """
+    if not re.fullmatch(r"0(\.[0-9]{1,3})?|1", text):
+        raise InvalidManifest(f"{text[:40]!r} is not a file system overhead: 0, 0.001 to 0.999, or 1")
     return Fraction(text)
 
 

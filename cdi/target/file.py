@@ -20,7 +20,7 @@ MODE = 0o660
 """Permissions of a disk: its owner and group, such as QEMU's, may read and write it."""
 FILESYSTEM_RESERVE = 1 << 20
 """Bytes of the file system reserved for the journal and the block map of a fully allocated disk."""
-_MAX_OVERHEAD = 999
+_MAX_OVERHEAD = 1000
 """Largest overhead in thousandths (see `cdi.api.overhead`)."""
 
 
@@ -351,7 +351,7 @@ class DiskFile:
         overhead = -(-1000 * (volume - fits) // fits)
         if overhead > _MAX_OVERHEAD:
             return larger
-        text = f"0.{overhead:03d}".rstrip("0")
+        text = f"{overhead // 1000}.{overhead % 1000:03d}".rstrip("0").rstrip(".")
         return (
             f"set filesystemOverhead of the volume's storage class to {text} or more in CDIConfig: the disk is then "
             f"created with {fits} bytes at most, and the import restarts automatically; for a larger image, {larger}"

@@ -18,7 +18,7 @@ from cdi.api.overhead import (
 from cdi.api.quantity import GIB, MIB
 
 sizes = st.integers(1, 1 << 62)
-overheads = st.integers(0, 999).map(lambda thousandths: Fraction(thousandths, 1000))
+overheads = st.integers(0, 1000).map(lambda thousandths: Fraction(thousandths, 1000))
 
 
 @given(sizes, overheads)
@@ -50,17 +50,24 @@ def test_the_default_is_six_per_cent_and_exact():
     assert required(1, NO_OVERHEAD) == MIB
 
 
-@pytest.mark.parametrize(("text", "value"), [("0", 0), ("0.06", Fraction(6, 100)), ("0.999", Fraction(999, 1000))])
+@pytest.mark.parametrize(
+    ("text", "value"), [("0", 0), ("0.06", Fraction(6, 100)), ("0.999", Fraction(999, 1000)), ("1", 1)]
+)
 def test_an_overhead_has_up_to_three_decimals(text, value):
     assert parse_overhead(text) == value
 
 
 @pytest.mark.parametrize(
-    "text", ["", "1", "1.0", "-0.1", ".5", "0.", "0.1234", "6%", "0,06", "nan", "00", "0.06\n", "٠"]
+    "text", ["", "1.0", "1.5", "01", "-0.1", ".5", "0.", "0.1234", "6%", "0,06", "nan", "00", "0.06\n", "٠"]
 )
 def test_other_overheads_are_refused(text):
     with pytest.raises(InvalidManifest):
         parse_overhead(text)
+
+
+def test_with_an_overhead_of_one_a_volume_is_twice_its_disk():
+    assert required(100 * MIB, parse_overhead("1")) == 200 * MIB
+    assert usable(200 * MIB, parse_overhead("1")) == 100 * MIB
 
 
 @pytest.mark.parametrize(

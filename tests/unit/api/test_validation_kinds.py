@@ -57,7 +57,7 @@ REFUSED = [
     (sound("StorageProfile") | {"metadata": {"name": "x", "namespace": "y"}}, "metadata.namespace", "cluster-scoped"),
     # CDIConfig and CDI
     *[(spoilt("CDIConfig", filesystemOverhead__global=value), "spec.filesystemOverhead.global", "file system overhead")
-      for value in ("1", "1.5", "-0.1", "0.1234", "6%", "nan", ".1")],
+      for value in ("1.0", "1.5", "-0.1", "0.1234", "6%", "nan", ".1")],
     (spoilt("CDIConfig", filesystemOverhead__storageClass={"fast": "2"}), "spec.filesystemOverhead.storageClass[fast]",
      "file system overhead"),
     (spoilt("CDIConfig", filesystemOverhead__global=0.06), "spec.filesystemOverhead.global",
@@ -74,7 +74,7 @@ REFUSED = [
      "spec.tlsSecurityProfile.custom.minTLSVersion", "Unsupported value"),
     (spoilt("CDIConfig", imagePullSecrets=[{}]), "spec.imagePullSecrets[0].name", "Required value"),
     (spoilt("CDIConfig", logVerbosity=-1), "spec.logVerbosity", "less than 0"),
-    (spoilt("CDI", config__filesystemOverhead__global="1"), "spec.config.filesystemOverhead.global", "overhead"),
+    (spoilt("CDI", config__filesystemOverhead__global="1.1"), "spec.config.filesystemOverhead.global", "overhead"),
     (spoilt("CDI", imagePullPolicy="Sometimes"), "spec.imagePullPolicy", "Unsupported value"),
     (spoilt("CDI", uninstallStrategy="x"), "spec.uninstallStrategy", "Unsupported value"),
     (spoilt("CDI", cloneStrategyOverride="x"), "spec.cloneStrategyOverride", "Unsupported value"),
@@ -133,6 +133,10 @@ def test_a_datasource_may_leave_the_namespace_empty(member):
     with pytest.raises(InvalidManifest, match="cannot point to itself" if member == "dataSource" else "is not valid"):
         name = "thing" if member == "dataSource" else ""
         parse_manifest(obj("DataSource", {"source": {member: {"namespace": "", "name": name}}}))
+
+
+def test_an_overhead_of_one_is_accepted_as_in_the_schema():
+    parse_manifest(spoilt("CDIConfig", filesystemOverhead={"global": "1", "storageClass": {"fast": "1"}}))
 
 
 def test_a_secret_value_is_never_repeated():
