@@ -175,6 +175,7 @@ def resolve_config(
         overhead=DEFAULT_OVERHEAD if fraction is None else fraction,
         overheads=dict(_overheads(overhead)),
         adopts=CLAIM_ADOPTION_GATE in (spec.feature_gates or []),
+        renders_claims=renders_claims(cdi, config),
         clone_strategy=cdi.spec.clone_strategy_override if cdi is not None else None,
         pods=WorkerPodConfig(
             image=pods.image,

@@ -231,6 +231,8 @@ class ResolvedConfig:
     """Filesystem overhead by storage class."""
     adopts: bool = False
     """Whether a DataVolume adopts a PVC of its name that has no controller, unless its annotation says otherwise."""
+    renders_claims: bool = False
+    """Whether the webhook completes new PVCs with the label applyStorageProfile."""
     clone_strategy: str | None = None
     """The CDI object's cloneStrategyOverride."""
     pods: WorkerPodConfig = field(default_factory=WorkerPodConfig)

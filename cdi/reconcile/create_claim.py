@@ -13,12 +13,13 @@ from cdi.api.names import (
     ANN_PRE_POPULATED,
     means_true,
 )
-from cdi.api.phases import EventReason, Phase, Reason
+from cdi.api.phases import Phase, Reason
 from cdi.api.policy import parse_policy_annotations
 from cdi.reconcile.actions import Action, CreateObject, PatchObject
 from cdi.reconcile.claim_builder import build_claim, build_source, owner_reference, populated_for
 from cdi.reconcile.clone.target import create_target
 from cdi.reconcile.context import PVC, ReconcileContext
+from cdi.reconcile.invalid_claim import claim_not_valid
 from cdi.reconcile.populate import already_populated, mark_prepopulated
 from cdi.reconcile.result import Result, failed, pending, was_populated
 from cdi.reconcile.source import (
@@ -72,8 +73,7 @@ def ensure_claim(context: ReconcileContext) -> Result:
     except CdiError as error:
         if error.retry is Retry.NEVER:
             return failed(None, Failure.from_error(error))
-        wait = Pending(reason=Reason.ERR_CLAIM_NOT_VALID, message=error.message, event=EventReason.ERR_CLAIM_NOT_VALID)
-        return replace(pending(None, wait), requeue_after=context.retries.patience)
+        return claim_not_valid(context, error)
     actions: tuple[Action, ...] = (CreateObject(body=body),)
     if isinstance(origin, Import | Upload) and origin.kept_in is None and dv.spec.source is not None:
         made = build_source(dv, origin)

@@ -17,7 +17,7 @@ from cdi.api.names import (
     ANN_USE_POPULATOR,
     propagates,
 )
-from cdi.api.phases import EventReason, Phase, Reason
+from cdi.api.phases import Phase, Reason
 from cdi.api.quantity import Quantity
 from cdi.api.storageprofile import CloneStrategy
 from cdi.reconcile.actions import Action, CreateObject
@@ -36,6 +36,7 @@ from cdi.reconcile.clone.size_detection import depends_on_disk, detect_size
 from cdi.reconcile.clone.source import CloneSource, facts, find, size_for, source_in_use, target_too_small
 from cdi.reconcile.clone.validation import invalid, is_known_strategy, is_validated_first
 from cdi.reconcile.context import PVC, DataRef
+from cdi.reconcile.invalid_claim import claim_not_valid
 from cdi.reconcile.provisioning import (
     class_of,
     provisioner_annotations,
@@ -76,8 +77,7 @@ def create_target(context: ReconcileContext, origin: Clone) -> Result:
     except CdiError as error:
         if error.retry is Retry.NEVER:
             return failed(None, Failure.from_error(error))
-        wait = Pending(reason=Reason.ERR_CLAIM_NOT_VALID, message=error.message, event=EventReason.ERR_CLAIM_NOT_VALID)
-        return replace(pending(None, wait), requeue_after=context.retries.patience)
+        return claim_not_valid(context, error)
     spec = body["spec"]
     small = _too_small(context, body, found)
     if small is not None and is_validated_first(context.datavolume, found):

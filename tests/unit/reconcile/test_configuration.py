@@ -76,9 +76,14 @@ def settled(installation: CDI | None, facts: ConfigFacts = ConfigFacts()) -> CDI
 # --- effective configuration --------------------------------------------------------------------------------------
 
 
+def test_the_webhook_for_claims_can_be_disabled():
+    assert not resolve_config(None, config(webhookPvcRendering="Disabled")).renders_claims
+
+
 def test_nothing_said_is_what_is_usual():
     assert resolve_config(None, None) == ResolvedConfig(
         overhead=Fraction(6, 100),
+        renders_claims=True,
         pods=WorkerPodConfig(
             resources={"limits": {"cpu": "750m", "memory": "600M"}, "requests": {"cpu": "100m", "memory": "60M"}},
         ),

@@ -144,6 +144,20 @@ def test_a_class_that_does_not_exist_is_named(form):
     assert [event.reason for event in cluster.events] == ["ErrClaimNotValid"]
 
 
+@pytest.mark.parametrize(("renders", "bound"), [(True, "NotFound"), (False, "ErrClaimNotValid")])
+def test_a_claim_that_the_webhook_would_refuse_is_reported_as_missing(renders, bound):
+    body = dv()
+    body["metadata"]["labels"] = {"cdi.kubevirt.io/applyStorageProfile": "true"}
+    cluster = Cluster(body, default=None)
+    cluster.config = replace(cluster.config, renders_claims=renders)
+    cluster.run()
+    assert cluster.condition("Bound")["reason"] == bound
+    events = {event.reason: event.message for event in cluster.events}
+    assert ("no storageClass to choose profile") in events["ErrClaimNotValid"]
+    assert events.get("NotFound") == ("No PVC found" if renders else None)
+    assert cluster.status["phase"] == "Pending"
+
+
 def test_no_default_class_is_told():
     cluster = Cluster(dv(), default=None).run()
     assert cluster.condition("Bound")["reason"] == "ErrClaimNotValid"
