@@ -50,7 +50,9 @@ def test_an_image_is_imported_referred_to_cloned_and_deleted(cluster, place, cli
 
 
 def test_an_image_that_does_not_exist_is_told_by_the_condition(place, clients, server):
-    assert run(clients, "fail", place.namespace, server.url("/absent.qcow2"))["status"] == "ImportInProgress"
+    found = run(clients, "fail", place.namespace, server.url("/absent.qcow2"))
+    assert found["status"] in {"ImportScheduled", "ImportInProgress"}
+    assert found["message"].startswith("Unable to connect to http data source: ")
     with pytest.raises(KubectlError):
         place.get("datavolume", "absent")
 

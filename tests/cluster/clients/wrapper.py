@@ -19,6 +19,7 @@ from ocp_resources.datavolume import DataVolume
 from ocp_resources.resource import NamespacedResource, ResourceEditor, get_client
 from ocp_resources.storage_profile import StorageProfile
 from ocp_resources.upload_token_request import UploadTokenRequest
+from timeout_sampler import TimeoutSampler
 
 _TIMEOUT = 240  # seconds for an awaited state
 _READY = DataVolume.Condition.Type.READY
@@ -69,11 +70,14 @@ def delete(namespace: str) -> dict[str, Any]:
 def fail(namespace: str, url: str) -> dict[str, Any]:
     """Import an image that does not exist, and wait for the condition that says so."""
     with _volume(namespace, "absent", source_dict={"http": {"url": url}}) as volume:
-        volume.wait_for_condition(
-            condition=DataVolume.Condition.Type.RUNNING, status=DataVolume.Condition.Status.FALSE, message="404",
-            timeout=_TIMEOUT, stop_condition=_READY,
-        )  # fmt: skip
-        return {"status": volume.status}
+        kind, status = DataVolume.Condition.Type.RUNNING, DataVolume.Condition.Status.FALSE
+        # Its wait_for_condition would wait for the volume's success first.
+        for message in TimeoutSampler(
+            wait_timeout=_TIMEOUT, sleep=1, func=lambda: volume.get_condition_message(kind, status)
+        ):
+            if "404" in message:
+                return {"status": volume.status, "message": message}
+    raise AssertionError  # the sampler raises its own error
 
 
 def generated(namespace: str) -> dict[str, Any]:
