@@ -56,7 +56,7 @@ def route(service: str = PROXY, *hosts: str) -> dict[str, Any]:
         ({}, ""),
     ],
 )
-def test_the_host_of_an_ingress(spec, host) -> None:
+def test_the_host_of_an_ingress(spec: dict[str, Any], host: str) -> None:
     assert ingress_host(ingress(**spec), PROXY) == host
 
 
