@@ -145,7 +145,7 @@ class FileTargetSpec:
     volume: int | None = None
     """Size in bytes of a volume that is reserved for this disk, from which the file system's overhead is calculated.
     None if the volume also contains other files."""
-    overhead: Annotated[int, Range(at_least=0, at_most=999)] = 0
+    overhead: Annotated[int, Range(at_least=0, at_most=1000)] = 0
     """Expected overhead of the volume's file system, in thousandths of the disk's size."""
 
 

@@ -18,6 +18,7 @@ from cdi.api.job import (
     Progress,
     S3SourceSpec,
 )
+from cdi.api.overhead import parse_overhead
 
 
 def test_a_job_comes_back_as_it_was_sent():
@@ -124,6 +125,13 @@ def test_any_document_is_a_job_or_refused(document):
 def test_deep_nesting_is_refused():
     with pytest.raises(InvalidManifest):
         Job.from_json("[" * 100_000)
+
+
+@pytest.mark.parametrize("text", ["0", "0.06", "0.999", "1"])
+def test_every_overhead_of_a_class_is_valid_in_a_job(text):
+    target = FileTargetSpec(path="/d/disk.img", volume=1 << 30, overhead=int(1000 * parse_overhead(text)))
+    job = Job(id="x", source=HttpSourceSpec(url="http://h/x"), target=target)
+    assert Job.from_json(job.to_json()) == job
 
 
 @given(
