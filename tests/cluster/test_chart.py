@@ -1206,6 +1206,25 @@ def unless_taken(kubectl):
         pytest.skip("another installation has the API of upload tokens in this cluster")
 
 
+SCRAPE = """
+import ssl, sys, urllib.error, urllib.request
+request = urllib.request.Request(sys.argv[1], headers={"Authorization": "Bearer " + sys.argv[2]})
+try:
+    with urllib.request.urlopen(request, context=ssl._create_unverified_context()) as answer:
+        print(answer.status, answer.read().decode())
+except urllib.error.HTTPError as error:
+    print(error.code)
+"""
+
+
+def scrape(system, token):
+    """Return the status of a request to the metrics Service from within the cluster, and the first line of the body."""
+    url = "https://cdi-prometheus-metrics:8443/metrics"
+    text = system.run("exec", "deployment/cdi-apiserver", "--", "python3", "-c", SCRAPE, url, token)
+    status, _, body = text.partition(" ")
+    return int(status), body.partition("\n")[0]
+
+
 @pytest.mark.alone
 def test_with_its_default_values_it_serves_the_whole_cluster(cluster, helm, definitions, image):
     """The default installation takes over every object of ours, so the cluster must not have any."""
@@ -1228,6 +1247,9 @@ def test_with_its_default_values_it_serves_the_whole_cluster(cluster, helm, defi
             assert {name.removeprefix("pod/").rsplit("-", 2)[0] for name in found.split()} == COMPONENTS.keys()
             path = "{.spec.template.spec.containers[0].env[?(@.name=='IMPORTER_IMAGE')].value}"
             assert system.run("get", "deployment", "cdi-deployment", f"--output=jsonpath={path}") == image
+            token = base64.b64decode(system.get("secret", "cdi-metrics-reader-token")["data"]["token"]).decode()
+            assert scrape(system, token)[0] == HTTPStatus.OK
+            assert scrape(system, "other")[0] == HTTPStatus.UNAUTHORIZED
             work.create(data_volume("empty", {"blank": {}}))
             work.wait("datavolume", "empty", "imported", is_phase("Succeeded"), SLOW)
             release.upgrade({**values, "config": {"preallocation": True}})
