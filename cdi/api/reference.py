@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from cdi.api.cel.expressions import RULES
 from cdi.api.errors import CdiError, Retry, all_errors
 from cdi.api.kinds import KINDS, Kind
 from cdi.api.schema import Schema, object_schema
@@ -65,12 +66,13 @@ def _kind(kind: Kind) -> list[str]:
 
 
 def _fields(schema: Schema, path: str, skip: tuple[str, ...] = ()) -> Iterator[str]:
-    required = schema.get("required", ())
+    rules = {rule["rule"] for rule in schema.get(RULES, ())}
     for name, part in schema.get("properties", {}).items():
         if name in skip:
             continue
         field = f"{path}.{name}" if path else name
-        needed = " **Required.**" if name in required else ""
+        required = name in schema.get("required", ()) or f"has(self.{name})" in rules
+        needed = " **Required.**" if required else ""
         yield f"| `{field}` | {_type(part)} | {_cell(part.get('description', ''))}{needed} |"
         inner = part.get("items", part)
         if inner is not part:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from cdi.api.cel.definitions import apply_rules
+from cdi.api.cel.definitions import apply_rules, report_missing_spec
 from cdi.api.cel.frozen import freeze
 from cdi.api.kinds import Column, Kind
 from cdi.api.model import Model
@@ -62,7 +62,7 @@ def object_schema(kind: Kind) -> Schema:
     schema["properties"]["metadata"] = {"type": "object"}
     if kind.name in IMMUTABLE:
         schema["properties"]["spec"] = freeze(schema["properties"]["spec"], IMMUTABLE[kind.name])
-    return schema
+    return report_missing_spec(kind.name, schema)
 
 
 def structural(model: type[Model]) -> Schema:

@@ -206,7 +206,7 @@ def test_the_webhook_itself_refuses_every_wrong_datavolume_with_its_causes(serve
 def test_a_datavolume_without_a_spec_is_refused_by_the_schema(server):
     document = dv()
     del document["spec"]
-    assert "invalid: spec: Required value" in refusal(server, document)
+    assert "is invalid: spec: Required value: Missing Data volume source" in refusal(server, document)
 
 
 @pytest.mark.parametrize("who", CONSUMERS)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from cdi.api.cel.expressions import RULES, Schema
 from cdi.api.cel.fields import FIELD_RULES
-from cdi.api.cel.models import MODEL_RULES
+from cdi.api.cel.models import MISSING_SPEC, MODEL_RULES
 
 
 def apply_rules(model: str, schema: Schema) -> Schema:
@@ -20,6 +20,16 @@ def apply_rules(model: str, schema: Schema) -> Schema:
     if rules:
         made[RULES] = [*schema.get(RULES, []), *rules]
     return made
+
+
+def report_missing_spec(kind: str, schema: Schema) -> Schema:
+    """Return the schema of a kind's objects, in which a rule of `MISSING_SPEC` reports a missing spec if it has one."""
+    if kind not in MISSING_SPEC:
+        return schema
+    made = dict(schema)
+    required = [name for name in made.pop("required", ()) if name != "spec"]
+    rules = [*schema.get(RULES, []), MISSING_SPEC[kind].to_dict()]
+    return made | ({"required": required} if required else {}) | {RULES: rules}
 
 
 def _limited(schema: Schema, limits: Schema) -> Schema:

@@ -126,6 +126,15 @@ _POPULATED = (
 
 _IMPORTED = ("http", "s3", "gcs", "registry", "blank", "imageio", "vddk")
 
+MISSING_SPEC = {
+    "DataVolume": Rule(rule="has(self.spec)", message="Missing Data volume source", field=".spec", reason=REQUIRED),
+}
+"""Rules that report an object without a spec, by kind, instead of the schema.
+
+The API server reports a member that the schema requires together with a note that it has checked no rules. Programs
+look for the first part with nothing around it.
+"""
+
 MODEL_RULES: dict[str, tuple[Rule, ...]] = {
     "DataVolumeSpec": (
         Rule(

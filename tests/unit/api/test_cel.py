@@ -110,3 +110,19 @@ def test_only_the_references_of_datasources_may_leave_out_the_namespace():
     assert "self.pvc.__namespace__ != ''" in written["DataVolumeSource"]
     assert "__namespace__" not in written["DataSourceSource"]
     assert not {"SourcePvc", "SourceSnapshot", "DataSourceReference"} & written.keys()
+
+
+def test_a_missing_spec_of_a_datavolume_is_reported_by_a_rule_alone():
+    schema = object_schema(DEFINED["DataVolume"])
+    assert "spec" not in schema.get("required", ())
+    assert schema[RULES] == [
+        {
+            "rule": "has(self.spec)",
+            "message": "Missing Data volume source",
+            "fieldPath": ".spec",
+            "reason": "FieldValueRequired",
+        }
+    ]
+    # Rules of a DataImportCron read its template's spec.
+    template = object_schema(DEFINED["DataImportCron"])["properties"]["spec"]["properties"]["template"]
+    assert "spec" in template["required"]
