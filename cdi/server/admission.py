@@ -153,8 +153,9 @@ async def _uninstall(review: Review, cluster: Cluster) -> Verdict:
         problems=(
             Problem(
                 field="spec.uninstallStrategy",
-                message="there are still DataVolumes: delete them all, or change the uninstall strategy to "
-                f"{UninstallStrategy.REMOVE_WORKLOADS}, before CDI is uninstalled",
+                message="Rejecting the uninstall request, since there are still DataVolumes present. Either delete all "
+                "DataVolumes or change the uninstall strategy before uninstalling CDI. "
+                f"The strategy {UninstallStrategy.REMOVE_WORKLOADS} permits it",
             ),
         ),
     )

@@ -234,7 +234,10 @@ def test_the_protection_of_datavolumes_holds_while_there_are_any(server):
     create(server, dv({"blank": {}}), dry_run=False, name="protected")
     cdi = spoilt("CDI", uninstallStrategy="BlockUninstallIfWorkloadsExist") | {"status": {"phase": "Deployed"}}
     response = server.ask(None, operation="DELETE", old=cdi)
-    assert "there are still DataVolumes" in response["status"]["message"]
+    assert (
+        "since there are still DataVolumes present. Either delete all DataVolumes or change the uninstall strategy"
+        in response["status"]["message"]
+    )
     server.kubectl.delete("dv", "protected")
 
 

@@ -261,4 +261,7 @@ async def test_an_installation_that_protects_datavolumes_stays(strategy, phase, 
     verdict = await ask(None, operation="DELETE", old=cdi, cluster=Cluster(data_volumes=data_volumes))
     assert isinstance(verdict, Allowed) is allowed
     if isinstance(verdict, Refused):
-        assert "there are still DataVolumes" in verdict.problems[0].message
+        assert (
+            "since there are still DataVolumes present. Either delete all DataVolumes or change the uninstall strategy"
+            in verdict.problems[0].message
+        )
