@@ -230,6 +230,16 @@ def test_a_claim_of_the_same_name_is_in_the_way_unless_it_is_adopted(server):
     server.kubectl.delete("pvc", "taken", wait=False)
 
 
+def test_a_transfer_onto_an_existing_datavolume_is_refused(server):
+    create(server, dv({"blank": {}}), dry_run=False, name="occupied")
+    namespace = server.kubectl.namespace
+    source = {"kind": "DataVolume", "namespace": namespace, "name": "moved"}
+    response = server.ask(obj("ObjectTransfer", {"source": source, "target": {"name": "occupied"}}, namespace=None))
+    assert f'ObjectTransfer target "{namespace}/occupied" already exists' in response["status"]["message"]
+    assert server.ask(obj("ObjectTransfer", {"source": source, "target": {"name": "free"}}, namespace=None))["allowed"]
+    server.kubectl.delete("dv", "occupied")
+
+
 def test_the_protection_of_datavolumes_holds_while_there_are_any(server):
     create(server, dv({"blank": {}}), dry_run=False, name="protected")
     cdi = spoilt("CDI", uninstallStrategy="BlockUninstallIfWorkloadsExist") | {"status": {"phase": "Deployed"}}
@@ -283,6 +293,19 @@ def test_a_claim_that_names_no_mode_is_a_file_system_by_kubernetes_own_default(s
     made = create(server, labelled(storage_class))
     assert (made["spec"]["accessModes"], made["spec"]["volumeMode"]) == (["ReadWriteOnce"], "Filesystem")
     assert made["spec"]["resources"]["requests"]["storage"] == "106Mi"
+
+
+def test_a_clone_that_names_no_size_gets_that_of_its_source(server, storage_class):
+    source = labelled(storage_class, accessModes=["ReadWriteOnce"]) | {"metadata": {"name": "golden"}}
+    server.kubectl.create(source)
+    populator = obj("VolumeCloneSource", {"source": {"kind": "PersistentVolumeClaim", "name": "golden"}})
+    create(server, populator, dry_run=False, name="golden")
+    reference = {"apiGroup": "cdi.kubevirt.io", "kind": "VolumeCloneSource", "name": "golden"}
+    none = {"requests": {"storage": "0"}}
+    made = create(server, labelled(storage_class, volumeMode="Filesystem", dataSourceRef=reference, resources=none))
+    assert made["spec"]["resources"]["requests"]["storage"] == "100Mi"
+    server.kubectl.delete("volumeclonesource", "golden")
+    server.kubectl.delete("pvc", "golden", wait=False)
 
 
 def test_a_claim_without_the_label_is_none_of_our_business(server, storage_class):
