@@ -20,5 +20,5 @@ def test_a_client_that_the_index_lacks_is_named_in_one_line(tmp_path, monkeypatc
     assert "absent-client==1.0" in message
     assert "scripts/lock --clients" in message
     assert "\n" not in message
-    # A later build begins anew.
+    # A later build starts over.
     assert not list(layout.built.glob("clients-*/clients"))
