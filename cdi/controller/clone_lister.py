@@ -34,7 +34,7 @@ from cdi.reconcile.clone.lister import CloneAuthorization, PrepPod, SizeDetectio
 from cdi.reconcile.clone.plan_annotation import ANN_SOURCE_UID, ANNOTATION
 from cdi.reconcile.context import PVC, PodBlocker
 from cdi.reconcile.pod_status import pending_reason, termination_outcome
-from cdi.reconcile.result import RUNS
+from cdi.reconcile.status_table import RUNS
 from cdi.reconcile.storageclass import StorageClass
 from cdi.reconcile.storageprofile import SnapshotClass
 
