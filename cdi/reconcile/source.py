@@ -208,7 +208,8 @@ def _of_clone_source(context: ReconcileContext, name: str) -> Clone | Pending | 
     found = context.clones.clone_source(namespace, name) if context.clones is not None else None
     if found is None:
         recorded = requested_source(context.prime.annotations) if context.prime is not None else None
-        if recorded is not None:
+        # A VolumeCloneSource names a source of its own namespace; a user may have altered the record.
+        if recorded is not None and recorded[0] == namespace:
             return _of_request(recorded)
         return Pending(
             reason=Reason.NOT_FOUND,

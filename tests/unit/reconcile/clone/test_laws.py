@@ -461,9 +461,8 @@ def test_event_annotation_and_record_tell_everything_that_is_in_the_way_in_the_s
     assert record.message.endswith(record.fallbacks[0].message)
 
 
-@pytest.mark.parametrize("strategy", ["snapshot", "csi-clone", "copy"])
-def test_a_clone_continues_when_its_clone_source_is_deleted(strategy):
-    """Once the prime PVC exists, it records the source."""
+def without_its_source(strategy):
+    """Return a clone whose VolumeCloneSource was deleted once its prime PVC existed."""
     source = {
         "apiVersion": "cdi.kubevirt.io/v1beta1",
         "kind": "VolumeCloneSource",
@@ -477,6 +476,13 @@ def test_a_clone_continues_when_its_clone_source_is_deleted(strategy):
             break
         cluster.nature()
     cluster.remove("volumeclonesources", "c")
+    return cluster
+
+
+@pytest.mark.parametrize("strategy", ["snapshot", "csi-clone", "copy"])
+def test_a_clone_continues_when_its_clone_source_is_deleted(strategy):
+    """Once the prime PVC exists, it records the source."""
+    cluster = without_its_source(strategy)
     if strategy == "copy":
         # Its pods are not there yet.
         assert not cluster.names(PODS)
@@ -484,6 +490,19 @@ def test_a_clone_continues_when_its_clone_source_is_deleted(strategy):
     assert cluster.content == GOLDEN
     assert cluster.annotations["storage.pod.phase"] == "Succeeded"
     assert cluster.annotations["storage.populator.progress"] == "100.0%"
+
+
+def test_a_recorded_source_of_another_namespace_is_not_cloned():
+    cluster = without_its_source("copy")
+    prime = next(body for body in cluster.all(CLAIMS) if body["metadata"]["name"].startswith("prime-"))
+    prime["metadata"]["annotations"]["k8s.io/CloneRequest"] = "gold/fedora"
+    cluster.run()
+    assert not cluster.names(PODS)
+    assert (
+        "VolumeCloneSource default/c does not exist"
+        in cluster.annotations["storage.condition.running.message"]
+        + (cluster.annotations["storage.condition.bound.message"])
+    )
 
 
 def test_a_clone_source_that_is_deleted_before_the_prime_pvc_exists_is_waited_for():
