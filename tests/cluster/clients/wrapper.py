@@ -40,12 +40,12 @@ def _reference(namespace: str) -> DataSource:
 
 def create(namespace: str, url: str) -> dict[str, Any]:
     """Import a golden image, and clone it through a DataSource."""
-    golden = _volume(namespace, "golden", source_dict={"http": {"url": url}}).deploy(wait=True)
+    golden = _volume(namespace, "golden", source_dict={"http": {"url": url}}).deploy()
     golden.wait_for_dv_success(timeout=_TIMEOUT)
-    reference = _reference(namespace).deploy(wait=True)
+    reference = _reference(namespace).deploy()
     reference.wait_for_condition(condition=_READY, status=_TRUE, timeout=_TIMEOUT)
     at = {"kind": reference.kind, "name": reference.name, "namespace": namespace}
-    machine = _volume(namespace, "machine", source_ref=at).deploy(wait=True)
+    machine = _volume(namespace, "machine", source_ref=at).deploy()
     machine.wait_for_dv_success(timeout=_TIMEOUT)
     for each in (golden, machine):
         each.wait_for_condition(condition=_READY, status=_TRUE, timeout=_TIMEOUT)
@@ -71,7 +71,7 @@ def fail(namespace: str, url: str) -> dict[str, Any]:
     """Import an image that does not exist, and wait for the condition that says so."""
     with _volume(namespace, "absent", source_dict={"http": {"url": url}}) as volume:
         kind, status = DataVolume.Condition.Type.RUNNING, DataVolume.Condition.Status.FALSE
-        # Its wait_for_condition would wait for the volume's success first.
+        # The wait_for_condition of a DataVolume would wait for the volume's success first.
         for message in TimeoutSampler(
             wait_timeout=_TIMEOUT, sleep=1, func=lambda: volume.get_condition_message(kind, status)
         ):
@@ -110,7 +110,7 @@ def generated(namespace: str) -> dict[str, Any]:
 
 def request_token(namespace: str) -> dict[str, Any]:
     """Create a DataVolume for an upload, and request a token for it."""
-    volume = _volume(namespace, "wrapper", source_dict={"upload": {}}).deploy(wait=True)
+    volume = _volume(namespace, "wrapper", source_dict={"upload": {}}).deploy()
     volume.wait_for_status(status=DataVolume.Status.UPLOAD_READY, timeout=_TIMEOUT)
     request = UploadTokenRequest(client=get_client(), name="wrapper", namespace=namespace, pvc_name=volume.pvc.name)
     token = request.create().status.token
