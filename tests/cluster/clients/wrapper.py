@@ -135,7 +135,8 @@ def configure(_namespace: str, storage_class: str) -> dict[str, Any]:
     with ResourceEditor(patches=patches):
         changed = config.wait_until_upload_url_changed(uploadproxy_url=url, timeout=_TIMEOUT)
         for sample in profile.watcher(timeout=_TIMEOUT):
-            if sample["object"].status.get("cloneStrategy") == "copy":
+            # The profile's first state may have no status yet.
+            if sample["raw_object"].get("status", {}).get("cloneStrategy") == "copy":
                 break
         return {
             "changed": changed,
