@@ -41,10 +41,7 @@ TOO_SMALL: Final = "DataVolume too small to contain image"
 NOT_PROCESSED: Final = "Unable to process data"
 SAVING_FAILED: Final = "Saving stream failed"
 UPLOAD_TOO_LARGE: Final = "effective image size is larger than the reported available storage"
-BOOTC: Final = (
-    "bootc image detected: this image contains an ostree-based bootable OS (containers.bootc=1 or ostree.bootable=1) "
-    "and cannot be imported as a regular container disk; bootc-to-disk conversion is not yet implemented"
-)
+BOOTC: Final = "bootc image detected"
 UNKNOWN_AUTHORITY: Final = "tls: failed to verify certificate: x509: certificate signed by unknown authority"
 EXPIRED: Final = "tls: failed to verify certificate: x509: certificate has expired or is not yet valid"
 NO_GCS_OBJECT: Final = "storage: object doesn't exist"
