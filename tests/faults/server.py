@@ -74,6 +74,8 @@ class Fault:
     """Reset the connection after this many bytes of the body."""
     stall_after: int | None = None
     """Send nothing more after this many bytes, and keep the connection open."""
+    resume: threading.Event | None = None
+    """With `stall_after`, send the rest once this event is set; shorter bodies are sent at once."""
     drip: tuple[int, float] | None = None
     """Send pieces of this many bytes with this many seconds between them."""
     announce: int | None = None
@@ -352,15 +354,19 @@ class FaultServer:
                 sock.sendall(part[start : start + size])
                 if self._stopping.wait(pause):
                     return False
-        if fault.stall_after is not None:
+        rest = body[len(part) :]
+        if fault.stall_after is not None and (fault.resume is None or rest):
             while not self._stopping.is_set() and not self._gone(sock):
+                if fault.resume is not None and fault.resume.is_set():
+                    sock.sendall(rest)
+                    return True
                 time.sleep(0.01)
         if fault.close_notify and isinstance(sock, ssl.SSLSocket):
             with contextlib.suppress(OSError):
                 sock.unwrap()
         if fault.reset_after is not None:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        return not stops
+        return not stops or (fault.resume is not None and not rest)
 
     @staticmethod
     def _gone(sock: socket.socket) -> bool:

@@ -12,9 +12,12 @@ import signal
 import stat
 import subprocess
 import tarfile
+import threading
 import time
 
 import pytest
+
+from tests.faults.server import Fault
 
 MIB = 1 << 20
 GUEST = random.Random(4).randbytes(2 * MIB) + bytes(6 * MIB)
@@ -168,11 +171,14 @@ class TestIntoAVolume:
         assert "AlreadyExists" in cdi("import", nginx.url("b.qcow2"), "--name", "n", status=2).stderr
         assert "AlreadyExists" in cdi("import", nginx.url("a.qcow2"), "--name", "n", "--size", "9Mi", status=2).stderr
 
-    def test_no_wait_and_an_interrupt_leave_it_working(self, cdi, nginx):
-        nginx.put("slow.raw", random.Random(1).randbytes(4 * MIB))
-        begun = cdi("import", nginx.url("slow.raw", "slow"), "--no-wait", "--connections", 1)
+    def test_no_wait_and_an_interrupt_leave_it_working(self, cdi, fault_server):
+        interrupted = threading.Event()
+        stalls = Fault(stall_after=MIB, resume=interrupted)
+        fault_server.put("/slow.raw", random.Random(1).randbytes(4 * MIB), faults=[stalls] * 100)
+        url = fault_server.url("/slow.raw")
+        begun = cdi("import", url, "--no-wait", "--connections", 1)
         assert begun.stdout == "datavolume/slow created\n"
-        waiting = cdi.start("import", nginx.url("slow.raw", "slow"), "--connections", "1")
+        waiting = cdi.start("import", url, "--connections", "1")
         for line in waiting.stderr:
             if "slow:" in line and "InProgress" in line:
                 break
@@ -180,6 +186,7 @@ class TestIntoAVolume:
         _, said = waiting.communicate(timeout=60)
         assert waiting.returncode == 130
         assert "continues in the background" in said
+        interrupted.set()
         cdi("wait", "dv/slow")
         assert cdi.disk("slow").stat().st_size == 4 * MIB
 
