@@ -26,7 +26,7 @@ from cdi.reconcile.actions import Action, DeleteObject, PatchObject, RebindVolum
 from cdi.reconcile.attempts import ANNOTATION
 from cdi.reconcile.context import PVC, Worker
 from cdi.reconcile.pod_builder import ANN_STORED_JOURNAL
-from cdi.reconcile.result import DISK_SIZE, IMAGE, VERIFIED_BY, Result
+from cdi.reconcile.result import DISK_SIZE, IMAGE, VERIFIED_BY, VOLUME_SIZE, Result
 from cdi.reconcile.status import DataVolumeState
 
 _MAX_VALUE = 1024
@@ -61,7 +61,7 @@ def claim_patches(
         wanted[ANNOTATION] = result.attempts.write()
     labels: dict[str, str] = {}
     if result.outcome is not None:
-        wanted |= _image_annotations(result.outcome)
+        wanted |= _image_annotations(claim, result.outcome)
         # Labels of the containerDisk, such as the recommended instance type.
         labels = {
             name: text
@@ -116,13 +116,15 @@ def _is_ready(state: DataVolumeState, worker: Worker | None) -> bool:
     return pod.ready if pod.serves else state.running.status is ConditionStatus.TRUE
 
 
-def _image_annotations(outcome: Outcome) -> dict[str, str]:
+def _image_annotations(claim: PVC, outcome: Outcome) -> dict[str, str]:
+    sized = outcome.disk_size is not None and claim.requested is not None
     facts = {
         f"{IMAGE}format": outcome.format,
         f"{IMAGE}wrappers": ",".join(outcome.wrappers),
         f"{IMAGE}digest": outcome.digest,
         f"{IMAGE}virtualSize": None if outcome.virtual_size is None else str(outcome.virtual_size),
         DISK_SIZE: None if outcome.disk_size is None else str(outcome.disk_size),
+        VOLUME_SIZE: str(claim.requested) if sized else None,
         VERIFIED_BY: ", ".join(outcome.verified_by),
         ANN_IMAGE_VALIDATOR: outcome.validator,
         f"{IMAGE}path": outcome.path,

@@ -29,6 +29,8 @@ IMAGE = f"{GROUP}/image."
 VERIFIED_BY = f"{IMAGE}verifiedBy"
 DISK_SIZE = f"{IMAGE}diskSize"
 """Annotation with the disk's size in bytes at the time when the volume was filled."""
+VOLUME_SIZE = f"{IMAGE}volumeSize"
+"""Annotation with the PVC's requested size in bytes at that time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,7 +18,7 @@ from cdi.reconcile.clone.planner import FALLBACK_SENTENCES
 from tests.cluster.cdi import controller
 from tests.cluster.event_log import following
 from tests.cluster.objects import claim as claim_of
-from tests.cluster.objects import snapshot
+from tests.cluster.objects import is_phase, snapshot
 from tests.cluster.reader import digests, disk_of, pod_of_many, told
 from tests.cluster.servers import serving
 from tests.cluster.test_apiserver import until
@@ -289,7 +289,7 @@ def test_a_file_system_that_is_too_small_is_a_claim_that_waits(place):
         one["reason"] == "ErrIncompatiblePVC" and one["message"].startswith(SMALLER)
         for one in place.events("DataVolume", "small-files")
     ), TIMEOUT)  # fmt: skip
-    assert place.get("datavolume", "small-files")["status"]["phase"] == "CloneScheduled"
+    place.wait("datavolume", "small-files", "scheduled", is_phase("CloneScheduled"), TIMEOUT)
     place.merge("persistentvolumeclaim", "small-files", {"metadata": {"annotations": {
         "cdi.kubevirt.io/permissiveClone": "true"}}})  # fmt: skip
     wait_phase(place, "small-files", "Succeeded")

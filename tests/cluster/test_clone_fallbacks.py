@@ -193,7 +193,7 @@ def test_a_strategy_that_hangs_is_given_up_and_the_volume_is_copied(cluster, pla
     source["spec"]["volumeName"] = volumes[0]["metadata"]["name"]
     wanted = data_volume(
         "given-up", {"pvc": {"namespace": place.namespace, "name": "silent"}}, SILENT,
-        annotations={"cdi.kubevirt.io/policy.cloneTimeout": "15"},
+        annotations={"cdi.kubevirt.io/policy.cloneTimeout": "900"},
     )  # fmt: skip
     try:
         place.create(volumes[0], source)
@@ -209,6 +209,8 @@ def test_a_strategy_that_hangs_is_given_up_and_the_volume_is_copied(cluster, pla
             place.create(volumes[1])
             assert (meanwhile["clone"]["strategy"], meanwhile["clone"]["fallbacks"]) == ("snapshot", [])
             assert meanwhile["waits"] is None
+            shorter = {"metadata": {"annotations": {"cdi.kubevirt.io/policy.cloneTimeout": "5"}}}
+            place.merge("datavolume", "given-up", shorter)
             chronicle.wait_phase("given-up", "Succeeded", patience=TIMEOUT)
             notes = notes_of(place.get("persistentvolumeclaim", "given-up"))
             assert (notes["cloneType"], notes["cloneFallbackReason"]) == (
@@ -217,7 +219,7 @@ def test_a_strategy_that_hangs_is_given_up_and_the_volume_is_copied(cluster, pla
             )
             clone = explained(cdi, "dv/given-up")["clone"]
             (fallback,) = clone["fallbacks"]
-            assert fallback["message"].startswith("snapshot took longer than 15 s: VolumeSnapshot tmp-snapshot-")
+            assert fallback["message"].startswith("snapshot took longer than 5 s: VolumeSnapshot tmp-snapshot-")
             assert clone["why"] == f"copy instead of snapshot: {fallback['message']}"
             events = {(one["reason"], one["message"]) for one in place.events("DataVolume", "given-up")}
             assert ("CloneStrategyFailed", fallback["message"]) in events

@@ -20,7 +20,7 @@ from cdi.api.quantity import Quantity, human
 from cdi.reconcile.claim_defaults import overhead_of
 from cdi.reconcile.clone.lister import CloneLister, Snapshot, SourceKind
 from cdi.reconcile.clone.planner import Source
-from cdi.reconcile.result import DISK_SIZE
+from cdi.reconcile.result import DISK_SIZE, VOLUME_SIZE
 from cdi.reconcile.source import Clone, Pending, Rejected, unpopulated_reason, without_source
 
 if TYPE_CHECKING:
@@ -147,6 +147,10 @@ def detected_size(context: ReconcileContext, found: CloneSource) -> int | None:
     if found.kind != "PersistentVolumeClaim" or found.asked is None or not (text.isascii() and text.isdigit()):
         return None
     size = int(text[:20])
+    volume_size = found.annotations.get(VOLUME_SIZE)
+    if volume_size is not None:
+        return size if volume_size == str(found.asked) else None
+    # Importers of earlier versions recorded the disk's size alone, and made it as large as the request allowed.
     return size if size >= usable(found.asked, overhead_of(found.storage_class, context.config)) else None
 
 

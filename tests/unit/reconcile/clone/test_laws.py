@@ -419,6 +419,18 @@ def test_nobody_looks_where_the_import_noted_it_and_the_volume_has_not_grown_sin
     assert asked(cluster) == (960 * MIB if looks else noted)
 
 
+@pytest.mark.parametrize(("volume", "looks"), [(1024 * MIB, 0), (512 * MIB, 1)])
+def test_a_recorded_disk_counts_while_its_volume_has_the_recorded_size(volume, looks):
+    cluster = cloning(size=None, mode="Block")(disk=960 * MIB)
+    cluster.get(CLAIMS, "fedora")["metadata"]["annotations"] |= {
+        "cdi.kubevirt.io/image.diskSize": str(700 * MIB),
+        "cdi.kubevirt.io/image.volumeSize": str(volume),
+    }
+    cluster.run()
+    assert cluster.measured == looks
+    assert asked(cluster) == (960 * MIB if looks else 700 * MIB)
+
+
 def test_where_nobody_can_tell_the_sources_volume_is_the_bound():
     cluster = cloning(size=None, mode="Block")(disk=failing("SourceNotFound", Retry.ON_CHANGE).failure)
     cluster.run()
