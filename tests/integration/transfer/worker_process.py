@@ -66,6 +66,15 @@ class Worker:
             assert time.monotonic() < end, "it did not come so far"
             time.sleep(0.01)
 
+    def watermark(self):
+        """Return the offset from which another process would resume."""
+        return (self.journal() or {}).get("watermark", 0)
+
+    def wait_for_checkpoint(self, before):
+        """Wait until the journal is beyond the offset `before`, or the process has ended."""
+        while self.process.poll() is None and self.watermark() <= before:
+            time.sleep(0.01)
+
     def kill_after(self, seconds):
         """Send SIGKILL after this many seconds, and return whether the process was still running."""
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -101,8 +110,12 @@ def kill_and_restart(make_job, tmp_path, *, kills, longest, check, seed=None):
         here = 0
         try:
             while True:
+                before = worker.watermark()
                 worker.start()
                 if here < MAX_KILLS and done < kills:
+                    if here % 3 == 2:
+                        # On a busy machine no process would come as far as a checkpoint in so little time.
+                        worker.wait_for_checkpoint(before)
                     if worker.kill_after(rng.uniform(0.05, longest)):
                         here += 1
                         done += 1
