@@ -439,7 +439,9 @@ def test_a_class_that_does_not_exist_is_waited_for(scene) -> None:
 def test_no_class_at_all(scene) -> None:
     """An empty class name asks for a statically provisioned volume."""
     found = conditions(scene.until_said("classless", "without a StorageClass", "Try: "))
-    assert (found["Bound"]["status"], found["Bound"]["reason"]) == ("False", "ErrClaimNotValid")
+    bound = found["Bound"]
+    assert (bound["status"], bound["reason"], bound["message"]) == ("False", "Pending", "PVC classless Pending")
+    assert found["Detail"]["reason"] == "ErrClaimNotValid"
     assert scene.chronicle.phases("classless")[-1] == "Pending"
 
 

@@ -281,7 +281,8 @@ def courses(cluster, tmp_path_factory):
             yield chronicle
         finally:
             place.run("delete", "storageclass", "--ignore-not-found", CLONING, FULL)
-            place.run("delete", "persistentvolume", "--ignore-not-found", f"{namespace}-static")
+            # Its PVC protects it until the namespace is deleted.
+            place.run("delete", "persistentvolume", "--ignore-not-found", "--wait=false", f"{namespace}-static")
 
 
 def notes_of(document: Document) -> dict[str, str]:
