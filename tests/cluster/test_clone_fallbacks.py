@@ -222,7 +222,8 @@ def test_a_strategy_that_hangs_is_given_up_and_the_volume_is_copied(cluster, pla
             assert fallback["message"].startswith("snapshot took longer than 5 s: VolumeSnapshot tmp-snapshot-")
             assert clone["why"] == f"copy instead of snapshot: {fallback['message']}"
             events = {(one["reason"], one["message"]) for one in place.events("DataVolume", "given-up")}
-            assert ("CloneStrategyFailed", fallback["message"]) in events
+            sentence = FALLBACK_SENTENCES["CloneStrategyFailed"]
+            assert ("CloneStrategyFailed", f"{sentence}: {fallback['message']}") in events
             (left,) = (one for one in place.get_all("volumesnapshots") if one["metadata"]["name"] != "kept")
             assert "deletionTimestamp" in left["metadata"]
         assert content(cluster, place, {"given-up": FILES}) == {"given-up": (sha256(DISK), "0")}
