@@ -16,6 +16,7 @@ from collections.abc import Callable
 from cdi.api.errors import PeerUntrusted
 from cdi.transfer.clone import frames
 from cdi.transfer.clone.frames import Fail
+from cdi.transfer.clone.peer_connection import LINGER_TIMEOUT, PeerConnection
 from cdi.transfer.clone.tls import common_name
 
 MAX_HANDSHAKES = 8
@@ -39,7 +40,7 @@ class PeerListener:
         else:
             self._listener = socket.create_server(("", port))
         self.port: int = self._listener.getsockname()[1]
-        self._thread = threading.Thread(target=self._accept, name="door", daemon=True)
+        self._thread = threading.Thread(target=self._accept, name="accept", daemon=True)
         self._thread.start()
 
     def has_pending(self) -> bool:
@@ -87,7 +88,7 @@ class PeerListener:
 
     def _accept_one(self, connection: socket.socket, address: str) -> None:
         try:
-            tls = self._authenticate(connection)
+            tls = self._authenticate(connection, address)
         finally:
             self._free.release()
         if tls is None:
@@ -101,7 +102,7 @@ class PeerListener:
         if former is not None:
             former[0].close()
 
-    def _authenticate(self, connection: socket.socket) -> ssl.SSLSocket | None:
+    def _authenticate(self, connection: socket.socket, address: str) -> ssl.SSLSocket | None:
         """Perform the handshake; close the connection and return None if the peer is not authorized."""
         try:
             # The timeout covers the whole handshake, so a slow client cannot extend it.
@@ -113,8 +114,9 @@ class PeerListener:
         name = common_name(tls)
         if self._client_name and name != self._client_name:
             refusal = PeerUntrusted(f"the certificate for {name[:200]!r} does not belong to a clone source")
-            with contextlib.suppress(OSError):
-                tls.sendall(frames.encode_message(Fail.of(refusal)))
-            tls.close()
+            peer = PeerConnection(tls, address, stall=LINGER_TIMEOUT, check=lambda: None)
+            # The peer may have sent its first frame already.
+            peer.linger_close(frames.encode_message(Fail.of(refusal)))
+            peer.close()
             return None
         return tls

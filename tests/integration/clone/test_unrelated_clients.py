@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import select
 import socket
 import ssl
 import threading
@@ -114,6 +115,22 @@ def test_noise_and_silence_keep_nobody_out(tmp_path, certificates, source, targe
                 knocking.sendall(words)
         done(certificates, source, target, tmp_path)
     assert threading.active_count() < 20
+
+
+def test_a_refused_source_that_has_sent_data_receives_the_reason(certificates, target):
+    other = certificates.files("other", certificates.ca.issue_cert(common_name="somebody.else"))
+    context = client_context(other)
+    with context.wrap_socket(
+        socket.create_connection(("127.0.0.1", target.port)), server_hostname="127.0.0.1"
+    ) as refused:
+        refused.sendall(bytes(1000))
+        # A connection that is closed with unread data is reset; give a reset the time to arrive.
+        broken = select.poll()
+        broken.register(refused, 0)
+        broken.poll(1000)
+        received = refused.recv(1000)
+    assert b"PeerUntrusted" in received
+    assert b"somebody.else" in received
 
 
 def connected(certificates, port):
