@@ -269,9 +269,21 @@ def test_a_volume_can_outlive_its_datavolume(embedded, nginx, image):
     assert embedded.volume_path(None, "a").read_bytes()[: 4 * MIB] == image
     embedded.apply([data_volume("a", http(nginx), annotations={"cdi.kubevirt.io/allowClaimAdoption": "true"})])
     embedded.wait("dv", None, "a", timeout=60)
+
+
+def test_a_deleted_pvc_of_a_datavolume_is_imported_again(embedded, nginx, image):
+    embedded.apply([data_volume("a", http(nginx))])
+    embedded.wait("dv", None, "a", timeout=60)
+    former = embedded.get("pvc", None, "a")["metadata"]["uid"]
     embedded.delete("pvc", None, "a")
-    assert os.listdir(embedded.home.volumes) == []
-    assert embedded.wait("dv", None, "a", until="Failed", timeout=60)["status"]["phase"] == "Failed"
+    present = set()
+    end = time.monotonic() + 60
+    while not present - {former} and time.monotonic() < end:
+        with contextlib.suppress(NotFound):
+            present.add(embedded.get("pvc", None, "a")["metadata"]["uid"])
+    assert present - {former}
+    embedded.wait("dv", None, "a", timeout=60)
+    assert embedded.volume_path(None, "a").read_bytes()[: 4 * MIB] == image
 
 
 # --- failures and restarts ----------------------------------------------------------------------------------------
