@@ -8,12 +8,15 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from cdi.api.copy import CopyTargetJob
 from cdi.api.decode import DecodeError, decode
 from cdi.api.errors import InvalidManifest
 from cdi.api.job import Job
+
+if TYPE_CHECKING:
+    from cdi.api.datavolume import DataVolume
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,6 +116,24 @@ class PatchObject:
 
     Set if acting on stale data would do harm, otherwise empty.
     """
+
+    @classmethod
+    def of_data_volume(
+        cls,
+        dv: DataVolume,
+        *,
+        annotations: Mapping[str, str | None] | None = None,
+        labels: Mapping[str, str] | None = None,
+    ) -> Self:
+        """Return the patch that sets annotations and labels on a DataVolume."""
+        return cls(
+            plural="datavolumes",
+            namespace=dv.metadata.namespace or "",
+            name=dv.metadata.name or "",
+            uid=dv.metadata.uid or "",
+            annotations=annotations or {},
+            labels=labels or {},
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

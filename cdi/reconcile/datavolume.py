@@ -165,13 +165,7 @@ def _inherited_labels(dv: DataVolume, claim: PVC) -> PatchObject | None:
     labels = {name: text for name, text in claim.labels.items() if propagates(name) and name not in own}
     if not labels:
         return None
-    return PatchObject(
-        plural="datavolumes",
-        namespace=dv.metadata.namespace or "",
-        name=dv.metadata.name or "",
-        uid=dv.metadata.uid or "",
-        labels=labels,
-    )
+    return PatchObject.of_data_volume(dv, labels=labels)
 
 
 def _decide(context: ReconcileContext, claim: PVC | None) -> Result:

@@ -120,15 +120,7 @@ def mark_prepopulated(dv: DataVolume, claim: PVC) -> tuple[PatchObject, ...]:
     """Mark the DataVolume of a PVC that came with its content, so that it waits for that PVC if it is restored."""
     if (dv.metadata.annotations or {}).get(ANN_PRE_POPULATED) == claim.name:
         return ()
-    return (
-        PatchObject(
-            plural="datavolumes",
-            namespace=claim.namespace,
-            name=dv.metadata.name or "",
-            uid=dv.metadata.uid or "",
-            annotations={ANN_PRE_POPULATED: claim.name},
-        ),
-    )
+    return (PatchObject.of_data_volume(dv, annotations={ANN_PRE_POPULATED: claim.name}),)
 
 
 def rebind_status(context: ReconcileContext, claim: PVC, actions: tuple[Action, ...]) -> Result:

@@ -105,13 +105,7 @@ def is_wanted(pod: SizeDetectionPod, dv: DataVolume | None) -> bool:
 
 
 def _note(dv: DataVolume, found: CloneSource, size: str) -> PatchObject:
-    return PatchObject(
-        plural="datavolumes",
-        namespace=dv.metadata.namespace or "",
-        name=dv.metadata.name or "",
-        uid=dv.metadata.uid or "",
-        annotations={ANNOTATION: f"{size} of {found.uid}"},
-    )
+    return PatchObject.of_data_volume(dv, annotations={ANNOTATION: f"{size} of {found.uid}"})
 
 
 def _gone(pod: SizeDetectionPod, found: CloneSource, name: str) -> DeleteObject:

@@ -79,13 +79,7 @@ def data_volume_marks(dv: DataVolume, claim: PVC, told: Mapping[str, str | None]
     changed = {name: text for name, text in wanted.items() if text and own.get(name) != text}
     if not changed:
         return None
-    return PatchObject(
-        plural="datavolumes",
-        namespace=dv.metadata.namespace or "",
-        name=dv.metadata.name or "",
-        uid=dv.metadata.uid or "",
-        annotations=changed,
-    )
+    return PatchObject.of_data_volume(dv, annotations=changed)
 
 
 def clone_in_progress(claim: PVC, phase: Phase, message: str, actions: tuple[Action, ...] = ()) -> Result:
