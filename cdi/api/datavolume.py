@@ -84,7 +84,7 @@ class DataVolumeSpec(Model):
 
 
 class StatusDetail(Model):
-    """What the DataVolume waits for or failed with, beyond its conditions."""
+    """Reason and message of a wait or a failure, in more detail than the conditions."""
 
     reason: str | None = None
     """Error code, or the reason of the wait."""

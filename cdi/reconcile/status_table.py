@@ -19,7 +19,7 @@ EventType = Literal["Normal", "Warning"]
 
 
 class Course(enum.StrEnum):
-    """What provides the content of a DataVolume."""
+    """Provider of a DataVolume's content."""
 
     IMPORT = "Import"
     UPLOAD = "Upload"

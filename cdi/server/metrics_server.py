@@ -54,7 +54,7 @@ LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decision:
-    """Whether a client may read the metrics, as the response to it."""
+    """Response to a client that asks for the metrics: its permission, or the reason for its refusal."""
 
     status: HTTPStatus
     message: str = ""

@@ -55,7 +55,7 @@ def track(backend: Backend, courses: ProgressWatch, item: Item, importing: Impor
     if failure is not None and failure.retry is Retry.ON_CHANGE and not _old(body, importing):
         return Finished(failure=failure, note=_AGAIN)
     # The conditions about uploads are for the user with the file; here the batch uploads it.
-    note = failure.message if failure is not None else "" if item.path is not None else _why(body)
+    note = failure.message if failure is not None else "" if item.path is not None else status_detail(body)[1]
     return Update(phase=phase.value or Phase.PENDING.value, progress=progress, note=note)
 
 
@@ -72,8 +72,3 @@ def _look(backend: Backend, courses: ProgressWatch, item: Item, importing: Impor
 def _old(body: Object, importing: Importing) -> bool:
     """Return whether the newest attempt was begun before this run, with the next attempt still to come."""
     return importing.before is not None and restarts_of(body) <= importing.before
-
-
-def _why(body: Object) -> str:
-    """Return the message about what it waits for."""
-    return status_detail(body)[1]
