@@ -30,7 +30,7 @@ class DataImportCronSpec(Model):
     """Desired state: the image to import and the schedule of the checks."""
 
     template: DataVolume
-    """The DataVolume that each import makes."""
+    """The DataVolume of each import; only its spec is used."""
     schedule: str
     """When to look for a new image, in cron format; empty where something else sets the desired digest."""
     garbage_collect: str | None = None
@@ -42,13 +42,87 @@ class DataImportCronSpec(Model):
     retention_policy: str | None = None
     """All (the default) or None: what stays when this object is deleted."""
     service_account_name: str | None = None
-    """The service account that looks for a new image."""
-    created_by: str | None = None
-    """The user who made this object, as JSON; set by the server."""
+    """The service account whose right to clone a PVC of another namespace is checked; "default" if unset."""
+
+
+class VersionState(enum.StrEnum):
+    """State of one version of a golden image."""
+
+    IMPORTING = "Importing"
+    PROVING = "Proving"
+    """Imported and verified; the boot proof has not ended yet."""
+    AVAILABLE = "Available"
+    """May be offered."""
+    FAILED = "Failed"
+    """The import or the verification failed."""
+    UNPROVEN = "Unproven"
+    """The boot proof failed."""
+    REVOKED = "Revoked"
+    REMOVED = "Removed"
+    """Only this record is left."""
+
+
+class ProofStatus(Model):
+    """Result of a boot proof."""
+
+    booted: bool
+    """Whether the virtual machine came up."""
+    message: str | None = None
+    """Evidence of the boot, or why it failed."""
+    accelerator: str | None = None
+    """kvm or tcg."""
+    finished: str | None = None
+    """RFC 3339; end of the proof."""
+
+
+class GoldenVersion(Model):
+    """One version of the golden image: a digest that was found, and what became of it."""
+
+    name: str
+    """Name of its DataVolume, PVC and VolumeSnapshot."""
+    digest: str
+    """Digest of the source, as in currentImports."""
+    state: str
+    """Importing, Proving, Available, Failed, Unproven, Revoked or Removed."""
+    found: str | None = None
+    """RFC 3339; when a poll found it."""
+    imported: str | None = None
+    """RFC 3339; when its import succeeded."""
+    offered: str | None = None
+    """RFC 3339; when the managed DataSource last changed to it."""
+    source: str | None = None
+    """The resolved reference that is imported, without credentials."""
+    architecture: str | None = None
+    """OCI architecture, if known."""
+    verified_by: list[str] | None = None
+    """Completed checks of the import."""
+    proof: ProofStatus | None = None
+    """Result of the boot proof, if one was requested."""
+    withheld: bool | None = None
+    """Not offered although available, since a rollback left it."""
+    reason: str | None = None
+    """Code of the failure, or of the revocation or removal."""
+    message: str | None = None
+    """Cause and remedy."""
+    deprecated: str | None = None
+    """RFC 3339; from then on clones are warned."""
+    end_of_life: str | None = None
+    """RFC 3339; end of its support."""
+
+
+class ChannelStatus(Model):
+    """Version that a further DataSource offers."""
+
+    name: str
+    """Name of the DataSource."""
+    version: str | None = None
+    """Name of the version that it offers."""
+    since: str | None = None
+    """RFC 3339; when it changed to that version."""
 
 
 class ImportStatus(Model):
-    """An import under way."""
+    """The newest version that is wanted; it stays after its import has succeeded."""
 
     data_volume_name: str
     """Its DataVolume."""
@@ -60,7 +134,7 @@ class DataImportCronStatus(Model):
     """Observed state: the versions found and the imports done."""
 
     current_imports: list[ImportStatus] | None = None
-    """Imports under way; one at most."""
+    """The newest wanted import; one at most."""
     last_imported_pvc: SourcePvc | None = None
     """The newest import."""
     last_execution_timestamp: str | None = None
@@ -71,6 +145,10 @@ class DataImportCronStatus(Model):
     """pvc or snapshot: how imports are kept."""
     conditions: list[Condition] | None = None
     """Progressing and UpToDate, each with the reason."""
+    versions: list[GoldenVersion] | None = None
+    """History of the golden image, newest first."""
+    channels: list[ChannelStatus] | None = None
+    """Further DataSources and the versions that they offer."""
 
 
 class DataImportCron(KubeObject):

@@ -351,6 +351,11 @@ class Plan:
     """Events of the PVC, in addition to those of the DataVolume; in a cluster only."""
     status: Mapping[str, Any] | None = None
     """The complete new status; None if it is unchanged."""
+    annotations: Mapping[str, str | None] = field(default_factory=dict)
+    """Annotations of the reconciled object, written by the same request as the status; None removes one.
+
+    Only for kinds without a status subresource.
+    """
     requeue_after: float | None = None
     """Seconds after which to reconcile again even if nothing changes."""
     wants_worker: bool = False

@@ -1,0 +1,60 @@
+"""Contract between controller and poll worker: one `PollJob` in, one `PollResult` out."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from typing import Annotated, Self
+
+from cdi.api.decode import DecodeError, Range, decode
+from cdi.api.errors import InvalidManifest
+from cdi.api.job import Failure, Policy, SourceSpec
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PollJob:
+    """A source whose current digest is to be found without downloading its content."""
+
+    id: str
+    """UID of the DataImportCron."""
+    source: SourceSpec
+    policy: Policy = field(default_factory=Policy)
+    timeout: Annotated[float, Range(above=0, at_most=3600)] = 120.0
+    """Seconds until the poll ends with a failure."""
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Self:
+        """Parse JSON; raise `InvalidManifest` that names every invalid field."""
+        try:
+            return decode(cls, text)
+        except DecodeError as error:
+            raise InvalidManifest(f"not a poll job: {error}") from error
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), separators=(",", ":"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PollResult:
+    """Result of a poll; `failure` is None on success."""
+
+    id: str
+    digest: str | None = None
+    """``sha256:hex`` that identifies the content: of the top manifest for a registry."""
+    resolved: str | None = None
+    """Reference that pins this content, if the source has one; without credentials."""
+    identity: str | None = None
+    """What the digest was taken from: manifest, checksum file, etag or generation."""
+    architectures: tuple[str, ...] = ()
+    """Architectures of the top manifest."""
+    size: int | None = None
+    """Bytes of the content, if known."""
+    failure: Failure | None = None
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Self:
+        """Parse JSON; raise `ValueError` if it is invalid."""
+        return decode(cls, text)
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), separators=(",", ":"))
