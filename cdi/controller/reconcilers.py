@@ -55,7 +55,7 @@ from cdi.reconcile.configuration import (
 )
 from cdi.reconcile.context import CLUSTER_RETRIES, Platform, ReconcileContext, Rejection, Retries
 from cdi.reconcile.context_builder import build_context
-from cdi.reconcile.dataimportcron import IN_A_CLUSTER, reconcile_unscheduled
+from cdi.reconcile.dataimportcron.unscheduled import IN_A_CLUSTER, reconcile_unscheduled
 from cdi.reconcile.datasource import reconcile_data_source
 from cdi.reconcile.datavolume import reconcile
 from cdi.reconcile.invalid_object import report_invalid

@@ -28,7 +28,7 @@ from cdi.api.names import ANN_POD_PHASE, GROUP
 from cdi.api.phases import Phase
 from cdi.reconcile import upload_request as uploads
 from cdi.reconcile.actions import Plan, StartWorker
-from cdi.reconcile.dataimportcron import reconcile_unscheduled
+from cdi.reconcile.dataimportcron.unscheduled import reconcile_unscheduled
 from cdi.reconcile.datasource import reconcile_data_source
 from cdi.reconcile.datavolume import reconcile
 from cdi.reconcile.invalid_object import report_invalid

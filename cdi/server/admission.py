@@ -19,7 +19,7 @@ from cdi.api.names import (
 from cdi.api.rules.problems import Cause, Problem, truncate
 from cdi.api.transfer import ObjectTransfer
 from cdi.api.validation import examine
-from cdi.reconcile.dataimportcron import WARNING
+from cdi.reconcile.dataimportcron.unscheduled import WARNING
 from cdi.server.hooks import Operation
 from cdi.server.review import Allowed, Refused, Review, Verdict
 
