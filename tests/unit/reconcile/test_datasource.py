@@ -5,7 +5,7 @@ import pytest
 from cdi.api.validation import parse
 from cdi.reconcile.actions import Plan
 from cdi.reconcile.context import PVC, Platform
-from cdi.reconcile.dataimportcron import IN_A_CLUSTER, reconcile_unscheduled
+from cdi.reconcile.dataimportcron.unscheduled import IN_A_CLUSTER, reconcile_unscheduled
 from cdi.reconcile.datasource import reconcile_data_source
 from tests.unit.reconcile.simulation import HTTP, Objects, Simulation, data_volume
 

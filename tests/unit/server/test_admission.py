@@ -3,7 +3,7 @@
 import pytest
 
 from cdi.api.errors import ClusterUnavailable, InvalidManifest
-from cdi.reconcile.dataimportcron import WARNING
+from cdi.reconcile.dataimportcron.unscheduled import WARNING
 from cdi.server.admission import may_exist, validate
 from cdi.server.review import Allowed, Refused, read
 from tests.unit.api import test_validation_datavolume as datavolumes
