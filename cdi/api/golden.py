@@ -5,12 +5,46 @@ The fields of a DataImportCron are those of KubeVirt's CDI; additional features 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Final, Literal
+import datetime as dt
+import json
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Annotated, Final, Literal, Self
 
-from cdi.api.names import GROUP
+from cdi.api.annotation_values import Parser, boolean, one_of, parse_annotations, printable
+from cdi.api.decode import Range, decode
+from cdi.api.errors import InvalidManifest
+from cdi.api.names import GROUP, MAX_LABEL, MAX_NAME, is_dns_subdomain
+from cdi.api.quantity import Quantity, human
+from cdi.api.regular_expression import check_expression
+from cdi.api.rules.durations import parse_duration
+from cdi.api.rules.problems import Problem, truncate
+from cdi.api.timestamps import parse_timestamp
 
 PREFIX: Final = f"{GROUP}/golden."
+MAX_CHANNELS: Final = 16
+MAX_VERSIONS: Final = 100
+"""Maximum number of versions in a history."""
+MAX_EXPECT: Final = 256
+"""Maximum length of `PROOF_EXPECT` in characters."""
+MAX_REASON: Final = 1024
+"""Maximum length of the reason of a revocation in characters."""
+ALL: Final = "all"
+"""As the version of `RELEASE`: every withheld version."""
+PREVIOUS: Final = "previous"
+"""As the version of `ROLLBACK`: the available version before the one that is offered."""
+_MAX_CHANNELS_TEXT = 16 << 10
+_MAX_AGE = 10 * 365 * 24 * 3600
+_MAX_PROOF_TIMEOUT = 24 * 3600
+_MIN_MEMORY = 64 << 20
+_MAX_MEMORY = 64 << 30
+_ARCHITECTURES = (
+    "386", "amd64", "arm", "arm64", "loong64", "mips", "mips64", "mips64le", "mipsle", "ppc64", "ppc64le", "riscv64",
+    "s390x",
+)  # fmt: skip
+_VERSION = re.compile(r"[a-z0-9](?:[-a-z0-9.:]*[a-z0-9])?")
 
 # --- settings ---------------------------------------------------------------------------------------------------
 
@@ -89,6 +123,14 @@ class Origin:
     version: str
     digest: str
 
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Self:
+        """Parse the annotation `ORIGIN`; raise `ValueError` if it is invalid."""
+        return decode(cls, text)
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), separators=(",", ":"))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GoldenSettings:
@@ -111,3 +153,246 @@ class GoldenSettings:
     record_key: str | None = None
     pin: str | None = None
     hold: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rollback:
+    """Return to a version and withhold those that are newer."""
+
+    version: str
+    """Name, digest or beginning of the digest, or `PREVIOUS`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Promote:
+    """Have a channel offer a version."""
+
+    channel: str
+    version: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Revoke:
+    """Never offer a version again."""
+
+    version: str
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deprecate:
+    """Announce the deprecation and the end of life of a version, or take that back."""
+
+    version: str
+    since: dt.datetime | None = None
+    """From then on clones are warned; None takes the deprecation back."""
+    end_of_life: dt.datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retry:
+    """Import or prove a failed version again."""
+
+    version: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Release:
+    """Offer a withheld version again."""
+
+    version: str
+    """Name, digest or beginning of the digest, or `ALL`."""
+
+
+Command = Rollback | Promote | Revoke | Deprecate | Retry | Release
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Commands:
+    """Commands in the annotations of a DataImportCron."""
+
+    valid: tuple[tuple[str, Command], ...] = ()
+    """By the name of the annotation, in the order of `COMMANDS`."""
+    problems: tuple[Problem, ...] = ()
+    """One for each invalid command; `field` is the name of the annotation."""
+
+
+def parse_golden_settings(annotations: Mapping[str, str] | None) -> GoldenSettings:
+    """Parse the settings; raise `InvalidManifest` with the problems of all settings and unknown names.
+
+    Commands are ignored; see `parse_commands`.
+    """
+    settings = {name: text for name, text in (annotations or {}).items() if name not in COMMANDS}
+    values, problems = parse_annotations(settings, PREFIX, _SETTINGS)
+    if problems:
+        text = "; ".join(f"{truncate(name, 200)}: {problem.message}" for name, problem in problems)
+        raise InvalidManifest(text, where="metadata.annotations")
+    return GoldenSettings(**{_FIELDS[name]: value for name, value in values.items()})
+
+
+def parse_commands(annotations: Mapping[str, str] | None) -> Commands:
+    """Parse the commands; an invalid one does not affect the others."""
+    given = {name: annotations[name] for name in COMMANDS if name in annotations} if annotations else {}
+    values, problems = parse_annotations(given, PREFIX, _COMMANDS)
+    return Commands(
+        valid=tuple((name, values[name.removeprefix(PREFIX)]) for name in given if name.removeprefix(PREFIX) in values),
+        problems=tuple(problem for _, problem in problems),
+    )
+
+
+def check_golden(annotations: Mapping[str, str] | None, field: str = "metadata.annotations") -> Iterator[Problem]:
+    """Yield a problem for each setting or command that is invalid or has an unknown name."""
+    for name, problem in parse_annotations(annotations or {}, PREFIX, {**_SETTINGS, **_COMMANDS})[1]:
+        yield replace(problem, field=f"{field}[{truncate(name, 200)}]")
+
+
+def check_golden_change(before: Mapping[str, str] | None, after: Mapping[str, str] | None) -> Iterator[Problem]:
+    """Yield the problems that `check_golden` finds in the annotations that were added or changed.
+
+    The controller removes a command that it has carried out, which must not fail because of another one.
+    """
+    earlier = before or {}
+    yield from check_golden({name: text for name, text in (after or {}).items() if earlier.get(name) != text})
+
+
+def _duration(limit: int, *, lowest: int = 0) -> Callable[[str], int]:
+    """Return a parser for a duration in whole seconds, rounded up."""
+
+    def parse(text: str) -> int:
+        seconds = parse_duration(text)
+        if seconds is None:
+            raise ValueError(f"{truncate(text, 40)!r} is not a duration such as 720h or 10m")
+        if not lowest <= seconds <= limit:
+            raise ValueError(f"{truncate(text, 40)!r} is not from {lowest}s to {limit // 3600}h")
+        return math.ceil(seconds)
+
+    return parse
+
+
+_age = _duration(_MAX_AGE)
+
+
+def _memory(text: str) -> int:
+    size = Quantity.parse(text).bytes
+    if not _MIN_MEMORY <= size <= _MAX_MEMORY:
+        raise ValueError(f"{truncate(text, 40)!r} is not from {human(_MIN_MEMORY)} to {human(_MAX_MEMORY)}")
+    return size
+
+
+def _expression(text: str) -> str:
+    check_expression(text, MAX_EXPECT)
+    return text
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _ChannelRule:
+    after: str | None = None
+    behind: Annotated[int, Range(at_least=0, at_most=MAX_VERSIONS - 1)] | None = None
+    proven: bool = False
+    manual: bool = False
+
+
+def _channels(text: str) -> tuple[tuple[str, Channel], ...]:
+    if len(text) > _MAX_CHANNELS_TEXT:
+        raise ValueError(f"it is longer than {_MAX_CHANNELS_TEXT} characters")
+    rules = decode(dict[str, _ChannelRule], text)
+    if len(rules) > MAX_CHANNELS:
+        raise ValueError(f"it has {len(rules)} channels, at most {MAX_CHANNELS} are allowed")
+    return tuple((_data_source(name), _channel(name, rule)) for name, rule in rules.items())
+
+
+def _channel(name: str, rule: _ChannelRule) -> Channel:
+    if rule.manual and (rule.after is not None or rule.behind is not None or rule.proven):
+        raise ValueError(f"channel {name!r} is manual and has another rule as well; remove one of them")
+    after = None if rule.after is None else _age(rule.after)
+    return Channel(after=after, behind=rule.behind, proven=rule.proven, manual=rule.manual)
+
+
+def _data_source(name: str) -> str:
+    if len(name) > MAX_LABEL or not is_dns_subdomain(name):
+        raise ValueError(f"{truncate(name, 40)!r} is not the name of a DataSource of at most {MAX_LABEL} characters")
+    return name
+
+
+def _architectures(text: str) -> tuple[str, ...]:
+    names = tuple(part.strip() for part in truncate(text, 200).split(","))
+    for name in names:
+        if name not in _ARCHITECTURES:
+            raise ValueError(f"{name[:40]!r} is not an architecture: {', '.join(_ARCHITECTURES)}")
+    if len(set(names)) < len(names):
+        raise ValueError("it names an architecture twice")
+    return names
+
+
+def _secret(text: str) -> str:
+    if not is_dns_subdomain(text):
+        raise ValueError(f"{truncate(text, 40)!r} is not the name of a Secret")
+    return text
+
+
+def _version(text: str) -> str:
+    if len(text) > MAX_NAME or not _VERSION.fullmatch(text):
+        raise ValueError(f"{truncate(text, 40)!r} is not the name or digest of a version")
+    return text
+
+
+def _promote(text: str) -> Promote:
+    channel, equals, version = text.partition("=")
+    if not equals:
+        raise ValueError(f"{truncate(text, 40)!r} is not CHANNEL=VERSION")
+    return Promote(channel=_data_source(channel.strip()), version=_version(version.strip()))
+
+
+def _revoke(text: str) -> Revoke:
+    # A digest contains a colon too, but no space after it.
+    version, _, reason = text.partition(": ")
+    if len(reason) > MAX_REASON:
+        raise ValueError(f"the reason is longer than {MAX_REASON} characters")
+    reason = reason.strip()
+    return Revoke(version=_version(version.strip()), reason=printable(reason) if reason else None)
+
+
+def _deprecate(text: str) -> Deprecate:
+    form = "VERSION from=RFC3339 [endOfLife=RFC3339] or VERSION from=never"
+    version, *words = text.split()[:4] or [""]
+    dates = dict(word.partition("=")[::2] for word in words)
+    if len(dates) != len(words) or "from" not in dates or dates.keys() - {"from", "endOfLife"}:
+        raise ValueError(f"{truncate(text)!r} is not {form}")
+    if dates["from"] == "never":
+        if len(dates) > 1:
+            raise ValueError("a version that is never deprecated has no end of life")
+        return Deprecate(version=_version(version))
+    moments = {name: parse_timestamp(date) for name, date in dates.items()}
+    for name, moment in moments.items():
+        if moment is None:
+            raise ValueError(f"{name} {truncate(dates[name], 40)!r} is not a time such as 2027-01-31T00:00:00Z")
+    since, end = moments["from"], moments.get("endOfLife")
+    if since is not None and end is not None and end < since:
+        raise ValueError("endOfLife is before from")
+    return Deprecate(version=_version(version), since=since, end_of_life=end)
+
+
+_SETTINGS: dict[str, Parser] = {
+    "proof": one_of("none", "boot"),
+    "proofTimeout": _duration(_MAX_PROOF_TIMEOUT, lowest=1),
+    "proofExpect": _expression,
+    "proofMemory": _memory,
+    "proofFirmware": one_of("auto", "bios", "uefi"),
+    "channels": _channels,
+    "keepFor": _age,
+    "keepUnusedFor": _age,
+    "architectures": _architectures,
+    "recordKey": _secret,
+    "pin": _version,
+    "hold": boolean,
+}
+_FIELDS = {name: re.sub("[A-Z]", lambda capital: f"_{capital[0].lower()}", name) for name in _SETTINGS}
+"""Fields of `GoldenSettings`."""
+_COMMANDS: dict[str, Parser] = {
+    "rollback": lambda text: Rollback(version=_version(text)),
+    "promote": _promote,
+    "revoke": _revoke,
+    "deprecate": _deprecate,
+    "retry": lambda text: Retry(version=_version(text)),
+    "release": lambda text: Release(version=_version(text)),
+}

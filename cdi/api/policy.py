@@ -5,16 +5,17 @@ The fields of the API are those of KubeVirt's CDI; additional features are confi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from cdi.api.annotation_values import Parser, boolean, one_of, parse_annotations, printable, select, whole_number
 from cdi.api.digest import Digest
-from cdi.api.errors import ChecksumInvalid, InvalidManifest
+from cdi.api.errors import InvalidManifest
 from cdi.api.job import Policy
 from cdi.api.names import GROUP
 from cdi.api.quantity import Quantity
-from cdi.api.rules.problems import Cause, Problem, truncate, unsupported
+from cdi.api.rules.problems import Problem, truncate
 
 PREFIX = f"{GROUP}/policy."
 BANDWIDTH = f"{PREFIX}bandwidth"
@@ -88,59 +89,19 @@ def check_policy(annotations: Mapping[str, str] | None, field: str = "metadata.a
 
 def check_policy_change(before: Mapping[str, str] | None, after: Mapping[str, str] | None) -> Iterator[Problem]:
     """Yield the problems that `check_policy` finds, or none if the annotations are unchanged."""
-    if _selected(before or {}) != _selected(after or {}):
+    if select(before or {}, PREFIX) != select(after or {}, PREFIX):
         yield from check_policy(after)
-
-
-def _selected(annotations: Mapping[str, str]) -> dict[str, str]:
-    return {name: text for name, text in annotations.items() if name.startswith(PREFIX)}
 
 
 def _parse(annotations: Mapping[str, str]) -> tuple[dict[str, Any], list[tuple[str, Problem]]]:
     """Return the values for `PolicyAnnotations`, and a problem for each invalid annotation, by its name."""
-    values: dict[str, Any] = {}
-    problems: list[tuple[str, Problem]] = []
-    for name, text in sorted(_selected(annotations).items()):
-        knob = _PARSERS.get(name.removeprefix(PREFIX))
-        if knob is None:
-            message = unsupported(name.removeprefix(PREFIX), _PARSERS)
-            problems.append((name, Problem(field=name, message=message, cause=Cause.NOT_SUPPORTED)))
-            continue
-        field, parse = knob
-        try:
-            values[field] = parse(text.strip())
-        except (ValueError, InvalidManifest, ChecksumInvalid) as error:
-            message = str(error) if isinstance(error, ValueError) else error.what
-            problems.append((name, Problem(field=name, message=f"Invalid value: {message}")))
+    parsers = {name: parse for name, (_, parse) in _PARSERS.items()}
+    found, problems = parse_annotations(annotations, PREFIX, parsers)
+    values = {_PARSERS[name][0]: value for name, value in found.items()}
     if not problems and values.get("signature", "ignore") != "ignore" and "keyring" not in values:
         message = f"Invalid value: a signature cannot be checked without keys; set {PREFIX}keyring as well"
         problems.append((f"{PREFIX}signature", Problem(field=f"{PREFIX}signature", message=message)))
     return values, problems
-
-
-def _one_of(*words: str) -> Callable[[str], str]:
-    def parse(text: str) -> str:
-        if text not in words:
-            raise ValueError(f"{text[:40]!r} is not one of {', '.join(words)}")
-        return text
-
-    return parse
-
-
-def _boolean(text: str) -> bool:
-    return _one_of("true", "false")(text) == "true"
-
-
-def _whole(lowest: int, highest: int) -> Callable[[str], int]:
-    def parse(text: str) -> int:
-        if not text.isascii() or not text.isdigit() or len(text) > len(str(highest)):
-            raise ValueError(f"{text[:40]!r} is not a whole number from {lowest} to {highest}")
-        number = int(text)
-        if not lowest <= number <= highest:
-            raise ValueError(f"{number} is not from {lowest} to {highest}")
-        return number
-
-    return parse
 
 
 def _bytes_per_second(text: str) -> int:
@@ -154,27 +115,21 @@ def _digest(text: str) -> str:
     return str(Digest.parse(text))
 
 
-def _plain(text: str) -> str:
-    if not text or not text.isprintable():
-        raise ValueError("is empty or holds control characters")
-    return text
-
-
-_PARSERS: dict[str, tuple[str, Callable[[str], Any]]] = {
-    "engine": ("engine", _one_of("auto", "qemu")),
-    "connections": ("connections", _whole(0, _MAX_CONNECTIONS)),
+_PARSERS: dict[str, tuple[str, Parser]] = {
+    "engine": ("engine", one_of("auto", "qemu")),
+    "connections": ("connections", whole_number(0, _MAX_CONNECTIONS)),
     "bandwidth": ("bandwidth", _bytes_per_second),
-    "discoverChecksum": ("discover_checksum", _boolean),
-    "requireChecksum": ("require_checksum", _boolean),
-    "recordDigest": ("record_digest", _boolean),
+    "discoverChecksum": ("discover_checksum", boolean),
+    "requireChecksum": ("require_checksum", boolean),
+    "recordDigest": ("record_digest", boolean),
     "checksum": ("checksum", _digest),
-    "signature": ("signature", _one_of("ignore", "if-present", "require")),
-    "keyring": ("keyring", _plain),
-    "stallTimeout": ("stall_timeout", _whole(1, _MAX_STALL)),
-    "cloneTimeout": ("clone_timeout", _whole(1, _MAX_CLONE)),
-    "endpoint": ("endpoint", _plain),
-    "region": ("region", _plain),
-    "addressing": ("addressing", _one_of("auto", "path", "virtual")),
-    "anonymous": ("anonymous", _boolean),
-    "insecure": ("insecure", _boolean),
+    "signature": ("signature", one_of("ignore", "if-present", "require")),
+    "keyring": ("keyring", printable),
+    "stallTimeout": ("stall_timeout", whole_number(1, _MAX_STALL)),
+    "cloneTimeout": ("clone_timeout", whole_number(1, _MAX_CLONE)),
+    "endpoint": ("endpoint", printable),
+    "region": ("region", printable),
+    "addressing": ("addressing", one_of("auto", "path", "virtual")),
+    "anonymous": ("anonymous", boolean),
+    "insecure": ("insecure", boolean),
 }

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import datetime as dt
+import re
+
+_RFC_3339 = re.compile(
+    r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt][0-9]{2}:[0-9]{2}:[0-9]{2}(?:\.[0-9]{1,9})?(?:[Zz]|[+-][0-9]{2}:[0-9]{2})"
+)
 
 
 def timestamp(now: dt.datetime) -> str:
@@ -10,3 +15,13 @@ def timestamp(now: dt.datetime) -> str:
     if now.tzinfo is None:
         raise ValueError("a time without a zone")
     return now.astimezone(dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def parse_timestamp(text: str | None) -> dt.datetime | None:
+    """Return the UTC time of an RFC 3339 timestamp, with at most microseconds; None for any other text or None."""
+    if text is None or not _RFC_3339.fullmatch(text):
+        return None
+    try:
+        return dt.datetime.fromisoformat(text.upper()).astimezone(dt.UTC)
+    except (ValueError, OverflowError):
+        return None  # such as February 30
