@@ -108,6 +108,8 @@ class GoldenVersion(Model):
     """RFC 3339; from then on clones are warned."""
     end_of_life: str | None = None
     """RFC 3339; end of its support."""
+    removed: str | None = None
+    """RFC 3339; when its volume was removed. The state of a failed or revoked version does not change then."""
 
 
 class ChannelStatus(Model):
