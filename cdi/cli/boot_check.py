@@ -11,11 +11,11 @@ import click
 
 from cdi.api.errors import NotFound, TargetUnsuitable, UsageError
 from cdi.api.quantity import Quantity
+from cdi.boot.check import BootReport, boot_check
 from cdi.cli.elapsed import Elapsed
 from cdi.cli.options import duration, quantity
 from cdi.cli.session import Session, subcommand
 from cdi.cli.show import paint, printable
-from cdi.runtime.boot import BootReport, boot_check
 
 
 @subcommand("boot-check")

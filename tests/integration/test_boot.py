@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from cdi.api.errors import BootFailed, Interrupted, TargetIo
-from cdi.runtime import boot
-from cdi.runtime.boot import boot_check
+from cdi.boot import check as boot
+from cdi.boot.check import boot_check
 
 HALT = bytes.fromhex("f4ebfd")  # hlt; jmp $-1
 RESET = bytes.fromhex("b0fee664f4ebfd")  # mov al,0xfe; out 0x64,al; hlt; jmp $-1

@@ -4,7 +4,7 @@ import subprocess
 
 import pytest
 
-from cdi.runtime.boot_seed import MAX_FILE, iso9660, nocloud, script
+from cdi.boot.seed import MAX_FILE, iso9660, nocloud, script
 
 
 def listing(image):

@@ -4,8 +4,8 @@ import struct
 import pytest
 
 from cdi.api.errors import BootFailed
-from cdi.runtime import boot_machine
-from cdi.runtime.boot_machine import EFI_SYSTEM, Machine, choose_firmware
+from cdi.boot import machine as boot_machine
+from cdi.boot.machine import EFI_SYSTEM, Machine, choose_firmware
 
 
 def disk(code=b"", table=b"", header=b"", entries=b""):

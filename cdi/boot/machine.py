@@ -54,6 +54,9 @@ EFI_SYSTEM = bytes.fromhex("28732ac11ff8d211ba4b00a0c93ec93b")
 
 SECTOR = 512
 
+TRANSLATED_CODE = 256 << 20
+"""Bytes of translated code that emulation keeps; a boot of Debian translates less."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Machine:
@@ -89,6 +92,11 @@ class Machine:
             return "max"
         return "host,arch-capabilities=off" if self.arch == "x86_64" else "host"
 
+    @property
+    def _accelerator_options(self) -> str:
+        # Unless it is given, QEMU reserves an eighth of the host's memory for translated code, and uses it in time.
+        return f"tcg,tb-size={TRANSLATED_CODE >> 20}" if self.accelerator == "tcg" else self.accelerator
+
     def arguments(self, *, monitor: int, console: int) -> list[str]:
         """Return QEMU's arguments without the program; the descriptors are the sockets for QMP and the serial console.
 
@@ -97,7 +105,7 @@ class Machine:
         kind = "q35,graphics=off" if self.arch == "x86_64" else "virt,gic-version=max"
         arguments = ["-nodefaults", "-no-user-config", "-display", "none", "-S", "-name", "boot-check"]
         arguments += ["-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"]
-        arguments += ["-machine", kind, "-cpu", self.cpu, "-accel", self.accelerator]
+        arguments += ["-machine", kind, "-cpu", self.cpu, "-accel", self._accelerator_options]
         arguments += ["-m", f"size={max(1, self.memory >> 20)}M", "-smp", str(min(2, os.cpu_count() or 1))]
         arguments += ["-chardev", f"socket,id=monitor,fd={monitor}", "-mon", "chardev=monitor,mode=control"]
         arguments += ["-chardev", f"socket,id=console,fd={console}", "-serial", "chardev:console"]

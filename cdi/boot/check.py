@@ -1,6 +1,6 @@
 """Boot check: start a virtual machine from an overlay of a disk, and report whether it boots.
 
-The VM is observed through its serial console (`cdi.runtime.boot_console`), QEMU's events (panic, reset, shutdown)
+The VM is observed through its serial console (`cdi.boot.console`), QEMU's events (panic, reset, shutdown)
 and the amount that it read from its disk, which is the only evidence of a VM with a silent console.
 """
 
@@ -20,8 +20,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from cdi.api.errors import BootFailed, CdiError, Interrupted, QemuFailed, TargetIo, TargetPermission
-from cdi.runtime.boot_console import Console, Kind
-from cdi.runtime.boot_machine import (
+from cdi.boot.console import Console, Kind
+from cdi.boot.machine import (
     FIRMWARE_PLACES,
     Accelerator,
     Firmware,
@@ -32,7 +32,7 @@ from cdi.runtime.boot_machine import (
     is_nested,
     prepare_uefi,
 )
-from cdi.runtime.boot_seed import nocloud
+from cdi.boot.seed import nocloud
 from cdi.runtime.private import private_directory
 from cdi.transfer.qemu import sandbox
 
@@ -41,8 +41,8 @@ if TYPE_CHECKING:
 
 OVERHEAD = 3 << 30
 """Address space in bytes that QEMU needs besides VM memory: translated code, libraries, threads."""
-OVERLAY_MAX = 16 << 30
-"""Largest number of bytes that the VM may write."""
+MAX_OVERLAY = 16 << 30
+"""Default of the largest number of bytes that the VM may write."""
 RESETS = 4
 """Number of VM resets after which the VM counts as being in a boot loop."""
 NESTED_TIMEOUT = 30.0
@@ -95,6 +95,7 @@ def boot_check(
     seed: Mapping[str, str] | None = None,
     expect: str | None = None,
     tcg: bool = True,
+    overlay: int = MAX_OVERLAY,
     cancelled: threading.Event | None = None,
     workdir: str | None = None,
     on_line: Callable[[str], None] | None = None,
@@ -109,6 +110,7 @@ def boot_check(
         seed: Files of a NoCloud seed that override the built-in ones.
         expect: A regular expression; if given, only a matching console line proves the boot.
         tcg: Whether emulation may be used if there is no KVM.
+        overlay: Largest number of bytes that the VM may write; its writes fail beyond that.
         cancelled: Stops the check when set.
         workdir: The parent of the temporary directory with the overlay, by default the system's.
         on_line: Called with the last line of the console, made printable, whenever the VM prints.
@@ -154,6 +156,7 @@ def boot_check(
                 machine=machine,
                 timeout=DEFAULT_TIMEOUTS[accelerator] if left is None else left,
                 patience=NESTED_TIMEOUT if accelerator != usable[-1] and is_nested() else None,
+                overlay=overlay,
                 cancelled=cancelled or threading.Event(),
                 on_line=on_line,
             )
@@ -221,6 +224,7 @@ class BootWatcher:
         machine: Machine,
         timeout: float,
         patience: float | None,
+        overlay: int,
         cancelled: threading.Event,
         on_line: Callable[[str], None] | None,
     ) -> None:
@@ -229,6 +233,7 @@ class BootWatcher:
         self.machine = machine
         self.timeout = timeout
         self.patience = patience
+        self.overlay = overlay
         self.cancelled = cancelled
         self.on_line = on_line
         self.resets = 0
@@ -254,7 +259,7 @@ class BootWatcher:
                     limits=sandbox.Limits(
                         memory=machine.memory + OVERHEAD,
                         cpu_seconds=int(self.timeout * 4) + 60,
-                        file_size=OVERLAY_MAX,
+                        file_size=self.overlay,
                     ),
                     access=sandbox.Access(read=(machine.disk, *FIRMWARE_PLACES), write=(directory, "/dev/kvm")),
                     workdir=directory,

@@ -1,0 +1,1 @@
+"""Boot check of a disk in a virtual machine."""
