@@ -30,6 +30,7 @@ from cdi.boot.machine import (
     choose_firmware,
     host_arch,
     is_nested,
+    machine_arch,
     prepare_uefi,
 )
 from cdi.boot.seed import nocloud
@@ -96,6 +97,7 @@ def boot_check(
     expect: str | None = None,
     tcg: bool = True,
     overlay: int = MAX_OVERLAY,
+    architecture: str | None = None,
     cancelled: threading.Event | None = None,
     workdir: str | None = None,
     on_line: Callable[[str], None] | None = None,
@@ -111,6 +113,7 @@ def boot_check(
         expect: A regular expression; if given, only a matching console line proves the boot.
         tcg: Whether emulation may be used if there is no KVM.
         overlay: Largest number of bytes that the VM may write; its writes fail beyond that.
+        architecture: OCI architecture of the VM; None for this machine's. Others are emulated, whatever `tcg` says.
         cancelled: Stops the check when set.
         workdir: The parent of the temporary directory with the overlay, by default the system's.
         on_line: Called with the last line of the console, made printable, whenever the VM prints.
@@ -127,8 +130,8 @@ def boot_check(
     """
     pattern = re.compile(expect) if expect is not None else None
     marker = f"cdi-boot-{secrets.token_hex(8)}"
-    arch = host_arch()
-    usable = accelerators(tcg=tcg)
+    arch = machine_arch(architecture)
+    usable: tuple[Accelerator, ...] = accelerators(tcg=tcg) if arch == host_arch() else ("tcg",)
     size, is_block, chosen = look_at(disk, firmware, arch)
     # A seed may contain passwords, and an overlay is large.
     with private_directory(workdir) as private:

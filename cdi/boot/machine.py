@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import shutil
 import struct
 from collections.abc import Callable
@@ -16,9 +17,16 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from cdi.api.errors import BootFailed, QemuMissing
+from cdi.transfer.qemu import sandbox
 
 Firmware = Literal["bios", "uefi"]
 Accelerator = Literal["kvm", "tcg"]
+
+QEMU_NAMES = {"amd64": "x86_64", "arm64": "aarch64"}
+"""QEMU's names of architectures, by those of OCI."""
+
+PACKAGES = {"x86_64": "qemu-system-x86", "aarch64": "qemu-system-arm"}
+"""Debian's packages of the emulators."""
 
 CODE_AND_VARS = {
     "x86_64": (
@@ -153,7 +161,22 @@ def escaped(path: str | None) -> str:
 def host_arch() -> str:
     """Return QEMU's name of this machine's architecture."""
     machine = platform.machine().lower()
-    return {"amd64": "x86_64", "arm64": "aarch64"}.get(machine, machine)
+    return QEMU_NAMES.get(machine, machine)
+
+
+def machine_arch(architecture: str | None) -> str:
+    """Return QEMU's name of an OCI architecture (None: this machine's); raise `QemuMissing` without its emulator."""
+    arch = host_arch() if architecture is None else QEMU_NAMES.get(architecture, architecture)
+    if re.fullmatch(r"[a-z0-9_]{1,32}", arch) is None:
+        raise QemuMissing("the architecture has no name that QEMU knows", remedy="import it for amd64 or arm64")
+    try:
+        sandbox.find(f"qemu-system-{arch}")
+    except QemuMissing as error:
+        package = PACKAGES.get(arch, f"QEMU for {arch}")
+        raise QemuMissing(
+            error.what, remedy=f"install {package}; in a cluster, use a worker image that contains it"
+        ) from error
+    return arch
 
 
 def accelerators(*, tcg: bool) -> tuple[Accelerator, ...]:

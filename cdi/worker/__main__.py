@@ -1,8 +1,8 @@
 """Command line of the worker: one job, from its file to its outcome.
 
 ``python -m cdi.worker run JOB.json --status-dir DIR`` runs a job in embedded mode, ``python -m cdi.worker pod`` in a
-pod, ``clone-source`` and ``clone-target`` in the two pods of a clone, ``upload`` in an upload server's pod, and
-``measure`` in a size-detection pod.
+pod, ``clone-source`` and ``clone-target`` in the two pods of a clone, ``upload`` in an upload server's pod,
+``measure`` in a size-detection pod, and ``prove`` where a virtual machine is booted from a golden image.
 """
 
 from __future__ import annotations
@@ -33,6 +33,10 @@ def _main(arguments: list[str]) -> int:
         from cdi.worker.measure import main as measure
 
         return measure(arguments[1:])
+    if arguments[:1] == ["prove"]:
+        from cdi.worker.prove import main as prove
+
+        return prove(arguments[1:])
     if arguments[:1] == ["upload"]:
         from cdi.worker.upload import main as upload
 

@@ -131,7 +131,7 @@ def run_task(options: Options, task: WorkerTask[_J]) -> int:
     job: _J | None = None
     try:
         stop = SignalHandler()
-        job = task.parse(_content(options.job))
+        job = task.parse(read_job(options.job))
         outcome = _carry_out(job, task, options, stop)
     except CdiError as error:
         outcome = Outcome(id=job.id if job else "", failure=failure_of(error))
@@ -154,7 +154,8 @@ def _source_kind(job: object) -> str:
     return job.source.kind if isinstance(job, Job) else ""
 
 
-def _content(path: str) -> bytes:
+def read_job(path: str) -> bytes:
+    """Read a job's file; raise `InvalidManifest` if that fails."""
     try:
         with open(path, "rb") as file:
             return file.read(_MAX_JOB)

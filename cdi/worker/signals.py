@@ -5,8 +5,13 @@ from __future__ import annotations
 import signal
 import threading
 from types import FrameType
+from typing import Protocol
 
-from cdi.transfer.control import TransferControl
+
+class Cancellable(Protocol):
+    """Work that can be stopped, such as a `cdi.transfer.control.TransferControl`."""
+
+    def cancel(self) -> None: ...
 
 
 class SignalHandler:
@@ -16,13 +21,13 @@ class SignalHandler:
     """
 
     def __init__(self) -> None:
-        self._control: TransferControl | None = None
+        self._control: Cancellable | None = None
         self._asked = False
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._handle)
 
-    def watch(self, control: TransferControl) -> None:
-        """Cancel this transfer when a signal arrives, or at once if one has already arrived."""
+    def watch(self, control: Cancellable) -> None:
+        """Cancel this work when a signal arrives, or at once if one has already arrived."""
         self._control = control
         if self._asked:
             control.cancel()

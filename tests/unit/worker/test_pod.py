@@ -244,7 +244,7 @@ def test_a_signal_that_comes_early_stops_the_transfer_as_it_begins(places, give,
 
 
 def test_one_before_there_is_a_transfer_does_too(places, give, monkeypatch):
-    read_job = module._content
+    read_job = module.read_job
     cancelled = []
 
     def signalled(path):
@@ -255,7 +255,7 @@ def test_one_before_there_is_a_transfer_does_too(places, give, monkeypatch):
         cancelled.append(control.cancelled.is_set())
         return Outcome(id=job.id)
 
-    monkeypatch.setattr(module, "_content", signalled)
+    monkeypatch.setattr(module, "read_job", signalled)
     monkeypatch.setattr(module, "transfer", look)
     give()
     run(places)
