@@ -243,6 +243,20 @@ class SourceTruncated(SourceError):
         """Whether TLS ended without its closing alert where only that ends the content, which may still be complete."""
 
 
+class SourceVersionUnknown(SourceError):
+    """A poll finds nothing that identifies the content: no checksum file, strong ETag, or generation.
+
+    A weak ETag or a modification date may stay the same for another content, and the image is never downloaded only to
+    find out.
+    """
+
+    retry = Retry.ON_CHANGE
+    default_remedy = (
+        "publish SHA256SUMS beside the image, or have the server send strong ETags; or set an empty schedule and write "
+        "the digest of each new version into the annotation cdi.kubevirt.io/storage.import.sourceDesiredDigest"
+    )
+
+
 class SourceLengthUnknown(SourceError):
     """The server announces no length, and nothing else would reveal truncated content."""
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, field
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 
 from cdi.api.decode import DecodeError, Range, decode
 from cdi.api.errors import InvalidManifest
 from cdi.api.job import Failure, Policy, SourceSpec
+
+_MAX_ID = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +51,8 @@ class PollResult:
     """Architectures of the top manifest."""
     size: int | None = None
     """Bytes of the content, if known."""
+    verified_by: tuple[str, ...] = ()
+    """Completed checks, such as the signature of the checksum file."""
     failure: Failure | None = None
 
     @classmethod
@@ -56,5 +60,30 @@ class PollResult:
         """Parse JSON; raise `ValueError` if it is invalid."""
         return decode(cls, text)
 
-    def to_json(self) -> str:
-        return json.dumps(asdict(self), separators=(",", ":"))
+    def to_json(self, limit: int = 4096) -> str:
+        """Return ASCII JSON of at most `limit` bytes: a termination message.
+
+        The least important fields are dropped first; the end of a failure's message is dropped last. A `limit` below
+        1024 is not supported.
+        """
+        body = asdict(self)
+
+        def dump() -> str:
+            return json.dumps(body, separators=(",", ":"))
+
+        body["id"] = self.id[:_MAX_ID]
+        lesser: tuple[dict[str, Any], ...] = (
+            {"verified_by": [text[:100] for text in self.verified_by[:2]]},
+            {"verified_by": []},
+            {"architectures": []},
+            {"resolved": None},
+            {"identity": None},
+        )
+        for less in lesser:
+            if len(dump()) > limit:
+                body |= less
+        while self.failure is not None and len(dump()) > limit and body["failure"]["message"]:
+            over = len(dump()) - limit
+            # A character takes up to 12 bytes of the text.
+            body["failure"]["message"] = body["failure"]["message"][: -max(over // 12, 1)]
+        return dump()

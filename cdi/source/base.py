@@ -47,6 +47,12 @@ class SourceFacts:
     """A value that changes with the content (an ETag, Last-Modified, a generation, mtime and inode); kept in
     journals. None if the source has no such value, so that two reads may return different contents.
     """
+    identity: str | None = None
+    """A value that is equal only for equal content: a strong ETag (with the version of the object in S3) or a
+    generation. None if the source has no such value; a weak ETag or a date does not suffice.
+    """
+    pinned: str | None = None
+    """The URL of exactly this content, without credentials, if the source keeps versions (S3, GCS)."""
     digests: tuple[Digest, ...] = ()
     """The digests of the whole content, as stated by the source itself (registry, S3, GCS)."""
     content_type: str | None = None

@@ -217,6 +217,8 @@ class GcsSource:
             facts,
             digests=(metadata.md5,) if metadata.md5 is not None and stored else (),
             validator=metadata.generation or facts.validator,
+            identity=metadata.generation or facts.identity,
+            pinned=None if metadata.generation is None else self._object.pinned(metadata.generation),
             content_type=metadata.content_type or facts.content_type,
         )
 

@@ -101,6 +101,10 @@ class GcsLocation:
         """The object's URL, for messages."""
         return f"{self.endpoint if self.xml else 'gs:/'}/{self.bucket}/{self.object}"
 
+    def pinned(self, generation: str) -> str:
+        """Return the ``gs://`` URL of one generation."""
+        return f"gs://{self.bucket}/{quote(self.object, safe='/-_.~', errors='surrogatepass')}#{generation}"
+
     def object_url(self) -> str:
         """Return the object's URL in the XML API."""
         name = quote(self.object, safe="/", errors="surrogatepass")

@@ -195,16 +195,23 @@ class HttpSource:
     ) -> SourceFacts:
         self._codings = checks.codings_of(response)
         self._validator = Validator.of(response)
+        identity, pinned = self._identity(response)
         return SourceFacts(
             location=self.endpoint.location,
             length=length,
             ranges=ranges,
             ending=ending,
             validator=self._validator.to_token(length),
+            identity=identity,
+            pinned=pinned,
             digests=self.endpoint.digests,
             content_type=fields.media_type(response.headers),
             name=self.endpoint.name,
         )
+
+    def _identity(self, response: Response) -> tuple[str | None, str | None]:
+        """Return `SourceFacts.identity` and `SourceFacts.pinned`."""
+        return Validator.of(response).strong, None
 
     # --- Interface for readers ---
 

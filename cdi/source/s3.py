@@ -19,6 +19,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
+from urllib.parse import quote
 
 from cdi.api.digest import HEX_LENGTH, Digest
 from cdi.api.errors import (
@@ -35,7 +36,7 @@ from cdi.api.importer_messages import no_s3_object
 from cdi.api.job import S3SourceSpec
 from cdi.http import headers as fields
 from cdi.http.http_object import Headers, HttpRequest
-from cdi.http.message import WHOLE
+from cdi.http.message import WHOLE, Response
 from cdi.http.transport import Transport
 from cdi.http.url import Url
 from cdi.source.base import SourceFacts
@@ -51,6 +52,7 @@ _BODY_REGION = re.compile(rb"<Region>([a-z0-9-]{1,40})</Region>")
 _SERVER_TIME = re.compile(rb"<ServerTime>([0-9T:.-]{10,40})Z?</ServerTime>")
 _EXPECTED_REGION = re.compile(rb"expecting '([a-z0-9-]{1,40})'")
 _CHECKSUMS = (("x-amz-checksum-sha256", "sha256"), ("x-amz-checksum-sha1", "sha1"))
+_MAX_VERSION = 1024
 _MAX_SKEW = timedelta(days=3650)
 
 _NO_KEY = "check the bucket and the key; keys differ by upper and lower case"
@@ -195,6 +197,10 @@ class S3Endpoint:
             return SourceChanged(text, where=where)
         return None
 
+    def pinned(self, version: str) -> str:
+        """Return the URL of one version of the object."""
+        return f"{quote(self.location, safe=':/-_.~')}?versionId={quote(version, safe='-_.~')}"
+
     def sibling(self, name: str) -> S3Endpoint | None:
         return S3Endpoint(self._object.beside(name), self._session)
 
@@ -242,6 +248,15 @@ class S3Source(HttpSource):
     def sibling(self, name: str) -> S3Source | None:
         endpoint = self._s3.sibling(name)
         return None if endpoint is None else S3Source(endpoint, transport=self.transport)
+
+    def _identity(self, response: Response) -> tuple[str | None, str | None]:
+        """Return the ETag together with the object's version, and the URL of that version."""
+        tag, _ = super()._identity(response)
+        version = response.headers.get("x-amz-version-id", "").strip()
+        # Objects that were stored before versioning was enabled all have the version "null".
+        if version in ("", "null") or not version.isprintable() or len(version) > _MAX_VERSION:
+            return tag, None
+        return f"{tag or ''} version {version}".lstrip(), self._s3.pinned(version)
 
     def _checksum(self) -> tuple[Digest, ...]:
         """Request the whole object, but read only the head, because range responses have no checksum of the whole.

@@ -14,12 +14,13 @@ from cdi.transfer.retry import RetryBudget
 
 if TYPE_CHECKING:
     from cdi.api.copy import AnyJob
+    from cdi.api.poll import PollJob
 
 
 class TransferControl:
     """Handle to observe, limit and cancel a transfer.  Thread-safe."""
 
-    def __init__(self, job: AnyJob) -> None:
+    def __init__(self, job: AnyJob | PollJob) -> None:
         self.cancelled = threading.Event()
         self.meter = ProgressMeter()
         self.retries = RetryBudget(job.policy.retries, meter=self.meter, cancelled=self.cancelled)

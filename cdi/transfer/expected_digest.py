@@ -103,6 +103,24 @@ def expectation(
     return ExpectedDigest(strongest, tuple(p for p in promises if p.digest.algorithm == strongest))
 
 
+def published_digest(
+    source: Source, facts: SourceFacts, policy: Policy, result: OutcomeBuilder, control: TransferControl
+) -> DeclaredDigest | None:
+    """Return the digest that a checksum file beside the image lists, None if there certainly is none.
+
+    A poll takes the content's identity from it. If a checksum file cannot be read now, that is an error, because the
+    identity from any other value would look like a new version.
+
+    Raises:
+        ChecksumInvalid: The policy requires a checksum, and a checksum file is malformed.
+        SignatureInvalid: A checksum file has a bad signature.
+        SignatureMissing: The policy requires a signature, and there is none.
+        CdiError: A retryable error prevented the download of a file.
+    """
+    found = _Discovery(source, facts, policy, result, control, complete=True).promises()
+    return found[0] if found else None
+
+
 def _require_consistent(promises: list[DeclaredDigest], location: str) -> None:
     first: dict[str, DeclaredDigest] = {}
     for promise in promises:
@@ -117,13 +135,22 @@ class _Discovery:
     """Search for checksum files beside an image, and for their signatures."""
 
     def __init__(
-        self, source: Source, facts: SourceFacts, policy: Policy, result: OutcomeBuilder, control: TransferControl
+        self,
+        source: Source,
+        facts: SourceFacts,
+        policy: Policy,
+        result: OutcomeBuilder,
+        control: TransferControl,
+        *,
+        complete: bool = False,
     ) -> None:
+        """Create a search; with `complete`, a file that cannot be read now ends it with an error."""
         self._source = source
         self._facts = facts
         self._policy = policy
         self._result = result
         self._control = control
+        self._complete = complete
         self._required = policy.require_checksum or policy.signature == "require"
         # Some servers answer requests for missing files with errors that look retryable.
         self._retries = control.retries if self._required else control.retries.limited(_OPTIONAL_RETRIES)
@@ -138,6 +165,8 @@ class _Discovery:
         failures: list[CdiError] = []
         for candidate, body in zip(candidates, bodies, strict=True):
             if isinstance(body, CdiError):
+                if self._complete:
+                    raise body
                 failures.append(body)
             if not isinstance(body, bytes) or not name:
                 continue

@@ -2,7 +2,8 @@
 
 ``python -m cdi.worker run JOB.json --status-dir DIR`` runs a job in embedded mode, ``python -m cdi.worker pod`` in a
 pod, ``clone-source`` and ``clone-target`` in the two pods of a clone, ``upload`` in an upload server's pod,
-``measure`` in a size-detection pod, and ``prove`` where a virtual machine is booted from a golden image.
+``measure`` in a size-detection pod, ``poll`` where a DataImportCron's source is polled, and ``prove`` where a virtual
+machine is booted from a golden image.
 """
 
 from __future__ import annotations
@@ -33,6 +34,10 @@ def _main(arguments: list[str]) -> int:
         from cdi.worker.measure import main as measure
 
         return measure(arguments[1:])
+    if arguments[:1] == ["poll"]:
+        from cdi.worker.poll import main as poll
+
+        return poll(arguments[1:])
     if arguments[:1] == ["prove"]:
         from cdi.worker.prove import main as prove
 

@@ -73,7 +73,7 @@ class ProgressLogger:
 
 def log_started(job: Job) -> None:
     size = f" of {format_size(job.size)}" if job.size is not None else ""
-    logging(f"import of {_place(job.source)} onto {job.target.kind} {job.target.path}{size}")
+    logging(f"import of {place(job.source)} onto {job.target.kind} {job.target.path}{size}")
 
 
 def limited(limits: Limits) -> None:
@@ -100,7 +100,8 @@ def log_finished(outcome: Outcome) -> None:
     logging(", ".join(words))
 
 
-def _place(source: SourceSpec) -> str:
+def place(source: SourceSpec) -> str:
+    """Return the location of a source without secrets."""
     match source:
         case FileSourceSpec():
             return source.path

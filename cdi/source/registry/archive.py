@@ -82,11 +82,8 @@ class Archive:
 
         Raises what `cdi.source.registry.resolve.resolve` raises, and `SourceNotFound` for an unknown tag.
         """
-        where = f"{self.path}:{tag}" if tag else self.path
-        body = self._read(self._members["index.json"], where)
-        index = parse_manifest(body, OCI_INDEX, where)
-        assert isinstance(index, Index), "the content type said so"
-        resolution = resolve(self._top(index, tag, body, where), architecture=architecture, where=where)
+        where = self._where(tag)
+        resolution = resolve(self.document(tag), architecture=architecture, where=where)
         try:
             wanted = next(resolution)
             while True:
@@ -94,6 +91,17 @@ class Archive:
         except StopIteration as stop:
             image: ResolvedImage = stop.value
             return image
+
+    def document(self, tag: str | None) -> Document:
+        """Return the manifest or index that the tag names, for polling; raise what `resolve` raises."""
+        where = self._where(tag)
+        body = self._read(self._members["index.json"], where)
+        index = parse_manifest(body, OCI_INDEX, where)
+        assert isinstance(index, Index), "the content type said so"
+        return self._top(index, tag, body, where)
+
+    def _where(self, tag: str | None) -> str:
+        return f"{self.path}:{tag}" if tag else self.path
 
     def layer(self, descriptor: Descriptor) -> BlobSource:
         """Return a source for a layer; raise `SourceNotFound`, or `ChecksumMismatch` if its size differs."""

@@ -83,11 +83,7 @@ class RegistryClient:
         Raises a `SourceError` (`SourceNotFound`, `SourceUnauthorized`, `PlatformNotFound`, `SourceUnavailable` with
         `retry_after` …), `ChecksumMismatch`, or an `ImageError` if the image is rejected.
         """
-        where = str(reference)
-        answer = await self._get(reference, f"manifests/{reference.selector}", ACCEPT)
-        digest = _verified(reference, answer, where)
-        top = Document(body=answer.body, digest=digest, media_type=answer.headers.get("content-type"))
-        resolution = resolve(top, architecture=architecture, where=where)
+        resolution = resolve(await self.document(reference), architecture=architecture, where=str(reference))
         try:
             wanted = next(resolution)
             while True:
@@ -101,9 +97,13 @@ class RegistryClient:
 
         Raises what `resolve` raises.
         """
-        return _verified(
-            reference, await self._get(reference, f"manifests/{reference.selector}", ACCEPT), str(reference)
-        )
+        return (await self.document(reference)).digest
+
+    async def document(self, reference: Reference) -> Document:
+        """Return what the tag names, a manifest or an index, for polling; raise what `resolve` raises."""
+        answer = await self._get(reference, f"manifests/{reference.selector}", ACCEPT)
+        digest = _verified(reference, answer, str(reference))
+        return Document(body=answer.body, digest=digest, media_type=answer.headers.get("content-type"))
 
     async def session_for(self, reference: Reference) -> RepositorySession:
         """Return the access to the repository, which is determined once and cached."""
