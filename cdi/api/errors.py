@@ -443,6 +443,13 @@ class SignatureMissing(VerifyError):
     default_remedy = "publish SHA256SUMS.gpg or SHA256SUMS.asc beside the image, or relax the policy"
 
 
+class SigningKeyInvalid(VerifyError):
+    """A key for records of origin cannot be used."""
+
+    retry = Retry.ON_CHANGE
+    default_remedy = "give an Ed25519 or ECDSA (P-256, P-384) key in PEM, without a password"
+
+
 # --- target -----------------------------------------------------------------------------------------------------
 
 

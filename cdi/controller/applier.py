@@ -17,6 +17,7 @@ from cdi.api.errors import (
     ClusterForbidden,
     ClusterRefused,
     Conflict,
+    InternalError,
     InvalidManifest,
     NotFound,
     QuotaExceeded,
@@ -53,6 +54,7 @@ from cdi.reconcile.actions import (
     RequireVersion,
     SetFinalizer,
     SetReclaimPolicy,
+    SignRecord,
     StartWorker,
     StopWorker,
 )
@@ -173,6 +175,8 @@ class PlanApplier:
                 await self._start(action)
             case StopWorker():
                 await self._delete(PODS, action.namespace, action.pod, action.pod_uid)
+            case SignRecord():
+                raise InternalError("SignRecord is supported only on one machine")
             case _:
                 assert_never(action)
 

@@ -311,6 +311,24 @@ class StopWorker:
     pod_uid: str = ""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SignRecord:
+    """Sign a record of origin and write the envelope into an annotation; on one machine only.
+
+    In a cluster a pod signs, as the controller has no right to read Secrets.
+    """
+
+    key: ObjectRef
+    """The Secret with the private key."""
+    statement: str
+    """The in-toto statement."""
+    plural: str
+    namespace: str
+    name: str
+    uid: str
+    annotation: str
+
+
 Action = (
     CreateObject
     | MirrorObject
@@ -325,6 +343,7 @@ Action = (
     | EnsureCertificate
     | StartWorker
     | StopWorker
+    | SignRecord
 )
 
 

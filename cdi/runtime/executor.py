@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 from typing import assert_never
 
-from cdi.api.errors import AlreadyExists, Conflict, InternalError, NotFound, TargetFull
+from cdi.api.errors import AlreadyExists, Conflict, InternalError, NotFound, SigningKeyInvalid, TargetFull
 from cdi.reconcile.actions import (
     Action,
     CreateObject,
     DeleteObject,
     DeleteUnboundClaim,
     EnsureCertificate,
+    Event,
     ExpandClaim,
     MirrorObject,
     PatchObject,
@@ -20,9 +21,11 @@ from cdi.reconcile.actions import (
     RequireVersion,
     SetFinalizer,
     SetReclaimPolicy,
+    SignRecord,
     StartWorker,
     StopWorker,
 )
+from cdi.reconcile.dataimportcron.origin import RECORD_FAILED
 from cdi.runtime import events
 from cdi.runtime.environment import Environments
 from cdi.runtime.launcher import Launcher, ReadInput
@@ -46,7 +49,7 @@ class Executor:
         """
         for action in plan.actions:
             try:
-                self._act(action, body, stdin)
+                self._act(action, body, stdin, now)
             except NotFound:
                 # An action's object was deleted: the rest of the plan is void, and the deletion causes a new reconcile.
                 return
@@ -70,7 +73,7 @@ class Executor:
                     }
                 )
 
-    def _act(self, action: Action, origin: Object, stdin: int | None) -> None:
+    def _act(self, action: Action, origin: Object, stdin: int | None, now: float) -> None:
         match action:
             case CreateObject():
                 with contextlib.suppress(AlreadyExists):
@@ -83,6 +86,8 @@ class Executor:
                 self._launcher.start(action, self._read_input, stdin=stdin, environment=environment)
             case StopWorker():
                 self._launcher.stop(action.claim)
+            case SignRecord():
+                self._sign(action, origin, now)
             case (
                 DeleteObject()
                 | MirrorObject()
@@ -97,6 +102,34 @@ class Executor:
                 raise InternalError(f"{type(action).__name__} is supported only in clusters")
             case _:
                 assert_never(action)
+
+    def _sign(self, action: SignRecord, origin: Object, now: float) -> None:
+        """Write the signed record; if the key is unusable, write the unsigned one, so that there is a record.
+
+        It is signed once the key is usable, since an unsigned record is signed at every reconcile until it is.
+        """
+        from cdi.verify.dsse import key_entry, sign
+
+        where = str(action.key)
+        record = action.statement
+        try:
+            values = self._read_input(action.key)
+            envelope = sign(action.statement.encode("ascii"), values[key_entry(values)], where=where)
+            record = envelope.to_json().decode("ascii")
+        except (NotFound, SigningKeyInvalid) as error:
+            message = f"The record of {action.name} is not signed: {error.message}"
+            with contextlib.suppress(TargetFull):
+                event = Event(type="Warning", reason=RECORD_FAILED, message=message)
+                events.record(self._store, origin, event, now)
+        key = Key.of(action.plural, action.namespace, action.name)
+        write = PatchObject(
+            plural=action.plural,
+            namespace=action.namespace,
+            name=action.name,
+            uid=action.uid,
+            annotations={action.annotation: record},
+        )
+        update_with_retry(self._store, key, lambda body: patch(body, write), uid=action.uid)
 
 
 def patch(body: Object, action: PatchObject) -> None:

@@ -1,14 +1,25 @@
 """Command line of the worker: one job, from its file to its outcome.
 
-``python -m cdi.worker run JOB.json --status-dir DIR`` runs a job in embedded mode, ``python -m cdi.worker pod`` in a
-pod, ``clone-source`` and ``clone-target`` in the two pods of a clone, ``upload`` in an upload server's pod,
-``measure`` in a size-detection pod, ``poll`` where a DataImportCron's source is polled, and ``prove`` where a virtual
-machine is booted from a golden image.
+``python -m cdi.worker run JOB.json --status-dir DIR`` runs a job in embedded mode; `_SUBCOMMANDS` are those of pods.
 """
 
 from __future__ import annotations
 
+import importlib
 import sys
+from typing import Final
+
+_SUBCOMMANDS: Final = {
+    "clone-source": ("cdi.worker.clone", "source"),
+    "clone-target": ("cdi.worker.clone", "target"),
+    "measure": ("cdi.worker.measure", "main"),
+    "pod": ("cdi.worker.pod", "main"),
+    "poll": ("cdi.worker.poll", "main"),
+    "prove": ("cdi.worker.prove", "main"),
+    "sign-record": ("cdi.worker.sign", "main"),
+    "upload": ("cdi.worker.upload", "main"),
+}
+"""Module and function of each subcommand; they are imported on use, because a worker has little memory and time."""
 
 
 def command(arguments: list[str]) -> int:
@@ -18,34 +29,10 @@ def command(arguments: list[str]) -> int:
 
 
 def _main(arguments: list[str]) -> int:
-    if arguments[:1] == ["pod"]:
-        from cdi.worker.pod import main as pod
-
-        return pod(arguments[1:])
-    if arguments[:1] == ["clone-source"]:
-        from cdi.worker.clone import source
-
-        return source(arguments[1:])
-    if arguments[:1] == ["clone-target"]:
-        from cdi.worker.clone import target
-
-        return target(arguments[1:])
-    if arguments[:1] == ["measure"]:
-        from cdi.worker.measure import main as measure
-
-        return measure(arguments[1:])
-    if arguments[:1] == ["poll"]:
-        from cdi.worker.poll import main as poll
-
-        return poll(arguments[1:])
-    if arguments[:1] == ["prove"]:
-        from cdi.worker.prove import main as prove
-
-        return prove(arguments[1:])
-    if arguments[:1] == ["upload"]:
-        from cdi.worker.upload import main as upload
-
-        return upload(arguments[1:])
+    if arguments and arguments[0] in _SUBCOMMANDS:
+        module, function = _SUBCOMMANDS[arguments[0]]
+        status: int = getattr(importlib.import_module(module), function)(arguments[1:])
+        return status
     from cdi.worker.run import main as run
 
     return run(arguments)

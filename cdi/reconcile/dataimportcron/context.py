@@ -153,6 +153,8 @@ class CronContext:
     install_namespace: str = "cdi"
     owner: Mapping[str, Any] | None = None
     """Owner reference to the CDI object, for objects in the installation's namespace; None if there is none."""
+    versions: Mapping[str, str] = field(default_factory=dict)
+    """Versions of the programs that import, by name (cdi, qemu), for records of origin."""
     zone: tzinfo = UTC
     """Time zone of schedules that name none."""
     refusal: Rejection | None = None

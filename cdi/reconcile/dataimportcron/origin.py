@@ -1,0 +1,272 @@
+"""Records of origin: the annotation on a version's PVC and VolumeSnapshot, and the pod that signs it.
+
+    no key                      the statement is written at once
+    key, in a cluster           statement → signing pod → envelope
+    key, on one machine         `SignRecord`
+
+The caller may offer the version unless `RecordStep.waiting` is set, which lasts at most `SIGNING_TIMEOUT`. A version is
+offered even if its record cannot be signed: a record documents an import that was verified and proven without it, and a
+lost key must not stop security updates. The trouble is reported, the unsigned statement is written, and signing is
+retried.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+
+from cdi.api.dataimportcron import GoldenVersion
+from cdi.api.errors import CdiError
+from cdi.api.golden import RECORD
+from cdi.api.names import (
+    ANN_CREATED_BY_CONTROLLER,
+    ANN_OWNER_UID,
+    COMMON_LABELS,
+    GROUP,
+    LABEL_COMPONENT,
+    POD_ANNOTATION_DEFAULTS,
+    joined,
+)
+from cdi.api.origin import (
+    PAYLOAD_TYPE,
+    Envelope,
+    ImportFacts,
+    Signature,
+    SignResult,
+    build_statement,
+    parse_record,
+)
+from cdi.reconcile.actions import Action, CreateObject, DeleteObject, Event, ObjectRef, PatchObject, SignRecord
+from cdi.reconcile.clone.lister import Snapshot
+from cdi.reconcile.context import PVC
+from cdi.reconcile.dataimportcron.context import Body, CronContext
+from cdi.reconcile.pod_builder import CONTAINER, restricted_pod_spec, worker_container
+
+COMPONENT: Final = "cdi-record-signer"
+ANN_STATEMENT: Final = f"{GROUP}/golden.statement"
+"""Pod annotation with the statement to be signed."""
+SIGNING_TIMEOUT: Final = 60
+"""Seconds for which the offer of a version waits for the signature of its record."""
+RETRY_DELAY: Final = 300.0
+"""Seconds after which a failed signing pod is replaced."""
+_REQUEUE = 2.0
+RECORD_FAILED: Final = "RecordNotSigned"
+_STATEMENT, _KEYS = "/var/run/cdi/record", "/var/run/cdi/keys"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordStep:
+    """Result of `plan_record`."""
+
+    actions: tuple[Action, ...] = ()
+    requeue_after: float | None = None
+    trouble: Event | None = None
+    """Why the record is not signed, or cannot be made: reason and message."""
+    waiting: bool = False
+    """Whether the version should not be offered yet, because its record is about to be signed."""
+
+
+def plan_record(context: CronContext, version: GoldenVersion, holder: PVC | Snapshot) -> RecordStep:
+    """Plan the record of an available version, which `holder` (its PVC or VolumeSnapshot) gets as an annotation.
+
+    An existing record is kept, except that an unsigned one is signed once there is a key.
+    """
+    signed = _is_signed(holder.annotations.get(RECORD))
+    if signed or (signed is False and context.settings.record_key is None):
+        return RecordStep()
+    facts = ImportFacts.of_annotations(
+        context.namespace, context.name, holder.uid, holder.annotations, builder=context.versions
+    )
+    try:
+        statement = build_statement(version, facts).decode("ascii")
+    except CdiError as error:
+        return RecordStep(trouble=_trouble(version, error.message))
+    plain = () if signed is False else (_write(holder, statement),)
+    if context.settings.record_key is None:
+        return RecordStep(actions=plain)
+    key = ObjectRef(kind="Secret", namespace=context.namespace, name=context.settings.record_key)
+    known = context.objects.input(key)
+    if known is None or known.refused:
+        reason = f"{key} is not found. Try: create it with a private key" if known is None else known.refused
+        return RecordStep(actions=plain, requeue_after=RETRY_DELAY, trouble=_trouble(version, reason))
+    if not context.platform.cluster:
+        plural = _plural(holder)
+        sign = SignRecord(
+            key=key,
+            statement=statement,
+            plural=plural,
+            namespace=holder.namespace,
+            name=holder.name,
+            uid=holder.uid,
+            annotation=RECORD,
+        )
+        return RecordStep(actions=(sign,))
+    return _plan_pod(context, version, holder, statement, key, plain)
+
+
+def _plan_pod(
+    context: CronContext,
+    version: GoldenVersion,
+    holder: PVC | Snapshot,
+    statement: str,
+    key: ObjectRef,
+    plain: tuple[Action, ...],
+) -> RecordStep:
+    name = signing_pod(version.name)
+    pod = context.objects.pod(holder.namespace, name)
+    if pod is None:
+        body = build_signing_pod(context, holder, name, statement, key)
+        return RecordStep(actions=(CreateObject(body=body),), requeue_after=_REQUEUE, waiting=True)
+    metadata = pod.get("metadata") or {}
+    age = max(0.0, context.now - (_seconds(metadata.get("creationTimestamp")) or context.now))
+    young = age < SIGNING_TIMEOUT
+    if metadata.get("deletionTimestamp") is not None:
+        return RecordStep(requeue_after=_REQUEUE, waiting=young)
+    gone = DeleteObject(plural="pods", namespace=holder.namespace, name=name, uid=str(metadata.get("uid") or ""))
+    notes = metadata.get("annotations") or {}
+    if notes.get(ANN_STATEMENT) != statement or notes.get(ANN_OWNER_UID) != holder.uid:
+        # It was made for an earlier volume of this name, or somebody changed what it signs.
+        return RecordStep(actions=(gone,), requeue_after=_REQUEUE, waiting=young)
+    result = _result(pod, holder.uid)
+    if result is None:
+        if young:
+            return RecordStep(requeue_after=_REQUEUE, waiting=True)
+        message = f"Pod {name} has not signed the record for {age:.0f} s. Try: kubectl describe pod {name}"
+        actions = (*plain, gone) if age >= RETRY_DELAY else plain
+        return RecordStep(actions=actions, requeue_after=RETRY_DELAY, trouble=_trouble(version, message))
+    envelope = None if result.failure is not None else _envelope(result, statement)
+    if envelope is not None:
+        return RecordStep(actions=(_write(holder, envelope), gone))
+    message = "the signature does not belong to the record" if result.failure is None else result.failure.message
+    actions = (*plain, gone) if age >= RETRY_DELAY else plain
+    return RecordStep(actions=actions, requeue_after=max(1.0, RETRY_DELAY - age), trouble=_trouble(version, message))
+
+
+def signing_pod(version: str) -> str:
+    """Return the name of the pod that signs the record of a version."""
+    return joined("sign-record", version)
+
+
+def build_signing_pod(
+    context: CronContext, holder: PVC | Snapshot, name: str, statement: str, key: ObjectRef
+) -> dict[str, Any]:
+    """Build the signing pod: it mounts the Secret, opens no volume, and has no API credentials."""
+    pods = context.config.pods
+    container = {
+        **worker_container(pods, owner=holder.uid),
+        "args": ["sign-record", f"{_STATEMENT}/statement", _KEYS, holder.uid],
+        "volumeMounts": [
+            {"name": "record", "mountPath": _STATEMENT, "readOnly": True},
+            {"name": "keys", "mountPath": _KEYS, "readOnly": True},
+        ],
+    }
+    field_ref = {"fieldPath": f"metadata.annotations['{ANN_STATEMENT}']"}
+    spec: dict[str, Any] = {
+        # The group makes the key readable: Secrets are owned by root.
+        **restricted_pod_spec(grace=0),
+        "containers": [container],
+        "volumes": [
+            {"name": "record", "downwardAPI": {"items": [{"path": "statement", "fieldRef": field_ref}]}},
+            {"name": "keys", "secret": {"secretName": key.name, "defaultMode": 0o440}},
+        ],
+        **{
+            part: pods.placement[part]
+            for part in ("nodeSelector", "tolerations", "affinity")
+            if pods.placement.get(part)
+        },
+    }
+    if pods.pull_secrets:
+        spec["imagePullSecrets"] = [{"name": secret} for secret in pods.pull_secrets]
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {
+            "name": name,
+            "namespace": holder.namespace,
+            "labels": {**context.config.labels, **COMMON_LABELS, LABEL_COMPONENT: COMPONENT},
+            "annotations": {
+                **POD_ANNOTATION_DEFAULTS,
+                ANN_CREATED_BY_CONTROLLER: "yes",
+                ANN_OWNER_UID: holder.uid,
+                ANN_STATEMENT: statement,
+            },
+            "ownerReferences": [_owner(holder)],
+        },
+        "spec": spec,
+    }
+
+
+def _is_signed(record: str | None) -> bool | None:
+    """Return whether a record has a signature; None if there is no record, or an unreadable one."""
+    if record is None:
+        return None
+    try:
+        return bool(parse_record(record).signatures)
+    except CdiError:
+        return None
+
+
+def _result(pod: Body, uid: str) -> SignResult | None:
+    """Return the result of a signing pod that has ended; None while it runs."""
+    status = pod.get("status") or {}
+    containers = status.get("containerStatuses") or ()
+    state: Mapping[str, Any] = next((one.get("state") or {} for one in containers if one.get("name") == CONTAINER), {})
+    ended = state.get("terminated")
+    if ended is None and status.get("phase") not in ("Succeeded", "Failed"):
+        return None
+    try:
+        result = SignResult.from_json(str((ended or {}).get("message") or ""))
+    except ValueError:
+        return SignResult(id=uid)
+    return result if result.id == uid else SignResult(id=uid)
+
+
+def _envelope(result: SignResult, statement: str) -> str | None:
+    if result.statement != hashlib.sha256(statement.encode("ascii")).hexdigest():
+        return None
+    try:
+        value = base64.b64decode(result.signature, validate=True)
+    except (binascii.Error, ValueError):
+        return None
+    if not value:
+        return None
+    signature = Signature(keyid=result.keyid, value=value)
+    envelope = Envelope(payload=statement.encode("ascii"), payload_type=PAYLOAD_TYPE, signatures=(signature,))
+    return envelope.to_json().decode("ascii")
+
+
+def _write(holder: PVC | Snapshot, record: str) -> PatchObject:
+    return PatchObject(
+        plural=_plural(holder),
+        namespace=holder.namespace,
+        name=holder.name,
+        uid=holder.uid,
+        annotations={RECORD: record},
+    )
+
+
+def _plural(holder: PVC | Snapshot) -> str:
+    return "persistentvolumeclaims" if isinstance(holder, PVC) else "volumesnapshots"
+
+
+def _owner(holder: PVC | Snapshot) -> dict[str, Any]:
+    kind = ("v1", "PersistentVolumeClaim")
+    if isinstance(holder, Snapshot):
+        kind = ("snapshot.storage.k8s.io/v1", "VolumeSnapshot")
+    return {"apiVersion": kind[0], "kind": kind[1], "name": holder.name, "uid": holder.uid}
+
+
+def _trouble(version: GoldenVersion, message: str) -> Event:
+    return Event(type="Warning", reason=RECORD_FAILED, message=f"The record of {version.name} is not signed: {message}")
+
+
+def _seconds(text: Any) -> float | None:
+    try:
+        return datetime.fromisoformat(str(text)).timestamp()
+    except ValueError:
+        return None
