@@ -14,12 +14,10 @@ from datetime import UTC, datetime
 from typing import Any, Final, Self
 
 from cdi.api.dataimportcron import DataImportCron, GoldenVersion, ProofStatus, VersionState
-from cdi.api.golden import GoldenSettings
+from cdi.api.golden import MAX_VERSIONS, GoldenSettings
 from cdi.api.names import cron_import, joined
 from cdi.api.timestamps import timestamp
 
-MAX_VERSIONS: Final = 100
-"""Records that are kept; more only if that many versions still have a volume."""
 MAX_MESSAGE: Final = 1024
 """Characters of the message of a version."""
 MAX_CANDIDATES: Final = 8
@@ -400,7 +398,10 @@ def is_offerable(version: GoldenVersion) -> bool:
 
 
 def _bounded(versions: tuple[GoldenVersion, ...]) -> tuple[GoldenVersion, ...]:
-    """Return the versions without the oldest records of removed ones, bad ones last, if there are too many."""
+    """Return the versions without the oldest records of removed ones, bad ones last, if there are too many.
+
+    There are more than `MAX_VERSIONS` only if that many have a volume.
+    """
     surplus = len(versions) - MAX_VERSIONS
     if surplus <= 0:
         return versions

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cdi.api.dataimportcron import DataImportCron, GoldenVersion, ProofStatus
-from cdi.api.golden import GoldenSettings
-from cdi.reconcile.dataimportcron.versions import BAD, MAX_VERSIONS, History, VersionNotFound, is_offerable
+from cdi.api.golden import MAX_VERSIONS, GoldenSettings
+from cdi.reconcile.dataimportcron.versions import BAD, History, VersionNotFound, is_offerable
 
 NOW = 1_800_000_000.0
 PLAIN = GoldenSettings()
