@@ -47,8 +47,8 @@ def test_the_same_files_give_the_same_bytes(tmp_path):
 def test_another_program_reads_the_archive(tmp_path):
     write_archive(tmp_path / "image.tar", "example.test/image:1", FILES, {"Env": ["A=b"]})
     # skopeo would unpack the archive with its owners, which needs root.
-    with tarfile.open(tmp_path / "image.tar") as archive:
-        archive.extractall(tmp_path / "image", filter="data")
+    (tmp_path / "image").mkdir()
+    subprocess.run(["tar", "-x", "--no-same-owner", "-f", tmp_path / "image.tar", "-C", tmp_path / "image"], check=True)
     command = ["skopeo", "inspect", "--config", f"oci:{tmp_path}/image:1"]
     shown = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
     assert shown["config"]["Env"] == ["A=b"]

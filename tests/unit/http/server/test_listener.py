@@ -408,6 +408,7 @@ def test_some_turns_are_for_those_only_who_have_shown_who_they_are():
         assert reception.busy == 3
         backend.end.set()
         assert [status(sock) for sock in (first, *good)] == [200, 200, 200]
+        until_free(reception)  # a turn ends after its answer
         ask(second, "/unknown")
         assert status(second) == 200
 
