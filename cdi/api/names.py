@@ -6,6 +6,7 @@ Names that KubeVirt's CDI also uses are identical, so that clients of either wor
 from __future__ import annotations
 
 import re
+from collections.abc import Collection, Mapping
 
 GROUP = "cdi.kubevirt.io"
 VERSION = "v1beta1"
@@ -172,6 +173,12 @@ LABEL_DEFAULT_INSTANCETYPE = "instancetype.kubevirt.io/default-instancetype"
 LABEL_DEFAULT_INSTANCETYPE_KIND = "instancetype.kubevirt.io/default-instancetype-kind"
 LABEL_DEFAULT_PREFERENCE = "instancetype.kubevirt.io/default-preference"
 LABEL_DEFAULT_PREFERENCE_KIND = "instancetype.kubevirt.io/default-preference-kind"
+DEFAULT_INSTANCETYPE_LABELS = (
+    LABEL_DEFAULT_INSTANCETYPE,
+    LABEL_DEFAULT_INSTANCETYPE_KIND,
+    LABEL_DEFAULT_PREFERENCE,
+    LABEL_DEFAULT_PREFERENCE_KIND,
+)
 
 COMMON_LABELS = {LABEL_APP: APP}
 TEMPORARY_CLAIM_LABELS = {LABEL_VELERO_EXCLUDE: "true", LABEL_ALERT_FILLING_UP: "disabled"}
@@ -179,9 +186,21 @@ TEMPORARY_CLAIM_LABELS = {LABEL_VELERO_EXCLUDE: "true", LABEL_ALERT_FILLING_UP: 
 
 
 def propagates(label: str) -> bool:
-    """Return whether a label is copied from a source to its claim, DataVolume and DataSource, as KubeVirt's are."""
+    """Return whether a label is copied from a source to its claim, DataVolume and DataSource, as KubeVirt's are.
+
+    Labels by which a DataImportCron finds and deletes its images are never copied to objects of others.
+    """
+    if label in (LABEL_DATA_IMPORT_CRON, LABEL_DATA_IMPORT_CRON_CLEANUP):
+        return False
     domain, slash, _ = label.partition("/")
     return bool(slash) and (domain == "kubevirt.io" or domain.endswith(".kubevirt.io"))
+
+
+def labels_for_clone(source: Mapping[str, str], own: Collection[str]) -> dict[str, str]:
+    """Return the labels that a clone takes over from its source: the default instance type, unless it has its own."""
+    if any(name in own for name in DEFAULT_INSTANCETYPE_LABELS):
+        return {}
+    return {name: source[name] for name in DEFAULT_INSTANCETYPE_LABELS if name in source}
 
 
 def means_true(value: str | None) -> bool:

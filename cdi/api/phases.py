@@ -92,6 +92,10 @@ class ConditionType(enum.StrEnum):
     RUNNING = "Running"
     PROGRESSING = "Progressing"
     UP_TO_DATE = "UpToDate"
+    POLLED = "Polled"
+    """Ours: False while the last poll of a DataImportCron failed; absent otherwise."""
+    GOLDEN_SETTINGS = "GoldenSettings"
+    """Ours: False while settings or commands of a DataImportCron are not followed; absent otherwise."""
     RECOGNIZED = "Recognized"
     COMPLETE = "Complete"
 
@@ -126,6 +130,10 @@ class Reason(enum.StrEnum):
     IMPORT_SCHEDULED = "ImportScheduled"
     IMPORT_PROGRESSING = "ImportProgressing"
     UP_TO_DATE = "UpToDate"
+    UNPROVEN = "Unproven"
+    REVOKED = "Revoked"
+    NOT_FOLLOWED = "NotFollowed"
+    INVALID_DIGEST = "InvalidDigest"
 
 
 FAILING = frozenset({Reason.ERROR, Reason.CHECKSUM_ERROR, Reason.IMAGE_PULL_FAILED})

@@ -98,7 +98,7 @@ class MirrorObject:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PatchObject:
-    """Set labels, annotations (None removes one) and a controlling owner on an object that still has this UID.
+    """Set labels, annotations, fields of the spec and a controlling owner on an object that still has this UID.
 
     The status is never changed. The owner is added only if the object has no other controller.
     """
@@ -109,7 +109,10 @@ class PatchObject:
     name: str
     uid: str
     annotations: Mapping[str, str | None] = field(default_factory=dict)
+    """None removes one."""
     labels: Mapping[str, str] = field(default_factory=dict)
+    spec: Mapping[str, Any] = field(default_factory=dict)
+    """Merge patch (RFC 7396) of the spec."""
     owner: Mapping[str, Any] | None = None
     version: str = ""
     """The expected resourceVersion; a mismatch is a `Conflict`.
@@ -357,6 +360,16 @@ class Event:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ObjectEvent:
+    """An event of another object than the reconciled one."""
+
+    plural: str
+    namespace: str
+    name: str
+    event: Event
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """The result of `reconcile`: actions to apply in order, then events to record, then the status to write.
 
@@ -368,6 +381,8 @@ class Plan:
     events: tuple[Event, ...] = ()
     claim_events: tuple[Event, ...] = ()
     """Events of the PVC, in addition to those of the DataVolume; in a cluster only."""
+    object_events: tuple[ObjectEvent, ...] = ()
+    """Events of other objects; in a cluster only."""
     status: Mapping[str, Any] | None = None
     """The complete new status; None if it is unchanged."""
     annotations: Mapping[str, str | None] = field(default_factory=dict)

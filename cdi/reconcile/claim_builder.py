@@ -26,8 +26,8 @@ from cdi.api.names import (
     LABEL_ALERT_FILLING_UP,
     TEMPORARY_CLAIM_LABELS,
     import_source,
+    labels_for_clone,
     prime_claim,
-    propagates,
     scratch_claim,
     upload_source,
 )
@@ -117,7 +117,7 @@ def build_claim(context: ReconcileContext, origin: Origin, source: PVC | None) -
     if isinstance(origin, Clone):
         annotations[ANN_CLONE_REQUEST] = f"{origin.namespace}/{origin.name}"
     if source is not None:
-        labels |= {name: text for name, text in source.labels.items() if propagates(name) and name not in labels}
+        labels |= labels_for_clone(source.labels, labels)
         annotations[ANN_CONTENT_TYPE] = source.annotations.get(ANN_CONTENT_TYPE, ContentType.KUBEVIRT.value)
     return {
         "apiVersion": "v1",

@@ -15,7 +15,7 @@ from cdi.api.names import (
     ANN_EXTENDED_CLONE_TOKEN,
     ANN_PERMISSIVE_CLONE,
     ANN_USE_POPULATOR,
-    propagates,
+    labels_for_clone,
 )
 from cdi.api.phases import Phase, Reason
 from cdi.api.quantity import Quantity
@@ -146,7 +146,7 @@ def _body(context: ReconcileContext, origin: Clone, found: CloneSource) -> dict[
     annotations |= {name: own[name] for name in (ANN_PERMISSIVE_CLONE, ANN_CLONE_TYPE) if own.get(name)}
     if origin.namespace != dv.metadata.namespace:
         annotations[ANN_DATA_SOURCE_NAMESPACE] = origin.namespace
-    labels |= {name: text for name, text in found.labels.items() if propagates(name) and name not in labels}
+    labels |= labels_for_clone(found.labels, labels)
     if ANN_CONTENT_TYPE in found.annotations:
         annotations[ANN_CONTENT_TYPE] = found.annotations[ANN_CONTENT_TYPE]
     return body

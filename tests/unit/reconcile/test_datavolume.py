@@ -314,7 +314,12 @@ def test_a_clone_waits_for_its_source_and_then_copies_it():
         controller_kind="DataVolume",
         controller_name="src",
         controller_uid="u",
-        labels={"x.kubevirt.io/os": "fedora", "other": "no"},
+        labels={
+            "instancetype.kubevirt.io/default-preference": "fedora",
+            "cdi.kubevirt.io/dataImportCron": "fedora",
+            "cdi.kubevirt.io/dataImportCron.cleanup": "true",
+            "x.kubevirt.io/os": "fedora",
+        },
     )
     assert "ImportInProgress" in sim.run().detail["message"]
     owner["status"] = {"phase": "Succeeded"}
@@ -324,9 +329,10 @@ def test_a_clone_waits_for_its_source_and_then_copies_it():
     assert sim.starts[0].work == CloneJob(
         id="claim-uid", source="/volumes/src/disk.img", target="/v/disk.img", size=1 << 30
     )
-    assert sim.claim.labels["x.kubevirt.io/os"] == "fedora"
-    assert "other" not in sim.claim.labels
-    assert sim.body["metadata"]["labels"] == {"x.kubevirt.io/os": "fedora"}
+    # With the labels of a DataImportCron the clone would be garbage-collected with its images.
+    inherited = {"instancetype.kubevirt.io/default-preference": "fedora"}
+    assert {name: text for name, text in sim.claim.labels.items() if "kubevirt.io/" in name} == inherited
+    assert sim.body["metadata"]["labels"] == inherited
 
 
 def test_a_clone_into_something_smaller_names_both_sizes():

@@ -1,0 +1,93 @@
+"""Conditions of a DataImportCron.
+
+Progressing and UpToDate are those of KubeVirt's CDI to the letter, as consoles and tests compare their reasons and
+messages. What else is to be said has conditions of its own, which are present only while there is something to say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from cdi.api.dataimportcron import GoldenVersion, VersionState
+from cdi.api.meta import Condition
+from cdi.api.phases import ConditionType, Reason
+from cdi.api.storageprofile import CronSourceFormat
+from cdi.reconcile.dataimportcron.importing import ImportStep
+from cdi.reconcile.dataimportcron.objects import VersionObjects
+from cdi.reconcile.dataimportcron.storage_class import Storage
+from cdi.reconcile.status import ConditionValue, conditions, false, true
+
+UP_TO_DATE: Final = true(Reason.UP_TO_DATE, "Latest import is up to date")
+OUTDATED: Final = false(Reason.OUTDATED, "Source digest updated since last import")
+NO_DIGEST: Final = false(Reason.NO_DIGEST, "No source digest")
+PROGRESSING: Final = false(Reason.IMPORT_PROGRESSING, "Import is progressing")
+SNAPSHOT_PROGRESSING: Final = false(Reason.IMPORT_PROGRESSING, "Snapshot of imported data is progressing")
+PROOF_PROGRESSING: Final = false(Reason.IMPORT_PROGRESSING, "Boot proof of imported data is progressing")
+
+
+def up_to_date(
+    step: ImportStep, version: GoldenVersion | None, objects: VersionObjects | None, storage: Storage, desired: str
+) -> ConditionValue | None:
+    """Return the condition UpToDate; None to leave it as it is.
+
+    Args:
+        step: The state of the import.
+        version: The version with the desired digest, or else the current one; None if it is unknown.
+        objects: Objects of the version that was current before; None if there was none.
+        storage: The storage class in force.
+        desired: The desired digest; empty if there is none.
+
+    """
+    if version is not None and version.state == VersionState.REVOKED:
+        return false(Reason.REVOKED, version.message or "The newest version was revoked")
+    if version is not None and version.state == VersionState.UNPROVEN:
+        return false(Reason.UNPROVEN, version.message or "The newest version did not boot")
+    if step.outdated or step.deleted:
+        return OUTDATED if desired else NO_DIGEST
+    if step.succeeded:
+        if version is not None and version.state == VersionState.PROVING:
+            return PROOF_PROGRESSING
+        return _converted(objects, storage)
+    return PROGRESSING if step.current is not None else NO_DIGEST
+
+
+def _converted(objects: VersionObjects | None, storage: Storage) -> ConditionValue | None:
+    """Return the condition of a version that is imported and, if necessary, proven."""
+    if objects is None or storage.format != CronSourceFormat.SNAPSHOT:
+        return UP_TO_DATE
+    if objects.snapshot is None:
+        # A PVC of which no snapshot is taken stays as it is.
+        claim = objects.claim
+        expected = claim is not None and storage.storage_class is not None
+        return None if expected and claim is not None and claim.storage_class in (None, storage.name) else UP_TO_DATE
+    return UP_TO_DATE if objects.snapshot.ready else SNAPSHOT_PROGRESSING
+
+
+def polled(trouble: tuple[str, str] | None) -> ConditionValue | None:
+    """Return the condition Polled: reason and message of the last poll's failure; None if it did not fail."""
+    return false(*trouble) if trouble is not None else None
+
+
+def settings(problems: Sequence[str], reason: str = Reason.NOT_FOLLOWED) -> ConditionValue | None:
+    """Return the condition GoldenSettings for the settings and commands that are not followed; None if there is none."""
+    return false(reason, "; ".join(dict.fromkeys(problems))) if problems else None
+
+
+def render(
+    before: Sequence[Condition],
+    aspects: Mapping[ConditionType, ConditionValue | None],
+    optional: Sequence[str],
+    now: float,
+) -> list[dict[str, Any]]:
+    """Return all conditions as API objects.
+
+    Args:
+        before: The present conditions.
+        aspects: The intended values; None leaves a condition as it is, or removes it if it is optional.
+        optional: Types of the conditions that are present only while there is something to say.
+        now: Seconds since the epoch.
+
+    """
+    kept = [one for one in before if one.type not in optional or aspects.get(ConditionType(one.type)) is not None]
+    return conditions(kept, {kind: value for kind, value in aspects.items() if value is not None}, now)

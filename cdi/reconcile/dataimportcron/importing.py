@@ -1,0 +1,358 @@
+"""Imports of a DataImportCron: when one begins, its DataVolume, and how it ended."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+from cdi.api.claims import AccessMode
+from cdi.api.dataimportcron import ImportStatus, VersionState
+from cdi.api.datavolume import DataVolume
+from cdi.api.names import (
+    ANN_CRON_IMAGE_STREAM_DOCKER_REF,
+    ANN_CRON_LAST_USE_TIME,
+    ANN_IMMEDIATE_BINDING,
+    ANN_POD_RETAIN,
+)
+from cdi.api.phases import Phase, Reason
+from cdi.api.policy import PREFIX as POLICY_PREFIX
+from cdi.api.storageprofile import CronSourceFormat
+from cdi.reconcile.actions import Action, CreateObject, Event, PatchObject
+from cdi.reconcile.context import PVC
+from cdi.reconcile.dataimportcron.context import CloneRight, CronContext
+from cdi.reconcile.dataimportcron.labels import last_use, missing, refreshed_last_use, resource_labels
+from cdi.reconcile.dataimportcron.objects import VersionObjects, discard_data_volume, objects_of
+from cdi.reconcile.dataimportcron.storage_class import Storage
+from cdi.reconcile.dataimportcron.versions import History
+from cdi.reconcile.status import ConditionValue, false, true
+
+PREFIXES: Final = ("sha256:", "uid:")
+"""Prefixes of digests that are imported."""
+MIN_DIGEST: Final = 12
+"""Characters of a digest after its prefix, which become part of the version's name."""
+DELETION_INTERVAL: Final = 1.0
+"""Seconds until it is checked again whether a deleted volume is gone."""
+DEFAULT_SERVICE_ACCOUNT: Final = "default"
+IMPORT_FAILED: Final = "ImportFailed"
+"""Reason of the event about a version whose import failed."""
+
+SUPERSEDED: Final = ("Superseded", "Its import was ended before it succeeded, as the source offers a newer version")
+"""Reason and message of a version that was never imported completely."""
+
+NO_IMPORT: Final = false(Reason.NO_IMPORT, "No current import")
+NOT_AUTHORIZED: Final = false(Reason.NOT_AUTHORIZED, "Not authorized to create DataVolume")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImportStep:
+    """What becomes of the current import, and whether another one begins."""
+
+    history: History
+    current: ImportStatus | None
+    """The newest wanted import, for ``status.currentImports``."""
+    objects: VersionObjects | None
+    """Objects of the version that was current before this step; None if there was none."""
+    progressing: ConditionValue = NO_IMPORT
+    succeeded: bool = False
+    """Whether the import that was current before this step has succeeded."""
+    outdated: bool = False
+    """Whether the desired digest differs from that of the import that was current before this step."""
+    actions: tuple[Action, ...] = ()
+    events: tuple[Event, ...] = ()
+    deleted: str = ""
+    """Name of the version that was current and whose objects were deleted; empty if that is not so."""
+    requeue_after: float | None = None
+
+
+def digest_problem(digest: str) -> str:
+    """Return why a digest cannot be imported; empty if it can."""
+    prefix = next((one for one in PREFIXES if digest.startswith(one)), None)
+    if prefix is None:
+        return "Digest has no supported prefix"
+    return "Digest is too short" if len(digest) - len(prefix) < MIN_DIGEST else ""
+
+
+def plan_import(
+    context: CronContext,
+    history: History,
+    desired: str,
+    storage: Storage,
+    *,
+    paused: bool = False,
+    checksum: str | None = None,
+) -> ImportStep:
+    """Follow the current import, and begin that of the desired digest once no other one runs.
+
+    Args:
+        context: The DataImportCron.
+        history: Its versions, after commands.
+        desired: The digest to import; empty if there is none.
+        storage: The storage class in force.
+        paused: Whether volumes have to be deleted before anything is imported.
+        checksum: Checksum that the content of the desired digest must have, if the poll found one.
+
+    """
+    step = _follow(context, history)
+    outdated = bool(desired) and (step.current is None or step.current.digest != desired)
+    step = replace(step, outdated=outdated)
+    current = step.current
+    if paused or context.settings.hold or (desired and digest_problem(desired)):
+        return step
+    if not outdated:
+        return _imported_again(context, step, storage, checksum) if current is not None else step
+    objects = step.objects
+    if current is not None and not step.succeeded and objects is not None:
+        if objects.deleting:
+            return replace(step, requeue_after=DELETION_INTERVAL)
+        if not objects.replaceable:
+            return step
+        step = replace(
+            step,
+            history=step.history.failed(current.data_volume_name, *(objects.trouble or SUPERSEDED)),
+            actions=discard_data_volume(objects),
+            current=None,
+        )
+    return _begin(context, step, desired, storage, checksum)
+
+
+def _follow(context: CronContext, history: History) -> ImportStep:
+    """Return the state of the current import."""
+    status = context.cron.status
+    current = next(iter((status.current_imports if status is not None else None) or ()), None)
+    if current is None:
+        return ImportStep(history=history, current=None, objects=None)
+    if history.get(current.digest) is None:
+        history = history.found(current.digest, context.now)
+    objects = objects_of(context, current.data_volume_name)
+    step = ImportStep(history=history, current=current, objects=objects)
+    if objects.succeeded:
+        return replace(step, succeeded=True)
+    if objects.data_volume is not None:
+        failure = objects.failure
+        version = history.get(current.data_volume_name)
+        if failure is not None and version is not None and version.state == VersionState.IMPORTING:
+            events = (_failed_event(version.name, failure[1]),)
+            step = replace(step, history=history.failed(version.name, *failure), events=events)
+        return replace(step, progressing=_progress(objects.phase))
+    if objects.claim is not None or objects.deleting:
+        waits = DELETION_INTERVAL if objects.deleting else None
+        return replace(step, progressing=_progress(objects.phase or Phase.PENDING), requeue_after=waits)
+    # The import was deleted; while its digest is desired, it begins again.
+    return replace(step, current=None, deleted=current.data_volume_name)
+
+
+def _progress(phase: str) -> ConditionValue:
+    match phase:
+        case Phase.IMPORT_SCHEDULED:
+            return false(Reason.IMPORT_SCHEDULED, "Import is scheduled")
+        case Phase.IMPORT_IN_PROGRESS:
+            return true(Reason.IMPORT_PROGRESSING, "Import is progressing")
+        case _:
+            return false(phase, f"Import DataVolume phase {phase}")
+
+
+def _imported_again(context: CronContext, step: ImportStep, storage: Storage, checksum: str | None) -> ImportStep:
+    """Import the current version into a PVC again where only a snapshot is left and PVCs are wanted now.
+
+    The snapshot is offered until then.
+    """
+    objects = step.objects
+    if (
+        step.current is None
+        or objects is None
+        or storage.format != CronSourceFormat.PVC
+        or storage.storage_class is None
+        or objects.data_volume is not None
+        or objects.claim is not None
+        or objects.ready_snapshot is None
+    ):
+        return step
+    return _create(context, step, step.current, storage, checksum)
+
+
+def _begin(context: CronContext, step: ImportStep, desired: str, storage: Storage, checksum: str | None) -> ImportStep:
+    history = step.history.found(desired, context.now)
+    version = history.get(desired)
+    assert version is not None
+    if step.deleted and step.deleted != version.name:
+        history = history.failed(step.deleted, *SUPERSEDED)
+    objects = objects_of(context, version.name)
+    if objects.deleting:
+        return replace(step, requeue_after=DELETION_INTERVAL)
+    if version.state == VersionState.FAILED:
+        # The digest has changed in the meantime, or its DataVolume was deleted.
+        history = history.retried(version.name)
+    elif not history.may_import(desired):
+        return replace(step, history=history)
+    elif version.removed is not None or (version.state != VersionState.IMPORTING and not objects.exist):
+        history = history.importing(version.name)
+    current = ImportStatus(data_volume_name=version.name, digest=desired)
+    step = replace(step, history=history)
+    if objects.claim is not None or objects.snapshot is not None or objects.data_volume is not None:
+        # It was imported before; nothing is downloaded.
+        return replace(step, current=current)
+    return _create(context, step, current, storage, checksum)
+
+
+def _create(
+    context: CronContext, step: ImportStep, current: ImportStatus, storage: Storage, checksum: str | None
+) -> ImportStep:
+    if not _is_authorized(context):
+        return replace(step, progressing=NOT_AUTHORIZED)
+    refusal = context.refusal
+    if (
+        refusal is not None
+        and isinstance(refusal.action, CreateObject)
+        and refusal.action.body["metadata"]["name"] == current.data_volume_name
+    ):
+        failure = refusal.failure
+        event = Event(type="Warning", reason=failure.code, message=failure.message)
+        return replace(step, progressing=false(failure.code, failure.message), events=(*step.events, event))
+    body = data_volume_body(context, current.data_volume_name, current.digest, storage, checksum)
+    return replace(step, current=current, actions=(*step.actions, CreateObject(body=body)))
+
+
+def plan_requested(
+    context: CronContext, step: ImportStep, storage: Storage
+) -> tuple[History, tuple[Action, ...], tuple[Event, ...]]:
+    """Follow the imports of versions that are not the newest, which a rollback or another command asks for.
+
+    They begin one after the other, while no newer version is being imported.
+    """
+    history, events = step.history, step.events[:0]
+    actions: tuple[Action, ...] = ()
+    busy = context.settings.hold or not (step.succeeded or step.current is None) or bool(step.actions)
+    for version in step.history.versions:
+        current = step.current is not None and version.name == step.current.data_volume_name
+        if current or version.state != VersionState.IMPORTING:
+            continue
+        objects = objects_of(context, version.name)
+        if objects.succeeded:
+            continue
+        if (failure := objects.failure) is not None:
+            history = history.failed(version.name, *failure)
+            events = (*events, _failed_event(version.name, failure[1]))
+        elif not objects.exist and not busy and not digest_problem(version.digest) and _is_authorized(context):
+            actions = (CreateObject(body=data_volume_body(context, version.name, version.digest, storage)),)
+        busy = True
+    return history, actions, events
+
+
+def _failed_event(name: str, message: str) -> Event:
+    return Event(type="Warning", reason=IMPORT_FAILED, message=f'Version "{name}" could not be imported: {message}')
+
+
+def _is_authorized(context: CronContext) -> bool:
+    """Return whether the service account may clone a source of another namespace; false while that is unknown."""
+    source = context.cron.spec.template.spec.source
+    pvc = source.pvc if source is not None else None
+    if pvc is None or (pvc.namespace or context.namespace) == context.namespace or not context.platform.cluster:
+        return True
+    right = CloneRight(
+        namespace=context.namespace,
+        service_account=context.cron.spec.service_account_name or DEFAULT_SERVICE_ACCOUNT,
+        source_namespace=pvc.namespace,
+        source_name=pvc.name,
+    )
+    return context.objects.may_clone(right) is True
+
+
+def mark_current(context: CronContext, objects: VersionObjects) -> tuple[Action, ...]:
+    """Return the patches that give the current version's volume its labels and make it the one used last."""
+    labels = resource_labels(context)
+    actions: list[Action] = []
+    claim, snapshot = objects.claim, objects.snapshot
+    if claim is not None and not claim.deleting:
+        others = (one.annotations.get(ANN_CRON_LAST_USE_TIME, "") for one in _other_claims(context, claim.name))
+        annotations = refreshed_last_use(context, claim.annotations, others)
+        lacking = missing(labels, claim.labels)
+        if lacking or annotations:
+            actions.append(
+                PatchObject(
+                    plural="persistentvolumeclaims",
+                    namespace=claim.namespace,
+                    name=claim.name,
+                    uid=claim.uid,
+                    labels=lacking,
+                    annotations=annotations,
+                )
+            )
+    if snapshot is not None and not snapshot.deleting:
+        siblings = context.objects.snapshots_of(context.namespace, context.name)
+        used = (one.annotations.get(ANN_CRON_LAST_USE_TIME, "") for one in siblings if one.name != snapshot.name)
+        annotations = refreshed_last_use(context, snapshot.annotations, used)
+        lacking = missing(labels, snapshot.labels)
+        if lacking or annotations:
+            actions.append(
+                PatchObject(
+                    plural="volumesnapshots",
+                    namespace=snapshot.namespace,
+                    name=snapshot.name,
+                    uid=snapshot.uid,
+                    labels=lacking,
+                    annotations=annotations,
+                )
+            )
+    return tuple(actions)
+
+
+def _other_claims(context: CronContext, name: str) -> tuple[PVC, ...]:
+    return tuple(one for one in context.objects.claims_of(context.namespace, context.name) if one.name != name)
+
+
+# --- the DataVolume ---------------------------------------------------------------------------------------------
+
+
+def data_volume_body(
+    context: CronContext, name: str, digest: str, storage: Storage, checksum: str | None = None
+) -> dict[str, Any]:
+    """Return the DataVolume that imports a digest."""
+    annotations = {
+        **{key: text for key, text in context.annotations.items() if key.startswith(POLICY_PREFIX)},
+        ANN_IMMEDIATE_BINDING: "true",
+        ANN_CRON_LAST_USE_TIME: last_use(context.now),
+    }
+    if retain := context.annotations.get(ANN_POD_RETAIN):
+        annotations[ANN_POD_RETAIN] = retain
+    spec = context.cron.spec.template.spec.to_dict()
+    _pin(spec, context.annotations, digest, checksum)
+    if storage.read_write_once and "storage" in spec and not spec["storage"].get("accessModes"):
+        spec["storage"] = {**spec["storage"], "accessModes": [AccessMode.READ_WRITE_ONCE.value]}
+    return {
+        "apiVersion": DataVolume.group_version,
+        "kind": DataVolume.kind_name(),
+        "metadata": {
+            "name": name,
+            "namespace": context.namespace,
+            "labels": resource_labels(context),
+            "annotations": annotations,
+        },
+        "spec": spec,
+    }
+
+
+def _pin(spec: dict[str, Any], annotations: Mapping[str, str], digest: str, checksum: str | None) -> None:
+    """Make the source name the content that the poll found."""
+    source = dict(spec.get("source") or {})
+    registry, http = source.get("registry"), source.get("http")
+    if registry is not None:
+        stream = annotations.get(ANN_CRON_IMAGE_STREAM_DOCKER_REF)
+        if registry.get("imageStream") and stream:
+            kept = {key: item for key, item in registry.items() if key != "imageStream"}
+            source["registry"] = {**kept, "url": f"docker://{stream}"}
+        elif registry.get("url"):
+            source["registry"] = {**registry, "url": pinned_url(registry["url"], digest)}
+    elif http is not None and checksum is not None and not http.get("checksum"):
+        source["http"] = {**http, "checksum": checksum}
+    spec["source"] = source
+
+
+def pinned_url(url: str, digest: str) -> str:
+    """Return the URL of a registry image with a digest in place of its tag or of another digest."""
+    scheme, separator, reference = url.partition("://")
+    if scheme != "docker" or not separator or not digest.startswith("sha256:"):
+        return url
+    reference = reference.partition("@")[0]
+    path, slash, last = reference.rpartition("/")
+    return f"{scheme}://{path}{slash}{last.partition(':')[0]}@{digest}"

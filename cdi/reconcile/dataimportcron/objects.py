@@ -1,0 +1,146 @@
+"""Objects of one version of a golden image: its DataVolume, PVC and VolumeSnapshot, which all have its name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from cdi.api.datavolume import DataVolume
+from cdi.api.meta import Condition
+from cdi.api.names import LABEL_DATA_IMPORT_CRON
+from cdi.api.phases import FAILING, ConditionStatus, ConditionType, Phase
+from cdi.reconcile.actions import Action, DeleteObject, PatchObject
+from cdi.reconcile.clone.lister import Snapshot
+from cdi.reconcile.context import PVC
+from cdi.reconcile.dataimportcron.context import CronContext
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VersionObjects:
+    """The existing objects of a version."""
+
+    name: str
+    data_volume: DataVolume | None = None
+    claim: PVC | None = None
+    snapshot: Snapshot | None = None
+
+    @property
+    def exist(self) -> bool:
+        return self.data_volume is not None or self.claim is not None or self.snapshot is not None
+
+    @property
+    def deleting(self) -> bool:
+        """Whether any of them is being deleted."""
+        return (
+            (self.data_volume is not None and self.data_volume.metadata.deletion_timestamp is not None)
+            or (self.claim is not None and self.claim.deleting)
+            or (self.snapshot is not None and self.snapshot.deleting)
+        )
+
+    @property
+    def phase(self) -> str:
+        """Phase of the DataVolume; empty if it has none yet or does not exist."""
+        status = self.data_volume.status if self.data_volume is not None else None
+        return (status.phase if status is not None else None) or ""
+
+    @property
+    def complete_claim(self) -> PVC | None:
+        """The PVC, if its content is complete."""
+        if self.claim is None or self.claim.deleting:
+            return None
+        if self.data_volume is not None:
+            deleted = self.data_volume.metadata.deletion_timestamp is not None
+            return self.claim if self.phase == Phase.SUCCEEDED and not deleted else None
+        return self.claim if self.claim.phase == "Bound" else None
+
+    @property
+    def ready_snapshot(self) -> Snapshot | None:
+        """The VolumeSnapshot, if volumes can be created from it."""
+        return (
+            self.snapshot if self.snapshot is not None and self.snapshot.ready and not self.snapshot.deleting else None
+        )
+
+    @property
+    def succeeded(self) -> bool:
+        """Whether the import has succeeded."""
+        if self.data_volume is not None:
+            return self.phase == Phase.SUCCEEDED and self.data_volume.metadata.deletion_timestamp is None
+        if self.claim is not None:
+            return self.complete_claim is not None
+        return self.snapshot is not None and not self.snapshot.deleting
+
+    @property
+    def failure(self) -> tuple[str, str] | None:
+        """Reason and message of the import's final failure; None if it has not failed or is still being retried."""
+        return self.trouble if self.phase == Phase.FAILED else None
+
+    @property
+    def trouble(self) -> tuple[str, str] | None:
+        """Reason and message of why the import fails, finally or at the moment; None if it does not."""
+        dv = self.data_volume
+        if dv is None or dv.status is None or not self.replaceable:
+            return None
+        running, detail = self._running, dv.status.detail
+        reason = (detail.reason if detail is not None else None) or (running.reason if running is not None else None)
+        message = (detail.message if detail is not None else None) or (running.message if running is not None else None)
+        return reason or Phase.FAILED, message or f"Import DataVolume phase {self.phase}"
+
+    @property
+    def replaceable(self) -> bool:
+        """Whether the import fails, finally or at the moment, so that a newer version need not wait for it."""
+        running = self._running
+        failing = running is not None and running.status == ConditionStatus.FALSE and running.reason in FAILING
+        return self.phase == Phase.FAILED or failing
+
+    @property
+    def _running(self) -> Condition | None:
+        status = self.data_volume.status if self.data_volume is not None else None
+        conditions = (status.conditions if status is not None else None) or ()
+        return next((one for one in conditions if one.type == ConditionType.RUNNING), None)
+
+
+def objects_of(context: CronContext, name: str) -> VersionObjects:
+    """Return the objects of the version of this name."""
+    return VersionObjects(
+        name=name,
+        data_volume=context.objects.data_volume(context.namespace, name),
+        claim=context.objects.claim(context.namespace, name),
+        snapshot=context.objects.snapshot(context.namespace, name) if context.platform.cluster else None,
+    )
+
+
+def delete_data_volume(objects: VersionObjects) -> tuple[Action, ...]:
+    """Return the deletion of the DataVolume, or of the PVC if there is no DataVolume."""
+    dv, claim = objects.data_volume, objects.claim
+    if dv is not None:
+        if dv.metadata.deletion_timestamp is not None:
+            return ()
+        return (
+            DeleteObject(
+                plural="datavolumes",
+                namespace=dv.metadata.namespace or "",
+                name=objects.name,
+                uid=dv.metadata.uid or "",
+            ),
+        )
+    if claim is None or claim.deleting:
+        return ()
+    return (DeleteObject(plural="persistentvolumeclaims", namespace=claim.namespace, name=claim.name, uid=claim.uid),)
+
+
+def discard_data_volume(objects: VersionObjects) -> tuple[Action, ...]:
+    """Return the deletion of a failed import, whose label is emptied first.
+
+    Its deletion then does not look like that of the current import, which would be imported again.
+    """
+    dv = objects.data_volume
+    if dv is None or dv.metadata.deletion_timestamp is not None:
+        return delete_data_volume(objects)
+    return (PatchObject.of_data_volume(dv, labels={LABEL_DATA_IMPORT_CRON: ""}), *delete_data_volume(objects))
+
+
+def delete_snapshot(objects: VersionObjects) -> tuple[Action, ...]:
+    """Return the deletion of the VolumeSnapshot."""
+    snapshot = objects.snapshot
+    if snapshot is None or snapshot.deleting:
+        return ()
+    return (DeleteObject(plural="volumesnapshots", namespace=snapshot.namespace, name=snapshot.name, uid=snapshot.uid),)

@@ -1,0 +1,344 @@
+"""Reconciler of DataImportCrons: composes polls, imports, proofs, offers and retention into one plan.
+
+A version is verified by its import, then proven where asked for, then kept in the format of its storage class, and
+only then offered: the DataSource changes last, by one patch. Every step is derived from objects, so that the
+reconciler can be stopped between any two actions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from cdi.api.dataimportcron import ChannelStatus, GoldenVersion, VersionState
+from cdi.api.names import ANN_CRON_DESIRED_DIGEST, ANN_CRON_LAST_TIME, ANN_CRON_LAST_USE_TIME
+from cdi.api.phases import ConditionType
+from cdi.api.timestamps import parse_timestamp, timestamp
+from cdi.reconcile.actions import Action, Event, ObjectEvent, Plan
+from cdi.reconcile.dataimportcron import conditions
+from cdi.reconcile.dataimportcron.channels import ChannelPlan, plan_channels
+from cdi.reconcile.dataimportcron.commands import apply_commands
+from cdi.reconcile.dataimportcron.context import CronContext
+from cdi.reconcile.dataimportcron.data_source import (
+    already_managed,
+    is_managed,
+    offered_version,
+    plan_data_source,
+    present_source,
+)
+from cdi.reconcile.dataimportcron.deletion import plan_deletion
+from cdi.reconcile.dataimportcron.formats import Source, plan_cleanup, plan_format, source_of
+from cdi.reconcile.dataimportcron.importing import (
+    DELETION_INTERVAL,
+    ImportStep,
+    digest_problem,
+    mark_current,
+    plan_import,
+    plan_requested,
+)
+from cdi.reconcile.dataimportcron.objects import VersionObjects, objects_of
+from cdi.reconcile.dataimportcron.storage_class import ClassStep, Storage, plan_storage_class, storage_in_force
+from cdi.reconcile.dataimportcron.versions import BAD, History, is_offerable
+from cdi.reconcile.result import VERIFIED_BY
+from cdi.reconcile.status import ConditionValue
+
+OPTIONAL: Final = (ConditionType.POLLED, ConditionType.GOLDEN_SETTINGS)
+"""Conditions that are present only while there is something to say."""
+VERSION_UNPROVEN: Final = "VersionUnproven"
+VERSION_OFFERED: Final = "VersionOffered"
+
+
+@dataclass(slots=True)
+class _Draft:
+    """Parts of the plan, collected in the order in which they are carried out."""
+
+    actions: list[Action] = field(default_factory=list)
+    events: list[Event] = field(default_factory=list)
+    object_events: list[ObjectEvent] = field(default_factory=list)
+    annotations: dict[str, str | None] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+    waits: list[float] = field(default_factory=list)
+
+    def wait(self, seconds: float | None) -> None:
+        if seconds is not None:
+            self.waits.append(seconds)
+
+
+def reconcile_cron(context: CronContext) -> Plan:
+    """Return the next steps of a DataImportCron."""
+    if context.cron.metadata.deletion_timestamp is not None:
+        return plan_deletion(context.objects, context.namespace, context.name, cluster=context.platform.cluster)
+    conflict = already_managed(context)
+    if conflict is not None:
+        return _stopped(context, conflict)
+    return _reconcile(context)
+
+
+def _stopped(context: CronContext, conflict: Event) -> Plan:
+    """Return the plan of a DataImportCron whose DataSource belongs to another one."""
+    before = context.cron.status.to_dict() if context.cron.status is not None else {}
+    old = (context.cron.status.conditions if context.cron.status is not None else None) or []
+    remedy = "Delete one of the two, or create this one with another managedDataSource"
+    aspect = conditions.settings([f"{conflict.message}. {remedy}"], conflict.reason)
+    status = {
+        **before,
+        "conditions": conditions.render(old, {ConditionType.GOLDEN_SETTINGS: aspect}, OPTIONAL[1:], context.now),
+    }
+    return Plan(events=(conflict,), status=None if status == before else status)
+
+
+def _reconcile(context: CronContext) -> Plan:
+    draft = _Draft()
+    recorded = _recorded(context)
+    commands = apply_commands(context, recorded)
+    draft.actions += commands.actions
+    draft.events += commands.events
+    draft.problems += commands.problems
+    draft.annotations |= commands.annotations
+    if context.settings_problem:
+        draft.problems.append(context.settings_problem)
+
+    # The poll of the source belongs here: its actions, annotations and events come first, and it gives the desired
+    # digest, the checksum of the content if there is one, and the trouble for the condition Polled.
+    desired = context.annotations.get(ANN_CRON_DESIRED_DIGEST) or ""
+    trouble: tuple[str, str] | None = None
+
+    if desired and (problem := digest_problem(desired)):
+        draft.problems.append(f"annotation {ANN_CRON_DESIRED_DIGEST}: {problem}")
+    history = commands.history.without_volumes(_present(context, commands.history), context.now)
+    storage = storage_in_force(context)
+    class_step = _storage_class(context, history, storage, desired, trouble)
+    draft.actions += class_step.actions
+    draft.annotations |= class_step.annotations
+    if class_step.in_progress:
+        draft.wait(DELETION_INTERVAL)
+
+    step = plan_import(context, history, desired, storage, paused=class_step.in_progress)
+    history, requested, failures = plan_requested(context, step, storage)
+    draft.actions += (*step.actions, *requested)
+    draft.events += (*step.events, *failures)
+    draft.wait(step.requeue_after)
+
+    history = _succeeded(context, history)
+    history = _proofs(context, recorded, history, draft)
+    objects = step.objects if step.current is not None and step.succeeded else None
+    current = history.get(objects.name) if objects is not None else None
+    if objects is not None and not class_step.in_progress:
+        draft.actions += mark_current(context, objects)
+        if current is not None and current.state == VersionState.AVAILABLE:
+            converted = plan_format(context, objects, storage)
+            draft.actions += converted.actions
+            draft.object_events += converted.events
+
+    history, channels = _offers(context, history, commands.channels, objects, storage, draft)
+    if objects is not None and current is not None and current.state == VersionState.AVAILABLE:
+        names = (context.data_source_name, *(one.name for one in channels.channels))
+        draft.actions += plan_cleanup(context, objects, storage, [present_source(context, name) for name in names])
+
+    newest = history.get(desired) if desired else None
+    aspects = {
+        ConditionType.PROGRESSING: step.progressing,
+        ConditionType.UP_TO_DATE: conditions.up_to_date(step, newest or current, objects, storage, desired),
+        ConditionType.POLLED: conditions.polled(trouble),
+        ConditionType.GOLDEN_SETTINGS: conditions.settings(draft.problems),
+    }
+    status = _status(context, step, history, current, aspects, draft.annotations)
+    if channels.channels:
+        status["channels"] = channels.to_status()
+    before = context.cron.status.to_dict() if context.cron.status is not None else None
+    return Plan(
+        actions=tuple(draft.actions),
+        events=tuple(draft.events),
+        object_events=tuple(draft.object_events),
+        status=None if status == before else status,
+        annotations=_changed(context, draft.annotations),
+        requeue_after=min(draft.waits, default=None),
+    )
+
+
+# --- versions ---------------------------------------------------------------------------------------------------
+
+
+def _recorded(context: CronContext) -> History:
+    """Return the history in the status, to which volumes of another controller are added once."""
+    history = History.of(context.cron)
+    if context.cron.status is not None and context.cron.status.versions is not None:
+        return history
+    found: dict[str, str] = {}
+    for claim in context.objects.claims_of(context.namespace, context.name):
+        found[claim.name] = claim.annotations.get(ANN_CRON_LAST_USE_TIME, "")
+    if context.platform.cluster:
+        for snapshot in context.objects.snapshots_of(context.namespace, context.name):
+            found.setdefault(snapshot.name, snapshot.annotations.get(ANN_CRON_LAST_USE_TIME, ""))
+    complete = [name for name in found if objects_of(context, name).succeeded]
+    return history.adopted(sorted(complete, key=lambda name: found[name], reverse=True), context.now)
+
+
+def _present(context: CronContext, history: History) -> frozenset[str]:
+    return frozenset(one.name for one in history.versions if objects_of(context, one.name).exist)
+
+
+def _storage_class(
+    context: CronContext, history: History, storage: Storage, desired: str, trouble: tuple[str, str] | None
+) -> ClassStep:
+    version = history.get(desired) if desired else None
+    if version is None:
+        return plan_storage_class(context, storage, None)
+    keep = ""
+    if context.settings.hold:
+        keep = "it is held"
+    elif context.settings.pin is not None:
+        keep = "a version is pinned"
+    elif trouble is not None:
+        keep = "the source cannot be reached, so it might be impossible to import it again"
+    elif clones := context.objects.clones_in_progress(context.namespace, version.name):
+        keep = f"it is being cloned to {clones[0]}"
+    return plan_storage_class(context, storage, objects_of(context, version.name), keep=keep)
+
+
+def _succeeded(context: CronContext, history: History) -> History:
+    """Return the history with the imports that have succeeded."""
+    for version in history.versions:
+        if version.state != VersionState.IMPORTING:
+            continue
+        objects = objects_of(context, version.name)
+        if not objects.succeeded:
+            continue
+        claim = objects.complete_claim
+        verified = claim.annotations.get(VERIFIED_BY, "") if claim is not None else ""
+        history = history.succeeded(
+            version.name,
+            context.now,
+            proof=context.settings.proof == "boot" and claim is not None,
+            verified_by=[text for text in verified.split(", ") if text],
+        )
+    return history
+
+
+def _proofs(context: CronContext, recorded: History, history: History, draft: _Draft) -> History:
+    """Return the history with the boot proofs that have ended.
+
+    Proofs are planned from the versions as they are in the status: the pod with a result is deleted only once the
+    result is written.
+    """
+    # The proof of each version of `recorded` with a PVC belongs here.
+    return history
+
+
+# --- offers -----------------------------------------------------------------------------------------------------
+
+
+def _offers(
+    context: CronContext,
+    history: History,
+    before: Sequence[ChannelStatus],
+    current: VersionObjects | None,
+    storage: Storage,
+    draft: _Draft,
+) -> tuple[History, ChannelPlan]:
+    """Change the DataSources to the versions that they are to offer and that are ready."""
+    managed = context.data_source_name
+    offer = history.offered(context.settings, offered_version(context, managed))
+    if offer.problem:
+        draft.problems.append(offer.problem)
+    history, actions = _offer(context, history, managed, offer.version, current, storage, draft)
+    channels = plan_channels(context, history, offer.version, before)
+    draft.events += channels.events
+    draft.problems += channels.problems
+    draft.wait(channels.requeue_after)
+    for channel in channels.channels:
+        version = history.get(channel.version) if channel.version else None
+        _, further = _offer(context, history, channel.name, version, current, storage, None)
+        actions += further
+    draft.actions += (*actions, *channels.actions)
+    return history, channels
+
+
+def _offer(
+    context: CronContext,
+    history: History,
+    name: str,
+    version: GoldenVersion | None,
+    current: VersionObjects | None,
+    storage: Storage,
+    draft: _Draft | None,
+) -> tuple[History, tuple[Action, ...]]:
+    """Return the actions with which a DataSource offers a version, and the history that records it.
+
+    A DataSource keeps what it has while the version is not ready, unless that must not be offered any more.
+    """
+    objects = objects_of(context, version.name) if version is not None else None
+    source: Source | None = None
+    if objects is not None:
+        is_current = current is not None and current.name == objects.name
+        source = source_of(context, objects, storage, current=is_current)
+    offered = offered_version(context, name)
+    if source is None:
+        objects = None
+        known = history.get(offered) if offered else None
+        if known is not None and known.state in BAD:
+            objects, source = _fallback(context, history, storage)
+    actions = plan_data_source(context, name, source, objects)
+    if draft is None or objects is None or not _follows(context, name):
+        return history, actions
+    if offered != objects.name:
+        text = f'DataSource "{name}" offers version "{objects.name}"'
+        draft.events.append(Event(type="Normal", reason=VERSION_OFFERED, message=text))
+    return history.offering(objects.name, context.now), actions
+
+
+def _fallback(context: CronContext, history: History, storage: Storage) -> tuple[VersionObjects | None, Source]:
+    """Return the newest version that is ready, in place of one that must not be offered any more."""
+    for version in history.versions:
+        if is_offerable(version):
+            objects = objects_of(context, version.name)
+            source = source_of(context, objects, storage, current=False)
+            if source is not None:
+                return objects, source
+    return None, {}
+
+
+def _follows(context: CronContext, name: str) -> bool:
+    found = context.objects.data_source(context.namespace, name)
+    return found is None or is_managed(context, found)
+
+
+# --- status -----------------------------------------------------------------------------------------------------
+
+
+def _status(
+    context: CronContext,
+    step: ImportStep,
+    history: History,
+    current: GoldenVersion | None,
+    aspects: Mapping[ConditionType, ConditionValue | None],
+    annotations: Mapping[str, str | None],
+) -> dict[str, Any]:
+    old = context.cron.status
+    status: dict[str, Any] = dict(old.to_dict()) if old is not None else {}
+    for name in ("currentImports", "channels"):
+        status.pop(name, None)
+    if step.current is not None:
+        status["currentImports"] = [step.current.to_dict()]
+    imported = current is not None and step.succeeded and current.state == VersionState.AVAILABLE
+    if imported and current is not None:
+        place = {"namespace": context.namespace, "name": current.name}
+        if status.get("lastImportedPVC") != place:
+            status["lastImportedPVC"] = place
+            status["lastImportTimestamp"] = timestamp(datetime.fromtimestamp(context.now, UTC))
+    executed = parse_timestamp(annotations.get(ANN_CRON_LAST_TIME) or context.annotations.get(ANN_CRON_LAST_TIME))
+    if executed is not None:
+        status["lastExecutionTimestamp"] = timestamp(executed)
+    if imported and not step.outdated:
+        status["sourceFormat"] = str(storage_in_force(context).format)
+    status["conditions"] = conditions.render(
+        (old.conditions if old is not None else None) or (), aspects, OPTIONAL, context.now
+    )
+    status["versions"] = history.to_status()
+    return status
+
+
+def _changed(context: CronContext, annotations: Mapping[str, str | None]) -> dict[str, str | None]:
+    return {name: text for name, text in annotations.items() if context.annotations.get(name) != text}
