@@ -109,9 +109,13 @@ class PlanApplier:
             await event(self._client, involved_object, fact, now)
         if plan.claim_events:
             await self._record_claim_event(plan, involved_object, now)
-        if plan.status is not None:
+        for other in plan.object_events:
+            body = self._watches.get(resource_named(other.plural), other.namespace, other.name)
+            if body is not None:
+                await event(self._client, body, other.event, now)
+        if plan.status is not None or plan.annotations:
             with contextlib.suppress(NotFound):
-                await self.write_status(involved_object, plan.status)
+                await self.write_status(involved_object, plan.status, plan.annotations)
         return None
 
     async def _record_claim_event(self, plan: Plan, involved_object: Object, now: float) -> None:
@@ -121,8 +125,18 @@ class PlanApplier:
             for fact in plan.claim_events:
                 await event(self._client, claim, fact, now)
 
-    async def write_status(self, involved_object: Object, status: Mapping[str, Any]) -> None:
-        """Replace the object's status.
+    async def write_status(
+        self,
+        involved_object: Object,
+        status: Mapping[str, Any] | None,
+        annotations: Mapping[str, str | None] | None = None,
+    ) -> None:
+        """Replace the object's status, and change its annotations by the same request.
+
+        Args:
+            involved_object: The object as the plan saw it.
+            status: The complete new status; None to leave it unchanged.
+            annotations: Annotations to set, or to remove if None; only for kinds without a status subresource.
 
         Raises:
             Conflict: The status has changed since it was read.
@@ -139,11 +153,17 @@ class PlanApplier:
         before = involved_object.get("status")
         if newest.get("status") != before:
             raise Conflict(f"the status of {resource} {namespace}/{name} changed in the meantime")
-        body = {
-            "metadata": {"uid": metadata["uid"], "resourceVersion": newest["metadata"]["resourceVersion"]},
-            "status": merge_patch(before or {}, status),
-        }
-        if body["status"] or before is None:
+        body: Object = {"metadata": {"uid": metadata["uid"], "resourceVersion": newest["metadata"]["resourceVersion"]}}
+        if annotations:
+            assert resource.plural not in WITH_STATUS
+            # A command that a user gave in the meantime must not be removed as if it had been carried out.
+            seen, current = (one["metadata"].get("annotations") or {} for one in (involved_object, newest))
+            if any(seen.get(key) != current.get(key) for key in annotations):
+                raise Conflict(f"the annotations of {resource} {namespace}/{name} changed in the meantime")
+            body["metadata"]["annotations"] = dict(annotations)
+        if status is not None and ((patch := merge_patch(before or {}, status)) or before is None):
+            body["status"] = patch
+        if annotations or "status" in body:
             subresource = "status" if resource.plural in WITH_STATUS else ""
             await self._patch(resource, namespace or None, name, body, subresource=subresource)
 
@@ -200,6 +220,9 @@ class PlanApplier:
             metadata["annotations"] = dict(action.annotations)
         if action.labels:
             metadata["labels"] = dict(action.labels)
+        body: Object = {"metadata": metadata}
+        if action.spec:
+            body["spec"] = dict(action.spec)
         resource = resource_named(action.plural)
         if action.owner is not None:
             current = await self._client.get(resource, action.namespace or None, action.name)
@@ -210,7 +233,7 @@ class PlanApplier:
                 metadata["ownerReferences"] = [*owners, dict(action.owner)]
                 # A merge patch replaces the whole list, so a concurrent change must cause a conflict.
                 metadata["resourceVersion"] = current["metadata"]["resourceVersion"]
-        await self._patch(resource, action.namespace or None, action.name, {"metadata": metadata})
+        await self._patch(resource, action.namespace or None, action.name, body)
 
     async def _patch(
         self, resource: Resource, namespace: str | None, name: str, body: Object, *, subresource: str = ""

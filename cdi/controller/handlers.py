@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from cdi.api.names import ANN_POD_PHASE, ANN_SOURCE, ANN_UPLOAD_TARGET, GROUP
-from cdi.controller import clone_handlers, transfer_lister
+from cdi.controller import clone_handlers, cron_handlers, transfer_lister
 from cdi.controller.clone_index import TERMINAL_PHASES
 from cdi.controller.informers import InformerSet
 from cdi.controller.request import CONFIG, Request, datavolume
@@ -15,7 +15,6 @@ from cdi.kube.resources import (
     CDIS,
     CLAIMS,
     CSI_DRIVERS,
-    DATA_IMPORT_CRONS,
     DATA_SOURCES,
     DATA_VOLUMES,
     EVENTS,
@@ -48,6 +47,7 @@ def requests_for(resource: Resource, change: WatchEvent, watches: InformerSet) -
 def _affected(resource: Resource, change: WatchEvent, watches: InformerSet) -> Iterator[Request]:
     body = change.object
     namespace, name = body["metadata"].get("namespace") or "", body["metadata"]["name"]
+    yield from cron_handlers.requests_for(resource, change, watches)
     if resource == DATA_VOLUMES:
         yield datavolume(namespace, name)
         yield from transfer_lister.requests_touching(watches, (namespace, name))
@@ -93,8 +93,6 @@ def _affected(resource: Resource, change: WatchEvent, watches: InformerSet) -> I
         yield Request(kind="source", namespace=namespace, name=name)
         yield from sources(watches)
         yield from unfinished_requests(watches)
-    elif resource == DATA_IMPORT_CRONS:
-        yield Request(kind="cron", namespace=namespace, name=name)
     elif resource == OBJECT_TRANSFERS:
         yield from transfer_lister.requests_for_transfer(change, watches)
     elif resource in (STORAGE_CLASSES, STORAGE_PROFILES):
@@ -126,8 +124,7 @@ def initial_requests(watches: InformerSet) -> set[Request]:
         found.update(clone_handlers.requests_for_source_pod(body, watches))
     found.update(sources(watches))
     found.update(transfer_lister.all_requests(watches))
-    for body in watches.values(DATA_IMPORT_CRONS):
-        found.add(Request(kind="cron", namespace=body["metadata"]["namespace"], name=body["metadata"]["name"]))
+    found.update(cron_handlers.all_requests(watches))
     for resource in (STORAGE_CLASSES, STORAGE_PROFILES):
         found.update(Request(kind="profile", name=body["metadata"]["name"]) for body in watches.values(resource))
     found.update(Request(kind="installation", name=body["metadata"]["name"]) for body in watches.values(CDIS))

@@ -37,3 +37,7 @@ class Indexer(Generic[K, M]):
     def by_index(self, key: K) -> tuple[M, ...]:
         """Return the members with this key, in any order."""
         return tuple(self._members.get(key, ()))
+
+    def indexed(self) -> tuple[K, ...]:
+        """Return the keys that have members, in any order."""
+        return tuple(self._members)

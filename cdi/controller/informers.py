@@ -12,9 +12,17 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Never
 
 from cdi.api.errors import InvalidManifest
-from cdi.api.names import ANN_FILLED_FOR, APP, COMPONENT_UPLOAD_SERVER, LABEL_APP, LABEL_COMPONENT
+from cdi.api.names import (
+    ANN_FILLED_FOR,
+    APP,
+    COMPONENT_UPLOAD_SERVER,
+    LABEL_APP,
+    LABEL_COMPONENT,
+    LABEL_DATA_IMPORT_CRON,
+)
 from cdi.api.validation import parse
 from cdi.controller.clone_index import PendingCloneIndex
+from cdi.controller.cron_index import CronIndex
 from cdi.controller.indexer import Indexer
 from cdi.controller.request import Scope
 from cdi.kube.client import Client
@@ -23,11 +31,13 @@ from cdi.kube.resources import (
     CDI_CONFIGS,
     CDIS,
     CLAIMS,
+    CRON_JOBS,
     CSI_DRIVERS,
     DATA_IMPORT_CRONS,
     DATA_SOURCES,
     DATA_VOLUMES,
     EVENTS,
+    JOBS,
     NODES,
     OBJECT_TRANSFERS,
     PODS,
@@ -51,6 +61,8 @@ _BIG_ANNOTATIONS = (ANN_JOB, ANN_JOURNAL)
 """Annotations of pods that only the worker reads."""
 INVALID = "unreadable"
 """Field that replaces an object of our API whose form is invalid: the error and its location (`require_valid`)."""
+_DEVICES = "devices.kubevirt.io/"
+"""Prefix of the extended resources of KubeVirt's device plugins."""
 _COMMON = 24
 """Strings up to this length are interned, as many of them are equal."""
 OnChange = Callable[[Resource, WatchEvent], None]
@@ -78,18 +90,22 @@ def claim_of(volume: Object | None) -> tuple[str, str] | None:
 class InformerSet:
     """Watch caches of all resources, in the namespaces that the scope includes."""
 
-    def __init__(self, client: Client, scope: Scope, *, on_change: OnChange) -> None:
+    def __init__(self, client: Client, scope: Scope, *, install_namespace: str = "cdi", on_change: OnChange) -> None:
         self._reflectors: dict[Resource, dict[str | None, Reflector]] = {}
         self.waiting = PendingCloneIndex()
         self._volumes: Indexer[tuple[str, str], str] = Indexer()
         """Names of PersistentVolumes by the PVC in their claimRef."""
+        self.crons = CronIndex()
         everywhere: tuple[str | None, ...] = (None,)
         spaces = scope.namespaces or everywhere
         plain = dict.fromkeys(spaces)
+        # Polls run in the installation's namespace.
+        with_polls = dict.fromkeys([*spaces, *([install_namespace] if scope.namespaces else [])])
 
         def follow(resource: Resource, namespaces: Any = everywhere, **options: Any) -> None:
             def changed(change: WatchEvent) -> None:
                 self.waiting.changed(resource, change)
+                self.crons.changed(resource, change)
                 if resource == VOLUMES:
                     self._volumes.update(change.object["metadata"]["name"], claim_of(change.new))
                 on_change(resource, change)
@@ -101,7 +117,7 @@ class InformerSet:
 
         # Pods are listed before PVCs: a cached PVC is then at least as recent as its pod, so that what was recorded in
         # it after the pod had ended is known together with that end.
-        follow(PODS, plain, labels=f"{LABEL_APP}={APP}", strip=_transform_pod)
+        follow(PODS, with_polls, labels=f"{LABEL_APP}={APP}", strip=_transform_pod)
         follow(CLAIMS, plain, strip=_strip_managed_fields)
         follow(VOLUMES, strip=_transform_volume)
         follow(DATA_VOLUMES, plain, strip=_transform_own_kind)
@@ -113,6 +129,9 @@ class InformerSet:
         follow(VOLUME_SNAPSHOT_CONTENTS, strip=_transform_content, optional=True)
         follow(DATA_SOURCES, plain, strip=_transform_own_kind)
         follow(DATA_IMPORT_CRONS, plain, strip=_transform_own_kind)
+        polls = {"labels": LABEL_DATA_IMPORT_CRON, "strip": _strip_managed_fields}
+        follow(CRON_JOBS, (install_namespace,), **polls)
+        follow(JOBS, (install_namespace,), **polls)
         follow(OBJECT_TRANSFERS, strip=_transform_own_kind)
         follow(EVENTS, plain, fields="involvedObject.kind=PersistentVolumeClaim,type=Warning", strip=_transform_event)
         follow(NODES, strip=_transform_node)
@@ -258,7 +277,16 @@ def _transform_content(body: Object) -> Object:
 def _transform_node(body: Object) -> Object:
     conditions = (body.get("status") or {}).get("conditions") or []
     ready = [{"type": "Ready", "status": one.get("status")} for one in conditions if one.get("type") == "Ready"]
-    return _compact({**_identity(body), "status": {"conditions": ready}})
+    status: dict[str, Any] = {"conditions": ready}
+    # Kubelets report often; only the devices that virtual machines need are of interest.
+    devices = {
+        name: amount
+        for name, amount in ((body.get("status") or {}).get("allocatable") or {}).items()
+        if name.startswith(_DEVICES)
+    }
+    if devices:
+        status["allocatable"] = devices
+    return _compact({**_identity(body), "status": status})
 
 
 def _transform_event(body: Object) -> Object:

@@ -80,7 +80,7 @@ class Manager:
 
         """
         self.queue: WorkQueue[Request] = WorkQueue()
-        self.watches = InformerSet(client, scope, on_change=self._on_event)
+        self.watches = InformerSet(client, scope, install_namespace=install_namespace, on_change=self._on_event)
         self._client = client
         self._workers = workers
         self._metrics = metrics
@@ -126,6 +126,7 @@ class Manager:
             self._uploads,
             scope=scope,
             components=others,
+            install_namespace=install_namespace,
         )
 
     def unsynced(self) -> str:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from datetime import UTC, datetime, tzinfo
 from typing import Any, assert_never
 
 from cdi.api.configuration import CONFIG_NAME, CDIConfig
 from cdi.api.dataimportcron import DataImportCron
 from cdi.api.datasource import DataSource
-from cdi.api.errors import InvalidManifest
+from cdi.api.errors import InvalidManifest, NotFound
 from cdi.api.installation import CDI
 from cdi.api.storageprofile import StorageProfile
 from cdi.api.transfer import ObjectTransfer
@@ -20,6 +22,8 @@ from cdi.controller.certificates import CertificateManager
 from cdi.controller.clone_gc import CloneGarbageCollector
 from cdi.controller.clone_lister import InformerCloneLister
 from cdi.controller.components import ComponentHealth
+from cdi.controller.cron_lister import InformerCronLister
+from cdi.controller.cron_reads import CronReads
 from cdi.controller.events import event
 from cdi.controller.informers import InformerSet
 from cdi.controller.lister import ClusterLister
@@ -55,7 +59,9 @@ from cdi.reconcile.configuration import (
 )
 from cdi.reconcile.context import CLUSTER_RETRIES, Platform, ReconcileContext, Rejection, Retries
 from cdi.reconcile.context_builder import build_context
-from cdi.reconcile.dataimportcron.unscheduled import IN_A_CLUSTER, reconcile_unscheduled
+from cdi.reconcile.dataimportcron.context import CronContext, settings_of
+from cdi.reconcile.dataimportcron.deletion import plan_deletion
+from cdi.reconcile.dataimportcron.reconcile import reconcile_cron
 from cdi.reconcile.datasource import reconcile_data_source
 from cdi.reconcile.datavolume import reconcile
 from cdi.reconcile.invalid_object import report_invalid
@@ -63,7 +69,7 @@ from cdi.reconcile.storageprofile import ProfileFacts, reconcile_orphan, reconci
 from cdi.reconcile.transfer.context import TransferWorld
 from cdi.reconcile.transfer.reconcile import reconcile_transfer
 
-PLATFORM = Platform(cluster=True)
+PLATFORM = Platform(cluster=True, snapshots=True, image_streams=True)
 MAX_INPUT_ROUNDS = 3
 """Maximum number of rounds in which a plan's Secrets and ConfigMaps are read: one may refer to another."""
 _RESOURCES: Mapping[Kind, Resource] = {
@@ -97,6 +103,7 @@ class Reconcilers:
         *,
         scope: Scope,
         components: ComponentHealth,
+        install_namespace: str,
         retries: Retries | None = None,
         now: Callable[[], float] = time.time,
     ) -> None:
@@ -109,6 +116,7 @@ class Reconcilers:
         self._applier = PlanApplier(client, watches, certifier)
         self._uploads = uploads
         self._scope = scope
+        self._install_namespace = install_namespace
         self._components = components
         self._retries = retries or CLUSTER_RETRIES
         self._throttle = StatusThrottle(now)
@@ -135,7 +143,7 @@ class Reconcilers:
             case "source":
                 await self._reconcile_datasource(key)
             case "cron":
-                await self._reconcile_dataimportcron(key)
+                return await self._reconcile_dataimportcron(key)
             case "transfer":
                 return await self._reconcile_objecttransfer(key)
             case "profile":
@@ -300,11 +308,84 @@ class Reconcilers:
             plan = reconcile_data_source(model, self._observed, PLATFORM, self.now(), self._clones)
             await self._simple(key, plan, body)
 
-    async def _reconcile_dataimportcron(self, key: Request) -> None:
+    async def _reconcile_dataimportcron(self, key: Request) -> float | None:
         body = self._watches.get(DATA_IMPORT_CRONS, key.namespace, key.name)
-        model = self._observed.model(DATA_IMPORT_CRONS, key.namespace, key.name, DataImportCron)
-        if body is not None and model is not None and self._acts_on(key, body):
-            await self._simple(key, reconcile_unscheduled(model, self.now(), IN_A_CLUSTER), body)
+        if body is None:
+            if self._scope.includes_namespace(key.namespace):
+                await self._clean_up_dataimportcron(key)
+            self._inputs.forget(key)
+            return None
+        if not self._acts_on(key, body):
+            return None
+        plan = await self._cron_plan(key, None)
+        if plan is None:
+            return None
+        refusal = await self._carry_out(key, plan, body)
+        if refusal is not None:
+            self._report_rejected(key, refusal)
+            plan = await self._cron_plan(key, refusal)
+            body = self._watches.get(DATA_IMPORT_CRONS, key.namespace, key.name)
+            if plan is None or body is None:
+                return None
+            await self._carry_out(key, plan, body)
+        pauses = (
+            plan.requeue_after,
+            self._inputs.pause(key),
+            # No watch reports that a quota was raised or a permission granted.
+            self._retries.patience if refusal is not None else None,
+        )
+        return min((pause for pause in pauses if pause is not None), default=None)
+
+    async def _clean_up_dataimportcron(self, key: Request) -> None:
+        """Delete what a deleted DataImportCron has left.
+
+        The cache may not contain one that has just been created, so the API server is asked.
+        """
+        plan = plan_deletion(self._crons(CronReads(self._client)), key.namespace, key.name)
+        if not plan.actions:
+            return
+        with contextlib.suppress(NotFound):
+            await self._client.get(DATA_IMPORT_CRONS, key.namespace, key.name)
+            return
+        log.info("cleaning up after a deleted DataImportCron", extra=fields(key=key))
+        await self._simple(key, plan, None)
+
+    async def _cron_plan(self, key: Request, refusal: Rejection | None) -> Plan | None:
+        """Return the plan after asking what it depends on; None if the DataImportCron does not exist any more."""
+        reads = CronReads(self._client)
+        rounds = 0
+        while True:
+            with self._inputs.track(key):
+                model = self._observed.model(DATA_IMPORT_CRONS, key.namespace, key.name, DataImportCron)
+                if model is None:
+                    return None
+                plan = reconcile_cron(self._cron_context(model, reads, refusal))
+            answered = await reads.answer()
+            changed = await self._inputs.read(key)
+            if rounds == MAX_INPUT_ROUNDS or not (answered or changed):
+                return plan
+            rounds += 1
+
+    def _cron_context(self, model: DataImportCron, reads: CronReads, refusal: Rejection | None) -> CronContext:
+        settings, problem = settings_of(model.metadata.annotations)
+        return CronContext(
+            now=self.now(),
+            cron=model,
+            objects=self._crons(reads),
+            settings=settings,
+            settings_problem=problem,
+            config=self._observed.config(),
+            platform=PLATFORM,
+            install_namespace=self._install_namespace,
+            owner=self._owner(),
+            zone=local_zone(),
+            refusal=refusal,
+        )
+
+    def _crons(self, reads: CronReads) -> InformerCronLister:
+        return InformerCronLister(
+            self._watches, self._observed, self._clones, reads, install_namespace=self._install_namespace
+        )
 
     def _acts_on(self, key: Request, body: Object) -> bool:
         return self._scope.includes_namespace(key.namespace) and self._scope.matches(body)
@@ -411,6 +492,11 @@ class Reconcilers:
             "controller": True,
             "blockOwnerDeletion": True,
         }
+
+
+def local_zone() -> tzinfo:
+    """Return the time zone of schedules that name none: the controller's."""
+    return datetime.now().astimezone().tzinfo or UTC
 
 
 def _reason(status: Mapping[str, Any]) -> str:

@@ -90,6 +90,7 @@ CRON_JOBS = _named("batch", "cronjobs", "CronJob")
 LEASES = _named("coordination.k8s.io", "leases", "Lease")
 ENDPOINT_SLICES = _named("discovery.k8s.io", "endpointslices", "EndpointSlice")
 INGRESSES = _named("networking.k8s.io", "ingresses", "Ingress")
+IMAGE_STREAMS = _named("image.openshift.io", "imagestreams", "ImageStream")
 ROUTES = _named("route.openshift.io", "routes", "Route")
 PRIORITY_CLASSES = _named("scheduling.k8s.io", "priorityclasses", "PriorityClass", namespaced=False)
 

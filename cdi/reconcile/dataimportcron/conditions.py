@@ -70,7 +70,7 @@ def polled(trouble: tuple[str, str] | None) -> ConditionValue | None:
 
 
 def settings(problems: Sequence[str], reason: str = Reason.NOT_FOLLOWED) -> ConditionValue | None:
-    """Return the condition GoldenSettings for the settings and commands that are not followed; None if there is none."""
+    """Return the condition GoldenSettings for settings and commands that are not followed; None if all are."""
     return false(reason, "; ".join(dict.fromkeys(problems))) if problems else None
 
 

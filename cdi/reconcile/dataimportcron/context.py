@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 from cdi.api.dataimportcron import DataImportCron
 from cdi.api.datasource import DataSource
 from cdi.api.datavolume import DataVolume
-from cdi.api.golden import GoldenSettings
+from cdi.api.errors import InvalidManifest
+from cdi.api.golden import GoldenSettings, parse_golden_settings
 from cdi.api.storageprofile import StorageProfile
 from cdi.reconcile.actions import ObjectRef
 from cdi.reconcile.clone.lister import Snapshot
@@ -135,6 +136,14 @@ class CronLister(Protocol):
 
     def offers_device(self, resource: str) -> bool:
         """Return whether a ready node offers an extended resource, such as ``devices.kubevirt.io/kvm``."""
+
+
+def settings_of(annotations: Mapping[str, str] | None) -> tuple[GoldenSettings, str]:
+    """Return the settings in annotations and why they are invalid; invalid ones hold everything as it is."""
+    try:
+        return parse_golden_settings(annotations), ""
+    except InvalidManifest as error:
+        return GoldenSettings(hold=True), str(error)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -39,6 +39,7 @@ from cdi.reconcile.dataimportcron.importing import (
     plan_requested,
 )
 from cdi.reconcile.dataimportcron.objects import VersionObjects, objects_of
+from cdi.reconcile.dataimportcron.retention import plan_retention
 from cdi.reconcile.dataimportcron.storage_class import ClassStep, Storage, plan_storage_class, storage_in_force
 from cdi.reconcile.dataimportcron.versions import BAD, History, is_offerable
 from cdi.reconcile.result import VERIFIED_BY
@@ -132,10 +133,17 @@ def _reconcile(context: CronContext) -> Plan:
             draft.actions += converted.actions
             draft.object_events += converted.events
 
-    history, channels = _offers(context, history, commands.channels, objects, storage, draft)
+    history, offered, channels = _offers(context, history, commands.channels, objects, storage, draft)
     if objects is not None and current is not None and current.state == VersionState.AVAILABLE:
         names = (context.data_source_name, *(one.name for one in channels.channels))
         draft.actions += plan_cleanup(context, objects, storage, [present_source(context, name) for name in names])
+
+    if not class_step.in_progress:
+        retention = plan_retention(context, history, offered, channels.channels)
+        history = retention.history
+        draft.actions += retention.actions
+        draft.events += retention.events
+        draft.wait(retention.requeue_after)
 
     newest = history.get(desired) if desired else None
     aspects = {
@@ -237,7 +245,7 @@ def _offers(
     current: VersionObjects | None,
     storage: Storage,
     draft: _Draft,
-) -> tuple[History, ChannelPlan]:
+) -> tuple[History, GoldenVersion | None, ChannelPlan]:
     """Change the DataSources to the versions that they are to offer and that are ready."""
     managed = context.data_source_name
     offer = history.offered(context.settings, offered_version(context, managed))
@@ -253,7 +261,7 @@ def _offers(
         _, further = _offer(context, history, channel.name, version, current, storage, None)
         actions += further
     draft.actions += (*actions, *channels.actions)
-    return history, channels
+    return history, offer.version, channels
 
 
 def _offer(

@@ -1,0 +1,148 @@
+"""Event handlers of golden images: from a changed object to the DataImportCrons to reconcile."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+from cdi.controller.cron_index import JOB_NAME, OWNED, cron_of
+from cdi.controller.informers import InformerSet
+from cdi.controller.request import Request
+from cdi.kube.reflector import WatchEvent
+from cdi.kube.resources import (
+    CDI_CONFIGS,
+    CDIS,
+    CLAIMS,
+    DATA_IMPORT_CRONS,
+    DATA_SOURCES,
+    DATA_VOLUMES,
+    JOBS,
+    PODS,
+    STORAGE_CLASSES,
+    STORAGE_PROFILES,
+    VOLUME_SNAPSHOT_CLASSES,
+    Object,
+    Resource,
+)
+from cdi.reconcile.storageclass import StorageClass
+
+_RELEVANT_TO_ALL: Final = frozenset({STORAGE_CLASSES, STORAGE_PROFILES, VOLUME_SNAPSHOT_CLASSES, CDIS, CDI_CONFIGS})
+
+
+def requests_for(resource: Resource, change: WatchEvent, watches: InformerSet) -> Iterator[Request]:
+    """Yield the DataImportCrons that depend on a changed object."""
+    body = change.object
+    if resource == DATA_IMPORT_CRONS:
+        yield _request(body)
+        if change.type == "DELETED":
+            yield from _sharing(body, watches)
+    elif resource in OWNED:
+        if resource == CLAIMS and _facts(change.old) == _facts(change.new):
+            return  # the progress of an import, for instance
+        for state in (change.old, change.new):
+            if (cron := cron_of(state)) is not None:
+                yield cron
+        if resource == PODS:
+            yield from _polled_by(body, watches)
+        elif resource == DATA_SOURCES:
+            # Without its label it may still be the managed one: one that a user has deleted is created again.
+            yield from _managing(body, watches)
+        elif resource == DATA_VOLUMES and change.type != "MODIFIED":
+            yield from _named_by(body, watches)
+        elif resource == CLAIMS:
+            yield from _cloned_by(change, watches)
+    elif resource in _RELEVANT_TO_ALL and _class_facts(resource, change.old) != _class_facts(resource, change.new):
+        yield from all_crons(watches)
+
+
+def all_requests(watches: InformerSet) -> Iterator[Request]:
+    """Yield every DataImportCron, and those that no longer exist but left objects behind."""
+    yield from all_crons(watches)
+    yield from watches.crons.orphaned()
+
+
+def all_crons(watches: InformerSet) -> Iterator[Request]:
+    for body in watches.values(DATA_IMPORT_CRONS):
+        yield _request(body)
+
+
+def _request(body: Object) -> Request:
+    return Request(kind="cron", namespace=body["metadata"]["namespace"], name=body["metadata"]["name"])
+
+
+def _sharing(body: Object, watches: InformerSet) -> Iterator[Request]:
+    """Yield the DataImportCrons that waited for the DataSource of a deleted one."""
+    name = (body.get("spec") or {}).get("managedDataSource")
+    yield from _with_data_source(body["metadata"]["namespace"], name, watches)
+
+
+def _managing(body: Object, watches: InformerSet) -> Iterator[Request]:
+    yield from _with_data_source(body["metadata"]["namespace"], body["metadata"]["name"], watches)
+
+
+def _with_data_source(namespace: str, name: str | None, watches: InformerSet) -> Iterator[Request]:
+    for cron in watches.values(DATA_IMPORT_CRONS):
+        if cron["metadata"]["namespace"] == namespace and (cron.get("spec") or {}).get("managedDataSource") == name:
+            yield _request(cron)
+
+
+def _polled_by(pod: Object, watches: InformerSet) -> Iterator[Request]:
+    """Yield the DataImportCron that a poll pod belongs to, through its Job or as its owner."""
+    metadata = pod["metadata"]
+    job = (metadata.get("labels") or {}).get(JOB_NAME)
+    owner = cron_of(watches.get(JOBS, metadata["namespace"], job)) if job else None
+    if owner is not None:
+        yield owner
+    for reference in metadata.get("ownerReferences") or ():
+        if reference.get("kind") == DATA_IMPORT_CRONS.kind:
+            yield Request(kind="cron", namespace=metadata["namespace"], name=reference.get("name") or "")
+
+
+def _named_by(body: Object, watches: InformerSet) -> Iterator[Request]:
+    """Yield the DataImportCron whose current import a DataVolume without its label is."""
+    metadata = body["metadata"]
+    for cron in watches.values(DATA_IMPORT_CRONS):
+        if cron["metadata"]["namespace"] == metadata["namespace"]:
+            imports = (cron.get("status") or {}).get("currentImports") or ()
+            if any(one.get("DataVolumeName") == metadata["name"] for one in imports):
+                yield _request(cron)
+
+
+def _cloned_by(change: WatchEvent, watches: InformerSet) -> Iterator[Request]:
+    """Yield the DataImportCrons that poll a PVC: one of the same name is another version."""
+    if change.type == "MODIFIED":
+        return
+    metadata = change.object["metadata"]
+    for cron in watches.values(DATA_IMPORT_CRONS):
+        template = ((cron.get("spec") or {}).get("template") or {}).get("spec") or {}
+        source = (template.get("source") or {}).get("pvc") or {}
+        place = source.get("namespace") or cron["metadata"]["namespace"], source.get("name")
+        if place == (metadata["namespace"], metadata["name"]):
+            yield _request(cron)
+
+
+def _facts(body: Object | None) -> object:
+    """Return the fields of a PVC that golden images depend on."""
+    if body is None:
+        return None
+    metadata = body["metadata"]
+    annotations = {
+        name: text
+        for name, text in (metadata.get("annotations") or {}).items()
+        if "/golden." in name or name.endswith("/storage.import.lastUseTime")
+    }
+    phase = (body.get("status") or {}).get("phase")
+    return metadata["uid"], phase, "deletionTimestamp" in metadata, metadata.get("labels"), annotations
+
+
+def _class_facts(resource: Resource, body: Object | None) -> object:
+    """Return the fields of a class, profile or configuration that golden images depend on."""
+    if body is None or resource not in (STORAGE_CLASSES, STORAGE_PROFILES):
+        return body
+    if resource == STORAGE_CLASSES:
+        found = StorageClass.read(body)
+        return found.is_default, found.is_virt_default, found.created
+    status = body.get("status") or {}
+    annotations = body["metadata"].get("annotations") or {}
+    relevant = {name: text for name, text in annotations.items() if name.endswith("ForDataImportCron")}
+    return status.get("dataImportCronSourceFormat"), status.get("snapshotClass"), relevant
