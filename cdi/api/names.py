@@ -162,6 +162,8 @@ LABEL_COMPONENT = GROUP
 COMPONENT_IMPORTER = "importer"
 COMPONENT_UPLOAD_SERVER = "cdi-upload-server"
 COMPONENT_CLONER = "cdi-clone-source"
+COMPONENT_PROVER = "cdi-boot-proof"
+"""Component of the pods that boot a virtual machine from a golden image, which is not one of KubeVirt's CDI."""
 LABEL_PROMETHEUS = "prometheus.cdi.kubevirt.io"
 LABEL_DATA_IMPORT_CRON = f"{GROUP}/dataImportCron"
 LABEL_DATA_IMPORT_CRON_NAMESPACE = f"{GROUP}/dataImportCronNs"
@@ -266,6 +268,16 @@ def clone_source_pod(source_uid: str, number: int = 0, *, archive: bool = False)
     """
     parts = [source_uid, *(["archive"] if archive else []), *([str(number)] if number else []), "source-pod"]
     return "-".join(parts)
+
+
+def proof_pod(uid: str, version: str) -> str:
+    """Return the name of the pod that boots a virtual machine from a version of a golden image.
+
+    Args:
+        uid: The uid of the version's claim.
+        version: The version's name.
+    """
+    return joined(f"prove-{uid[:8]}", version)
 
 
 def scratch_claim(claim: str) -> str:

@@ -144,14 +144,15 @@ def build_pod(
                 LABEL_COMPONENT: COMPONENT_IMPORTER,
                 LABEL_PROMETHEUS: "true",
             },
-            "annotations": {**_annotations(dv, target, filled, attempt, job), ANN_SPEC: _digest(spec)},
+            "annotations": {**_annotations(dv, target, filled, attempt, job), ANN_SPEC: spec_digest(spec)},
             "ownerReferences": [claim_owner(filled)],
         },
         "spec": spec,
     }
 
 
-def _digest(spec: Mapping[str, Any]) -> str:
+def spec_digest(spec: Mapping[str, Any]) -> str:
+    """Return the value of `ANN_SPEC` for a pod's spec."""
     return hashlib.sha256(json.dumps(spec, sort_keys=True).encode()).hexdigest()[:32]
 
 

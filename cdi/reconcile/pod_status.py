@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -136,6 +137,48 @@ def termination_outcome(pod: Mapping[str, Any], identity: str) -> tuple[Outcome,
     words = terminated or {}
     ended = _seconds(words.get("finishedAt")) or _seconds(metadata.get("creationTimestamp")) or 0.0
     return _outcome(pod, words, _document(words.get("message")), identity), ended
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Termination:
+    """How the worker's container of a pod ended."""
+
+    document: Mapping[str, Any]
+    """Termination message; empty if the container ended without one, which must not be trusted then."""
+    exit_status: int | None
+    """None if the container has none: the pod was evicted, or its node is gone."""
+    ended: float
+    """Seconds since the epoch."""
+    cause: CdiError
+    """Why there is no termination message, if there is none."""
+
+
+def termination(pod: Mapping[str, Any]) -> Termination | None:
+    """Return how a pod's worker ended, whatever the format of its termination message; None while it runs."""
+    metadata, status = pod.get("metadata") or {}, pod.get("status") or {}
+    terminated = (_container(status).get("state") or {}).get("terminated")
+    if terminated is None and status.get("phase") not in ("Succeeded", "Failed"):
+        return None
+    words = terminated or {}
+    code = words.get("exitCode")
+    trusted = words.get("reason") != "OOMKilled"
+    return Termination(
+        document=_document(words.get("message")) if trusted else {},
+        exit_status=code if isinstance(code, int) else None,
+        ended=_seconds(words.get("finishedAt")) or _seconds(metadata.get("creationTimestamp")) or 0.0,
+        cause=_infer_failure(pod, words),
+    )
+
+
+def is_started(pod: Mapping[str, Any]) -> bool:
+    """Return whether the worker's container of a pod runs or has run."""
+    state = _container(pod.get("status") or {}).get("state") or {}
+    return "running" in state or "terminated" in state
+
+
+def created_at(pod: Mapping[str, Any]) -> float:
+    """Return when the pod was created, in seconds since the epoch; 0 if unknown."""
+    return _seconds((pod.get("metadata") or {}).get("creationTimestamp")) or 0.0
 
 
 def _container(status: Mapping[str, Any]) -> Mapping[str, Any]:

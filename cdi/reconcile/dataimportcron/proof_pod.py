@@ -1,0 +1,205 @@
+"""Manifest of the pod that boots a virtual machine from a version of a golden image.
+
+Like worker pods it complies with the restricted Pod Security Standard, has no API credentials, and is owned by the PVC.
+The PVC is mounted read-only: the virtual machine writes to an overlay in an emptyDir.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any, Final
+
+from cdi.api.golden import GoldenSettings
+from cdi.api.names import (
+    ANN_CREATED_BY_CONTROLLER,
+    ANN_OWNER_UID,
+    ANN_POD_RETAIN,
+    COMMON_LABELS,
+    COMPONENT_PROVER,
+    LABEL_COMPONENT,
+    LABEL_DATA_IMPORT_CRON,
+    POD_ANNOTATION_DEFAULTS,
+    proof_pod,
+)
+from cdi.api.proof import ProofJob
+from cdi.reconcile.context import PVC, ResolvedConfig
+from cdi.reconcile.dataimportcron.context import CronContext
+from cdi.reconcile.pod_builder import (
+    ANN_ATTEMPT,
+    ANN_FINGERPRINT,
+    ANN_JOB,
+    ANN_SPEC,
+    ANNOTATIONS,
+    DEVICE,
+    DIRECTORY,
+    DISK,
+    claim_owner,
+    restricted_pod_spec,
+    spec_digest,
+    worker_container,
+)
+
+KVM: Final = "devices.kubevirt.io/kvm"
+"""Extended resource of KubeVirt's device plugin, which gives a pod access to /dev/kvm."""
+ARCHITECTURE: Final = "kubernetes.io/arch"
+OVERLAY: Final = 4 << 30
+"""Bytes that a virtual machine may write; more fails inside it before the kubelet evicts the pod."""
+MEMORY_OVERHEAD: Final = 512 << 20
+"""Bytes that QEMU and the worker need besides the memory of the virtual machine: translated code, above all."""
+EPHEMERAL_OVERHEAD: Final = 256 << 20
+"""Bytes of ephemeral storage besides the overlay's content: its metadata, firmware variables, the log."""
+CPU_REQUEST: Final = "250m"
+CPU_LIMIT: Final = "2"
+"""The virtual machine has two processors."""
+GRACE_PERIOD: Final = 10
+"""Seconds that the worker has for its result after SIGTERM."""
+MAX_DEFAULT_TIMEOUT: Final = 1200
+"""Seconds of the longest default timeout, that of emulation (`cdi.boot.check.DEFAULT_TIMEOUTS`)."""
+STARTUP_TIME: Final = 900
+"""Seconds that image pull, mounting and cleanup may take before the pod counts as hanging."""
+
+
+def proof_job(settings: GoldenSettings, claim: PVC, *, disk: str, architecture: str | None = None) -> ProofJob:
+    """Return the worker's job.
+
+    Args:
+        settings: The settings in force.
+        claim: The version's PVC.
+        disk: Path of the disk where the worker runs.
+        architecture: OCI architecture of the virtual machine; None for that of the machine that runs the proof.
+
+    """
+    return ProofJob(
+        id=claim.uid,
+        disk=disk,
+        memory=settings.proof_memory,
+        timeout=settings.proof_timeout,
+        firmware=settings.proof_firmware,
+        expect=settings.proof_expect,
+        architecture=architecture,
+        overlay=OVERLAY,
+    )
+
+
+def job_fingerprint(job: ProofJob) -> str:
+    """Return a digest by which a pod's job is compared with the wanted one."""
+    return hashlib.sha256(job.to_json().encode()).hexdigest()[:32]
+
+
+def pod_job(context: CronContext, claim: PVC) -> ProofJob:
+    """Return the job of a pod; its architecture is that of its node, which the pod's node selector chooses."""
+    return proof_job(context.settings, claim, disk=DEVICE if claim.volume_mode == "Block" else DISK)
+
+
+def build_proof_pod(
+    context: CronContext, claim: PVC, *, version: str, architecture: str | None, attempt: int, kvm: bool
+) -> dict[str, Any]:
+    """Build the pod's manifest.
+
+    Args:
+        context: The DataImportCron.
+        claim: The version's PVC.
+        version: Name of the version.
+        architecture: Its OCI architecture, if known.
+        attempt: Number of the attempt, from 1.
+        kvm: Whether to request KVM; without it, the processor is emulated.
+
+    """
+    config, job = context.config, pod_job(context, claim)
+    template = context.cron.spec.template.spec
+    spec: dict[str, Any] = {
+        **restricted_pod_spec(grace=GRACE_PERIOD),
+        "activeDeadlineSeconds": int(job.timeout or MAX_DEFAULT_TIMEOUT) + STARTUP_TIME,
+        "containers": [_container(config, claim, job, kvm=kvm)],
+        "volumes": [
+            {"name": "data", "persistentVolumeClaim": {"claimName": claim.name, "readOnly": True}},
+            {
+                "name": "pod",
+                "downwardAPI": {
+                    "items": [{"path": "job", "fieldRef": {"fieldPath": f"metadata.annotations['{ANN_JOB}']"}}]
+                },
+            },
+            {"name": "tmp", "emptyDir": {"sizeLimit": str(OVERLAY + EPHEMERAL_OVERHEAD)}},
+        ],
+        **_placement(config, architecture),
+    }
+    if config.pods.pull_secrets:
+        spec["imagePullSecrets"] = [{"name": name} for name in config.pods.pull_secrets]
+    if template.priority_class_name:
+        spec["priorityClassName"] = template.priority_class_name
+    annotations = {
+        **POD_ANNOTATION_DEFAULTS,
+        ANN_CREATED_BY_CONTROLLER: "yes",
+        ANN_OWNER_UID: claim.uid,
+        ANN_JOB: job.to_json(),
+        ANN_ATTEMPT: str(attempt),
+        ANN_FINGERPRINT: job_fingerprint(job),
+        ANN_SPEC: spec_digest(spec),
+    }
+    if retains_pods(context):
+        annotations[ANN_POD_RETAIN] = "true"
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {
+            "name": proof_pod(claim.uid, version),
+            "namespace": claim.namespace,
+            "labels": {
+                **config.labels,
+                **COMMON_LABELS,
+                LABEL_COMPONENT: COMPONENT_PROVER,
+                LABEL_DATA_IMPORT_CRON: context.name,
+            },
+            "annotations": annotations,
+            "ownerReferences": [claim_owner(claim)],
+        },
+        "spec": spec,
+    }
+
+
+def retains_pods(context: CronContext) -> bool:
+    """Return whether pods of finished proofs are kept, for debugging."""
+    return context.annotations.get(ANN_POD_RETAIN) == "true"
+
+
+def _container(config: ResolvedConfig, claim: PVC, job: ProofJob, *, kvm: bool) -> dict[str, Any]:
+    container = worker_container(config.pods, owner=claim.uid)
+    # It serves nothing, and writes nothing but the overlay.
+    del container["ports"]
+    container["env"] = [one for one in container["env"] if one["name"] != "HOME"]
+    device = {KVM: "1"} if kvm else {}
+    memory, overlay = str(job.memory + MEMORY_OVERHEAD), str(OVERLAY + EPHEMERAL_OVERHEAD)
+    mounts: list[dict[str, Any]] = [
+        {"name": "pod", "mountPath": ANNOTATIONS, "readOnly": True},
+        {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108 - the pod's own
+    ]
+    if claim.volume_mode == "Block":
+        container["volumeDevices"] = [{"name": "data", "devicePath": DEVICE}]
+    else:
+        mounts.append({"name": "data", "mountPath": DIRECTORY, "readOnly": True})
+    return {
+        **container,
+        "args": ["prove"],
+        "volumeMounts": mounts,
+        "resources": {
+            "limits": {"cpu": CPU_LIMIT, "memory": memory, "ephemeral-storage": overlay, **device},
+            "requests": {
+                "cpu": CPU_REQUEST,
+                "memory": memory,
+                "ephemeral-storage": str(EPHEMERAL_OVERHEAD),
+                **device,
+            },
+        },
+    }
+
+
+def _placement(config: ResolvedConfig, architecture: str | None) -> dict[str, Any]:
+    """Return the administrator's placement, on nodes of the version's architecture.
+
+    Topology needs nothing here: the volume is bound, and the scheduler knows which nodes can mount it.
+    """
+    placement = config.pods.placement
+    spec = {name: placement[name] for name in ("nodeSelector", "tolerations", "affinity") if placement.get(name)}
+    if architecture:
+        spec["nodeSelector"] = {**spec.get("nodeSelector", {}), ARCHITECTURE: architecture}
+    return spec
