@@ -2,7 +2,7 @@
 
 In a pod the job is an annotation that the downwardAPI shows as a file; on one machine it is any file. The termination
 message is a `cdi.api.proof.ProofResult` of at most 4096 bytes. The disk is only read: the virtual machine writes to an
-overlay below ``$TMPDIR``, which is removed at the end. The log shows the console's last line now and then.
+overlay below ``$TMPDIR``, which is removed at the end. The log shows a line of the console now and then.
 
 The exit status is 0 if the virtual machine booted, that of `BootFailed` if it did not, or that of the failure because
 of which it could not be tried. SIGTERM stops the proof with the failure `Interrupted`.
@@ -67,17 +67,19 @@ class Cancellation:
 
 
 class ConsoleLog:
-    """Log of the console's last lines, one per `LOG_INTERVAL` at most."""
+    """Log of the console's completed lines, one per `LOG_INTERVAL` at most."""
 
     def __init__(self) -> None:
         self._when = -LOG_INTERVAL
         self._line = ""
 
     def tell(self, line: str) -> None:
+        """Take the console's last line, as far as it is printed."""
+        completed, self._line = self._line, line
         now = time.monotonic()
-        if line != self._line and now - self._when >= LOG_INTERVAL:
-            self._when, self._line = now, line
-            log.logging(f"console: {line}")
+        if completed and not line.startswith(completed) and now - self._when >= LOG_INTERVAL:
+            self._when = now
+            log.logging(f"console: {completed}")
 
 
 def prove(job: ProofJob, cancelled: threading.Event) -> ProofResult:
