@@ -162,7 +162,7 @@ LABEL_COMPONENT = GROUP
 COMPONENT_IMPORTER = "importer"
 COMPONENT_UPLOAD_SERVER = "cdi-upload-server"
 COMPONENT_CLONER = "cdi-clone-source"
-COMPONENT_PROVER = "cdi-boot-proof"
+COMPONENT_PROOF = "cdi-boot-proof"
 """Component of the pods that boot a virtual machine from a golden image, which is not one of KubeVirt's CDI."""
 LABEL_PROMETHEUS = "prometheus.cdi.kubevirt.io"
 LABEL_DATA_IMPORT_CRON = f"{GROUP}/dataImportCron"

@@ -15,7 +15,7 @@ from cdi.api.names import (
     ANN_OWNER_UID,
     ANN_POD_RETAIN,
     COMMON_LABELS,
-    COMPONENT_PROVER,
+    COMPONENT_PROOF,
     LABEL_COMPONENT,
     LABEL_DATA_IMPORT_CRON,
     POD_ANNOTATION_DEFAULTS,
@@ -147,7 +147,7 @@ def build_proof_pod(
             "labels": {
                 **config.labels,
                 **COMMON_LABELS,
-                LABEL_COMPONENT: COMPONENT_PROVER,
+                LABEL_COMPONENT: COMPONENT_PROOF,
                 LABEL_DATA_IMPORT_CRON: context.name,
             },
             "annotations": annotations,

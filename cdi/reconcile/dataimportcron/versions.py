@@ -350,7 +350,8 @@ class History:
 
         def change(old: GoldenVersion) -> Mapping[str, Any] | None:
             if old.state == VersionState.UNPROVEN and old.removed is None:
-                return {"state": VersionState.PROVING, "proof": None, "reason": None, "message": None}
+                # The old result stays: the pod that it is from, if kept, is recognized by the time of its end.
+                return {"state": VersionState.PROVING, "reason": None, "message": None}
             return _IMPORT_AGAIN if old.state in (VersionState.FAILED, VersionState.UNPROVEN) else None
 
         return self._change(name, change)

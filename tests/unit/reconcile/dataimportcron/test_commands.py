@@ -228,6 +228,8 @@ def test_an_unproven_version_is_proven_again_without_an_import():
     history = history.unproven(name(2), ProofStatus(booted=False), "X", "x")
     result = run(history, StoredObjects(claims=[volume(name(2))]), retry=name(2))
     assert (result.actions, result.history.get(name(2)).state) == ((), "Proving")
+    # A kept pod of the first proof is recognized by its result.
+    assert result.history.get(name(2)).proof == ProofStatus(booted=False)
 
 
 def test_a_version_that_has_not_failed_is_not_retried():

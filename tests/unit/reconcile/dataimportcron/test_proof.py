@@ -13,7 +13,7 @@ from cdi.api.dataimportcron import DataImportCron, GoldenVersion, ProofStatus, V
 from cdi.api.errors import BootFailed, QemuFailed, QemuMissing, QuotaExceeded
 from cdi.api.golden import GoldenSettings
 from cdi.api.job import Failure
-from cdi.api.names import ANN_POD_RETAIN, COMPONENT_PROVER, LABEL_COMPONENT, LABEL_DATA_IMPORT_CRON
+from cdi.api.names import ANN_POD_RETAIN, COMPONENT_PROOF, LABEL_COMPONENT, LABEL_DATA_IMPORT_CRON
 from cdi.api.proof import ProofJob, ProofResult
 from cdi.reconcile.actions import CreateObject, DeleteObject, PatchObject
 from cdi.reconcile.context import PVC, ResolvedConfig, WorkerPodConfig
@@ -190,7 +190,7 @@ def test_the_pod_is_restricted_owned_by_the_volume_and_only_reads_it(cluster):
     metadata, spec = pod["metadata"], pod["spec"]
     assert metadata["name"] == POD
     assert [(one["kind"], one["uid"]) for one in metadata["ownerReferences"]] == [("PersistentVolumeClaim", CLAIM.uid)]
-    assert metadata["labels"][LABEL_COMPONENT] == COMPONENT_PROVER
+    assert metadata["labels"][LABEL_COMPONENT] == COMPONENT_PROOF
     assert metadata["labels"][LABEL_DATA_IMPORT_CRON] == "debian"
     assert metadata["labels"]["team"] == "golden"
     assert spec["automountServiceAccountToken"] is False
