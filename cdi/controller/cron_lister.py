@@ -13,7 +13,7 @@ from cdi.api.dataimportcron import DataImportCron
 from cdi.api.datasource import DataSource
 from cdi.api.datavolume import DataVolume
 from cdi.api.errors import InvalidManifest
-from cdi.api.names import COMPONENT_PROVER, LABEL_COMPONENT, LABEL_DATA_IMPORT_CRON_POLLER
+from cdi.api.names import COMPONENT_PROOF, LABEL_COMPONENT, LABEL_DATA_IMPORT_CRON_POLLER
 from cdi.api.storageprofile import StorageProfile
 from cdi.controller.clone_lister import InformerCloneLister
 from cdi.controller.cron_index import JOB_NAME
@@ -185,7 +185,7 @@ class InformerCronLister:
         return sum(
             1
             for body in self._watches.values(PODS)
-            if _labels(body).get(LABEL_COMPONENT) == COMPONENT_PROVER and not _ended(body)
+            if _labels(body).get(LABEL_COMPONENT) == COMPONENT_PROOF and not _ended(body)
         )
 
     def offers_device(self, resource: str) -> bool:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections import Counter as Tally
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
@@ -20,6 +20,7 @@ from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
 from cdi.api.errors import CdiError, InvalidManifest
+from cdi.api.names import ANN_CRON_STORAGE_CLASS
 from cdi.api.phases import Phase
 from cdi.api.storageprofile import StorageProfile
 from cdi.api.validation import parse
@@ -124,7 +125,7 @@ class _Observed(Collector):
         lacking = _pending_without_class(volumes, classes)
         text = "Number of DataVolumes pending for default storage class to be configured"
         yield _gauge("kubevirt_cdi_datavolume_pending", text, {}, len(lacking))
-        yield self._crons(lacking)
+        yield self._crons()
         yield self._phases(volumes)
         yield self._restarts(volumes)
         yield self._pods()
@@ -164,17 +165,17 @@ class _Observed(Collector):
             found.add_metric([one.name, one.provisioner, *map(_flag, flags)], 1)
         return found
 
-    def _crons(self, lacking: Container[tuple[str, str]]) -> Metric:
+    def _crons(self) -> Metric:
+        """Return one series for each DataImportCron: 1 unless its condition UpToDate is True."""
         found = GaugeMetricFamily(
             "kubevirt_cdi_dataimportcron_outdated",
             "DataImportCron has an outdated import",
             labels=("namespace", "cron_name", "pending"),
         )
         for body in self._values(DATA_IMPORT_CRONS):
-            metadata, status = body["metadata"], body.get("status") or {}
-            imports = [one.get("DataVolumeName") for one in status.get("currentImports") or []]
-            pending = any((metadata["namespace"], name) in lacking for name in imports)
+            metadata = body["metadata"]
             current = (_condition(body, "UpToDate") or {}).get("status") == "True"
+            pending = not current and _lacks_class(body)
             found.add_metric([metadata["namespace"], metadata["name"], _flag(pending)], 0 if current else 1)
         return found
 
@@ -251,6 +252,14 @@ def _pending_without_class(volumes: Iterable[Object], classes: list[StorageClass
         ):
             found.add((body["metadata"]["namespace"], body["metadata"]["name"]))
     return found
+
+
+def _lacks_class(cron: Object) -> bool:
+    """Return whether a DataImportCron names no storage class and has not found a default class yet."""
+    if ANN_CRON_STORAGE_CLASS in (cron["metadata"].get("annotations") or {}):
+        return False
+    template = ((cron.get("spec") or {}).get("template") or {}).get("spec") or {}
+    return not (template.get("storage") or template.get("pvc") or {}).get("storageClassName")
 
 
 def _operation(body: Object) -> str:

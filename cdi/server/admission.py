@@ -19,7 +19,6 @@ from cdi.api.names import (
 from cdi.api.rules.problems import Cause, Problem, truncate
 from cdi.api.transfer import ObjectTransfer
 from cdi.api.validation import examine
-from cdi.reconcile.dataimportcron.unscheduled import WARNING
 from cdi.server.hooks import Operation
 from cdi.server.review import Allowed, Refused, Review, Verdict
 
@@ -63,8 +62,6 @@ async def validate(review: Review, cluster: Cluster, *, apart: bool = False) -> 
     if review.operation is Operation.CREATE and isinstance(model, ObjectTransfer) and not found:
         found += await _transfer_target(model, cluster)
     warnings = tuple(_warnings(model))
-    if review.operation is Operation.CREATE and review.plural == "dataimportcrons":
-        warnings = (WARNING, *warnings)
     if found:
         return Refused(problems=tuple(found), warnings=warnings)
     return Allowed(warnings=warnings)

@@ -273,22 +273,3 @@ def test_a_volume_that_was_kept_for_it_is_taken_as_it_is(cluster, place, server,
     assert place.get("persistentvolumeclaim", second)["spec"]["volumeName"] == volume
     assert digest(cluster, place, second, "Filesystem", len(content)) == sha256(content)
     wait_clean(place)
-
-
-def test_a_cron_says_that_nobody_runs_it(place) -> None:
-    cron = sound("DataImportCron")
-    cron["metadata"] = {"name": "cron"}
-    place.create(cron)
-    # The example was created with its own status.
-    found = place.wait(
-        "dataimportcron", "cron", "reported",
-        lambda it: conditions(it).get("Progressing", {}).get("reason") == "ControllerRequired",
-    )  # fmt: skip
-    said = {kind: one for kind, one in conditions(found).items() if kind != "Detail"}
-    assert {kind: (one["status"], one["reason"]) for kind, one in said.items()} == {
-        "Progressing": ("False", "ControllerRequired"), "UpToDate": ("False", "NoImport"),
-    }  # fmt: skip
-    assert all("runs no schedules" in one["message"] and "Try: " in one["message"] for one in said.values())
-    assert "ControllerRequired" in {each["reason"] for each in place.events("DataImportCron", "cron")}
-    owners = [each["metadata"].get("ownerReferences") or [] for each in place.get_all("datavolumes")]
-    assert not [one for each in owners for one in each if one["kind"] == "DataImportCron"]

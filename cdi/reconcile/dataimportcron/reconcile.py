@@ -39,6 +39,7 @@ from cdi.reconcile.dataimportcron.importing import (
     plan_requested,
 )
 from cdi.reconcile.dataimportcron.objects import VersionObjects, objects_of
+from cdi.reconcile.dataimportcron.proof import plan_proof
 from cdi.reconcile.dataimportcron.retention import plan_retention
 from cdi.reconcile.dataimportcron.storage_class import ClassStep, Storage, plan_storage_class, storage_in_force
 from cdi.reconcile.dataimportcron.versions import BAD, History, is_offerable
@@ -47,7 +48,6 @@ from cdi.reconcile.status import ConditionValue
 
 OPTIONAL: Final = (ConditionType.POLLED, ConditionType.GOLDEN_SETTINGS)
 """Conditions that are present only while there is something to say."""
-VERSION_UNPROVEN: Final = "VersionUnproven"
 VERSION_OFFERED: Final = "VersionOffered"
 
 
@@ -231,7 +231,20 @@ def _proofs(context: CronContext, recorded: History, history: History, draft: _D
     Proofs are planned from the versions as they are in the status: the pod with a result is deleted only once the
     result is written.
     """
-    # The proof of each version of `recorded` with a PVC belongs here.
+    for version in recorded.versions:
+        claim = objects_of(context, version.name).complete_claim
+        if claim is None:
+            continue
+        proof = plan_proof(context, version, claim)
+        draft.actions += proof.actions
+        draft.events += proof.events
+        draft.wait(proof.requeue_after)
+        if proof.result is None:
+            continue
+        if proof.result.booted:
+            history = history.proven(version.name, proof.result)
+        else:
+            history = history.unproven(version.name, proof.result, proof.reason, proof.message)
     return history
 
 

@@ -14,12 +14,6 @@ ON_ONE_MACHINE: Final = (
     "schedules are run by the controller of a cluster, not on a single machine. "
     "Try: run cdi apply with the template from this machine's own scheduler"
 )
-IN_A_CLUSTER: Final = (
-    "this version of the controller runs no schedules yet: no image is looked for, nothing is imported or deleted. "
-    "Try: cdi batch --update from a CronJob, which the chart's value batch makes"
-)
-WARNING: Final = "this version runs no schedules: this DataImportCron imports nothing, as its conditions say"
-"""Admission warning at the creation of a DataImportCron in a cluster."""
 
 
 def reconcile_unscheduled(cron: DataImportCron, now: float, message: str = ON_ONE_MACHINE) -> Plan:

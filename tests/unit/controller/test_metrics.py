@@ -207,23 +207,32 @@ def test_restarts_are_told_of_what_is_under_way(spec, operation):
 # --- DataImportCrons, the installation, pods ------------------------------------------------------------------------
 
 
-def cron(name: str, up_to_date: str | None, *imports: str):
+def cron(name: str, up_to_date: str | None, *, remembered: str | None = None, explicit: str | None = None):
     conditions = [] if up_to_date is None else [{"type": "UpToDate", "status": up_to_date}]
+    annotations = {"cdi.kubevirt.io/storage.import.storageClass": remembered} if remembered else {}
+    storage = {"storageClassName": explicit} if explicit else {}
     return {
-        "metadata": {"namespace": "n", "name": name},
-        "status": {"conditions": conditions, "currentImports": [{"DataVolumeName": one} for one in imports]},
+        "metadata": {"namespace": "n", "name": name, "annotations": annotations},
+        "spec": {"template": {"spec": {"storage": storage}}},
+        "status": {"conditions": conditions},
     }
 
 
-def test_golden_images_that_are_behind_are_told():
+def test_outdated_golden_images_are_counted():
+    """A DataImportCron without any storage class is pending, which the alert leaves out."""
     subject = metrics({
-        DATA_IMPORT_CRONS: [cron("fresh", "True"), cron("late", "False"), cron("new", None), cron("waits", "False", "dv")],
-        DATA_VOLUMES: [volume("dv", "Pending")],
+        DATA_IMPORT_CRONS: [
+            cron("fresh", "True"), cron("late", "False", remembered="fast"), cron("named", "False", explicit="fast"),
+            cron("new", None, remembered="fast"), cron("waits", "False"),
+        ],
     })  # fmt: skip
     assert {
         (found["namespace"], found["cron_name"], found["pending"]): number
         for found, number in told(subject)["kubevirt_cdi_dataimportcron_outdated"]
-    } == {("n", "fresh", "false"): 0, ("n", "late", "false"): 1, ("n", "new", "false"): 1, ("n", "waits", "true"): 1}
+    } == {
+        ("n", "fresh", "false"): 0, ("n", "late", "false"): 1, ("n", "named", "false"): 1,
+        ("n", "new", "false"): 1, ("n", "waits", "true"): 1,
+    }  # fmt: skip
 
 
 def installation(name: str, created: str, status: str | None, **metadata: str):

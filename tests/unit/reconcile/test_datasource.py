@@ -3,9 +3,7 @@ from __future__ import annotations
 import pytest
 
 from cdi.api.validation import parse
-from cdi.reconcile.actions import Plan
 from cdi.reconcile.context import PVC, Platform
-from cdi.reconcile.dataimportcron.unscheduled import IN_A_CLUSTER, reconcile_unscheduled
 from cdi.reconcile.datasource import reconcile_data_source
 from tests.unit.reconcile.simulation import HTTP, Objects, Simulation, data_volume
 
@@ -101,41 +99,3 @@ def test_a_datavolume_waits_for_its_datasource(objects):
     sim.objects.sources["default", "golden-source"] = source("golden-source", pvc="golden")
     sim.add_claim("golden")
     assert sim.run().status["phase"] == "Succeeded"
-
-
-def test_a_cron_says_that_nobody_runs_it():
-    cron = {
-        "apiVersion": "cdi.kubevirt.io/v1beta1",
-        "kind": "DataImportCron",
-        "metadata": {"name": "c", "namespace": "default"},
-        "spec": {"template": data_volume(HTTP), "schedule": "* * * * *", "managedDataSource": "x"},
-    }
-    plan = reconcile_unscheduled(parse(cron), 0.0)
-    assert {c["type"]: c["status"] for c in plan.status["conditions"]} == {"Progressing": "False", "UpToDate": "False"}
-    assert [(event.type, event.reason) for event in plan.events] == [("Warning", "ControllerRequired")]
-    assert reconcile_unscheduled(parse({**cron, "status": dict(plan.status)}), 5.0) == Plan()
-
-
-def test_a_cron_of_another_controller_keeps_what_that_one_found():
-    """It is unknown whether its import is still the newest, which is not the same as that there is none."""
-    known = {
-        "currentImports": [{"DataVolumeName": "x-0123", "Digest": "sha256:0123"}],
-        "lastImportedPVC": {"namespace": "default", "name": "x-0123"},
-        "lastExecutionTimestamp": "2026-01-01T00:00:00Z",
-    }
-    before = [
-        {"type": "UpToDate", "status": "True", "reason": "UpToDate", "message": "", "lastTransitionTime": None},
-        {"type": "Progressing", "status": "False", "reason": "NoImport", "message": "", "lastTransitionTime": None},
-    ]
-    cron = {
-        "apiVersion": "cdi.kubevirt.io/v1beta1",
-        "kind": "DataImportCron",
-        "metadata": {"name": "c", "namespace": "default"},
-        "spec": {"template": data_volume(HTTP), "schedule": "* * * * *", "managedDataSource": "x"},
-        "status": {**known, "conditions": [{k: v for k, v in one.items() if v is not None} for one in before]},
-    }
-    status = reconcile_unscheduled(parse(cron), 0.0, IN_A_CLUSTER).status
-    assert {name: value for name, value in status.items() if name != "conditions"} == known
-    found = {one["type"]: one for one in status["conditions"]}
-    assert (found["UpToDate"]["status"], found["UpToDate"]["reason"]) == ("Unknown", "ControllerRequired")
-    assert "runs no schedules yet" in found["Progressing"]["message"]

@@ -3,7 +3,6 @@
 import pytest
 
 from cdi.api.errors import ClusterUnavailable, InvalidManifest
-from cdi.reconcile.dataimportcron.unscheduled import WARNING
 from cdi.server.admission import may_exist, validate
 from cdi.server.review import Allowed, Refused, read
 from tests.unit.api import test_validation_datavolume as datavolumes
@@ -78,19 +77,14 @@ async def test_wrong_objects_of_other_kinds_are_refused_as_offline(document, fie
     assert any(words in problem.message and problem.field == field for problem in verdict.problems)
 
 
-def expected(document):
-    """Return the warnings for a valid object: its kind may be accepted without being acted on."""
-    return (WARNING,) if document["kind"] == "DataImportCron" else ()
-
-
 @pytest.mark.parametrize("which", [which for which in SOUND if plural(SOUND[which]) in SERVED])
 async def test_what_is_sound_is_allowed(which):
-    assert await ask(sound(which)) == Allowed(warnings=expected(sound(which)))
+    assert await ask(sound(which)) == Allowed()
 
 
 @pytest.mark.parametrize("who", CONSUMERS)
 async def test_what_other_programs_write_is_allowed(who):
-    assert await ask(CONSUMERS[who]) == Allowed(warnings=expected(CONSUMERS[who]))
+    assert await ask(CONSUMERS[who]) == Allowed()
 
 
 async def test_all_problems_are_found_at_once():
@@ -106,14 +100,6 @@ async def test_all_problems_are_found_at_once():
 async def test_an_object_of_another_kind_than_was_asked_about_is_refused():
     with pytest.raises(InvalidManifest, match="DataSource"):
         await validate(read(body(dv(), object=sound("DataSource")), BY_NAME["datavolume-validate"]), Cluster())
-
-
-async def test_whoever_makes_a_cron_is_told_that_it_is_not_run():
-    assert await ask(sound("DataImportCron")) == Allowed(warnings=(WARNING,))
-    assert "runs no schedules" in WARNING
-    assert len(WARNING) <= 120  # the API server's limit
-    cron = {**sound("DataImportCron"), "metadata": {**sound("DataImportCron")["metadata"], "labels": {"a": "b"}}}
-    assert await ask(cron, operation="UPDATE", oldObject=sound("DataImportCron")) == Allowed()
 
 
 async def test_a_field_that_is_not_followed_is_told_of():
