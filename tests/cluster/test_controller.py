@@ -24,7 +24,6 @@ from tests.cluster.volumes import (
 )
 from tests.cluster.worker_pods import DISK, RESTRICTED, looker
 from tests.faults.server import Fault, FaultServer
-from tests.unit.api.manifests import sound
 
 CLASSES = ("csi", "csi-wait", "local", "local-wait")
 each_mode = pytest.mark.parametrize("mode", ["Filesystem", "Block"])

@@ -138,7 +138,7 @@ def _follow(context: CronContext, history: History) -> ImportStep:
     if objects.claim is not None or objects.deleting:
         waits = DELETION_INTERVAL if objects.deleting else None
         return replace(step, progressing=_progress(objects.phase or Phase.PENDING), requeue_after=waits)
-    # The import was deleted; while its digest is desired, it begins again.
+    # The import was deleted; while its digest is desired, it is imported again.
     return replace(step, current=None, deleted=current.data_volume_name)
 
 
