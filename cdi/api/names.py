@@ -138,6 +138,8 @@ ANN_CRON_DESIRED_DIGEST = f"{GROUP}/storage.import.sourceDesiredDigest"
 ANN_CRON_IMAGE_STREAM_DOCKER_REF = f"{GROUP}/storage.import.imageStreamDockerRef"
 ANN_CRON_NEXT_TIME = f"{GROUP}/storage.import.nextCronTime"
 ANN_CRON_LAST_TIME = f"{GROUP}/storage.import.lastCronTime"
+ANN_CRON_POLL = f"{GROUP}/storage.import.poll"
+"""On a DataImportCron: JSON of the results of its polls (`cdi.reconcile.dataimportcron.poll_record`)."""
 ANN_CRON_LAST_USE_TIME = f"{GROUP}/storage.import.lastUseTime"
 ANN_CRON_STORAGE_CLASS = f"{GROUP}/storage.import.storageClass"
 ANN_DEFAULT_VIRT_CLASS = "storageclass.kubevirt.io/is-default-virt-class"
@@ -168,6 +170,7 @@ LABEL_PROMETHEUS = "prometheus.cdi.kubevirt.io"
 LABEL_DATA_IMPORT_CRON = f"{GROUP}/dataImportCron"
 LABEL_DATA_IMPORT_CRON_NAMESPACE = f"{GROUP}/dataImportCronNs"
 LABEL_DATA_IMPORT_CRON_POLLER = f"{GROUP}/dataImportCronPoller"
+"""Label of pods that poll the source of a DataImportCron; its value is empty."""
 LABEL_DATA_IMPORT_CRON_CLEANUP = f"{GROUP}/dataImportCron.cleanup"
 LABEL_APPLY_STORAGE_PROFILE = f"{GROUP}/applyStorageProfile"
 LABEL_UPLOAD_TARGET = f"{GROUP}/uploadTarget"
@@ -316,6 +319,24 @@ def cron_import(managed_data_source: str, digest: str) -> str:
     The algorithm in `digest` is optional.
     """
     return joined(managed_data_source, digest.rpartition(":")[2][:12])
+
+
+def poll_cron_job(cron: str, uid: str) -> str:
+    """Return the name of the CronJob that shows the poll pods of a DataImportCron.
+
+    It is shortened so that the names of its Jobs are valid too, which are at most 63 characters long.
+    """
+    return joined(cron, uid[:8], MAX_LABEL - len(initial_poll_job("")))
+
+
+def initial_poll_job(cron_job: str) -> str:
+    """Return the name of the Job of the first poll."""
+    return f"initial-job-{cron_job}"
+
+
+def poll_pod(cron: str, uid: str) -> str:
+    """Return the name of the pod by which a node pulls the image of a DataImportCron."""
+    return joined(f"poller-{cron}", uid[:8])
 
 
 def _cut(text: str, length: int) -> str:

@@ -47,6 +47,8 @@ class PollResult:
     """Reference that pins this content, if the source has one; without credentials."""
     identity: str | None = None
     """What the digest was taken from: manifest, checksum file, etag or generation."""
+    checksum: str | None = None
+    """Digest ``algorithm:hex`` of the content itself, from a checksum file; the import can verify it."""
     architectures: tuple[str, ...] = ()
     """Architectures of the top manifest."""
     size: int | None = None

@@ -59,6 +59,7 @@ from cdi.reconcile.actions import (
     StopWorker,
 )
 from cdi.reconcile.context import WITHOUT_CLAIM, Rejection
+from cdi.reconcile.merge_patch import merge_patch
 from cdi.reconcile.rejection import refusal_of
 
 WITH_STATUS = frozenset({"datavolumes", "storageprofiles", "objecttransfers"})
@@ -412,19 +413,6 @@ class PlanApplier:
             if _content(current) != content:
                 wanted["metadata"]["resourceVersion"] = metadata["resourceVersion"]
                 await self._client.update(resource, wanted)
-
-
-def merge_patch(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the merge patch (RFC 7396) that turns `before` into `after`; empty if they are equal."""
-    patch: dict[str, Any] = {name: None for name in before if name not in after}
-    for name, value in after.items():
-        old = before.get(name)
-        if isinstance(value, Mapping) and isinstance(old, Mapping):
-            if inner := merge_patch(old, value):
-                patch[name] = inner
-        elif name not in before or old != value:
-            patch[name] = value
-    return patch
 
 
 def _is_namespaced_elsewhere(action: Action, involved_object: Object) -> TypeGuard[CreateObject]:

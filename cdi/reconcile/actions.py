@@ -14,6 +14,8 @@ from cdi.api.copy import CopyTargetJob
 from cdi.api.decode import DecodeError, decode
 from cdi.api.errors import InvalidManifest
 from cdi.api.job import Job
+from cdi.api.poll import PollJob
+from cdi.api.proof import ProofJob
 
 if TYPE_CHECKING:
     from cdi.api.datavolume import DataVolume
@@ -332,6 +334,33 @@ class SignRecord:
     annotation: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StartTask:
+    """Start a poll or proof as a process of this machine, unless one of the same object is running.
+
+    On one machine only: in a cluster, polls are Jobs and pods, and proofs are pods. Its state is
+    `cdi.reconcile.dataimportcron.context.CronLister.local_task`.
+    """
+
+    uid: str
+    """UID of the DataImportCron for a poll, of the PVC for a proof."""
+    work: PollJob | ProofJob
+    mounts: tuple[Mount, ...] = ()
+    """Secrets and ConfigMaps; the paths in `work` are below their directories."""
+
+    @property
+    def task(self) -> Literal["poll", "proof"]:
+        return "poll" if isinstance(self.work, PollJob) else "proof"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StopTask:
+    """Stop the poll of a DataImportCron or the proof of a PVC, if one is running on this machine."""
+
+    task: Literal["poll", "proof"]
+    uid: str
+
+
 Action = (
     CreateObject
     | MirrorObject
@@ -347,6 +376,8 @@ Action = (
     | StartWorker
     | StopWorker
     | SignRecord
+    | StartTask
+    | StopTask
 )
 
 

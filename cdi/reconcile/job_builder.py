@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import assert_never
+from typing import Protocol, assert_never
 
 from cdi.api.datavolume import ContentType, DataVolume
 from cdi.api.digest import Digest
@@ -31,10 +31,11 @@ from cdi.api.names import ANN_CONTENT_TYPE
 from cdi.api.overhead import usable
 from cdi.api.phases import Reason
 from cdi.api.policy import CHECKSUM, INSECURE, PolicyAnnotations, parse_policy_annotations
+from cdi.api.poll import PollJob
 from cdi.api.sources import SourceBlank, SourceGcs, SourceHttp, SourceRegistry, SourceS3
 from cdi.reconcile.actions import CloneJob, Mount, ObjectRef, Work
 from cdi.reconcile.claim_defaults import overhead_of
-from cdi.reconcile.context import PVC, ReconcileContext, ResolvedConfig, VolumeLayout
+from cdi.reconcile.context import PVC, Input, Platform, ReconcileContext, ResolvedConfig, VolumeLayout
 from cdi.reconcile.source import Clone, ExternalPopulator, Import, Origin, Pending, Upload, requested_size
 from cdi.reconcile.upload_request import UploadRequest
 
@@ -81,7 +82,60 @@ def prepare(
     """
     assert context.layout is not None
     try:
-        return _Builder(context, context.layout, claim).build(origin, source, upload)
+        return _Builder(
+            context.datavolume, context.objects, context.config, context.platform, context.layout, claim
+        ).build(origin, source, upload)
+    except _InputMissing as missing:
+        return missing.wait
+
+
+class InputLister(Protocol):
+    """A view of the Secrets and ConfigMaps; lookups do no I/O."""
+
+    def input(self, ref: ObjectRef) -> Input | None: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PollSpec:
+    """The input of a poll, with the files it needs."""
+
+    work: PollJob
+    mounts: tuple[Mount, ...] = ()
+
+
+def prepare_poll(
+    identity: str,
+    dv: DataVolume,
+    source: SourceHttp | SourceS3 | SourceGcs | SourceRegistry,
+    objects: InputLister,
+    config: ResolvedConfig,
+    platform: Platform,
+    *,
+    inputs: str,
+) -> PollSpec | Pending:
+    """Build the poll of a DataImportCron's source, with the same settings as the import of it.
+
+    Args:
+        identity: UID of the DataImportCron.
+        dv: The DataVolume that would be imported, with the policy annotations.
+        source: Its source.
+        objects: The Secrets and ConfigMaps.
+        config: The resolved CDIConfig.
+        platform: Capabilities of the environment.
+        inputs: Parent directory of the mounts.
+
+    Returns:
+        The poll, or what it is waiting for.
+
+    Raises:
+        CdiError: The template or its annotations are invalid.
+
+    """
+    # A poll writes nothing: only the source's part of the job is built.
+    layout = VolumeLayout(disk="", directory="", journal=None, scratch=None, inputs=inputs)
+    nothing = PVC(namespace=dv.metadata.namespace or "", name="", uid=identity, phase="Pending")
+    try:
+        return _Builder(dv, objects, config, platform, layout, nothing).build_poll(source)
     except _InputMissing as missing:
         return missing.wait
 
@@ -127,16 +181,34 @@ def file_size(claim: PVC, config: ResolvedConfig) -> int | None:
 class _Builder:
     """Builder that collects the mounted inputs while it converts the fields."""
 
-    def __init__(self, context: ReconcileContext, layout: VolumeLayout, claim: PVC) -> None:
-        self._dv = context.datavolume
+    def __init__(
+        self,
+        dv: DataVolume,
+        objects: InputLister,
+        config: ResolvedConfig,
+        platform: Platform,
+        layout: VolumeLayout,
+        claim: PVC,
+    ) -> None:
+        self._dv = dv
         self._claim = claim
         self._layout = layout
-        self._objects = context.objects
-        self._config = context.config
-        self._platform = context.platform
-        self._namespace = context.datavolume.metadata.namespace or ""
+        self._objects = objects
+        self._config = config
+        self._platform = platform
+        self._namespace = dv.metadata.namespace or ""
         self._mounts: list[Mount] = []
         self._versions: list[str] = []
+
+    def build_poll(self, source: SourceHttp | SourceS3 | SourceGcs | SourceRegistry) -> PollSpec:
+        annotations = parse_policy_annotations(self._dv.metadata.annotations)
+        spec = self._source(source, annotations)
+        # The manifest names the content of a registry, so nothing beside it is read.
+        keyring = None if isinstance(source, SourceRegistry) else self._keyring(annotations)
+        policy = annotations.policy(preallocation=False, keyring=keyring)
+        if keyring is None:
+            policy = replace(policy, signature="ignore")
+        return PollSpec(work=PollJob(id=self._claim.uid, source=spec, policy=policy), mounts=tuple(self._mounts))
 
     def build(self, origin: Origin, source: PVC | None, upload: UploadRequest | None) -> WorkerSpec:
         policy_annotations = parse_policy_annotations(self._dv.metadata.annotations)
@@ -145,7 +217,7 @@ class _Builder:
                 assert source is not None
                 work: Work = self._clone(source)
             case Import():
-                work = self._job(self._import(origin, policy_annotations), policy_annotations)
+                work = self._job(self._source(origin.source, policy_annotations), policy_annotations)
             case Upload():
                 work = self._job(self._upload(upload), policy_annotations)
             case ExternalPopulator():
@@ -221,8 +293,11 @@ class _Builder:
             return FileSourceSpec(path=upload.path)
         return StreamSourceSpec(descriptor=0, length=upload.length)
 
-    def _import(self, origin: Import, policy_annotations: PolicyAnnotations) -> SourceSpec:
-        source = origin.source
+    def _source(
+        self,
+        source: SourceHttp | SourceS3 | SourceGcs | SourceRegistry | SourceBlank,
+        policy_annotations: PolicyAnnotations,
+    ) -> SourceSpec:
         insecure = self._is_allowed_insecure(policy_annotations)
         match source:
             case SourceBlank():

@@ -209,7 +209,7 @@ def _from_object(identity: str, spec: _RemoteSpec, policy: Policy, control: Tran
     if published is not None:
         digest = published.digest
         text = str(digest) if digest.algorithm == _SHA256 else _digest_of(spec.kind, facts.location, str(digest))
-        return replace(found, digest=text, identity=CHECKSUM_FILE)
+        return replace(found, digest=text, identity=CHECKSUM_FILE, checksum=str(digest))
     if policy.require_checksum:
         raise ChecksumMissing("no checksum of the image is published beside it", where=facts.location)
     if facts.identity is None:

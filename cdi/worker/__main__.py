@@ -15,6 +15,7 @@ _SUBCOMMANDS: Final = {
     "measure": ("cdi.worker.measure", "main"),
     "pod": ("cdi.worker.pod", "main"),
     "poll": ("cdi.worker.poll", "main"),
+    "poll-program": ("cdi.worker.poll_program", "main"),
     "prove": ("cdi.worker.prove", "main"),
     "sign-record": ("cdi.worker.sign", "main"),
     "upload": ("cdi.worker.upload", "main"),

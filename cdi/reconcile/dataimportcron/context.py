@@ -16,6 +16,7 @@ from cdi.api.storageprofile import StorageProfile
 from cdi.reconcile.actions import ObjectRef
 from cdi.reconcile.clone.lister import Snapshot
 from cdi.reconcile.context import PVC, Input, Platform, Rejection, ResolvedConfig
+from cdi.reconcile.pod_builder import INPUTS
 from cdi.reconcile.storageclass import StorageClass
 
 if TYPE_CHECKING:
@@ -164,6 +165,8 @@ class CronContext:
     """Owner reference to the CDI object, for objects in the installation's namespace; None if there is none."""
     versions: Mapping[str, str] = field(default_factory=dict)
     """Versions of the programs that import, by name (cdi, qemu), for records of origin."""
+    poll_inputs: str = INPUTS
+    """Directory below which a poll finds Secrets and ConfigMaps; on one machine another one for each DataImportCron."""
     zone: tzinfo = UTC
     """Time zone of schedules that name none."""
     refusal: Rejection | None = None

@@ -216,7 +216,7 @@ class TestHttp:
         sums = nginx.put("polls/sums/SHA256SUMS", f"{'0' * 64}  other.img\n{sha256(DISK)[7:]} *disk.img\n".encode())
         source = HttpSourceSpec(url=nginx.url("polls/sums/disk.img"))
         result = found(source)
-        assert (result.digest, result.identity) == (sha256(DISK), "checksum file")
+        assert (result.digest, result.identity, result.checksum) == (sha256(DISK), "checksum file", sha256(DISK))
         # Without the file, another value identifies the content.
         sums.unlink()
         assert found(source).identity == "etag"
@@ -228,6 +228,7 @@ class TestHttp:
         url = nginx.url("polls/sha512/disk.img")
         result = found(HttpSourceSpec(url=url))
         assert result.digest == self.digest(url, f"sha512:{value}")
+        assert result.checksum == f"sha512:{value}"
 
     def test_checksum_files_are_left_alone_where_the_policy_says_so(self, nginx):
         nginx.put("polls/ignored/disk.img", DISK)
@@ -336,7 +337,7 @@ class TestSignatures:
         yield str(ring), lambda content: gpg("--output", "-", "--detach-sign", "-", given=content)
         subprocess.run(["gpgconf", "--homedir", str(home), "--kill", "all"], check=False)
 
-    def test_a_good_signature_is_told_and_a_bad_or_missing_one_fails(self, nginx, signed):
+    def test_a_good_signature_is_reported_and_a_bad_or_missing_one_fails(self, nginx, signed):
         ring, sign = signed
         sums = f"{sha256(DISK)[7:]}  disk.img\n".encode()
         nginx.put("polls/signed/disk.img", DISK)

@@ -1,0 +1,275 @@
+"""Manifests of polls: the CronJob that shows their pods, its Jobs, and the pod by which a node pulls an image.
+
+The Jobs are created by this controller, not by kube-controller-manager, so that many polls that are due at once are
+spread. The CronJob is suspended: it is the template of the Jobs, and is kept like that of KubeVirt's CDI. A poll pod
+holds no API credentials; its result is its termination message.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+from cdi.api.names import (
+    COMMON_LABELS,
+    LABEL_DATA_IMPORT_CRON,
+    LABEL_DATA_IMPORT_CRON_NAMESPACE,
+    LABEL_DATA_IMPORT_CRON_POLLER,
+    MAX_NAME,
+    initial_poll_job,
+    joined,
+    poll_cron_job,
+    poll_pod,
+)
+from cdi.reconcile.actions import MirrorObject, Mount, ObjectRef
+from cdi.reconcile.dataimportcron.context import CronContext
+from cdi.reconcile.dataimportcron.labels import MANAGED_LABELS
+from cdi.reconcile.dataimportcron.poll_observed import CONTAINER, IMAGE_CONTAINER
+from cdi.reconcile.job_builder import InputLister, PollSpec
+from cdi.reconcile.pod_builder import ANN_JOB, ANN_SPEC, ANNOTATIONS, STATE, restricted_pod_spec, worker_container
+
+SERVICE_ACCOUNT: Final = "cdi-cronjob"
+ANN_REQUIRED_SCC: Final = "openshift.io/required-scc"
+_SHARED: Final = "/shared"
+_PROGRAM: Final = f"{_SHARED}/server"
+_ZONES: Final = ("CRON_TZ=", "TZ=")
+
+
+def object_labels(context: CronContext) -> dict[str, str]:
+    """Return the labels of the CronJob and the Jobs, by which they are found and deleted with the DataImportCron."""
+    return {
+        **context.config.labels,
+        **MANAGED_LABELS,
+        LABEL_DATA_IMPORT_CRON_NAMESPACE: context.namespace,
+        LABEL_DATA_IMPORT_CRON: context.name,
+    }
+
+
+def build_cron_job(context: CronContext, poll: PollSpec, digest: str) -> dict[str, Any]:
+    """Build the CronJob; `digest` is that of `cron_job_spec`."""
+    return {
+        "apiVersion": "batch/v1",
+        "kind": "CronJob",
+        "metadata": {**_metadata(context, poll_cron_job(context.name, context.uid)), "annotations": {ANN_SPEC: digest}},
+        "spec": cron_job_spec(context, poll),
+    }
+
+
+def cron_job_spec(context: CronContext, poll: PollSpec) -> dict[str, Any]:
+    """Return the spec of the CronJob.
+
+    Kubernetes rejects a time zone in the schedule itself.
+    """
+    schedule, zone = context.cron.spec.schedule, ""
+    prefix = next((one for one in _ZONES if schedule.startswith(one)), "")
+    if prefix:
+        zone, _, schedule = schedule.removeprefix(prefix).partition(" ")
+    return {
+        "schedule": schedule.strip(),
+        **({"timeZone": zone} if zone else {}),
+        "concurrencyPolicy": "Forbid",
+        "suspend": True,
+        "successfulJobsHistoryLimit": 1,
+        "failedJobsHistoryLimit": 1,
+        "jobTemplate": {"metadata": {"labels": object_labels(context)}, "spec": _job_spec(context, poll)},
+    }
+
+
+def spec_digest(spec: Mapping[str, Any]) -> str:
+    """Return the digest by which a change of the CronJob's spec is noticed, despite the API server's defaults."""
+    return hashlib.sha256(json.dumps(spec, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def build_job(context: CronContext, poll: PollSpec, *, first: bool) -> dict[str, Any]:
+    """Build the Job of one poll."""
+    return {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": _metadata(context, job_name(context, first=first)),
+        "spec": _job_spec(context, poll),
+    }
+
+
+def job_name(context: CronContext, *, first: bool) -> str:
+    """Return the name of a Job that is created now: at most one a minute, so that none is created twice."""
+    cron_job = poll_cron_job(context.name, context.uid)
+    return initial_poll_job(cron_job) if first else f"{cron_job}-{int(context.now // 60)}"
+
+
+def mirror_actions(context: CronContext, poll: PollSpec, owner: Mapping[str, Any]) -> tuple[MirrorObject, ...]:
+    """Return the actions that copy Secrets and ConfigMaps beside the DataImportCron to its poll pods."""
+    refs = dict.fromkeys(ref for mount in poll.mounts for ref in mount.inputs)
+    foreign = (ref for ref in refs if ref.namespace != context.install_namespace)
+    return tuple(MirrorObject(source=ref, copy=_mirrored(context, ref), owner=owner) for ref in foreign)
+
+
+def cron_job_owner(cron_job: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an owner reference to the CronJob, with which the copies of Secrets are garbage-collected."""
+    metadata = cron_job["metadata"]
+    return {"apiVersion": "batch/v1", "kind": "CronJob", "name": metadata["name"], "uid": metadata["uid"]}
+
+
+def build_node_pod(context: CronContext, image: str, architecture: str | None) -> dict[str, Any]:
+    """Build the pod by which a node pulls `image`.
+
+    The image need not contain a shell: its container runs a program that another container has written.
+    """
+    pods = context.config.pods
+    init = _without_user(worker_container(pods, owner=context.uid))
+    init |= {
+        "name": "init",
+        "args": ["poll-program", _PROGRAM],
+        "volumeMounts": [
+            {"name": "shared-volume", "mountPath": _SHARED},
+            {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108 - the pod's own
+        ],
+    }
+    init["securityContext"] = {**init["securityContext"], "runAsUser": 107}
+    container = {
+        "name": IMAGE_CONTAINER,
+        "image": image,
+        "imagePullPolicy": "Always",
+        "command": [_PROGRAM, "-h"],
+        "resources": init["resources"],
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+        "volumeMounts": [{"name": "shared-volume", "mountPath": _SHARED}],
+        "securityContext": init["securityContext"],
+    }
+    placement = _placement(pods.placement)
+    if architecture:
+        placement["nodeSelector"] = {**placement.get("nodeSelector", {}), "kubernetes.io/arch": architecture}
+    spec = {
+        **restricted_pod_spec(grace=0, opens_volume=False),
+        "initContainers": [init],
+        "containers": [container],
+        "volumes": [{"name": "shared-volume", "emptyDir": {}}, {"name": "tmp", "emptyDir": {}}],
+        **_pull_secrets(pods.pull_secrets),
+        **placement,
+    }
+    owner = {
+        "apiVersion": context.cron.group_version,
+        "kind": context.cron.kind_name(),
+        "name": context.name,
+        "uid": context.uid,
+        "controller": True,
+        "blockOwnerDeletion": False,
+    }
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {
+            "name": poll_pod(context.name, context.uid),
+            "namespace": context.namespace,
+            "labels": {**context.config.labels, **COMMON_LABELS, LABEL_DATA_IMPORT_CRON_POLLER: ""},
+            "ownerReferences": [owner],
+        },
+        "spec": spec,
+    }
+
+
+# --- parts --------------------------------------------------------------------------------------------------------
+
+
+def _metadata(context: CronContext, name: str) -> dict[str, Any]:
+    return {
+        "name": name,
+        "namespace": context.install_namespace,
+        "labels": object_labels(context),
+        **({"ownerReferences": [dict(context.owner)]} if context.owner is not None else {}),
+    }
+
+
+def _job_spec(context: CronContext, poll: PollSpec) -> dict[str, Any]:
+    return {
+        "backoffLimit": 2,
+        "ttlSecondsAfterFinished": 10,
+        "template": {
+            "metadata": {
+                "labels": {**COMMON_LABELS, LABEL_DATA_IMPORT_CRON_POLLER: ""},
+                "annotations": {ANN_REQUIRED_SCC: "restricted-v2", ANN_JOB: poll.work.to_json()},
+            },
+            "spec": _pod_spec(context, poll),
+        },
+    }
+
+
+def _pod_spec(context: CronContext, poll: PollSpec) -> dict[str, Any]:
+    pods = context.config.pods
+    spec = restricted_pod_spec(grace=0, opens_volume=False)
+    spec["securityContext"] = _without(spec["securityContext"], "runAsUser", "runAsGroup")
+    container = _without_user(worker_container(pods, owner=context.uid))
+    container |= {
+        "name": CONTAINER,
+        "args": ["poll"],
+        "volumeMounts": [
+            {"name": "pod", "mountPath": ANNOTATIONS, "readOnly": True},
+            {"name": "state", "mountPath": STATE},
+            {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108 - the pod's own
+            *(
+                {"name": f"input-{number}", "mountPath": mount.directory, "readOnly": True}
+                for number, mount in enumerate(poll.mounts)
+            ),
+        ],
+    }
+    job = {"path": "job", "fieldRef": {"fieldPath": f"metadata.annotations['{ANN_JOB}']"}}
+    return {
+        **spec,
+        "serviceAccountName": SERVICE_ACCOUNT,
+        "containers": [container],
+        "volumes": [
+            {"name": "pod", "downwardAPI": {"items": [job]}},
+            {"name": "state", "emptyDir": {}},
+            {"name": "tmp", "emptyDir": {}},
+            *_inputs(context, poll.mounts, context.objects),
+        ],
+        **_pull_secrets(pods.pull_secrets),
+        **_placement(pods.placement),
+    }
+
+
+def _inputs(context: CronContext, mounts: Iterable[Mount], objects: InputLister) -> Iterable[dict[str, Any]]:
+    for number, mount in enumerate(mounts):
+        sources = []
+        for ref in mount.inputs:
+            source: dict[str, Any] = {"name": _mirrored(context, ref).name}
+            if len(mount.inputs) > 1:
+                # Prefix the file names, because keys of different objects may be equal.
+                found = objects.input(ref)
+                keys = sorted(found.keys) if found is not None else []
+                source["items"] = [{"key": key, "path": f"{ref.kind.lower()}-{ref.name}-{key}"[-200:]} for key in keys]
+            sources.append({"secret" if ref.kind == "Secret" else "configMap": source})
+        # The pod has no group of its own, so its user may read the files only if everybody may.
+        yield {"name": f"input-{number}", "projected": {"defaultMode": 0o444, "sources": sources}}
+
+
+def _mirrored(context: CronContext, ref: ObjectRef) -> ObjectRef:
+    """Return the reference to use in the installation's namespace: `ref` itself, or its copy there."""
+    if ref.namespace == context.install_namespace:
+        return ref
+    name = joined(f"{ref.name}-for", poll_cron_job(context.name, context.uid), MAX_NAME)
+    return ObjectRef(kind=ref.kind, namespace=context.install_namespace, name=name)
+
+
+def _without_user(container: dict[str, Any]) -> dict[str, Any]:
+    """Return a worker's container that serves nothing and runs as the image's user."""
+    made = copy.deepcopy(container)
+    made.pop("ports", None)
+    made["securityContext"] = _without(made["securityContext"], "runAsUser")
+    return made
+
+
+def _without(given: Mapping[str, Any], *names: str) -> dict[str, Any]:
+    return {name: value for name, value in given.items() if name not in names}
+
+
+def _pull_secrets(names: Iterable[str]) -> dict[str, Any]:
+    secrets = [{"name": name} for name in names]
+    return {"imagePullSecrets": secrets} if secrets else {}
+
+
+def _placement(placement: Mapping[str, Any]) -> dict[str, Any]:
+    parts = ("nodeSelector", "tolerations", "affinity")
+    return {part: placement[part] for part in parts if placement.get(part)}

@@ -1,0 +1,217 @@
+"""State of a poll, read from its Job, its pod, or the process on one machine.
+
+Their status is written by a kubelet and other controllers, and the termination message by a worker that has talked to
+any server: nothing of it is used without validation.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any, Final
+
+from cdi.api.errors import SourceProtocolError, SourceUnreachable, WorkerLost
+from cdi.api.job import Failure
+from cdi.api.poll import PollResult
+from cdi.reconcile.dataimportcron.context import Body, CronContext, LocalTask
+
+CONTAINER: Final = "cdi-source-update-poller"
+"""Container of a poll Job's pods."""
+IMAGE_CONTAINER: Final = "image-container"
+"""Container of a node's poll pod, whose image is the one that is polled."""
+PULL_FAILURES: Final = frozenset(
+    {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "RegistryUnavailable"}
+)
+"""Reasons why a container waits for an image that cannot be pulled."""
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+_CREATING = frozenset({"", "ContainerCreating", "PodInitializing"})
+_MAX_MESSAGE = 8192
+_MAX_LINE = 300
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ObservedPoll:
+    """A poll that runs or has ended."""
+
+    task: str
+    """Identifies it among all polls of the DataImportCron."""
+    started: float
+    """Seconds since the epoch."""
+    result: PollResult | None = None
+    """None while it runs."""
+    blocked: str = ""
+    """Why it does not get on; empty if nothing is known to be wrong."""
+    final: bool = False
+    """Whether `blocked` cannot be expected to pass by itself soon."""
+
+
+def failed(uid: str, error: Exception) -> PollResult:
+    """Return the result of a poll that failed with a `CdiError`."""
+    from cdi.api.errors import CdiError
+
+    assert isinstance(error, CdiError)
+    return PollResult(id=uid, failure=Failure.from_error(error))
+
+
+# --- Jobs ---------------------------------------------------------------------------------------------------------
+
+
+def poll_of_job(context: CronContext, job: Body) -> ObservedPoll:
+    """Return the state of a poll Job.
+
+    The first pod with a result ends the poll, whether or not the Job would start another one.
+    """
+    metadata, status = job.get("metadata") or {}, job.get("status") or {}
+    poll = ObservedPoll(task=str(metadata.get("uid") or ""), started=_seconds(metadata.get("creationTimestamp")))
+    pods = context.objects.job_pods(str(metadata.get("name") or ""))
+    results = [result for pod in pods if (result := _result_of(pod, context.uid)) is not None]
+    if results:
+        # A success counts more than the failure of another attempt.
+        return replace(poll, result=min(results, key=lambda result: result.failure is not None))
+    ended = next((one for one in status.get("conditions") or () if _is_end(one)), None)
+    if ended is not None:
+        why = _first_line(ended.get("message") or ended.get("reason"))
+        last = next((text for pod in pods if (text := _termination(pod))), "")
+        text = f"the poll's Job {metadata.get('name')} ended without a result{': ' if why else ''}{why}{last}"
+        return replace(poll, result=failed(context.uid, WorkerLost(text)))
+    blocked = [text for pod in pods if (text := blocker(pod, CONTAINER))]
+    return replace(poll, blocked=blocked[0] if blocked else "")
+
+
+def _is_end(condition: Mapping[str, Any]) -> bool:
+    return condition.get("type") in ("Complete", "Failed") and condition.get("status") == "True"
+
+
+def _result_of(pod: Body, uid: str) -> PollResult | None:
+    """Return the result in a pod's termination message; None if it has none, or none that can be trusted."""
+    terminated = _terminated(pod, CONTAINER)
+    message = (terminated or {}).get("message")
+    if terminated is None or not isinstance(message, str) or len(message) > _MAX_MESSAGE:
+        return None
+    result = read_result(message, uid)
+    # A success counts only if the exit status agrees with it.
+    agrees = result is not None and (result.failure is None) == (terminated.get("exitCode") == 0)
+    return result if agrees else None
+
+
+def read_result(text: str, uid: str) -> PollResult | None:
+    """Parse a result; return None if it is invalid or that of another DataImportCron."""
+    try:
+        result = PollResult.from_json(text)
+    except ValueError:
+        return None
+    if result.failure is not None:
+        return result
+    valid = result.id == uid and result.digest is not None and _DIGEST.fullmatch(result.digest) is not None
+    return result if valid else None
+
+
+def _termination(pod: Body) -> str:
+    terminated = _terminated(pod, CONTAINER)
+    if terminated is None:
+        return ""
+    reason, code = _first_line(terminated.get("reason")), terminated.get("exitCode")
+    return f"; its pod ended with exit status {code}{f' ({reason})' if reason else ''}"
+
+
+# --- pods of nodes ------------------------------------------------------------------------------------------------
+
+
+def poll_of_pod(context: CronContext, pod: Body) -> ObservedPoll:
+    """Return the state of a node's poll pod, which has ended when its image was pulled and its container has ended."""
+    metadata = pod.get("metadata") or {}
+    poll = ObservedPoll(task=str(metadata.get("uid") or ""), started=_seconds(metadata.get("creationTimestamp")))
+    status = _container(pod, IMAGE_CONTAINER)
+    if "terminated" not in (status.get("state") or {}):
+        waiting = (status.get("state") or {}).get("waiting") or {}
+        phase = (pod.get("status") or {}).get("phase")
+        if phase in ("Succeeded", "Failed"):
+            why = _first_line((pod.get("status") or {}).get("message") or (pod.get("status") or {}).get("reason"))
+            text = f"the pod that pulls the image ended before that{': ' if why else ''}{why}"
+            return replace(poll, result=failed(context.uid, WorkerLost(text)))
+        return replace(
+            poll, blocked=blocker(pod, IMAGE_CONTAINER), final=str(waiting.get("reason") or "") in PULL_FAILURES
+        )
+    image = str(status.get("imageID") or "")
+    return replace(poll, result=_from_image_id(context.uid, image))
+
+
+def _from_image_id(uid: str, image: str) -> PollResult:
+    at = image.find("sha256:")
+    if at < 0:
+        return failed(uid, SourceProtocolError("Digest has no supported prefix", where=_first_line(image), remedy=""))
+    digest = _DIGEST.match(image[at:])
+    if digest is None:
+        return failed(uid, SourceProtocolError("Digest is too short", where=_first_line(image), remedy=""))
+    name = image[:at].removesuffix("@").rpartition("://")[2]
+    resolved = f"docker://{name}@{digest[0]}" if name else None
+    return PollResult(id=uid, digest=digest[0], resolved=resolved, identity="manifest")
+
+
+# --- processes ----------------------------------------------------------------------------------------------------
+
+
+def poll_of_task(context: CronContext, task: LocalTask) -> ObservedPoll:
+    """Return the state of a poll that runs as a process of this machine."""
+    poll = ObservedPoll(task=f"{task.started:.6f}", started=task.started)
+    if task.running:
+        return poll
+    result = read_result(task.result, context.uid)
+    lost = WorkerLost("the poll ended without a result")
+    return replace(poll, result=result or failed(context.uid, lost))
+
+
+# --- parts of a pod -----------------------------------------------------------------------------------------------
+
+
+def blocker(pod: Body, container: str) -> str:
+    """Return why a pod's container does not run, empty if it does or is about to."""
+    status = pod.get("status") or {}
+    name = (pod.get("metadata") or {}).get("name")
+    for condition in status.get("conditions") or ():
+        if condition.get("type") == "PodScheduled" and condition.get("status") == "False":
+            why = _first_line(condition.get("message") or condition.get("reason"))
+            return f"pod {name} cannot be scheduled: {why}"
+    statuses: Iterable[Mapping[str, Any]] = (
+        *(status.get("initContainerStatuses") or ()),
+        _container(pod, container),
+    )
+    for one in statuses:
+        waiting = (one.get("state") or {}).get("waiting") or {}
+        reason = str(waiting.get("reason") or "")
+        if reason not in _CREATING:
+            message = _first_line(waiting.get("message"))
+            return f"pod {name}: {_first_line(reason)}{': ' if message else ''}{message}"
+    return ""
+
+
+def pull_failure(uid: str, poll: ObservedPoll, image: str) -> PollResult:
+    """Return the result of a poll whose image cannot be pulled by the node."""
+    error = SourceUnreachable(
+        f"failed to pull image: {image} ({poll.blocked})",
+        remedy="check the image's name, and the node's or CDIConfig's imagePullSecrets; the poll is repeated",
+    )
+    return failed(uid, error)
+
+
+def _container(pod: Body, name: str) -> Mapping[str, Any]:
+    statuses = (pod.get("status") or {}).get("containerStatuses") or ()
+    return next((one for one in statuses if one.get("name") == name), {})
+
+
+def _terminated(pod: Body, name: str) -> Mapping[str, Any] | None:
+    return (_container(pod, name).get("state") or {}).get("terminated")
+
+
+def _first_line(text: object) -> str:
+    shown = "".join(c if c.isprintable() else " " for c in str(text or "")[: 4 * _MAX_LINE])
+    return " ".join(shown.split())[:_MAX_LINE]
+
+
+def _seconds(text: object) -> float:
+    try:
+        return datetime.fromisoformat(str(text)).timestamp()
+    except (ValueError, OverflowError):
+        return 0.0

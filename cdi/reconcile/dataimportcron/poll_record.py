@@ -1,0 +1,78 @@
+"""The recorded results of a DataImportCron's polls.
+
+Jobs and pods of polls are temporary, so a result is written into the annotation `cdi.api.names.ANN_CRON_POLL` of the
+DataImportCron, by the same request as the times of the polls. A task whose result is recorded is not evaluated again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, replace
+from typing import Final, Self
+
+from cdi.api.decode import DecodeError, decode
+from cdi.api.job import Failure
+from cdi.api.poll import PollResult
+
+FIRST_DELAY: Final = 30.0
+"""Delay in seconds of the second attempt after a failure; it doubles with each further failure."""
+LONGEST_DELAY: Final = 6 * 3600.0
+"""Maximum of these delays, in seconds."""
+_MAX_MESSAGE = 1024
+_MAX_RECORD = 1 << 14
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PollRecord:
+    """Results of the newest polls."""
+
+    task: str = ""
+    """UID of the Job or pod, or start of the process, of the newest result."""
+    found: PollResult | None = None
+    """The newest success."""
+    failures: int = 0
+    """Number of failures since then."""
+    failure: Failure | None = None
+    """The newest failure; None after a success."""
+
+    @classmethod
+    def read(cls, text: str | None) -> Self:
+        """Parse the annotation; a missing or invalid one gives an empty record."""
+        if not text or len(text) > _MAX_RECORD:
+            return cls()
+        try:
+            return decode(cls, text)
+        except DecodeError:
+            return cls()
+
+    def write(self) -> str:
+        return json.dumps(asdict(self), separators=(",", ":"))
+
+    def with_success(self, task: str, found: PollResult) -> Self:
+        """Return the record after a success, which ends a series of failures."""
+        return replace(self, task=task, found=found, failures=0, failure=None)
+
+    def with_failure(self, task: str, failure: Failure) -> Self:
+        """Return the record after a failure; the newest success is kept."""
+        shortened = replace(failure, message=failure.message[:_MAX_MESSAGE])
+        return replace(self, task=task, failures=self.failures + 1, failure=shortened)
+
+    def with_obstacle(self, failure: Failure) -> Self:
+        """Return the record while something keeps a poll from being started, which is no failed poll."""
+        return replace(self, failure=replace(failure, message=failure.message[:_MAX_MESSAGE]))
+
+    def delay(self, uid: str) -> float:
+        """Return the seconds until the next attempt after a failure.
+
+        The jitter of 25 % either way depends only on the UID and the number of failures, so that many DataImportCrons
+        whose registry was down do not all retry at once.
+        """
+        exponent = min(max(self.failures - 1, 0), 32)
+        return float(min(FIRST_DELAY * 2**exponent, LONGEST_DELAY) * (0.75 + spread(uid, self.failures) / 2))
+
+
+def spread(uid: str, number: int) -> float:
+    """Return a fraction from 0 to 1 that depends on the arguments only and is spread evenly over UIDs."""
+    digest = hashlib.sha256(f"{uid}/{number}".encode()).digest()
+    return int.from_bytes(digest[:4], "big") / 0xFFFFFFFF
