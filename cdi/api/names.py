@@ -313,12 +313,27 @@ def clone_source(uid: str) -> str:
     return f"volume-clone-source-{uid}"
 
 
+_DIGEST_LENGTH = 12
+"""Characters of a digest in the name of an import."""
+_DIGEST = {"sha256": re.compile(r"[0-9a-f]{12,64}"), "uid": re.compile(r"[0-9a-z][-0-9a-z]{10}[0-9a-z][-0-9a-z]{0,64}")}
+"""Digests of a DataImportCron, by their algorithm."""
+
+
 def cron_import(managed_data_source: str, digest: str) -> str:
     """Return the name of the DataVolume for one import of a DataImportCron.
 
-    The algorithm in `digest` is optional.
+    Raises:
+        ValueError: `digest` is neither ``sha256:`` with hexadecimal digits nor ``uid:`` with the uid of a PVC; the
+            message begins with that of KubeVirt's CDI.
     """
-    return joined(managed_data_source, digest.rpartition(":")[2][:12])
+    prefix, _, rest = digest.partition(":")
+    if prefix not in _DIGEST:
+        raise ValueError(f"Digest has no supported prefix: it is {digest[:80]!r}, not sha256:HEX or uid:UID")
+    if len(rest) < _DIGEST_LENGTH:
+        raise ValueError(f"Digest is too short: {digest[:80]!r} has {len(rest)} of {_DIGEST_LENGTH} characters")
+    if not _DIGEST[prefix].fullmatch(rest):
+        raise ValueError(f"Digest {digest[:80]!r} is not {prefix}: and lower case hexadecimal digits")
+    return joined(managed_data_source, rest[:_DIGEST_LENGTH])
 
 
 def poll_cron_job(cron: str, uid: str) -> str:

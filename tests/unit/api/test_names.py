@@ -69,3 +69,28 @@ def test_labels_of_kubevirt_propagate(key, expected):
 def test_all_annotations_differ():
     found = [value for name, value in vars(names).items() if name.startswith("ANN_")]
     assert len(found) == len(set(found)) > 80
+
+
+def test_an_import_is_named_after_the_beginning_of_its_digest():
+    assert names.cron_import("fedora", f"sha256:{'0123456789ab' * 5}0123") == "fedora-0123456789ab"
+    assert names.cron_import("fedora", "uid:fd83ea4c-7ef2-4a60-ac5c-4dd1e1e9f4ee") == "fedora-fd83ea4c-7ef"
+
+
+@pytest.mark.parametrize(
+    ("digest", "message"),
+    [
+        ("sha234:012345678901", "Digest has no supported prefix"),
+        ("0123456789ab", "Digest has no supported prefix"),
+        ("", "Digest has no supported prefix"),
+        ("sha256:01234567890", "Digest is too short"),
+        ("uid:fd83ea4c", "Digest is too short"),
+        ("sha256:0123456789AB", "is not sha256: and lower case hexadecimal digits"),
+        ("sha256:" + "0" * 65, "is not sha256: and lower case hexadecimal digits"),
+        ("sha256:../../../etc/x", "is not sha256: and lower case hexadecimal digits"),
+        ("uid:fd83ea4c-7ef2\n", "is not uid: and lower case"),
+    ],
+)
+def test_other_digests_are_refused(digest, message):
+    with pytest.raises(ValueError, match=".") as refused:
+        names.cron_import("fedora", digest)
+    assert message in str(refused.value)
