@@ -240,19 +240,34 @@ def parse_commands(annotations: Mapping[str, str] | None) -> Commands:
     )
 
 
-def check_golden(annotations: Mapping[str, str] | None, field: str = "metadata.annotations") -> Iterator[Problem]:
-    """Yield a problem for each setting or command that is invalid or has an unknown name."""
-    for name, problem in parse_annotations(annotations or {}, PREFIX, {**_SETTINGS, **_COMMANDS})[1]:
+def check_golden(
+    annotations: Mapping[str, str] | None, field: str = "metadata.annotations", *, managed: str = ""
+) -> Iterator[Problem]:
+    """Yield a problem for each setting or command that is invalid or has an unknown name.
+
+    Args:
+        annotations: Annotations of a DataImportCron.
+        field: Path of the annotations.
+        managed: Name of the managed DataSource, which cannot be a channel as well.
+    """
+    values, problems = parse_annotations(annotations or {}, PREFIX, {**_SETTINGS, **_COMMANDS})
+    for name, problem in problems:
         yield replace(problem, field=f"{field}[{truncate(name, 200)}]")
+    if managed in dict(values.get("channels", ())):
+        message = f"Invalid value: channel {managed!r} is the managed DataSource; choose another name"
+        yield Problem(field=f"{field}[{CHANNELS}]", message=message)
 
 
-def check_golden_change(before: Mapping[str, str] | None, after: Mapping[str, str] | None) -> Iterator[Problem]:
+def check_golden_change(
+    before: Mapping[str, str] | None, after: Mapping[str, str] | None, *, managed: str = ""
+) -> Iterator[Problem]:
     """Yield the problems that `check_golden` finds in the annotations that were added or changed.
 
     The controller removes a command that it has carried out, which must not fail because of another one.
     """
     earlier = before or {}
-    yield from check_golden({name: text for name, text in (after or {}).items() if earlier.get(name) != text})
+    changed = {name: text for name, text in (after or {}).items() if earlier.get(name) != text}
+    yield from check_golden(changed, managed=managed)
 
 
 def _duration(limit: int, *, lowest: int = 0) -> Callable[[str], int]:

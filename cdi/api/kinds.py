@@ -94,6 +94,37 @@ KINDS: tuple[Kind, ...] = (
         categories=("all",),
         columns=(
             Column(name="Format", type="string", path=".status.sourceFormat", description="How imports are kept"),
+            Column(
+                name="Current",
+                type="string",
+                path=".status.lastImportedPVC.name",
+                description="Newest import that has succeeded",
+            ),
+            Column(
+                name="Wanted",
+                type="string",
+                path=".status.currentImports[0].DataVolumeName",
+                description="Newest import that is wanted",
+            ),
+            Column(
+                name="UpToDate",
+                type="string",
+                path='.status.conditions[?(@.type=="UpToDate")].status',
+                description="Whether the newest import is current",
+            ),
+            Column(
+                name="Reason",
+                type="string",
+                path='.status.conditions[?(@.type=="UpToDate")].reason',
+                description="Why it is current, or what it waits for",
+            ),
+            Column(
+                name="Next Poll",
+                type="string",
+                path=r".metadata.annotations.cdi\.kubevirt\.io/storage\.import\.nextCronTime",
+                description="When the source is polled next",
+            ),
+            _AGE,
         ),
     ),
     Kind(

@@ -75,9 +75,9 @@ def _walk(node: Schema, definitions: dict[str, Schema], *, root: bool = False) -
     node = _resolved(node, definitions)
     if "x-kubernetes-int-or-string" in node:
         return {key: value for key, value in node.items() if key not in _DROPPED}
-    # The API server does not handle nested metadata (of a template), so all its fields are preserved.
+    # As in KubeVirt's CDI, the API server removes what a template has in its metadata.
     if node.get("title") == "ObjectMeta" and not root:
-        return {"type": "object", "description": node["description"], _PRESERVE: True}
+        return {"type": "object", "description": node["description"]}
     made: Schema = {}
     for key, value in node.items():
         match key:

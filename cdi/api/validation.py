@@ -14,6 +14,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from cdi.api.errors import InvalidManifest
+from cdi.api.golden import check_golden_change
 from cdi.api.json_document import plain
 from cdi.api.kinds import Kind, kind_of
 from cdi.api.meta import KubeObject
@@ -26,7 +27,7 @@ from cdi.api.rules.update import check_update
 MAX_PROBLEMS = 20
 """Maximum number of problems in a message; the others are counted."""
 
-_IMPORTED = ("DataVolume", "PersistentVolumeClaim")
+_IMPORTED = ("DataVolume", "PersistentVolumeClaim", "DataImportCron")
 """Kinds whose annotations configure an import."""
 
 # Imported on first use, as the models are.
@@ -115,7 +116,11 @@ def validate_update(old: KubeObject, new: KubeObject) -> tuple[Problem, ...]:
         return validate(new)
     if new.kind_name() not in _IMPORTED:
         return ()
-    return tuple(check_policy_change(old.metadata.annotations, new.metadata.annotations))
+    before, after = old.metadata.annotations, new.metadata.annotations
+    found = tuple(check_policy_change(before, after))
+    # The model of a DataImportCron is not imported for this: spec of other kinds has no such member.
+    managed = getattr(getattr(new, "spec", None), "managed_data_source", None)
+    return found if managed is None else (*found, *check_golden_change(before, after, managed=managed))
 
 
 def raise_problems(problems: Iterable[Problem], *, where: str | None) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 import unicodedata
 from collections.abc import Iterable, Sequence
@@ -96,10 +97,23 @@ def rate(bytes_per_second: float) -> str:
     return f"{format_size(int(bytes_per_second))}/s"
 
 
+_STEP = re.compile(
+    r"\.(?P<field>(?:[^.\\\[]|\\.)+)|\[(?P<index>[0-9]+)\]|\[\?\(@\.(?P<key>\w+)==\"(?P<value>[^\"]*)\"\)\]"
+)
+
+
 def select(body: Any, path: str) -> str:
-    """Return the value at a simple JSONPath such as ``.status.phase``, as text; empty if there is none."""
-    for field in path.lstrip(".").split("."):
-        if not isinstance(body, dict):
-            return ""
-        body = body.get(field)
+    r"""Return the value at a JSONPath as text; empty if there is none.
+
+    Supported are those of printer columns, such as ``.status.phase``, ``.metadata.annotations.example\.org/name``,
+    ``.list[0].name`` and ``.list[?(@.type=="Ready")].status``.
+    """
+    for step in _STEP.finditer(path):
+        if step["field"] is not None:
+            body = body.get(step["field"].replace("\\", "")) if isinstance(body, dict) else None
+            continue
+        items = body if isinstance(body, list) else []
+        if step["key"] is not None:
+            items = [item for item in items if isinstance(item, dict) and item.get(step["key"]) == step["value"]]
+        body = next(iter(items[int(step["index"] or 0) :]), None)
     return "" if body is None else str(body)

@@ -257,15 +257,9 @@ def test_other_specs_cannot_change(stored, kind, change, words):
         replace(spoilt(kind, **change)["spec"])
 
 
-@pytest.mark.parametrize(
-    ("kind", "change"),
-    [
-        ("DataSource", {"source": {"pvc": {"namespace": "golden", "name": "newer"}}}),
-        ("DataImportCron", {"createdBy": "{}"}),
-    ],
-)
-def test_specs_that_may_change(stored, kind, change):
-    stored(sound(kind))(spoilt(kind, **change)["spec"])
+def test_specs_that_may_change(stored):
+    newer = {"source": {"pvc": {"namespace": "golden", "name": "newer"}}}
+    stored(sound("DataSource"))(spoilt("DataSource", **newer)["spec"])
 
 
 def test_an_object_that_older_rules_let_in_can_lose_its_finalizer_and_go(api):

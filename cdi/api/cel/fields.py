@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from cdi.api.cel.expressions import LABEL, REQUIRED, RULES, Rule, Schema, one_of, words
+from cdi.api.cel.schedule import SCHEDULE
 from cdi.api.claims import AccessMode, VolumeMode
 from cdi.api.names import MAX_LABEL, MAX_NAME
 from cdi.api.rules.urls import GCS_SCHEMES, HTTP_SCHEMES, MAX_URL, S3_SCHEMES
+from cdi.api.schedule import MAX_LENGTH
 
 
 def _name(what: str, *, required: bool = False, limit: int = MAX_NAME) -> Schema:
@@ -108,6 +110,7 @@ _VOLUME_MODE: Schema = _word(*(str(mode) for mode in VolumeMode))
 _NOT_NEGATIVE: Schema = {"minimum": 0}
 _INPUTS = {"secretRef": _name("Secret"), "certConfigMap": _name("ConfigMap")}
 
+
 FIELD_RULES: dict[str, dict[str, Schema]] = {
     "SourceHttp": {"url": _url(HTTP_SCHEMES), "checksum": _CHECKSUM, **_INPUTS},
     "SourceS3": {"url": _url(S3_SCHEMES), **_INPUTS},
@@ -171,20 +174,26 @@ FIELD_RULES: dict[str, dict[str, Schema]] = {
     },
     "VolumeCloneSourceSpec": {"priorityClassName": _name("PriorityClass")},
     "DataImportCronSpec": {
-        "garbageCollect": _word("Outdated", "Never", message="Illegal GarbageCollect value: Outdated or Never"),
-        "retentionPolicy": _word("None", "All"),
-        "importsToKeep": _NOT_NEGATIVE,
+        "garbageCollect": _word("Outdated", "Never", message="Illegal GarbageCollect value"),
+        "retentionPolicy": {"maxLength": MAX_NAME},
+        "importsToKeep": {RULES: [Rule(rule="self >= 0", message="Illegal ImportsToKeep value").to_dict()]},
         "managedDataSource": {
             "maxLength": MAX_NAME,
             RULES: [
                 Rule(
-                    rule="self != ''", message="Illegal ManagedDataSource value: it is empty", reason=REQUIRED
+                    rule=f"size(self) > {MAX_LABEL} || self.matches('^{LABEL}(\\\\.{LABEL})*$')",
+                    message="Illegal ManagedDataSource value",
                 ).to_dict(),
-                *_name("DataSource")[RULES],
+                Rule(
+                    rule=f"size(self) <= {MAX_LABEL}", message=f"Name cannot be longer than {MAX_LABEL} characters"
+                ).to_dict(),
             ],
         },
         "serviceAccountName": _name("ServiceAccount"),
-        "schedule": {"maxLength": 512},
+        "schedule": {
+            "maxLength": MAX_LENGTH,
+            RULES: [Rule(rule=f"self.matches('{SCHEDULE}')", message="Illegal cron schedule").to_dict()],
+        },
     },
     "StorageProfileSpec": {
         "cloneStrategy": _word("copy", "snapshot", "csi-clone"),

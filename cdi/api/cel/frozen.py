@@ -8,7 +8,7 @@ from cdi.api.cel.expressions import RULES, WARM, Rule, Schema, amount, has_size,
 
 _ESCAPED = {"namespace"}
 """Field names that are reserved words of the language."""
-_NOT_COMPARED = {"apiVersion", "kind", "metadata", "status", "createdBy"}
+_NOT_COMPARED = {"apiVersion", "kind", "metadata", "status"}
 _BY_VALUE = "resources"
 """Compared by content, because Go clients write empty fields and change the notation of sizes."""
 _BY_STAGE = {"checkpoints", "finalCheckpoint"}

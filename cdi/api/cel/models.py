@@ -275,7 +275,7 @@ MODEL_RULES: dict[str, tuple[Rule, ...]] = {
             rule="has(self.template.spec.source) && (has(self.template.spec.source.registry) || "
             "has(self.template.spec.source.pvc) || has(self.template.spec.source.http) || "
             "has(self.template.spec.source.s3) || has(self.template.spec.source.gcs))",
-            message="Missing registry source, or another that can be polled: gcs, http, pvc, registry, s3",
+            message="Missing source",
             field=".template.spec",
         ),
         Rule(

@@ -28,9 +28,12 @@ class Problem:
     message: str
     """Description of the problem, one sentence without a full stop."""
     cause: Cause = Cause.INVALID
+    detail: str = ""
+    """What `message` does not say, where it must equal that of KubeVirt's CDI; not part of the cause in a response."""
 
     def __str__(self) -> str:
-        return f"{self.field}: {self.message}" if self.field else self.message
+        text = f"{self.message}: {self.detail}" if self.detail else self.message
+        return f"{self.field}: {text}" if self.field else text
 
 
 Problems = Iterator[Problem]

@@ -19,7 +19,6 @@ IMMUTABLE = {
     "ObjectTransfer": "ObjectTransfer spec is immutable",
 }
 _STAGES = {"checkpoints", "finalCheckpoint"}
-_BY_SERVER = {"createdBy"}
 
 
 def check_update(old: KubeObject, new: KubeObject) -> tuple[tuple[Problem, ...], bool]:
@@ -54,9 +53,7 @@ def _next_stage(new: KubeObject, before: dict[str, Any], after: dict[str, Any]) 
 
 def _content(obj: KubeObject) -> dict[str, Any]:
     """Return the fields that users set, normalized so that equivalent values are equal."""
-    everything = _meaning(obj, skip={"apiVersion", "kind", "metadata", "status"})
-    spec = everything.get("spec")
-    return everything | {"spec": _without(spec, _BY_SERVER)} if isinstance(spec, dict) else everything
+    return _meaning(obj, skip={"apiVersion", "kind", "metadata", "status"})
 
 
 def _without(values: dict[str, Any], names: set[str]) -> dict[str, Any]:

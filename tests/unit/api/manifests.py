@@ -48,7 +48,7 @@ SOUND = {
     "DataImportCron": obj(
         "DataImportCron",
         {
-            "template": {"metadata": {"annotations": {"a": "b"}}, "spec": dv({"registry": SOURCES["registry"]})["spec"]},
+            "template": {"spec": dv({"registry": SOURCES["registry"]})["spec"]},
             "schedule": "16 12/12 * * *",
             "managedDataSource": "fedora",
             "garbageCollect": "Outdated",

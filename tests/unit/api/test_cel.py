@@ -11,6 +11,7 @@ from cdi.api.cel.frozen import freeze
 from cdi.api.cel.models import MODEL_RULES
 from cdi.api.kinds import KINDS
 from cdi.api.rules.update import IMMUTABLE
+from cdi.api.schedule import Schedule
 from cdi.api.schema import object_schema
 
 DEFINED = {kind.name: kind for kind in KINDS if kind.defined}
@@ -110,6 +111,73 @@ def test_only_the_references_of_datasources_may_leave_out_the_namespace():
     assert "self.pvc.__namespace__ != ''" in written["DataVolumeSource"]
     assert "__namespace__" not in written["DataSourceSource"]
     assert not {"SourcePvc", "SourceSnapshot", "DataSourceReference"} & written.keys()
+
+
+def schedule_rule():
+    (rule,) = FIELD_RULES["DataImportCronSpec"]["schedule"][RULES]
+    assert rule["message"] == "Illegal cron schedule"
+    expression = re.fullmatch(r"self\.matches\('(.*)'\)", rule["rule"])[1]
+    return re.compile(expression.replace("^(?i)", "(?i)^").replace("\\\\", "\\"), re.ASCII)
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    ["", "* * * * *", "16 12/12 * * *", "59 023 31 DEC 6", " 0,,1-5/2\t? jan-feb,3 ", "@daily", "@every 1h30m",
+     "TZ=UTC 0 0 * * *", "CRON_TZ=Europe/Berlin  @weekly", "*/999 0/7 1 1 mon-fri"],
+)  # fmt: skip
+def test_the_rule_for_schedules_accepts_what_the_parser_accepts(schedule):
+    schedule = schedule.replace("? jan", "? * jan").replace(",3 ", ",3 0 ")
+    if schedule:
+        Schedule.parse(schedule)
+    assert schedule_rule().match(schedule)
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    ["* * * *", "* * * * * *", "60 * * * *", "* 24 * * *", "* * 32 * *", "* * 0 * *", "* * * 13 *", "* * * * 7",
+     "*/0 * * * *", "@reboot", "@every", "@daily x", "* * * sun *", "* * * * *;rm", "-1 * * * *", "TZ=UTC"],
+)  # fmt: skip
+def test_the_rule_for_schedules_refuses_wrong_syntax(schedule):
+    assert not schedule_rule().match(schedule)
+
+
+@pytest.mark.parametrize(
+    ("field", "messages"),
+    [
+        ("garbageCollect", ["Illegal GarbageCollect value"]),
+        ("importsToKeep", ["Illegal ImportsToKeep value"]),
+        ("managedDataSource", ["Illegal ManagedDataSource value", "Name cannot be longer than 63 characters"]),
+        ("retentionPolicy", []),
+    ],
+)
+def test_rules_of_a_dataimportcron_have_the_messages_of_kubevirt(field, messages):
+    schema = object_schema(DEFINED["DataImportCron"])["properties"]["spec"]["properties"][field]
+    assert [rule["message"] for rule in schema.get(RULES, [])] == messages
+    assert schema.get("minimum", -1) < 0
+
+
+def test_sources_and_forbidden_fields_of_a_template_have_the_messages_of_kubevirt():
+    assert [rule.message for rule in MODEL_RULES["DataImportCronSpec"]] == [
+        "Missing source",
+        "Unsettable fields: SourceRef, ContentType, Checkpoints, FinalCheckpoint",
+    ]
+
+
+def test_the_metadata_of_a_template_is_pruned():
+    template = object_schema(DEFINED["DataImportCron"])["properties"]["spec"]["properties"]["template"]
+    assert template["properties"]["metadata"].keys() == {"description", "type"}
+
+
+def test_the_spec_of_a_dataimportcron_has_no_defaults():
+    def walk(node):
+        assert "default" not in node
+        for value in node.values():
+            if isinstance(value, dict):
+                walk(value)
+
+    properties = object_schema(DEFINED["DataImportCron"])["properties"]["spec"]["properties"]
+    for part in properties.values():
+        walk(part)
 
 
 def test_a_missing_spec_of_a_datavolume_is_reported_by_a_rule_alone():

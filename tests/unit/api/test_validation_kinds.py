@@ -8,13 +8,8 @@ from tests.unit.api.manifests import SOUND, SOURCES, dv, obj, sound, spoilt
 
 HTTP = {"http": {"url": "http://host/x"}}
 OTHER = {"namespace": "default", "name": "other"}
-CRON = "DataImportCron"
 POLICY = "cdi.kubevirt.io/policy."
 SETS = [{"accessModes": ["ReadWriteOnce"], "volumeMode": "Block"}]
-
-
-def cron_of(source, **spec):
-    return spoilt(CRON, template__spec=dv(source, **spec)["spec"])
 
 
 REFUSED = [
@@ -24,24 +19,6 @@ REFUSED = [
      "DataSource cannot point to itself"),
     (obj("DataSource", {"source": {"pvc": {"namespace": "default", "name": ""}}}), "spec.source.pvc", "is not valid"),
     (obj("DataSource", {}), "spec.source", "Required value"),
-    # DataImportCron
-    (cron_of({"blank": {}}), "spec.template.spec.source", "Missing registry source"),
-    (cron_of(None, sourceRef={"kind": "DataSource", "name": "x"}), "spec.template.spec.source", "Missing registry source"),
-    (cron_of(None), "spec.template.spec.source", "Missing registry source"),
-    (cron_of({"registry": {"url": "http://x"}}), "spec.template.spec.source.registry.url", "Illegal registry source URL"),
-    (cron_of(HTTP, contentType="archive"), "spec.template.spec", "Unsettable fields"),
-    (cron_of(HTTP, finalCheckpoint=True), "spec.template.spec", "Unsettable fields"),
-    (cron_of(HTTP, storage={}), "spec.template.spec.storage.resources.requests.storage", "size is missing"),
-    (spoilt(CRON, template__metadata__annotations={f"{POLICY}engine": "vmware"}),
-     f"spec.template.metadata.annotations[{POLICY}engine]", "'vmware' is not one of auto, qemu"),
-    (spoilt(CRON, schedule="hourly"), "spec.schedule", "Illegal cron schedule"),
-    (spoilt(CRON, garbageCollect="Old"), "spec.garbageCollect", "Illegal GarbageCollect value"),
-    (spoilt(CRON, retentionPolicy="Some"), "spec.retentionPolicy", "Unsupported value"),
-    (spoilt(CRON, importsToKeep=-1), "spec.importsToKeep", "less than 0"),
-    (spoilt(CRON, importsToKeep=1 << 31), "spec.importsToKeep", "less than or equal to 2147483647"),
-    (spoilt(CRON, managedDataSource=""), "spec.managedDataSource", "Illegal ManagedDataSource value"),
-    (spoilt(CRON, managedDataSource="a" * 254), "spec.managedDataSource", "longer than 253"),
-    (spoilt(CRON, template=None), "spec.template", "Required value"),
     # StorageProfile
     (spoilt("StorageProfile", claimPropertySets=SETS * 9), "spec.claimPropertySets", "at most 8 items"),
     (spoilt("StorageProfile", claimPropertySets=[SETS[0] | {"accessModes": []}]), "spec.claimPropertySets[0].accessModes",
@@ -166,26 +143,6 @@ def test_an_unknown_kind_is_refused(document, words):
 def test_many_problems_are_counted():
     with pytest.raises(InvalidManifest, match="and 30 more"):
         parse_manifest(dv({"http": {"url": "http://h", "extraHeaders": ["x"] * 50}}))
-
-
-@pytest.mark.parametrize(
-    "schedule",
-    ["* * * * *", "0 */6 * * *", "16 12/12 * * *", "0 0 1 JAN-mar sun", "1,2,5-9/2 ? * * 7", "", "@hourly", "@daily",
-     "@every 1h30m", "  0 0 * * 1-5  "],
-)  # fmt: skip
-def test_schedules_of_cron_are_accepted(schedule):
-    parse_manifest(spoilt(CRON, schedule=schedule))
-
-
-@pytest.mark.parametrize(
-    "schedule",
-    ["* * * *", "* * * * * *", "60 * * * *", "* 24 * * *", "* * 0 * *", "* * * 13 *", "* * * * 8", "*/0 * * * *",
-     "5-1 * * * *", "a * * * *", "* * * sun *", "1,,2 * * * *", "@reboot", "@every", "@every 0s", "@every x",
-     "@daily x", "* * * * *;rm", "٣ * * * *", "*" * 600, "-1 * * * *", "1-2-3 * * * *", "TZ=UTC * * * * *"],
-)  # fmt: skip
-def test_other_schedules_are_refused(schedule):
-    with pytest.raises(InvalidManifest, match="Illegal cron schedule"):
-        parse_manifest(spoilt(CRON, schedule=schedule))
 
 
 @pytest.mark.parametrize("which", [which for which in SOUND if "DataVolume" not in which])

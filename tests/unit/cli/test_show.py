@@ -10,7 +10,7 @@ from cdi.api.job import Outcome, Progress
 from cdi.cli import bars
 from cdi.cli.options import duration as seconds_of
 from cdi.cli.options import quantity
-from cdi.cli.show import age, duration, paint, printable, table
+from cdi.cli.show import age, duration, paint, printable, select, table
 from cdi.cli.wait import summary
 
 
@@ -46,6 +46,32 @@ def test_a_table_is_aligned_also_with_wide_characters():
 
 def test_a_table_holds_no_control_characters():
     assert table(("A",), [("x\x1b[2J\ny",)]) == ["A", "x\\x1b[2J y"]
+
+
+CRON = {
+    "metadata": {"annotations": {"cdi.kubevirt.io/storage.import.nextCronTime": "2026-12-01T00:00:00Z"}},
+    "status": {
+        "currentImports": [{"DataVolumeName": "fedora-0123456789ab"}],
+        "conditions": [{"type": "Progressing", "status": "False"}, {"type": "UpToDate", "status": "True"}, "odd"],
+    },
+}
+
+
+@pytest.mark.parametrize(
+    ("path", "text"),
+    [
+        (".status.currentImports[0].DataVolumeName", "fedora-0123456789ab"),
+        (".status.currentImports[1].DataVolumeName", ""),
+        ('.status.conditions[?(@.type=="UpToDate")].status', "True"),
+        ('.status.conditions[?(@.type=="Other")].status', ""),
+        (r".metadata.annotations.cdi\.kubevirt\.io/storage\.import\.nextCronTime", "2026-12-01T00:00:00Z"),
+        (".status.lastImportedPVC.name", ""),
+        (".metadata[0]", ""),
+        (".status.conditions.type", ""),
+    ],
+)
+def test_printer_columns_select_values(path, text):
+    assert select(CRON, path) == text
 
 
 def test_printable():
