@@ -12,7 +12,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from cdi.api.golden import PREFIX as GOLDEN_PREFIX
 from cdi.api.names import ANN_CLONE_TOKEN, COMMON_LABELS, GROUP, LABEL_APPLY_STORAGE_PROFILE, LABEL_COMPONENT, VERSION
+from cdi.api.policy import PREFIX as POLICY_PREFIX
 
 Manifest = dict[str, Any]
 
@@ -88,6 +90,14 @@ _JOINING = (
     "(has(object.metadata.labels) && object.metadata.labels != oldObject.metadata.labels))"
 )
 
+# Match additional or changed settings; one that is removed needs no check, and the controller removes commands.
+_SETTINGS_CHANGES = (
+    "has(object.metadata.annotations) && object.metadata.annotations.exists(name, "
+    f"(name.startsWith('{GOLDEN_PREFIX}') || name.startsWith('{POLICY_PREFIX}')) && "
+    "!(has(oldObject.metadata.annotations) && name in oldObject.metadata.annotations && "
+    "oldObject.metadata.annotations[name] == object.metadata.annotations[name]))"
+)
+
 HOOKS = (
     Hook(
         name="datavolume-validate",
@@ -136,6 +146,15 @@ HOOKS = (
         condition=_SPEC_CHANGES,
         failure="Fail",
         reason="the spec of a DataImportCron is immutable",
+    ),
+    Hook(
+        name="dataimportcron-settings-validate",
+        kind="validating",
+        plurals=("dataimportcrons",),
+        operations=(Operation.UPDATE,),
+        condition=_SETTINGS_CHANGES,
+        failure="Ignore",
+        reason="a rollback must not depend on a webhook, and the controller reports invalid settings as well",
     ),
     Hook(
         name="populator-validate",

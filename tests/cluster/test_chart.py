@@ -200,6 +200,8 @@ def test_by_default_it_makes_what_other_programs_look_up(render):
         ("NetworkPolicy", "cdi-controller"),
         ("NetworkPolicy", "cdi-apiserver"),
         ("NetworkPolicy", "cdi-uploadproxy"),
+        ("NetworkPolicy", "cdi-allow-egress-from-poller"),
+        *((kind, "cdi-cronjob") for kind in ("ServiceAccount", "ClusterRole")),
         ("ClusterRole", "cdi"),
         *((kind, "cdi-metrics-reader") for kind in ("ServiceAccount", "ClusterRole", "ClusterRoleBinding")),
         ("Secret", "cdi-metrics-reader-token"),
@@ -616,6 +618,52 @@ def test_metrics_of_the_controller_need_a_token(render):
         if resource.endswith("reviews")
     }
     assert reviews == {"tokenreviews", "subjectaccessreviews"}
+
+
+def rights(documents, kind, name):
+    """Return the verbs of each resource; one that is limited to names is left out."""
+    found = {}
+    for rule in find(documents, kind, name)["rules"]:
+        for resource in rule.get("resources", []):
+            if "resourceNames" not in rule:
+                found.setdefault(resource, set()).update(rule["verbs"])
+    return found
+
+
+def test_the_controller_may_do_what_dataimportcrons_need(render):
+    documents = render()
+    everywhere = rights(documents, "ClusterRole", "cdi")
+    reads = {"get", "list", "watch"}
+    assert everywhere["dataimportcrons"] == reads | {"patch", "update"}
+    assert everywhere["dataimportcrons/finalizers"] == {"update"}
+    assert everywhere["datasources"] == reads | {"patch", "create", "delete"}
+    assert everywhere["volumesnapshots"] == reads | {"create", "patch", "delete"}
+    assert everywhere["imagestreams"] == reads
+    assert everywhere["subjectaccessreviews"] == {"create"}
+    here = rights(documents, "Role", "cdi-deployment")
+    for resource in ("cronjobs", "jobs"):
+        assert here[resource] == reads | {"create", "update", "patch", "delete", "deletecollection"}
+    assert here["pods"] == reads | {"delete"}
+    # Copies of what a poll's pod mounts.
+    assert here["secrets"] == here["configmaps"] == {"get", "create", "update"}
+    assert "cronjobs" not in everywhere
+
+
+def test_poll_pods_have_an_account_without_rights(render):
+    documents = render()
+    assert find(documents, "ServiceAccount", "cdi-cronjob")["automountServiceAccountToken"] is False
+    assert rights(documents, "ClusterRole", "cdi-cronjob") == {"dataimportcrons": {"get", "list", "update", "patch"}}
+    subjects = [each for each in documents if each["kind"].endswith("Binding")]
+    assert not [each for each in subjects for subject in each["subjects"] if subject["name"] == "cdi-cronjob"]
+    beside_another = render(beside("a"), release="second")
+    assert find(beside_another, "ServiceAccount", "second-cronjob")
+    assert ("ClusterRole", "second-cronjob") not in named(beside_another)
+
+
+@pytest.mark.parametrize("role", ["admin", "edit", "view"])
+def test_users_get_dataimportcrons_by_their_role(render, role):
+    verbs = rights(render(), "ClusterRole", f"cdi.kubevirt.io:{role}")["dataimportcrons"]
+    assert verbs == ({"get", "list", "watch"} if role == "view" else {"*"})
 
 
 @pytest.mark.parametrize("secure", [False, None], ids=["off", "values of an earlier release"])
@@ -1107,11 +1155,13 @@ def test_the_controller_may_do_no_more_than_it_needs(release):
         for resource in ("secrets", "configmaps", "pods", "persistentvolumeclaims"):
             assert not may("list", resource, namespace)
         assert not may("create", "pods", namespace)
-    assert not may("get", "secrets", system)
+    # Copies of what the pods of polls mount are in its own namespace, and Jobs there could mount any Secret anyway.
+    assert may("update", "secrets", system)
+    assert may("create", "jobs", system, group="batch")
+    assert not may("create", "jobs", group="batch")
     for verb in ("list", "watch", "patch", "delete"):
         assert not may(verb, "secrets")
         assert not may(verb, "secrets", system)
-    assert not may("update", "secrets", system)
     for verb in ("create", "update", "patch", "delete"):
         assert not may(verb, "nodes", "")
         assert not may(verb, "serviceaccounts")

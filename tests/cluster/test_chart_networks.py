@@ -15,6 +15,7 @@ from cdi.api.names import (
     COMPONENT_CLONER,
     COMPONENT_IMPORTER,
     COMPONENT_UPLOAD_SERVER,
+    GROUP,
     LABEL_COMPONENT,
     LABEL_PROMETHEUS,
 )
@@ -78,7 +79,7 @@ def allows(documents, direction, pod, other, port):
     ]
     rules = [rule for spec in about for rule in spec.get(direction.lower(), [])]
     return not about or any(
-        port in [each["port"] for each in rule["ports"]]
+        ("ports" not in rule or port in [each["port"] for each in rule["ports"]])
         and (side not in rule or any(is_peer(peer, other, pod.namespace) for peer in rule[side]))
         for rule in rules
     )
@@ -122,6 +123,15 @@ def test_the_controller_asks_every_worker_for_its_progress(render):  # noqa: F81
     assert reaches(documents, IMPORTER, STRANGER, 443)
 
 
+def test_a_poll_pod_asks_anybody_and_is_asked_by_nobody(render):  # noqa: F811
+    documents = render()
+    poller = Pod("system", {f"{GROUP}/dataImportCronPoller": ""})
+    for other in (STRANGER, NAMES, NEIGHBOUR):
+        assert reaches(documents, poller, other, 443)
+        assert not reaches(documents, other, poller, 443)
+    assert not reaches(documents, of_the_release(documents, "cdi-deployment"), poller, PROGRESS_PORT)
+
+
 def test_metrics_of_workers_are_read_by_those_who_are_named(render):  # noqa: F811
     for pod in (IMPORTER, RECEIVER, READER):
         assert not reaches(render(SERVED), PROMETHEUS, pod, PROGRESS_PORT)
@@ -153,6 +163,6 @@ def test_the_api_server_takes_the_policies(render, namespace, values):  # noqa: 
     place = namespace.namespace
     made = {"networkPolicy": {**values["networkPolicy"], "workers": {"namespaces": [place]}}}
     documents = [each for each in render(made, namespace=place) if each["kind"] == "NetworkPolicy"]
-    assert len(documents) == 6
+    assert len(documents) == 7
     listed = json.dumps({"apiVersion": "v1", "kind": "List", "items": documents})
     namespace.run("apply", "--server-side", "--dry-run=server", "--validate=strict", "-f-", given=listed)

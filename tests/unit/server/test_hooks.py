@@ -38,6 +38,15 @@ def test_no_claim_waits_for_us():
     assert webhook["rules"][0]["operations"] == ["CREATE"]
 
 
+def test_a_rollback_waits_for_no_webhook():
+    webhook = only(made()["cdi-api-dataimportcron-settings-validate"])
+    assert webhook["failurePolicy"] == "Ignore"
+    assert webhook["rules"][0]["operations"] == ["UPDATE"]
+    (condition,) = webhook["matchConditions"]
+    for prefix in ("cdi.kubevirt.io/golden.", "cdi.kubevirt.io/policy."):
+        assert f"name.startsWith('{prefix}')" in condition["expression"]
+
+
 def test_what_is_not_ours_is_never_asked_about_but_claims():
     for name, configuration in made().items():
         groups = only(configuration)["rules"][0]["apiGroups"]
@@ -50,7 +59,10 @@ def test_finalizers_and_status_never_wait_for_us():
         (rule,) = webhook["rules"]
         assert not any("/" in resource for resource in rule["resources"])
         if "UPDATE" in rule["operations"]:
-            changed = {"datavolume-mutate.cdi.kubevirt.io": f"{TOKEN} == oldO{TOKEN[1:]}"}
+            changed = {
+                "datavolume-mutate.cdi.kubevirt.io": f"{TOKEN} == oldO{TOKEN[1:]}",
+                "dataimportcron-settings-validate.cdi.kubevirt.io": "oldObject.metadata.annotations[name] == object.",
+            }
             expected = changed.get(webhook["name"], "object.spec != oldObject.spec")
             assert expected in webhook["matchConditions"][0]["expression"]
 
