@@ -55,7 +55,9 @@ from cdi.reconcile.actions import (
     SetFinalizer,
     SetReclaimPolicy,
     SignRecord,
+    StartTask,
     StartWorker,
+    StopTask,
     StopWorker,
 )
 from cdi.reconcile.context import WITHOUT_CLAIM, Rejection
@@ -196,8 +198,8 @@ class PlanApplier:
                 await self._start(action)
             case StopWorker():
                 await self._delete(PODS, action.namespace, action.pod, action.pod_uid)
-            case SignRecord():
-                raise InternalError("SignRecord is supported only on one machine")
+            case SignRecord() | StartTask() | StopTask():
+                raise InternalError(f"{type(action).__name__} is supported only on one machine")
             case _:
                 assert_never(action)
 

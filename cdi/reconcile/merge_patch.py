@@ -17,3 +17,17 @@ def merge_patch(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str
         elif name not in before or old != value:
             patch[name] = value
     return patch
+
+
+def apply_merge_patch(before: Mapping[str, Any], patch: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `before` with a merge patch applied to it."""
+    after = dict(before)
+    for name, value in patch.items():
+        if value is None:
+            after.pop(name, None)
+        elif isinstance(value, Mapping):
+            old = before.get(name)
+            after[name] = apply_merge_patch(old if isinstance(old, Mapping) else {}, value)
+        else:
+            after[name] = value
+    return after

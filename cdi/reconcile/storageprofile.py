@@ -17,6 +17,8 @@ from cdi.api.conditions import set_condition
 from cdi.api.errors import InvalidManifest, render
 from cdi.api.names import (
     ANN_CLONE_STRATEGY,
+    ANN_CRON_READ_WRITE_ONCE,
+    ANN_CRON_SNAPSHOT_CLASS,
     ANN_LEARNED_SETS,
     ANN_MINIMUM_PVC_SIZE,
     COMMON_LABELS,
@@ -40,6 +42,8 @@ from cdi.reconcile.capabilities_table import NOT_FOR_DISKS, PROVISIONERS
 from cdi.reconcile.storageclass import NO_PROVISIONER, StorageClass
 
 ANN_DEFAULT_SNAPSHOT_CLASS = "snapshot.storage.kubernetes.io/is-default-class"
+IMAGE_SNAPSHOT_PROVISIONERS = frozenset({"pd.csi.storage.gke.io"})
+"""Provisioners whose volumes for golden images are ReadWriteOnce and snapshot as disk images."""
 RECOGNIZED = "RecognizedProvisioner"
 UNRECOGNIZED = "UnrecognizedProvisioner"
 UNRECOGNIZED_PARAMETERS = "UnrecognizedParameters"
@@ -53,6 +57,8 @@ class SnapshotClass:
     name: str
     driver: str
     default: bool = False
+    images: bool = False
+    """Whether its snapshots are stored as disk images (parameter ``snapshot-type: images`` of Google's driver)."""
 
     @classmethod
     def read(cls, body: Mapping[str, Any]) -> SnapshotClass:
@@ -63,6 +69,7 @@ class SnapshotClass:
             name=metadata.get("name") or "",
             driver=body.get("driver") or "",
             default=annotations.get(ANN_DEFAULT_SNAPSHOT_CLASS) == "true",
+            images=(body.get("parameters") or {}).get("snapshot-type") == "images",
         )
 
 
@@ -87,13 +94,18 @@ def reconcile_storage_profile(
     """
     known = _known(storage_class)
     annotations = _annotations(storage_class, profile, known, facts.volumes)
+    golden = _golden_image_annotations(storage_class, profile, facts.snapshot_classes)
     if profile is None:
-        return Plan(actions=(CreateObject(body=_body(storage_class, annotations, facts.owner)),))
+        given = annotations | {name: text for name, text in golden.items() if text is not None}
+        return Plan(actions=(CreateObject(body=_body(storage_class, given, facts.owner)),))
     if profile.metadata.deletion_timestamp is not None:
         return Plan()
     status = _status(storage_class, profile, known, facts, now)
     before = profile.status.to_dict() if profile.status is not None else None
-    return Plan(actions=_metadata_patch(profile, annotations, facts.owner), status=None if status == before else status)
+    return Plan(
+        actions=_metadata_patch(profile, annotations | golden, facts.owner),
+        status=None if status == before else status,
+    )
 
 
 def reconcile_orphan(profile: StorageProfile) -> Plan:
@@ -290,8 +302,26 @@ def _body(
     }
 
 
+def _golden_image_annotations(
+    storage_class: StorageClass, profile: StorageProfile | None, snapshot_classes: Iterable[SnapshotClass]
+) -> dict[str, str | None]:
+    """Return the annotations for DataImportCrons; None removes one.
+
+    ReadWriteOnce is a default, which an administrator may change. The class of snapshots belongs to the controller.
+    """
+    there = (profile.metadata.annotations if profile is not None else None) or {}
+    wanted: dict[str, str | None] = {ANN_CRON_SNAPSHOT_CLASS: None}
+    if storage_class.provisioner in IMAGE_SNAPSHOT_PROVISIONERS:
+        if ANN_CRON_READ_WRITE_ONCE not in there:
+            wanted[ANN_CRON_READ_WRITE_ONCE] = "true"
+        fitting = [one for one in snapshot_classes if one.images and one.driver == storage_class.provisioner]
+        chosen = min(fitting, key=lambda one: (not one.default, one.name), default=None)
+        wanted[ANN_CRON_SNAPSHOT_CLASS] = chosen.name if chosen is not None else None
+    return {name: text for name, text in wanted.items() if there.get(name) != text}
+
+
 def _metadata_patch(
-    profile: StorageProfile, annotations: Mapping[str, str], owner: Mapping[str, Any] | None
+    profile: StorageProfile, annotations: Mapping[str, str | None], owner: Mapping[str, Any] | None
 ) -> tuple[Action, ...]:
     metadata = profile.metadata
     wanted = {**COMMON_LABELS, LABEL_COMPONENT: ""}

@@ -26,6 +26,7 @@ from cdi.reconcile.actions import (
     StopWorker,
 )
 from cdi.reconcile.dataimportcron.origin import RECORD_FAILED
+from cdi.reconcile.merge_patch import apply_merge_patch
 from cdi.runtime import events
 from cdi.runtime.environment import Environments
 from cdi.runtime.launcher import Launcher, ReadInput
@@ -145,6 +146,8 @@ def patch(body: Object, action: PatchObject) -> None:
         metadata["annotations"] = annotations
     if action.labels:
         metadata["labels"] = {**(metadata.get("labels") or {}), **action.labels}
+    if action.spec:
+        body["spec"] = apply_merge_patch(body.get("spec") or {}, action.spec)
     if action.owner is not None:
         owners = [owner for owner in metadata.get("ownerReferences") or [] if owner.get("uid") != action.owner["uid"]]
         if not any(owner.get("controller") for owner in owners):

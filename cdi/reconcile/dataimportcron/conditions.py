@@ -15,6 +15,7 @@ from cdi.api.phases import ConditionType, Reason
 from cdi.api.storageprofile import CronSourceFormat
 from cdi.reconcile.dataimportcron.importing import ImportStep
 from cdi.reconcile.dataimportcron.objects import VersionObjects
+from cdi.reconcile.dataimportcron.poll import Trouble
 from cdi.reconcile.dataimportcron.storage_class import Storage
 from cdi.reconcile.status import ConditionValue, conditions, false, true
 
@@ -64,9 +65,9 @@ def _converted(objects: VersionObjects | None, storage: Storage) -> ConditionVal
     return UP_TO_DATE if objects.snapshot.ready else SNAPSHOT_PROGRESSING
 
 
-def polled(trouble: tuple[str, str] | None) -> ConditionValue | None:
+def polled(trouble: Trouble | None) -> ConditionValue | None:
     """Return the condition Polled: reason and message of the last poll's failure; None if it did not fail."""
-    return false(*trouble) if trouble is not None else None
+    return false(trouble.reason, trouble.message) if trouble is not None else None
 
 
 def settings(problems: Sequence[str], reason: str = Reason.NOT_FOLLOWED) -> ConditionValue | None:

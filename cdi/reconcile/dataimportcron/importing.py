@@ -16,7 +16,9 @@ from cdi.api.names import (
     ANN_POD_RETAIN,
 )
 from cdi.api.phases import Phase, Reason
+from cdi.api.policy import CHECKSUM
 from cdi.api.policy import PREFIX as POLICY_PREFIX
+from cdi.api.poll import PollResult
 from cdi.api.storageprofile import CronSourceFormat
 from cdi.reconcile.actions import Action, CreateObject, Event, PatchObject
 from cdi.reconcile.context import PVC
@@ -78,9 +80,9 @@ def plan_import(
     history: History,
     desired: str,
     storage: Storage,
+    facts: PollResult | None = None,
     *,
     paused: bool = False,
-    checksum: str | None = None,
 ) -> ImportStep:
     """Follow the current import, and begin that of the desired digest once no other one runs.
 
@@ -89,8 +91,8 @@ def plan_import(
         history: Its versions, after commands.
         desired: The digest to import; empty if there is none.
         storage: The storage class in force.
+        facts: What the poll that found the desired digest reported; None if it was found by another program.
         paused: Whether volumes have to be deleted before anything is imported.
-        checksum: Checksum that the content of the desired digest must have, if the poll found one.
 
     """
     step = _follow(context, history)
@@ -100,7 +102,7 @@ def plan_import(
     if paused or context.settings.hold or (desired and digest_problem(desired)):
         return step
     if not outdated:
-        return _imported_again(context, step, storage, checksum) if current is not None else step
+        return _imported_again(context, step, storage, facts) if current is not None else step
     objects = step.objects
     if current is not None and not step.succeeded and objects is not None:
         if objects.deleting:
@@ -113,7 +115,7 @@ def plan_import(
             actions=discard_data_volume(objects),
             current=None,
         )
-    return _begin(context, step, desired, storage, checksum)
+    return _begin(context, step, desired, storage, facts)
 
 
 def _follow(context: CronContext, history: History) -> ImportStep:
@@ -152,7 +154,7 @@ def _progress(phase: str) -> ConditionValue:
             return false(phase, f"Import DataVolume phase {phase}")
 
 
-def _imported_again(context: CronContext, step: ImportStep, storage: Storage, checksum: str | None) -> ImportStep:
+def _imported_again(context: CronContext, step: ImportStep, storage: Storage, facts: PollResult | None) -> ImportStep:
     """Import the current version into a PVC again where only a snapshot is left and PVCs are wanted now.
 
     The snapshot is offered until then.
@@ -168,11 +170,18 @@ def _imported_again(context: CronContext, step: ImportStep, storage: Storage, ch
         or objects.ready_snapshot is None
     ):
         return step
-    return _create(context, step, step.current, storage, checksum)
+    return _create(context, step, step.current, storage, facts)
 
 
-def _begin(context: CronContext, step: ImportStep, desired: str, storage: Storage, checksum: str | None) -> ImportStep:
-    history = step.history.found(desired, context.now)
+def _begin(
+    context: CronContext, step: ImportStep, desired: str, storage: Storage, facts: PollResult | None
+) -> ImportStep:
+    history = step.history.found(
+        desired,
+        context.now,
+        source=facts.resolved if facts is not None else None,
+        architecture=_architecture(context, facts),
+    )
     version = history.get(desired)
     assert version is not None
     if step.deleted and step.deleted != version.name:
@@ -192,11 +201,11 @@ def _begin(context: CronContext, step: ImportStep, desired: str, storage: Storag
     if objects.claim is not None or objects.snapshot is not None or objects.data_volume is not None:
         # It was imported before; nothing is downloaded.
         return replace(step, current=current)
-    return _create(context, step, current, storage, checksum)
+    return _create(context, step, current, storage, facts)
 
 
 def _create(
-    context: CronContext, step: ImportStep, current: ImportStatus, storage: Storage, checksum: str | None
+    context: CronContext, step: ImportStep, current: ImportStatus, storage: Storage, facts: PollResult | None
 ) -> ImportStep:
     if not _is_authorized(context):
         return replace(step, progressing=NOT_AUTHORIZED)
@@ -209,6 +218,7 @@ def _create(
         failure = refusal.failure
         event = Event(type="Warning", reason=failure.code, message=failure.message)
         return replace(step, progressing=false(failure.code, failure.message), events=(*step.events, event))
+    checksum = facts.checksum if facts is not None else None
     body = data_volume_body(context, current.data_volume_name, current.digest, storage, checksum)
     return replace(step, current=current, actions=(*step.actions, CreateObject(body=body)))
 
@@ -241,6 +251,15 @@ def plan_requested(
 
 def _failed_event(name: str, message: str) -> Event:
     return Event(type="Warning", reason=IMPORT_FAILED, message=f'Version "{name}" could not be imported: {message}')
+
+
+def _architecture(context: CronContext, facts: PollResult | None) -> str | None:
+    """Return the architecture of the image, if the template names one or the source has only one."""
+    source = context.cron.spec.template.spec.source
+    registry = source.registry if source is not None else None
+    if registry is not None and registry.platform is not None and registry.platform.architecture:
+        return registry.platform.architecture
+    return facts.architectures[0] if facts is not None and len(facts.architectures) == 1 else None
 
 
 def _is_authorized(context: CronContext) -> bool:
@@ -316,7 +335,11 @@ def data_volume_body(
     if retain := context.annotations.get(ANN_POD_RETAIN):
         annotations[ANN_POD_RETAIN] = retain
     spec = context.cron.spec.template.spec.to_dict()
-    _pin(spec, context.annotations, digest, checksum)
+    _pin(spec, context.annotations, digest)
+    source = context.cron.spec.template.spec.source
+    if checksum is not None and not (source is not None and source.http is not None and source.http.checksum):
+        # The content may change between the poll and the import.
+        annotations.setdefault(CHECKSUM, checksum)
     if storage.read_write_once and "storage" in spec and not spec["storage"].get("accessModes"):
         spec["storage"] = {**spec["storage"], "accessModes": [AccessMode.READ_WRITE_ONCE.value]}
     return {
@@ -332,10 +355,10 @@ def data_volume_body(
     }
 
 
-def _pin(spec: dict[str, Any], annotations: Mapping[str, str], digest: str, checksum: str | None) -> None:
+def _pin(spec: dict[str, Any], annotations: Mapping[str, str], digest: str) -> None:
     """Make the source name the content that the poll found."""
     source = dict(spec.get("source") or {})
-    registry, http = source.get("registry"), source.get("http")
+    registry = source.get("registry")
     if registry is not None:
         stream = annotations.get(ANN_CRON_IMAGE_STREAM_DOCKER_REF)
         if registry.get("imageStream") and stream:
@@ -343,8 +366,6 @@ def _pin(spec: dict[str, Any], annotations: Mapping[str, str], digest: str, chec
             source["registry"] = {**kept, "url": f"docker://{stream}"}
         elif registry.get("url"):
             source["registry"] = {**registry, "url": pinned_url(registry["url"], digest)}
-    elif http is not None and checksum is not None and not http.get("checksum"):
-        source["http"] = {**http, "checksum": checksum}
     spec["source"] = source
 
 

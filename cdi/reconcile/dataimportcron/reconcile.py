@@ -16,7 +16,16 @@ from cdi.api.dataimportcron import ChannelStatus, GoldenVersion, VersionState
 from cdi.api.names import ANN_CRON_DESIRED_DIGEST, ANN_CRON_LAST_TIME, ANN_CRON_LAST_USE_TIME
 from cdi.api.phases import ConditionType
 from cdi.api.timestamps import parse_timestamp, timestamp
-from cdi.reconcile.actions import Action, Event, ObjectEvent, Plan
+from cdi.reconcile.actions import (
+    Action,
+    CreateObject,
+    DeleteObject,
+    Event,
+    MirrorObject,
+    ObjectEvent,
+    PatchObject,
+    Plan,
+)
 from cdi.reconcile.dataimportcron import conditions
 from cdi.reconcile.dataimportcron.channels import ChannelPlan, plan_channels
 from cdi.reconcile.dataimportcron.commands import apply_commands
@@ -39,6 +48,7 @@ from cdi.reconcile.dataimportcron.importing import (
     plan_requested,
 )
 from cdi.reconcile.dataimportcron.objects import VersionObjects, objects_of
+from cdi.reconcile.dataimportcron.poll import Trouble, plan_poll
 from cdi.reconcile.dataimportcron.proof import plan_proof
 from cdi.reconcile.dataimportcron.retention import plan_retention
 from cdi.reconcile.dataimportcron.storage_class import ClassStep, Storage, plan_storage_class, storage_in_force
@@ -101,22 +111,25 @@ def _reconcile(context: CronContext) -> Plan:
     if context.settings_problem:
         draft.problems.append(context.settings_problem)
 
-    # The poll of the source belongs here: its actions, annotations and events come first, and it gives the desired
-    # digest, the checksum of the content if there is one, and the trouble for the condition Polled.
-    desired = context.annotations.get(ANN_CRON_DESIRED_DIGEST) or ""
-    trouble: tuple[str, str] | None = None
+    poll = plan_poll(context)
+    draft.actions += poll.actions
+    draft.annotations |= poll.annotations
+    draft.events += poll.events
+    draft.wait(poll.requeue_after)
+    desired = poll.desired_digest or ""
+    facts = poll.source_facts
 
     if desired and (problem := digest_problem(desired)):
         draft.problems.append(f"annotation {ANN_CRON_DESIRED_DIGEST}: {problem}")
     history = commands.history.without_volumes(_present(context, commands.history), context.now)
     storage = storage_in_force(context)
-    class_step = _storage_class(context, history, storage, desired, trouble)
+    class_step = _storage_class(context, history, storage, desired, poll.trouble)
     draft.actions += class_step.actions
     draft.annotations |= class_step.annotations
     if class_step.in_progress:
         draft.wait(DELETION_INTERVAL)
 
-    step = plan_import(context, history, desired, storage, paused=class_step.in_progress)
+    step = plan_import(context, history, desired, storage, facts, paused=class_step.in_progress)
     history, requested, failures = plan_requested(context, step, storage)
     draft.actions += (*step.actions, *requested)
     draft.events += (*step.events, *failures)
@@ -145,11 +158,12 @@ def _reconcile(context: CronContext) -> Plan:
         draft.events += retention.events
         draft.wait(retention.requeue_after)
 
+    actions = _without_refused(context, draft)
     newest = history.get(desired) if desired else None
     aspects = {
         ConditionType.PROGRESSING: step.progressing,
         ConditionType.UP_TO_DATE: conditions.up_to_date(step, newest or current, objects, storage, desired),
-        ConditionType.POLLED: conditions.polled(trouble),
+        ConditionType.POLLED: conditions.polled(poll.trouble),
         ConditionType.GOLDEN_SETTINGS: conditions.settings(draft.problems),
     }
     status = _status(context, step, history, current, aspects, draft.annotations)
@@ -157,13 +171,40 @@ def _reconcile(context: CronContext) -> Plan:
         status["channels"] = channels.to_status()
     before = context.cron.status.to_dict() if context.cron.status is not None else None
     return Plan(
-        actions=tuple(draft.actions),
+        actions=actions,
         events=tuple(draft.events),
         object_events=tuple(draft.object_events),
         status=None if status == before else status,
         annotations=_changed(context, draft.annotations),
         requeue_after=min(draft.waits, default=None),
     )
+
+
+def _without_refused(context: CronContext, draft: _Draft) -> tuple[Action, ...]:
+    """Return the actions without the one that the API server rejected before, which is reported instead."""
+    if context.refusal is None:
+        return tuple(draft.actions)
+    target = _target(context.refusal.action)
+    kept = tuple(action for action in draft.actions if _target(action) != target)
+    if len(kept) < len(draft.actions):
+        failure = context.refusal.failure
+        text = f"{target[1]} {target[-1]} cannot be {target[0]}: {failure.message}"
+        draft.problems.append(text)
+        draft.events.append(Event(type="Warning", reason=failure.code, message=text))
+    return kept
+
+
+def _target(action: Action) -> tuple[str, str, str, str]:
+    """Return what an action does, with the kind, namespace and name of the object."""
+    if isinstance(action, CreateObject):
+        metadata = action.body["metadata"]
+        return "created", action.body["kind"], metadata.get("namespace") or "", metadata["name"]
+    if isinstance(action, PatchObject | DeleteObject):
+        done = "changed" if isinstance(action, PatchObject) else "deleted"
+        return done, action.plural, action.namespace, action.name
+    if isinstance(action, MirrorObject):
+        return "copied", action.copy.kind, action.copy.namespace, action.copy.name
+    return "carried out", type(action).__name__, "", ""
 
 
 # --- versions ---------------------------------------------------------------------------------------------------
@@ -189,7 +230,7 @@ def _present(context: CronContext, history: History) -> frozenset[str]:
 
 
 def _storage_class(
-    context: CronContext, history: History, storage: Storage, desired: str, trouble: tuple[str, str] | None
+    context: CronContext, history: History, storage: Storage, desired: str, trouble: Trouble | None
 ) -> ClassStep:
     version = history.get(desired) if desired else None
     if version is None:
