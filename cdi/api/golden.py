@@ -11,7 +11,7 @@ import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Annotated, Final, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Final, Literal, Self
 
 from cdi.api.annotation_values import Parser, boolean, one_of, parse_annotations, printable
 from cdi.api.decode import Range, decode
@@ -22,6 +22,9 @@ from cdi.api.regular_expression import check_expression
 from cdi.api.rules.durations import parse_duration
 from cdi.api.rules.problems import Problem, truncate
 from cdi.api.timestamps import parse_timestamp
+
+if TYPE_CHECKING:
+    from cdi.api.dataimportcron import GoldenVersion
 
 PREFIX: Final = f"{GROUP}/golden."
 MAX_CHANNELS: Final = 16
@@ -97,6 +100,12 @@ RECORD: Final = f"{PREFIX}record"
 """On the PVC or VolumeSnapshot of a version: its record of origin, a DSSE envelope or an in-toto statement."""
 LAST_CLONED: Final = f"{PREFIX}lastCloned"
 """On the PVC or VolumeSnapshot of a version: RFC 3339, when a clone of it last began."""
+DEPRECATED: Final = f"{PREFIX}deprecated"
+"""On the objects of a version: RFC 3339; from then on clones are warned."""
+END_OF_LIFE: Final = f"{PREFIX}endOfLife"
+"""On the objects of a version: RFC 3339; end of its support."""
+REVOKED: Final = f"{PREFIX}revoked"
+"""On the objects of a version: why it was revoked."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,6 +139,11 @@ class Origin:
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), separators=(",", ":"))
+
+
+def origin_of(version: GoldenVersion, *, namespace: str, cron: str) -> Origin:
+    """Return the origin that is recorded on the objects of a version, and on every volume that descends from it."""
+    return Origin(namespace=namespace, cron=cron, version=version.name, digest=version.digest)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

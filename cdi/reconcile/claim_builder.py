@@ -38,6 +38,7 @@ from cdi.reconcile.claim_defaults import default_claim, overhead_of
 from cdi.reconcile.clone.plan_annotation import ANN_SNAPSHOT_REQUEST
 from cdi.reconcile.context import PVC, ReconcileContext
 from cdi.reconcile.job_builder import content_type
+from cdi.reconcile.lineage import inherited_origin
 from cdi.reconcile.pod_builder import claim_owner
 from cdi.reconcile.provisioning import class_of, provisioner_annotations, uses_populator, uses_virt_default_class
 from cdi.reconcile.source import Clone, ExternalPopulator, Import, Origin, Upload
@@ -119,6 +120,7 @@ def build_claim(context: ReconcileContext, origin: Origin, source: PVC | None) -
     if source is not None:
         labels |= labels_for_clone(source.labels, labels)
         annotations[ANN_CONTENT_TYPE] = source.annotations.get(ANN_CONTENT_TYPE, ContentType.KUBEVIRT.value)
+        annotations |= inherited_origin(source.annotations)
     return {
         "apiVersion": "v1",
         "kind": "PersistentVolumeClaim",

@@ -15,11 +15,12 @@ from cdi.api.names import (
 )
 from cdi.api.phases import Phase, Reason
 from cdi.api.policy import parse_policy_annotations
-from cdi.reconcile.actions import Action, CreateObject, PatchObject
+from cdi.reconcile.actions import Action, CreateObject, Event, PatchObject
 from cdi.reconcile.claim_builder import build_claim, build_source, owner_reference, populated_for
 from cdi.reconcile.clone.target import create_target
 from cdi.reconcile.context import PVC, ReconcileContext
 from cdi.reconcile.invalid_claim import claim_not_valid
+from cdi.reconcile.lineage import mark_clone, source_warnings
 from cdi.reconcile.populate import already_populated, mark_prepopulated
 from cdi.reconcile.result import Result, failed, pending, was_populated
 from cdi.reconcile.source import (
@@ -79,7 +80,11 @@ def ensure_claim(context: ReconcileContext) -> Result:
         made = build_source(dv, origin)
         if body["spec"].get("dataSourceRef", {}).get("name") == made["metadata"]["name"]:
             actions = (CreateObject(body=made), *actions)
-    return _claim_requested(dv, actions)
+    if source is None:
+        return _claim_requested(dv, actions)
+    place = f"{source.namespace}/{source.name}"
+    warnings = tuple(source_warnings(source.annotations, place, context.now))
+    return _claim_requested(dv, (*actions, *mark_clone(source, context.now)), warnings)
 
 
 def _static(context: ReconcileContext, origin: Origin | Pending) -> Result | None:
@@ -104,15 +109,15 @@ def _restored_later(dv: DataVolume) -> Pending:
     )
 
 
-def _claim_requested(dv: DataVolume, actions: tuple[Action, ...]) -> Result:
+def _claim_requested(dv: DataVolume, actions: tuple[Action, ...], warnings: tuple[Event, ...] = ()) -> Result:
     state = DataVolumeState(
         phase=Phase.PENDING,
         bound=false(Reason.PENDING, f"PVC {dv.metadata.name} Pending"),
         running=false(),
-        ready=false(),
+        ready=false("", "; ".join(warning.message for warning in warnings)),
         claim_name=dv.metadata.name,
     )
-    return Result(state=state, actions=actions)
+    return Result(state=state, actions=actions, events=warnings)
 
 
 def adopt_or_conflict(context: ReconcileContext, claim: PVC) -> Result:

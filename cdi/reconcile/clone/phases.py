@@ -10,6 +10,7 @@ never modified: it is only read, or named in a ``dataSource`` or snapshot.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
@@ -43,6 +44,7 @@ from cdi.reconcile.clone.snapshot_restore import cannot_restore, is_known, resto
 from cdi.reconcile.clone.source import CloneSource, facts, find, source_in_use
 from cdi.reconcile.clone.status import clone_in_progress, clone_pending
 from cdi.reconcile.clone.validation import refusal
+from cdi.reconcile.lineage import inherited_origin, mark_clone, source_warnings
 from cdi.reconcile.provisioning import is_populated, provisioning_blocker
 from cdi.reconcile.rebind import recreate_prime, volume_of
 from cdi.reconcile.result import Result, failed, pending
@@ -195,7 +197,15 @@ def _planned(context: ReconcileContext, claim: PVC, origin: Clone) -> Result:
         claim, Pending(reason=Reason.PENDING, message=f"{found.place} is being cloned with {choice.sentence}")
     )
     first = _first(context, claim, origin, record) or result
-    return replace(first, actions=(_written(claim, record), *first.actions), events=(*events, *first.events))
+    actions: tuple[Action, ...] = (_written(claim, record),)
+    if context.synthetic:
+        # The target PVC of a DataVolume got its origin when it was created.
+        events += tuple(source_warnings(found.annotations, found.place, context.now))
+        actions = (
+            _written(claim, record, inherited_origin(found.annotations)),
+            *mark_clone(found, context.now, snapshot=found.kind == "VolumeSnapshot"),
+        )
+    return replace(first, actions=(*actions, *first.actions), events=(*events, *first.events))
 
 
 def _first(context: ReconcileContext, claim: PVC, origin: Clone, record: ClonePlanRecord) -> Result | None:
@@ -230,7 +240,7 @@ def _serves(context: ReconcileContext, snapshot: Snapshot, found: CloneSource) -
     return since is not None and snapshot.begun >= since + SKEW
 
 
-def _written(claim: PVC, record: ClonePlanRecord | None) -> PatchObject:
+def _written(claim: PVC, record: ClonePlanRecord | None, others: Mapping[str, str] | None = None) -> PatchObject:
     """Return the patch that stores a plan with its strategy; without one, the PVC has the requested strategy again."""
     strategy = record.strategy.value if record is not None else requested_strategy(claim) or None
     return PatchObject(
@@ -238,7 +248,11 @@ def _written(claim: PVC, record: ClonePlanRecord | None) -> PatchObject:
         namespace=claim.namespace,
         name=claim.name,
         uid=claim.uid,
-        annotations={ANNOTATION: record.write() if record is not None else None, ANN_CLONE_TYPE: strategy},
+        annotations={
+            ANNOTATION: record.write() if record is not None else None,
+            ANN_CLONE_TYPE: strategy,
+            **(others or {}),
+        },
         version=claim.version,
     )
 

@@ -37,6 +37,7 @@ from cdi.reconcile.clone.source import CloneSource, facts, find, size_for, sourc
 from cdi.reconcile.clone.validation import invalid, is_known_strategy, is_validated_first
 from cdi.reconcile.context import PVC, DataRef
 from cdi.reconcile.invalid_claim import claim_not_valid
+from cdi.reconcile.lineage import inherited_origin, mark_clone, source_warnings
 from cdi.reconcile.provisioning import (
     class_of,
     provisioner_annotations,
@@ -86,14 +87,16 @@ def create_target(context: ReconcileContext, origin: Clone) -> Result:
     # A provisioner only checks the reference in the PVC. No VolumeCloneSource can name a source in another namespace.
     if "dataSourceRef" in spec and origin.namespace == dv.metadata.namespace:
         actions = (CreateObject(body=build_clone_source(dv, origin)), *actions)
+    warnings = tuple(source_warnings(found.annotations, found.place, context.now))
+    actions += mark_clone(found, context.now, snapshot=found.kind == "VolumeSnapshot")
     state = DataVolumeState(
         phase=Phase.PENDING,
         bound=false(Reason.PENDING, f"PVC {dv.metadata.name} Pending"),
         running=false(),
-        ready=false(),
+        ready=false("", "; ".join(warning.message for warning in warnings)),
         claim_name=dv.metadata.name,
     )
-    return Result(state=state, actions=actions)
+    return Result(state=state, actions=actions, events=warnings)
 
 
 def _too_small(context: ReconcileContext, body: dict[str, Any], found: CloneSource) -> Rejected | None:
@@ -149,6 +152,7 @@ def _body(context: ReconcileContext, origin: Clone, found: CloneSource) -> dict[
     labels |= labels_for_clone(found.labels, labels)
     if ANN_CONTENT_TYPE in found.annotations:
         annotations[ANN_CONTENT_TYPE] = found.annotations[ANN_CONTENT_TYPE]
+    annotations |= inherited_origin(found.annotations)
     return body
 
 

@@ -1,0 +1,63 @@
+"""Deprecation: what clones need to know about a version, as annotations of its objects.
+
+A clone reads them from its source (`cdi.reconcile.lineage`) and needs no look at the DataImportCron.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from cdi.api.dataimportcron import GoldenVersion, VersionState
+from cdi.api.golden import DEPRECATED, END_OF_LIFE, ORIGIN, REVOKED, origin_of
+from cdi.reconcile.actions import Action, PatchObject
+from cdi.reconcile.dataimportcron.context import CronContext
+from cdi.reconcile.dataimportcron.objects import objects_of
+from cdi.reconcile.dataimportcron.versions import History
+
+
+def version_annotations(context: CronContext, version: GoldenVersion) -> dict[str, str | None]:
+    """Return the annotations of a version's objects; None where one must not exist."""
+    origin = origin_of(version, namespace=context.namespace, cron=context.name)
+    return {
+        ORIGIN: origin.to_json(),
+        DEPRECATED: version.deprecated,
+        END_OF_LIFE: version.end_of_life,
+        REVOKED: (version.message or "Revoked") if version.state == VersionState.REVOKED else None,
+    }
+
+
+def plan_annotations(context: CronContext, history: History) -> tuple[Action, ...]:
+    """Return the patches that bring the annotations of all existing objects of the versions up to date."""
+    actions: list[Action] = []
+    for version in history.versions:
+        if version.removed is not None:
+            continue
+        wanted = version_annotations(context, version)
+        objects = objects_of(context, version.name)
+        dv, claim, snapshot = objects.data_volume, objects.claim, objects.snapshot
+        if dv is not None and dv.metadata.deletion_timestamp is None:
+            changed = _changed(wanted, dv.metadata.annotations or {})
+            actions += [PatchObject.of_data_volume(dv, annotations=changed)] if changed else []
+        if claim is not None and not claim.deleting:
+            actions += _patch(context, "persistentvolumeclaims", claim.name, claim.uid, wanted, claim.annotations)
+        if snapshot is not None and not snapshot.deleting:
+            actions += _patch(context, "volumesnapshots", snapshot.name, snapshot.uid, wanted, snapshot.annotations)
+    return tuple(actions)
+
+
+def _patch(
+    context: CronContext,
+    plural: str,
+    name: str,
+    uid: str,
+    wanted: Mapping[str, str | None],
+    present: Mapping[str, str],
+) -> list[PatchObject]:
+    changed = _changed(wanted, present)
+    if not changed:
+        return []
+    return [PatchObject(plural=plural, namespace=context.namespace, name=name, uid=uid, annotations=changed)]
+
+
+def _changed(wanted: Mapping[str, str | None], present: Mapping[str, str]) -> dict[str, str | None]:
+    return {name: text for name, text in wanted.items() if present.get(name) != text}

@@ -1,0 +1,94 @@
+"""Lineage of volumes: from which version of a golden image a volume descends, and what its users should know.
+
+A version's PVC and VolumeSnapshot carry its origin, dates and revocation as annotations, so that a clone needs no look
+at the DataImportCron. A clone takes over the origin, and passes it on to its own clones; it stays when the version is
+removed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Final
+
+from cdi.api.golden import DEPRECATED, END_OF_LIFE, LAST_CLONED, ORIGIN, REVOKED, Origin
+from cdi.api.timestamps import parse_timestamp, timestamp
+from cdi.reconcile.actions import Event, PatchObject
+
+if TYPE_CHECKING:
+    from cdi.reconcile.clone.source import CloneSource
+    from cdi.reconcile.context import PVC
+
+CLONE_MARK_INTERVAL: Final = 60.0
+"""Seconds within which further clones do not change `LAST_CLONED`, since many often begin together."""
+_MAX_ORIGIN = 2048
+_MAX_TEXT = 400
+
+REVOKED_SOURCE: Final = "RevokedSource"
+END_OF_LIFE_SOURCE: Final = "EndOfLifeSource"
+DEPRECATED_SOURCE: Final = "DeprecatedSource"
+
+
+def parse_origin(annotations: Mapping[str, str]) -> Origin | None:
+    """Return the recorded origin of a volume; None if there is none, or it is not valid."""
+    text = annotations.get(ORIGIN)
+    if text is None or len(text) > _MAX_ORIGIN:
+        return None
+    try:
+        return Origin.from_json(text)
+    except ValueError:
+        return None
+
+
+def inherited_origin(source: Mapping[str, str]) -> dict[str, str]:
+    """Return the annotation that a clone takes over from the annotations of its source."""
+    origin = parse_origin(source)
+    return {ORIGIN: origin.to_json()} if origin is not None else {}
+
+
+def mark_clone(source: CloneSource | PVC, now: float, *, snapshot: bool = False) -> tuple[PatchObject, ...]:
+    """Record on a version that a clone of it begins; on another source nothing is recorded."""
+    origin = parse_origin(source.annotations)
+    if origin is None or (origin.namespace, origin.version) != (source.namespace, source.name):
+        return ()
+    last = parse_timestamp(source.annotations.get(LAST_CLONED))
+    if last is not None and 0 <= now - last.timestamp() < CLONE_MARK_INTERVAL:
+        return ()
+    patch = PatchObject(
+        plural="volumesnapshots" if snapshot else "persistentvolumeclaims",
+        namespace=source.namespace,
+        name=source.name,
+        uid=source.uid,
+        annotations={LAST_CLONED: timestamp(datetime.fromtimestamp(now, UTC))},
+    )
+    return (patch,)
+
+
+def source_warnings(annotations: Mapping[str, str], place: str, now: float) -> Iterator[Event]:
+    """Yield what the user of a clone should know about its source: revoked, beyond its end of life, or deprecated.
+
+    Args:
+        annotations: Annotations of the source.
+        place: Its namespace and name.
+        now: Seconds since the epoch.
+
+    """
+    what = f"the source {place} is a version of a golden image that"
+    reason = annotations.get(REVOKED)
+    if reason is not None:
+        message = f"{what} was revoked ({_text(reason)}). Clone another version"
+        yield Event(type="Warning", reason=REVOKED_SOURCE, message=message)
+        return
+    end = parse_timestamp(annotations.get(END_OF_LIFE))
+    since = parse_timestamp(annotations.get(DEPRECATED))
+    if end is not None and end.timestamp() <= now:
+        message = f"{what} reached its end of life on {timestamp(end)}. Clone a newer version"
+        yield Event(type="Warning", reason=END_OF_LIFE_SOURCE, message=message)
+    elif since is not None and since.timestamp() <= now:
+        until = f" and reaches its end of life on {timestamp(end)}" if end is not None else ""
+        message = f"{what} is deprecated since {timestamp(since)}{until}. Clone a newer version"
+        yield Event(type="Warning", reason=DEPRECATED_SOURCE, message=message)
+
+
+def _text(reason: str) -> str:
+    return reason if len(reason) <= _MAX_TEXT else f"{reason[: _MAX_TEXT - 1]}…"
