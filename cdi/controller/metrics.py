@@ -23,6 +23,7 @@ from cdi.api.errors import CdiError, InvalidManifest
 from cdi.api.names import ANN_CRON_STORAGE_CLASS
 from cdi.api.phases import Phase
 from cdi.api.storageprofile import StorageProfile
+from cdi.api.timestamps import parse_timestamp
 from cdi.api.validation import parse
 from cdi.kube.resources import (
     CDIS,
@@ -126,6 +127,7 @@ class _Observed(Collector):
         text = "Number of DataVolumes pending for default storage class to be configured"
         yield _gauge("kubevirt_cdi_datavolume_pending", text, {}, len(lacking))
         yield self._crons()
+        yield from self._golden_dates()
         yield self._phases(volumes)
         yield self._restarts(volumes)
         yield self._pods()
@@ -178,6 +180,29 @@ class _Observed(Collector):
             pending = not current and _lacks_class(body)
             found.add_metric([metadata["namespace"], metadata["name"], _flag(pending)], 0 if current else 1)
         return found
+
+    def _golden_dates(self) -> Iterable[Metric]:
+        """Return the dates of versions of golden images whose volume exists."""
+        labels = ("namespace", "cron_name", "version")
+        deprecated = GaugeMetricFamily(
+            "cdi_golden_image_deprecation_timestamp_seconds",
+            "Deprecation of a version of a golden image, in seconds since the epoch",
+            labels=labels,
+        )
+        ends = GaugeMetricFamily(
+            "cdi_golden_image_end_of_life_timestamp_seconds",
+            "End of life of a version of a golden image, in seconds since the epoch",
+            labels=labels,
+        )
+        for body in self._values(DATA_IMPORT_CRONS):
+            metadata = body["metadata"]
+            for version in (body.get("status") or {}).get("versions") or []:
+                for gauge, field in ((deprecated, "deprecated"), (ends, "endOfLife")):
+                    moment = parse_timestamp(version.get(field))
+                    if moment is not None and not version.get("removed"):
+                        named = [metadata["namespace"], metadata["name"], version.get("name") or ""]
+                        gauge.add_metric(named, moment.timestamp())
+        return deprecated, ends
 
     def _phases(self, volumes: Iterable[Object]) -> Metric:
         found = GaugeMetricFamily("cdi_datavolumes", "DataVolumes by phase", labels=("phase",))

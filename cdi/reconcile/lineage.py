@@ -73,22 +73,23 @@ def source_warnings(annotations: Mapping[str, str], place: str, now: float) -> I
         now: Seconds since the epoch.
 
     """
-    what = f"the source {place} is a version of a golden image that"
+    notice = source_notice(annotations, now)
+    if notice is not None:
+        reason, clause = notice
+        message = f"the source {place} is a version of a golden image that {clause}. Clone another version"
+        yield Event(type="Warning", reason=reason, message=message)
+
+
+def source_notice(annotations: Mapping[str, str], now: float) -> tuple[str, str] | None:
+    """Return the reason of an event about a source, and a clause that says why; None if there is nothing to say."""
     reason = annotations.get(REVOKED)
     if reason is not None:
-        message = f"{what} was revoked ({_text(reason)}). Clone another version"
-        yield Event(type="Warning", reason=REVOKED_SOURCE, message=message)
-        return
+        return REVOKED_SOURCE, f"was revoked ({reason if len(reason) <= _MAX_TEXT else f'{reason[: _MAX_TEXT - 1]}…'})"
     end = parse_timestamp(annotations.get(END_OF_LIFE))
     since = parse_timestamp(annotations.get(DEPRECATED))
     if end is not None and end.timestamp() <= now:
-        message = f"{what} reached its end of life on {timestamp(end)}. Clone a newer version"
-        yield Event(type="Warning", reason=END_OF_LIFE_SOURCE, message=message)
-    elif since is not None and since.timestamp() <= now:
-        until = f" and reaches its end of life on {timestamp(end)}" if end is not None else ""
-        message = f"{what} is deprecated since {timestamp(since)}{until}. Clone a newer version"
-        yield Event(type="Warning", reason=DEPRECATED_SOURCE, message=message)
-
-
-def _text(reason: str) -> str:
-    return reason if len(reason) <= _MAX_TEXT else f"{reason[: _MAX_TEXT - 1]}…"
+        return END_OF_LIFE_SOURCE, f"reached its end of life on {timestamp(end)}"
+    if since is not None and since.timestamp() <= now:
+        until = f"; its end of life is {timestamp(end)}" if end is not None else ""
+        return DEPRECATED_SOURCE, f"is deprecated since {timestamp(since)}{until}"
+    return None

@@ -10,8 +10,10 @@ later. A token obtained in another way, by impersonating an API server, is there
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 import string
+import time
 from collections.abc import Mapping
 from dataclasses import replace
 from http import HTTPStatus
@@ -19,7 +21,7 @@ from typing import Any, Protocol
 
 from cdi.api.datasource import DataSource
 from cdi.api.datavolume import DataVolume
-from cdi.api.errors import InvalidManifest
+from cdi.api.errors import CdiError, InvalidManifest
 from cdi.api.names import ANN_CLONE_TOKEN
 from cdi.api.rules.problems import Problem
 from cdi.api.sources import SourcePvc, SourceSnapshot
@@ -28,6 +30,7 @@ from cdi.controller.clone_lister import claims_of
 from cdi.kube.jwt import TokenClaims
 from cdi.reconcile.clone.authorization import has_permission
 from cdi.reconcile.clone.lister import CloneAuthorization
+from cdi.reconcile.lineage import source_notice
 from cdi.server.hooks import Operation
 from cdi.server.review import Allowed, Refused, Review, Verdict
 from cdi.server.uploadtoken_api.authentication import User
@@ -42,6 +45,10 @@ class Access(Protocol):
     async def data_source(self, namespace: str, name: str) -> DataSource | None: ...
 
     async def may(self, user: User, attributes: Mapping[str, str]) -> bool: ...
+
+    async def claim(self, namespace: str, name: str) -> dict[str, Any] | None: ...
+
+    async def snapshot(self, namespace: str, name: str) -> dict[str, Any] | None: ...
 
     def sign(self, claims: TokenClaims) -> str:
         """Return a signed token; raise `ClusterUnavailable` while there is no key."""
@@ -65,8 +72,16 @@ async def authorise(review: Review, access: Access, labels: Mapping[str, str] | 
     except InvalidManifest:
         return _without_token(review)  # the validating webhook reports the problem
     source = await _source(dv, review.namespace, access) if isinstance(dv, DataVolume) else None
-    if source is None or source.namespace == review.namespace:
+    if source is None:
         return _without_token(review)
+    verdict = (
+        _without_token(review) if source.namespace == review.namespace else await _authorise(review, source, access)
+    )
+    return replace(verdict, warnings=await _notices(source, access)) if isinstance(verdict, Allowed) else verdict
+
+
+async def _authorise(review: Review, source: SourcePvc | SourceSnapshot, access: Access) -> Verdict:
+    """Decide on a clone from another namespace."""
     grant = CloneAuthorization(
         kind="VolumeSnapshot" if isinstance(source, SourceSnapshot) else "PersistentVolumeClaim",
         namespace=source.namespace,
@@ -95,6 +110,21 @@ async def authorise(review: Review, access: Access, labels: Mapping[str, str] | 
     annotations = {**(metadata.get("annotations") or {}), ANN_CLONE_TOKEN: token}
     patch.append({"op": "add", "path": "/metadata/annotations", "value": annotations})
     return Allowed(patch=tuple(patch))
+
+
+async def _notices(source: SourcePvc | SourceSnapshot, access: Access) -> tuple[str, ...]:
+    """Return the warning that a source is deprecated, beyond its end of life, or revoked, if it is.
+
+    The clone must not depend on it, so a source that cannot be read gives none.
+    """
+    read = access.snapshot if isinstance(source, SourceSnapshot) else access.claim
+    with contextlib.suppress(CdiError):
+        found = await read(source.namespace, source.name)
+        annotations = ((found or {}).get("metadata") or {}).get("annotations") or {}
+        notice = source_notice(annotations, time.time())
+        # The version's name first, because the API server truncates a warning.
+        return (f'"{source.name}" {notice[1]}',) if notice is not None else ()
+    return ()
 
 
 def _token(body: Mapping[str, Any]) -> object:

@@ -12,6 +12,7 @@ import socket
 import ssl
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from aiohttp import web
 
@@ -164,6 +165,14 @@ class ApiServer:
         """Return the decision of the API server's authorizers."""
         allowed, _ = await may(self._client, user, attributes)
         return allowed
+
+    async def claim(self, namespace: str, name: str) -> dict[str, Any] | None:
+        """Return a PVC, bypassing any cache."""
+        return await self.observed.claim(namespace, name)
+
+    async def snapshot(self, namespace: str, name: str) -> dict[str, Any] | None:
+        """Return a VolumeSnapshot, bypassing any cache."""
+        return await self.observed.snapshot(namespace, name)
 
     def sign(self, claims: TokenClaims) -> str:
         """Return a signed token; raise `ClusterUnavailable` while there is no key."""

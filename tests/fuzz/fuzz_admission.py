@@ -82,6 +82,9 @@ class World:
     async def data_source(self, namespace: str, name: str) -> None:
         return None
 
+    async def snapshot(self, namespace: str, name: str) -> None:
+        return None
+
     async def may(self, user: object, attributes: object) -> bool:
         return True
 

@@ -12,6 +12,7 @@ from cdi.api.phases import ConditionType, Phase, Reason
 from cdi.api.quantity import Quantity
 from cdi.api.status_detail import status_detail
 from cdi.image.sizes import format_size
+from cdi.reconcile.lineage import source_notice
 from cdi.runtime.backend import Advance, Fraction
 
 Tone = Literal["good", "bad", "wait", "work"]
@@ -61,10 +62,17 @@ def row(body: Mapping[str, Any], advance: Advance | None, now: dt.datetime) -> d
         "size": _size(spec),
         "age": _age(metadata, now),
         "restarts": status.get("restartCount") if isinstance(status.get("restartCount"), int) else 0,
-        "message": "" if phase is Phase.SUCCEEDED else _text(status_detail(body)[1]),
+        "message": _notice(metadata, now) if phase is Phase.SUCCEEDED else _text(status_detail(body)[1]),
         "conditions": conditions,
         "progress": _progress(advance),
     }
+
+
+def _notice(metadata: Mapping[str, Any], now: dt.datetime) -> str:
+    """Return that a version of a golden image is deprecated, beyond its end of life or revoked; else an empty text."""
+    annotations = {name: text for name, text in _map(metadata, "annotations").items() if isinstance(text, str)}
+    notice = source_notice(annotations, now.timestamp())
+    return _text(f"This version of a golden image {notice[1]}.") if notice is not None else ""
 
 
 def _tone(phase: Phase, *, failing: bool, moving: bool) -> Tone:

@@ -235,6 +235,20 @@ def test_outdated_golden_images_are_counted():
     }  # fmt: skip
 
 
+def test_the_dates_of_versions_of_golden_images_are_exposed_while_their_volume_exists():
+    versions = [
+        {"name": "f-1", "deprecated": "1970-01-01T00:01:00Z", "endOfLife": "1970-01-01T00:02:00Z"},
+        {"name": "f-2", "endOfLife": "1970-01-01T00:03:00Z", "removed": "1970-01-01T00:00:00Z"},
+        {"name": "f-3", "deprecated": "soon"},
+        {"name": "f-4"},
+    ]
+    body = {"metadata": {"namespace": "n", "name": "c"}, "status": {"versions": versions}}
+    found = told(metrics({DATA_IMPORT_CRONS: [body]}))
+    labels = {"namespace": "n", "cron_name": "c", "version": "f-1"}
+    assert found["cdi_golden_image_deprecation_timestamp_seconds"] == [(labels, 60)]
+    assert found["cdi_golden_image_end_of_life_timestamp_seconds"] == [(labels, 120)]
+
+
 def installation(name: str, created: str, status: str | None, **metadata: str):
     conditions = [] if status is None else [{"type": "Available", "status": status}]
     return {"metadata": {"name": name, "creationTimestamp": created, **metadata}, "status": {"conditions": conditions}}
@@ -301,8 +315,12 @@ def test_two_controllers_in_one_process_do_not_meet():
 
 def everything() -> set[str]:
     """Return the names of all series that the controller can expose."""
+    golden = cron("c", "True")
+    golden["status"]["versions"] = [
+        {"name": "f", "deprecated": "2027-01-01T00:00:00Z", "endOfLife": "2027-06-01T00:00:00Z"}
+    ]
     subject = metrics({
-        STORAGE_CLASSES: [klass("a")], STORAGE_PROFILES: [profile("a")], DATA_IMPORT_CRONS: [cron("c", "True")],
+        STORAGE_CLASSES: [klass("a")], STORAGE_PROFILES: [profile("a")], DATA_IMPORT_CRONS: [golden],
         DATA_VOLUMES: [volume("dv", "ImportInProgress", restarts=1)], CDIS: [installation("a", "1", "True")], PODS: [{}],
     })  # fmt: skip
     subject.count_attempt(SUCCEEDED)

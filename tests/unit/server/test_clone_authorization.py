@@ -7,6 +7,7 @@ import json
 
 import pytest
 
+from cdi.api.errors import ClusterUnavailable, NotFound
 from cdi.api.validation import parse
 from cdi.kube.jwt import Operation, SigningKey
 from cdi.server.clone_authorization import authorise
@@ -23,8 +24,9 @@ PVCS = ("", "pvcs", "")
 
 
 class Access:
-    def __init__(self, *rights, data_sources=()):
+    def __init__(self, *rights, data_sources=(), annotations=None):
         self.rights = set(rights)
+        self.annotations = annotations
         self.sources = {(one["metadata"]["namespace"], one["metadata"]["name"]): parse(one) for one in data_sources}
         self.asked = []
 
@@ -36,6 +38,14 @@ class Access:
         assert attributes["verb"] == "create"
         right = (attributes["group"], attributes["resource"], attributes.get("subresource", ""))
         return (attributes["namespace"], right) in self.rights
+
+    async def claim(self, namespace, name):
+        if isinstance(self.annotations, Exception):
+            raise self.annotations
+        return {"metadata": {"namespace": namespace, "name": name, "annotations": self.annotations}}
+
+    async def snapshot(self, namespace, name):
+        return await self.claim(namespace, name)
 
     def sign(self, claims):
         return KEY.sign(claims, NOW)
@@ -258,3 +268,34 @@ async def test_whoever_is_given_our_labels_later_comes_without_a_token(had, kept
     now = clone(pvc(), **FORGED, labels={"who": "us"})
     verdict, _, _ = await ask(now, OWN, request={"operation": "UPDATE", "old": was}, labels={"who": "us"})
     assert verdict == (Allowed() if kept else Allowed(patch=STRIPPED))
+
+
+@pytest.mark.parametrize("source", [pvc(), SNAPSHOT, pvc(namespace="default")])
+@pytest.mark.parametrize(
+    ("annotations", "warning"),
+    [
+        ({"cdi.kubevirt.io/golden.revoked": "backdoor"}, '"fedora" was revoked (backdoor)'),
+        ({"cdi.kubevirt.io/golden.deprecated": "2020-01-01T00:00:00Z"}, "is deprecated since 2020-01-01T00:00:00Z"),
+        ({"cdi.kubevirt.io/golden.endOfLife": "2020-01-01T00:00:00Z"}, "end of life on 2020-01-01T00:00:00Z"),
+    ],
+)
+async def test_a_clone_of_a_version_that_should_not_be_used_any_more_is_admitted_with_a_warning(
+    source, annotations, warning
+):
+    verdict, _, review = await ask(clone(source), OWN, annotations=annotations)
+    assert isinstance(verdict, Allowed)
+    (text,) = answer(review, verdict)["response"]["warnings"]
+    assert warning in text
+
+
+@pytest.mark.parametrize("annotations", [None, {}, NotFound("gone"), ClusterUnavailable("down", remedy="wait")])
+async def test_a_source_without_dates_or_that_cannot_be_read_gives_no_warning(annotations):
+    verdict, _, _ = await ask(clone(pvc()), OWN, annotations=annotations)
+    assert isinstance(verdict, Allowed)
+    assert verdict.warnings == ()
+
+
+async def test_whoever_may_not_clone_a_version_is_not_told_about_it():
+    verdict, _, _ = await ask(clone(pvc()), annotations={"cdi.kubevirt.io/golden.revoked": "backdoor"})
+    assert isinstance(verdict, Refused)
+    assert verdict.warnings == ()

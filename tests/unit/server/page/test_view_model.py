@@ -94,6 +94,13 @@ def test_a_remedy_is_shown_until_it_is_no_longer_needed():
     assert row(volume("Succeeded", status={**status, "phase": "Succeeded"}), None, NOW)["message"] == ""
 
 
+def test_a_version_of_a_golden_image_that_should_not_be_used_any_more_says_so():
+    body = volume("Succeeded")
+    assert row(body, None, NOW)["message"] == ""
+    body["metadata"]["annotations"] = {"cdi.kubevirt.io/golden.revoked": "backdoor"}
+    assert row(body, None, NOW)["message"] == "This version of a golden image was revoked (backdoor)."
+
+
 def test_texts_are_bounded():
     status = {"conditions": [*conditions(ready="x" * 100_000), *({"type": str(i)} for i in range(100))]}
     assert len(json.dumps(row(volume(status=status), None, NOW))) < 20_000

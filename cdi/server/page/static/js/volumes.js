@@ -111,7 +111,7 @@ class Row {
     if (progress && progress.fraction !== null) this.bar.value = progress.fraction;
     else this.bar.removeAttribute("value");
     spans(this.line, facts(volume));
-    note(this.why, volume.tone === "good" ? "" : volume.message);
+    note(this.why, volume.message);
     this.why.classList.toggle("bad", volume.tone === "bad");
     this.#showConditions(volume.conditions);
     if (before && before.phase !== volume.phase && ["Succeeded", "Failed"].includes(volume.phase)) {

@@ -1,0 +1,61 @@
+"""Annotations by which clones know what a version is."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from cdi.api.datavolume import DataVolume
+from cdi.api.golden import DEPRECATED, END_OF_LIFE, ORIGIN, REVOKED, Origin
+from cdi.reconcile.actions import PatchObject
+from cdi.reconcile.clone.lister import Snapshot
+from cdi.reconcile.dataimportcron.deprecation import plan_annotations
+from tests.unit.reconcile.dataimportcron.stored_objects import (
+    CRON,
+    NAMESPACE,
+    NOW,
+    OURS,
+    StoredObjects,
+    context,
+    digest,
+    imported,
+    name,
+    volume,
+)
+
+
+def test_every_object_of_a_version_is_annotated_once():
+    metadata = {"name": name(1), "namespace": NAMESPACE, "uid": "dv", "labels": OURS}
+    kept = Snapshot(namespace=NAMESPACE, name=name(2), uid="snap")
+    objects = StoredObjects(
+        [volume(name(1))], [kept], data_volumes=[DataVolume.model_validate({"metadata": metadata, "spec": {}})]
+    )
+    actions = plan_annotations(context(objects), imported(1, 2))
+    assert [(action.plural, action.name) for action in actions] == [
+        ("volumesnapshots", name(2)),
+        ("datavolumes", name(1)),
+        ("persistentvolumeclaims", name(1)),
+    ]
+    origin = Origin(namespace=NAMESPACE, cron=CRON, version=name(1), digest=digest(1))
+    assert actions[-1].annotations == {ORIGIN: origin.to_json()}
+    claim = volume(name(1), origin=origin.to_json())
+    assert plan_annotations(context(StoredObjects([claim])), imported(1)) == ()
+
+
+def test_dates_and_a_revocation_follow_the_version():
+    history = imported(1).deprecate(name(1), "2027-01-01T00:00:00Z", "2027-06-01T00:00:00Z")
+    history = history.revoke(name(1), "Revoked: backdoor")
+    objects = StoredObjects([volume(name(1))])
+    (patch,) = plan_annotations(context(objects), history)
+    assert patch.annotations[DEPRECATED] == "2027-01-01T00:00:00Z"
+    assert patch.annotations[END_OF_LIFE] == "2027-06-01T00:00:00Z"
+    assert patch.annotations[REVOKED] == "Revoked: backdoor"
+    objects.claims[NAMESPACE, name(1)] = volume(name(1), origin=patch.annotations[ORIGIN], deprecated="x")
+    (back,) = plan_annotations(context(objects), imported(1))
+    assert isinstance(back, PatchObject)
+    assert back.annotations == {DEPRECATED: None}
+
+
+def test_objects_that_are_being_deleted_and_removed_versions_are_left_alone():
+    leaving = StoredObjects([replace(volume(name(1)), deleting=True), volume(name(2))])
+    history = imported(1, 2).removed(name(2), "Outdated", "", NOW)
+    assert plan_annotations(context(leaving), history) == ()
