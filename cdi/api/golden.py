@@ -43,7 +43,7 @@ _MAX_AGE = 10 * 365 * 24 * 3600
 _MAX_PROOF_TIMEOUT = 24 * 3600
 _MIN_MEMORY = 64 << 20
 _MAX_MEMORY = 64 << 30
-_ARCHITECTURES = (
+KNOWN_ARCHITECTURES: Final = (
     "386", "amd64", "arm", "arm64", "loong64", "mips", "mips64", "mips64le", "mipsle", "ppc64", "ppc64le", "riscv64",
     "s390x",
 )  # fmt: skip
@@ -346,8 +346,8 @@ def _data_source(name: str) -> str:
 def _architectures(text: str) -> tuple[str, ...]:
     names = tuple(part.strip() for part in truncate(text, 200).split(","))
     for name in names:
-        if name not in _ARCHITECTURES:
-            raise ValueError(f"{name[:40]!r} is not an architecture: {', '.join(_ARCHITECTURES)}")
+        if name not in KNOWN_ARCHITECTURES:
+            raise ValueError(f"{name[:40]!r} is not an architecture: {', '.join(KNOWN_ARCHITECTURES)}")
     if len(set(names)) < len(names):
         raise ValueError("it names an architecture twice")
     return names

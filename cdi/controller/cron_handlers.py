@@ -34,6 +34,7 @@ def requests_for(resource: Resource, change: WatchEvent, watches: InformerSet) -
     body = change.object
     if resource == DATA_IMPORT_CRONS:
         yield _request(body)
+        yield from _parent(body)
         if change.type == "DELETED":
             yield from _sharing(body, watches)
     elif resource in OWNED:
@@ -68,6 +69,13 @@ def all_crons(watches: InformerSet) -> Iterator[Request]:
 
 def _request(body: Object) -> Request:
     return Request(kind="cron", namespace=body["metadata"]["namespace"], name=body["metadata"]["name"])
+
+
+def _parent(body: Object) -> Iterator[Request]:
+    """Yield the DataImportCron of several architectures that one of a single architecture belongs to."""
+    for reference in body["metadata"].get("ownerReferences") or ():
+        if reference.get("kind") == DATA_IMPORT_CRONS.kind and reference.get("controller"):
+            yield Request(kind="cron", namespace=body["metadata"]["namespace"], name=reference.get("name") or "")
 
 
 def _sharing(body: Object, watches: InformerSet) -> Iterator[Request]:

@@ -24,7 +24,14 @@ def collect_garbage(store: Store, observed: Observed, launcher: Launcher, enviro
         Whether it has to be called again soon: a worker is being stopped, or manifests are being applied.
     """
     uids = observed.uids()
-    for plural in ("persistentvolumeclaims", "datavolumes", "datasources", "secrets", "configmaps"):
+    for plural in (
+        "persistentvolumeclaims",
+        "datavolumes",
+        "datasources",
+        "dataimportcrons",
+        "secrets",
+        "configmaps",
+    ):
         for key in list(observed.keys(plural)):
             body = observed.body(key)
             if body is not None and _is_orphan(store, body, uids):

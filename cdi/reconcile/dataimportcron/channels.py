@@ -7,7 +7,7 @@ revoked, fails or is removed, the next best takes its place at once.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -87,7 +87,7 @@ def plan_channels(
     removed = tuple(one.name for one in channels if one.name not in rules)
     return ChannelPlan(
         channels=tuple(kept),
-        actions=tuple(_deletions(context, removed)),
+        actions=tuple(delete_channels(context, removed)),
         events=tuple(events),
         problems=tuple(problems),
         requeue_after=min(waits, default=None),
@@ -181,7 +181,8 @@ def _conflict(context: CronContext, name: str, *, known: bool) -> str:
     )
 
 
-def _deletions(context: CronContext, names: Iterable[str]) -> Iterable[DeleteObject]:
+def delete_channels(context: CronContext, names: Iterable[str]) -> Iterator[DeleteObject]:
+    """Yield the deletion of the DataSources of these channels, as far as they belong to the DataImportCron."""
     for name in names:
         found = context.objects.data_source(context.namespace, name)
         if found is None or found.metadata.deletion_timestamp is not None or name == context.data_source_name:

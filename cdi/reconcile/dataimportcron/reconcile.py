@@ -27,6 +27,11 @@ from cdi.reconcile.actions import (
     Plan,
 )
 from cdi.reconcile.dataimportcron import conditions
+from cdi.reconcile.dataimportcron.architectures import (
+    architectures_problem,
+    delete_children,
+    reconcile_architectures,
+)
 from cdi.reconcile.dataimportcron.channels import ChannelPlan, plan_channels
 from cdi.reconcile.dataimportcron.commands import apply_commands
 from cdi.reconcile.dataimportcron.context import CronContext
@@ -38,6 +43,7 @@ from cdi.reconcile.dataimportcron.data_source import (
     present_source,
 )
 from cdi.reconcile.dataimportcron.deletion import plan_deletion
+from cdi.reconcile.dataimportcron.deprecation import plan_annotations
 from cdi.reconcile.dataimportcron.formats import Source, plan_cleanup, plan_format, source_of
 from cdi.reconcile.dataimportcron.importing import (
     DELETION_INTERVAL,
@@ -84,7 +90,7 @@ def reconcile_cron(context: CronContext) -> Plan:
     conflict = already_managed(context)
     if conflict is not None:
         return _stopped(context, conflict)
-    return _reconcile(context)
+    return reconcile_architectures(context) or _reconcile(context)
 
 
 def _stopped(context: CronContext, conflict: Event) -> Plan:
@@ -110,6 +116,9 @@ def _reconcile(context: CronContext) -> Plan:
     draft.annotations |= commands.annotations
     if context.settings_problem:
         draft.problems.append(context.settings_problem)
+    if problem := architectures_problem(context):
+        draft.problems.append(problem)
+    draft.actions += delete_children(context)
 
     poll = plan_poll(context)
     draft.actions += poll.actions
@@ -152,6 +161,7 @@ def _reconcile(context: CronContext) -> Plan:
         draft.actions += plan_cleanup(context, objects, storage, [present_source(context, name) for name in names])
 
     if not class_step.in_progress:
+        draft.actions += plan_annotations(context, history)
         retention = plan_retention(context, history, offered, channels.channels)
         history = retention.history
         draft.actions += retention.actions
