@@ -1,9 +1,9 @@
 """Retention: which versions lose their volume.
 
 As in KubeVirt's CDI, importsToKeep PVCs and as many VolumeSnapshots stay, those that were used last. Beyond that
-nothing is removed that anybody may still need: what a DataSource offers or is about to offer, what is pinned, what is
-being cloned, and what the settings keep for a time after the import or the last clone. Failed versions are counted
-apart. The volume of a revoked version stays until an administrator deletes it, as evidence.
+nothing is removed that anybody may still need: what a DataSource offers or is about to offer, what is pinned or named
+by a command, what is being cloned, and what the settings keep for a time after the import or the last clone. Failed
+versions are counted apart. The volume of a revoked version stays until an administrator deletes it, as evidence.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from cdi.api.dataimportcron import (
     GoldenVersion,
     VersionState,
 )
-from cdi.api.golden import LAST_CLONED
+from cdi.api.golden import LAST_CLONED, Promote, Rollback, parse_commands
 from cdi.api.names import ANN_CRON_DESIRED_DIGEST, ANN_CRON_LAST_USE_TIME, LABEL_DATA_IMPORT_CRON
 from cdi.api.timestamps import parse_timestamp
 from cdi.reconcile.actions import Action, Event
@@ -113,12 +113,17 @@ def _protected(
     sources = (context.data_source_name, *(one.name for one in channels))
     found = (context.objects.data_source(context.namespace, name) for name in sources)
     yield from (one.volume.name for one in found if one is not None and one.volume is not None)
-    if context.settings.pin is not None:
+    # A version that was imported again for a rollback is not offered yet.
+    commands = (command for _, command in parse_commands(context.annotations).valid)
+    named = [command.version for command in commands if isinstance(command, Rollback | Promote)]
+    for reference in (*named, context.settings.pin):
+        if reference is None:
+            continue
         try:
-            yield history.find(context.settings.pin).name
+            yield history.find(reference).name
         except VersionNotFound:
             # It names no version, or several: any of them may be meant.
-            yield from (one.name for one in history.versions if one.name.startswith(context.settings.pin))
+            yield from (one.name for one in history.versions if one.name.startswith(reference))
 
 
 def _own_objects(context: CronContext, name: str) -> VersionObjects:
