@@ -123,7 +123,7 @@ def test_the_controller_asks_every_worker_for_its_progress(render):  # noqa: F81
     assert reaches(documents, IMPORTER, STRANGER, 443)
 
 
-def test_a_poll_pod_asks_anybody_and_is_asked_by_nobody(render):  # noqa: F811
+def test_a_poll_pod_connects_anywhere_and_accepts_no_connection(render):  # noqa: F811
     documents = render()
     poller = Pod("system", {f"{GROUP}/dataImportCronPoller": ""})
     for other in (STRANGER, NAMES, NEIGHBOUR):
