@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import cdi
-from cdi.api import names
+from cdi.api import golden, names
 
 PAGE = (Path(__file__).parents[2] / "docs/reference/state.md").read_text()
 NAMES = re.compile(r"(ANN|LABEL)_[A-Z_]+|ANNOTATION|APPLIED|MAX_WORKERS|FINALIZER|TICKET_PREFIX")
@@ -25,7 +25,12 @@ def constants() -> dict[str, str]:
             for name, value in vars(importlib.import_module(module.name)).items():
                 if NAMES.fullmatch(name) and isinstance(value, str):
                     found[value] = f"{module.name}.{name}"
-    return found
+    settings = {name: value for name, value in vars(golden).items() if isinstance(value, str)}
+    return found | {
+        value: f"{golden.__name__}.{name}"
+        for name, value in settings.items()
+        if value.startswith(golden.PREFIX) and name != "PREFIX"
+    }
 
 
 def shown() -> set[str]:
