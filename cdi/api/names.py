@@ -319,21 +319,31 @@ _DIGEST = {"sha256": re.compile(r"[0-9a-f]{12,64}"), "uid": re.compile(r"[0-9a-z
 """Digests of a DataImportCron, by their algorithm."""
 
 
+def digest_problem(digest: str) -> str:
+    """Return why a digest cannot name an import; empty if it can.
+
+    Valid are ``sha256:`` with hexadecimal digits and ``uid:`` with the uid of a PVC. The text begins with that of
+    KubeVirt's CDI.
+    """
+    prefix, _, rest = digest.partition(":")
+    if prefix not in _DIGEST:
+        return f"Digest has no supported prefix: it is {digest[:80]!r}, not sha256:HEX or uid:UID"
+    if len(rest) < _DIGEST_LENGTH:
+        return f"Digest is too short: {digest[:80]!r} has {len(rest)} of {_DIGEST_LENGTH} characters"
+    if not _DIGEST[prefix].fullmatch(rest):
+        return f"Digest {digest[:80]!r} is not {prefix}: and lower case hexadecimal digits"
+    return ""
+
+
 def cron_import(managed_data_source: str, digest: str) -> str:
     """Return the name of the DataVolume for one import of a DataImportCron.
 
     Raises:
-        ValueError: `digest` is neither ``sha256:`` with hexadecimal digits nor ``uid:`` with the uid of a PVC; the
-            message begins with that of KubeVirt's CDI.
+        ValueError: `digest_problem` finds one.
     """
-    prefix, _, rest = digest.partition(":")
-    if prefix not in _DIGEST:
-        raise ValueError(f"Digest has no supported prefix: it is {digest[:80]!r}, not sha256:HEX or uid:UID")
-    if len(rest) < _DIGEST_LENGTH:
-        raise ValueError(f"Digest is too short: {digest[:80]!r} has {len(rest)} of {_DIGEST_LENGTH} characters")
-    if not _DIGEST[prefix].fullmatch(rest):
-        raise ValueError(f"Digest {digest[:80]!r} is not {prefix}: and lower case hexadecimal digits")
-    return joined(managed_data_source, rest[:_DIGEST_LENGTH])
+    if problem := digest_problem(digest):
+        raise ValueError(problem)
+    return joined(managed_data_source, digest.partition(":")[2][:_DIGEST_LENGTH])
 
 
 def poll_cron_job(cron: str, uid: str) -> str:

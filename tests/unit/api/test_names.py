@@ -72,6 +72,7 @@ def test_all_annotations_differ():
 
 
 def test_an_import_is_named_after_the_beginning_of_its_digest():
+    assert names.digest_problem("uid:fd83ea4c-7ef2-4a60-ac5c-4dd1e1e9f4ee") == ""
     assert names.cron_import("fedora", f"sha256:{'0123456789ab' * 5}0123") == "fedora-0123456789ab"
     assert names.cron_import("fedora", "uid:fd83ea4c-7ef2-4a60-ac5c-4dd1e1e9f4ee") == "fedora-fd83ea4c-7ef"
 
