@@ -19,9 +19,9 @@ from cdi.reconcile.dataimportcron.poll import (
     NODE_TIMEOUT,
     POD_TIMEOUT,
     plan_poll,
-    split_image_stream,
 )
 from cdi.reconcile.dataimportcron.poll_record import LONGEST_DELAY, PollRecord
+from cdi.reconcile.dataimportcron.poll_source import split_image_stream
 from cdi.reconcile.rejection import refusal_of
 
 P = "cdi.kubevirt.io/storage.import."
