@@ -346,6 +346,10 @@ def cron_import(managed_data_source: str, digest: str) -> str:
     return joined(managed_data_source, digest.partition(":")[2][:_DIGEST_LENGTH])
 
 
+POLL_ACCOUNT = f"{INSTALLATION}-cronjob"
+"""Service account of the pods that poll sources, with the default prefix."""
+
+
 def poll_cron_job(cron: str, uid: str) -> str:
     """Return the name of the CronJob that shows the poll pods of a DataImportCron.
 

@@ -127,6 +127,7 @@ class Manager:
             scope=scope,
             components=others,
             install_namespace=install_namespace,
+            prefix=prefix,
         )
 
     def unsynced(self) -> str:

@@ -15,6 +15,7 @@ from cdi.api.dataimportcron import DataImportCron
 from cdi.api.datasource import DataSource
 from cdi.api.errors import InvalidManifest, NotFound
 from cdi.api.installation import CDI
+from cdi.api.names import INSTALLATION, POLL_ACCOUNT, prefixed_name
 from cdi.api.storageprofile import StorageProfile
 from cdi.api.transfer import ObjectTransfer
 from cdi.controller.applier import PlanApplier
@@ -104,6 +105,7 @@ class Reconcilers:
         scope: Scope,
         components: ComponentHealth,
         install_namespace: str,
+        prefix: str = INSTALLATION,
         retries: Retries | None = None,
         now: Callable[[], float] = time.time,
     ) -> None:
@@ -117,6 +119,7 @@ class Reconcilers:
         self._uploads = uploads
         self._scope = scope
         self._install_namespace = install_namespace
+        self._poll_account = prefixed_name(POLL_ACCOUNT, prefix)
         self._components = components
         self._retries = retries or CLUSTER_RETRIES
         self._throttle = StatusThrottle(now)
@@ -378,6 +381,7 @@ class Reconcilers:
             platform=PLATFORM,
             install_namespace=self._install_namespace,
             owner=self._owner(),
+            poll_account=self._poll_account,
             zone=local_zone(),
             refusal=refusal,
         )

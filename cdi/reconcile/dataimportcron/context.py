@@ -12,6 +12,7 @@ from cdi.api.datasource import DataSource
 from cdi.api.datavolume import DataVolume
 from cdi.api.errors import InvalidManifest
 from cdi.api.golden import GoldenSettings, parse_golden_settings
+from cdi.api.names import POLL_ACCOUNT
 from cdi.api.storageprofile import StorageProfile
 from cdi.reconcile.actions import ObjectRef
 from cdi.reconcile.clone.lister import Snapshot
@@ -165,6 +166,8 @@ class CronContext:
     """Owner reference to the CDI object, for objects in the installation's namespace; None if there is none."""
     versions: Mapping[str, str] = field(default_factory=dict)
     """Versions of the programs that import, by name (cdi, qemu), for records of origin."""
+    poll_account: str = POLL_ACCOUNT
+    """Service account of poll pods, which has no rights."""
     poll_inputs: str = INPUTS
     """Directory below which a poll finds Secrets and ConfigMaps; on one machine another one for each DataImportCron."""
     zone: tzinfo = UTC

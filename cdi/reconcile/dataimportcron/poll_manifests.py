@@ -31,7 +31,6 @@ from cdi.reconcile.dataimportcron.poll_observed import CONTAINER, IMAGE_CONTAINE
 from cdi.reconcile.job_builder import InputLister, PollSpec
 from cdi.reconcile.pod_builder import ANN_JOB, ANN_SPEC, ANNOTATIONS, STATE, restricted_pod_spec, worker_container
 
-SERVICE_ACCOUNT: Final = "cdi-cronjob"
 ANN_REQUIRED_SCC: Final = "openshift.io/required-scc"
 _SHARED: Final = "/shared"
 _PROGRAM: Final = f"{_SHARED}/server"
@@ -163,7 +162,12 @@ def build_node_pod(context: CronContext, image: str, architecture: str | None) -
         "metadata": {
             "name": poll_pod(context.name, context.uid),
             "namespace": context.namespace,
-            "labels": {**context.config.labels, **COMMON_LABELS, LABEL_DATA_IMPORT_CRON_POLLER: ""},
+            "labels": {
+                **context.config.labels,
+                **COMMON_LABELS,
+                LABEL_DATA_IMPORT_CRON_POLLER: "",
+                LABEL_DATA_IMPORT_CRON: context.name,
+            },
             "ownerReferences": [owner],
         },
         "spec": spec,
@@ -188,7 +192,12 @@ def _job_spec(context: CronContext, poll: PollSpec) -> dict[str, Any]:
         "ttlSecondsAfterFinished": 10,
         "template": {
             "metadata": {
-                "labels": {**COMMON_LABELS, LABEL_DATA_IMPORT_CRON_POLLER: ""},
+                "labels": {
+                    **COMMON_LABELS,
+                    LABEL_DATA_IMPORT_CRON_POLLER: "",
+                    LABEL_DATA_IMPORT_CRON_NAMESPACE: context.namespace,
+                    LABEL_DATA_IMPORT_CRON: context.name,
+                },
                 "annotations": {ANN_REQUIRED_SCC: "restricted-v2", ANN_JOB: poll.work.to_json()},
             },
             "spec": _pod_spec(context, poll),
@@ -217,7 +226,7 @@ def _pod_spec(context: CronContext, poll: PollSpec) -> dict[str, Any]:
     job = {"path": "job", "fieldRef": {"fieldPath": f"metadata.annotations['{ANN_JOB}']"}}
     return {
         **spec,
-        "serviceAccountName": SERVICE_ACCOUNT,
+        "serviceAccountName": context.poll_account,
         "containers": [container],
         "volumes": [
             {"name": "pod", "downwardAPI": {"items": [job]}},
