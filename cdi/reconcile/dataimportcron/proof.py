@@ -57,7 +57,7 @@ QUEUED: Final = "ProofQueued"
 BOOT_PROVEN: Final = "BootProven"
 RUNNING: Final = "ProofRunning"
 EMULATED: Final = "KvmUnavailable"
-"""Reason of the event about a proof that waited in vain for a node with KVM."""
+"""Reason of the event about a proof for which no node had KVM free."""
 _MAX_FAILURE = 1024
 
 
@@ -191,7 +191,7 @@ def _waiting(pod: Body, ended: Termination | None) -> ProofStep:
 
 
 def _pending(context: CronContext, version: GoldenVersion, claim: PVC, attempts: ProofAttempts, pod: Body) -> ProofStep:
-    """Return the step for a pod that has not ended: replace it if it waits in vain."""
+    """Return the step for a pod that has not ended: replace it if it cannot start as it is."""
     blocker = pending_reason(pod)
     if is_started(pod):
         return ProofStep(blocker=blocker or _running(f"pod {pod['metadata']['name']} boots a virtual machine"))
