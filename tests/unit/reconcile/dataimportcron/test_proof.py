@@ -6,21 +6,22 @@ import itertools
 import json
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from typing import Literal
 
 import pytest
 
 from cdi.api.dataimportcron import DataImportCron, GoldenVersion, ProofStatus, VersionState
-from cdi.api.errors import BootFailed, QemuFailed, QemuMissing, QuotaExceeded
+from cdi.api.errors import BootFailed, Interrupted, QemuFailed, QemuMissing, QuotaExceeded
 from cdi.api.golden import GoldenSettings
 from cdi.api.job import Failure
 from cdi.api.names import ANN_POD_RETAIN, COMPONENT_PROOF, LABEL_COMPONENT, LABEL_DATA_IMPORT_CRON
 from cdi.api.proof import ProofJob, ProofResult
-from cdi.reconcile.actions import CreateObject, DeleteObject, PatchObject
-from cdi.reconcile.context import PVC, ResolvedConfig, WorkerPodConfig
-from cdi.reconcile.dataimportcron import proof
-from cdi.reconcile.dataimportcron.context import CronContext
-from cdi.reconcile.dataimportcron.proof import ANNOTATION, KVM_PATIENCE, MAX_ACTIVE, MAX_FAILURES, plan_proof
+from cdi.reconcile.actions import CreateObject, DeleteObject, PatchObject, StartTask, StopTask
+from cdi.reconcile.context import PVC, Platform, ResolvedConfig, WorkerPodConfig
+from cdi.reconcile.dataimportcron.context import CronContext, LocalTask
+from cdi.reconcile.dataimportcron.proof import KVM_PATIENCE, MAX_ACTIVE, plan_proof
 from cdi.reconcile.dataimportcron.proof_pod import KVM, MEMORY_OVERHEAD
+from cdi.reconcile.dataimportcron.proof_result import ANNOTATION, MAX_FAILURES, ProofStep
 from cdi.reconcile.pod_builder import ANN_FINGERPRINT, ANN_JOB
 from cdi.reconcile.rejection import refusal_of
 
@@ -61,7 +62,9 @@ class Cluster:
     active: int = 0
     refusal: object = None
     started: int = 0
-    """Number of pods that were created."""
+    """Number of pods or processes that were started."""
+    task: LocalTask | None | Literal[False] = False
+    """The newest process on one machine; False in a cluster."""
 
     # The parts of CronLister that are used.
 
@@ -75,6 +78,10 @@ class Cluster:
     def offers_device(self, resource):
         assert resource == KVM
         return self.kvm
+
+    def local_task(self, task, uid):
+        assert (task, uid) == ("proof", CLAIM.uid)
+        return self.task
 
     def context(self):
         cron = DataImportCron.model_validate(
@@ -91,7 +98,13 @@ class Cluster:
         )
         config = ResolvedConfig(pods=self.pods_config, labels={"team": "golden"})
         return CronContext(
-            now=self.now, cron=cron, objects=self, settings=self.settings, config=config, refusal=self.refusal
+            now=self.now,
+            cron=cron,
+            objects=self,
+            settings=self.settings,
+            config=config,
+            platform=Platform(cluster=self.task is False),
+            refusal=self.refusal,
         )
 
     def step(self):
@@ -106,6 +119,12 @@ class Cluster:
                     found = self.pods.get(action.name)
                     if found is not None and found["metadata"]["uid"] == action.uid:
                         del self.pods[action.name]
+                case StartTask(uid=CLAIM.uid):
+                    self.started += 1
+                    self.task = LocalTask(running=True, started=self.now)
+                    self.job = action.work
+                case StopTask(task="proof", uid=CLAIM.uid):
+                    self.task = LocalTask(running=False, started=self.now, ended=self.now)
                 case PatchObject(plural="persistentvolumeclaims"):
                     assert action.version == self.claim.version
                     annotations = {**self.claim.annotations, **action.annotations}
@@ -281,9 +300,9 @@ def test_a_rejected_pod_is_reported_and_tried_again_later(cluster):
 
 
 def test_without_a_volume_there_is_nothing_to_prove(cluster):
-    assert plan_proof(cluster.context(), VERSION, None) == proof.ProofStep()
+    assert plan_proof(cluster.context(), VERSION, None) == ProofStep()
     cluster.claim = replace(CLAIM, deleting=True)
-    assert cluster.run() == proof.ProofStep()
+    assert cluster.run() == ProofStep()
 
 
 # --- results --------------------------------------------------------------------------------------------------------
@@ -301,7 +320,7 @@ def test_a_version_that_boots_is_proven_and_its_pod_deleted_once_that_is_recorde
     assert POD in cluster.pods  # until the status is known to be written
     assert cluster.run().result is None
     assert cluster.pods == {}
-    assert cluster.run() == proof.ProofStep()
+    assert cluster.run() == ProofStep()
 
 
 def test_a_version_that_does_not_boot_is_unproven_with_its_console(cluster):
@@ -402,7 +421,7 @@ def test_a_result_that_contradicts_itself_does_not_count(cluster, result, code):
         ({"code": 137, "reason": "OOMKilled"}, "ResourceLimit"),
         ({"code": 137, "reason": "Error"}, "WorkerLost"),
         ({"code": 137, "result": BOOTED, "reason": "OOMKilled"}, "ResourceLimit"),
-        ({"code": 130, "result": failed(proof.Interrupted("stopped"))}, "WorkerLost"),
+        ({"code": 130, "result": failed(Interrupted("stopped"))}, "WorkerLost"),
         ({"code": 137, "reason": "DeadlineExceeded"}, "WorkerLost"),
         ({"result": failed(QemuMissing("qemu-system-x86_64 is not installed"))}, "QemuMissing"),
     ],
@@ -554,6 +573,82 @@ def test_a_pod_that_is_being_deleted_is_waited_for(cluster):
     assert step.blocker is not None
     cluster.end(BOOTED)
     assert cluster.run().result is None
+
+
+# --- on one machine ---------------------------------------------------------------------------------------------------
+
+
+def end_task(cluster, result=None):
+    cluster.now += 60
+    text = "" if result is None else result.to_json()
+    cluster.task = LocalTask(running=False, started=cluster.now - 60, ended=cluster.now, result=text)
+
+
+@pytest.fixture
+def machine():
+    return Cluster(task=None, claim=replace(CLAIM, path="/volumes/debian"))
+
+
+def test_on_one_machine_a_process_boots_the_disk_in_the_volumes_directory(machine):
+    machine.version = VERSION.model_copy(update={"architecture": "arm64"})
+    step = machine.run()
+    assert step.blocker is not None
+    assert (machine.job.disk, machine.job.architecture) == ("/volumes/debian/disk.img", "arm64")
+    assert machine.run().actions == ()
+    end_task(machine, BOOTED)
+    assert machine.run().result.booted
+    assert machine.run() == ProofStep()
+    assert machine.started == 1
+
+
+def test_on_one_machine_a_guest_that_does_not_boot_is_a_result_and_can_be_retried(machine):
+    machine.run()
+    end_task(machine, PANICKED)
+    step = machine.run()
+    assert (step.result.booted, step.reason) == (False, "BootFailed")
+    machine.version = machine.version.model_copy(update={"state": VersionState.PROVING})
+    assert machine.run().result is None
+    assert machine.started == 2
+    end_task(machine, BOOTED)
+    assert machine.run().result.booted
+
+
+@pytest.mark.parametrize(
+    "result",
+    [None, failed(Interrupted("stopped")), replace(BOOTED, id="another"), failed(QemuMissing("not installed"))],
+    ids=["lost", "interrupted", "of another volume", "no emulator"],
+)
+def test_on_one_machine_a_process_without_a_result_is_repeated(machine, result):
+    machine.run()
+    for number in range(2, 3 * MAX_FAILURES):
+        end_task(machine, result)
+        step = machine.run()
+        assert step.result is None
+        assert len(step.events) == 1
+        waiting = machine.run()
+        assert waiting.actions == ()
+        machine.now += waiting.requeue_after
+        machine.run()
+        assert machine.started == number
+    end_task(machine, BOOTED)
+    assert machine.run().result.booted
+
+
+def test_on_one_machine_an_emulator_that_fails_again_and_again_is_a_result(machine):
+    for _ in range(MAX_FAILURES):
+        machine.run()
+        end_task(machine, failed(QemuFailed("crashed")))
+        step = machine.run()
+        machine.now += step.requeue_after or 0
+    assert step.reason == "QemuFailed"
+    assert machine.started == MAX_FAILURES
+
+
+def test_on_one_machine_the_process_of_a_revoked_version_is_stopped(machine):
+    machine.run()
+    machine.version = VERSION.model_copy(update={"state": VersionState.REVOKED})
+    machine.run()
+    assert machine.task.running is False
 
 
 # --- restarts ---------------------------------------------------------------------------------------------------------
