@@ -13,9 +13,11 @@ from cdi.api.dataimportcron import GoldenVersion, VersionState
 from cdi.api.meta import Condition
 from cdi.api.phases import ConditionType, Reason
 from cdi.api.storageprofile import CronSourceFormat
+from cdi.reconcile.context import PodBlocker
 from cdi.reconcile.dataimportcron.importing import ImportStep
 from cdi.reconcile.dataimportcron.objects import VersionObjects
 from cdi.reconcile.dataimportcron.poll import Trouble
+from cdi.reconcile.dataimportcron.proof_result import REGULAR
 from cdi.reconcile.dataimportcron.storage_class import Storage
 from cdi.reconcile.status import ConditionValue, conditions, false, true
 
@@ -24,11 +26,16 @@ OUTDATED: Final = false(Reason.OUTDATED, "Source digest updated since last impor
 NO_DIGEST: Final = false(Reason.NO_DIGEST, "No source digest")
 PROGRESSING: Final = false(Reason.IMPORT_PROGRESSING, "Import is progressing")
 SNAPSHOT_PROGRESSING: Final = false(Reason.IMPORT_PROGRESSING, "Snapshot of imported data is progressing")
-PROOF_PROGRESSING: Final = false(Reason.IMPORT_PROGRESSING, "Boot proof of imported data is progressing")
+PROOF_PROGRESSING: Final = "Boot proof of imported data is progressing"
 
 
 def up_to_date(
-    step: ImportStep, version: GoldenVersion | None, objects: VersionObjects | None, storage: Storage, desired: str
+    step: ImportStep,
+    version: GoldenVersion | None,
+    objects: VersionObjects | None,
+    storage: Storage,
+    desired: str,
+    proofs: Mapping[str, PodBlocker],
 ) -> ConditionValue | None:
     """Return the condition UpToDate; None to leave it as it is.
 
@@ -38,6 +45,7 @@ def up_to_date(
         objects: Objects of the version that was current before; None if there was none.
         storage: The storage class in force.
         desired: The desired digest; empty if there is none.
+        proofs: What the boot proofs of versions are waiting for, by name.
 
     """
     if version is not None and version.state == VersionState.REVOKED:
@@ -48,9 +56,17 @@ def up_to_date(
         return OUTDATED if desired else NO_DIGEST
     if step.succeeded:
         if version is not None and version.state == VersionState.PROVING:
-            return PROOF_PROGRESSING
+            return _proving(proofs.get(version.name))
         return _converted(objects, storage)
     return PROGRESSING if step.current is not None else NO_DIGEST
+
+
+def _proving(blocker: PodBlocker | None) -> ConditionValue:
+    """Return the condition of a version whose proof has not ended, with what the proof is waiting for."""
+    if blocker is None:
+        return false(Reason.IMPORT_PROGRESSING, PROOF_PROGRESSING)
+    reason = Reason.IMPORT_PROGRESSING if blocker.reason in REGULAR else blocker.reason
+    return false(reason, f"{PROOF_PROGRESSING}: {blocker.message}")
 
 
 def _converted(objects: VersionObjects | None, storage: Storage) -> ConditionValue | None:

@@ -36,6 +36,7 @@ from cdi.reconcile.dataimportcron.proof_pod import (
 )
 from cdi.reconcile.dataimportcron.proof_result import (
     ANNOTATION,
+    QUEUED,
     ProofAttempts,
     ProofStep,
     about,
@@ -56,12 +57,11 @@ KVM_PATIENCE: Final = 60.0
 """Seconds that a pod may wait for a node with free KVM before the processor is emulated."""
 REFUSED_DELAY: Final = 30.0
 """Seconds until a pod that the API server rejected, or that must wait for others, is tried again."""
-QUEUED: Final = "ProofQueued"
 EMULATED: Final = "KvmUnavailable"
 """Reason of the event about a proof for which no node had KVM free."""
 
 
-def plan_proof(context: CronContext, version: GoldenVersion, claim: PVC | None) -> ProofStep:
+def plan_proof(context: CronContext, version: GoldenVersion, claim: PVC | None, *, required: bool = True) -> ProofStep:
     """Return the next step of the proof of a version.
 
     It is called for every version whose volume exists, until the end of its life: the pod of a finished proof is
@@ -71,15 +71,16 @@ def plan_proof(context: CronContext, version: GoldenVersion, claim: PVC | None) 
         context: The DataImportCron.
         version: The version, as in the status.
         claim: The PVC with its content; None if it does not exist.
+        required: Whether versions have to be proven at present.
 
     """
     if claim is None or claim.deleting:
         # The pod is garbage-collected with the PVC.
         return ProofStep()
     if not context.platform.cluster:
-        return plan_local_proof(context, version, claim)
+        return plan_local_proof(context, version, claim, required=required)
     pod = context.objects.pod(claim.namespace, proof_pod(claim.uid, version.name))
-    if version.state != VersionState.PROVING:
+    if version.state != VersionState.PROVING or not required:
         return _clean_up(context, claim, pod)
     attempts = ProofAttempts.read(claim.annotations.get(ANNOTATION))
     if pod is None:

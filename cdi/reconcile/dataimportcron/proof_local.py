@@ -25,10 +25,10 @@ from cdi.reconcile.dataimportcron.proof_result import (
 )
 
 
-def plan_local_proof(context: CronContext, version: GoldenVersion, claim: PVC) -> ProofStep:
+def plan_local_proof(context: CronContext, version: GoldenVersion, claim: PVC, *, required: bool) -> ProofStep:
     """Return the next step of the proof of a version whose volume is a directory of this machine."""
     task = context.objects.local_task("proof", claim.uid)
-    if version.state != VersionState.PROVING:
+    if version.state != VersionState.PROVING or not required:
         stop: tuple[Action, ...] = (StopTask(task="proof", uid=claim.uid),) if task is not None and task.running else ()
         return ProofStep(actions=(*forget_attempts(claim), *stop))
     attempts = ProofAttempts.read(claim.annotations.get(ANNOTATION))

@@ -13,6 +13,7 @@ from cdi.api.errors import BootFailed, Retry, render
 from cdi.api.golden import RETRY
 from cdi.api.job import Failure
 from cdi.api.names import GROUP
+from cdi.api.phases import Reason
 from cdi.api.proof import ProofResult
 from cdi.api.timestamps import timestamp
 from cdi.reconcile.actions import Action, Event, PatchObject
@@ -27,6 +28,9 @@ MAX_EVENT: Final = 1024
 """Characters of an event's message."""
 BOOT_PROVEN: Final = "BootProven"
 RUNNING: Final = "ProofRunning"
+QUEUED: Final = "ProofQueued"
+REGULAR: Final = frozenset({RUNNING, QUEUED, Reason.PENDING, Reason.CONTAINER_CREATING})
+"""Reasons of `ProofStep.blocker` in the course of a proof that goes well."""
 _MAX_FAILURE = 1024
 
 

@@ -26,6 +26,7 @@ from cdi.reconcile.actions import (
     PatchObject,
     Plan,
 )
+from cdi.reconcile.context import PodBlocker
 from cdi.reconcile.dataimportcron import conditions
 from cdi.reconcile.dataimportcron.architectures import (
     architectures_problem,
@@ -77,6 +78,8 @@ class _Draft:
     annotations: dict[str, str | None] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
     waits: list[float] = field(default_factory=list)
+    proofs: dict[str, PodBlocker] = field(default_factory=dict)
+    """What the proofs of versions are waiting for."""
 
     def wait(self, seconds: float | None) -> None:
         if seconds is not None:
@@ -172,7 +175,9 @@ def _reconcile(context: CronContext) -> Plan:
     newest = history.get(desired) if desired else None
     aspects = {
         ConditionType.PROGRESSING: step.progressing,
-        ConditionType.UP_TO_DATE: conditions.up_to_date(step, newest or current, objects, storage, desired),
+        ConditionType.UP_TO_DATE: conditions.up_to_date(
+            step, newest or current, objects, storage, desired, draft.proofs
+        ),
         ConditionType.POLLED: conditions.polled(poll.trouble),
         ConditionType.GOLDEN_SETTINGS: conditions.settings(draft.problems),
     }
@@ -258,7 +263,12 @@ def _storage_class(
 
 
 def _succeeded(context: CronContext, history: History) -> History:
-    """Return the history with the imports that have succeeded."""
+    """Return the history with the imports that have succeeded.
+
+    While the settings are invalid, it is unknown whether a version must be proven, so none becomes available.
+    """
+    if context.settings_problem:
+        return history
     for version in history.versions:
         if version.state != VersionState.IMPORTING:
             continue
@@ -282,14 +292,19 @@ def _proofs(context: CronContext, recorded: History, history: History, draft: _D
     Proofs are planned from the versions as they are in the status: the pod with a result is deleted only once the
     result is written.
     """
+    required = context.settings.proof == "boot" or bool(context.settings_problem)
     for version in recorded.versions:
+        if not required:
+            history = history.proof_not_required(version.name)
         claim = objects_of(context, version.name).complete_claim
         if claim is None:
             continue
-        proof = plan_proof(context, version, claim)
+        proof = plan_proof(context, version, claim, required=required)
         draft.actions += proof.actions
         draft.events += proof.events
         draft.wait(proof.requeue_after)
+        if proof.blocker is not None:
+            draft.proofs[version.name] = proof.blocker
         if proof.result is None:
             continue
         if proof.result.booted:

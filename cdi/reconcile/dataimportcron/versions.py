@@ -275,6 +275,14 @@ class History:
 
         return self._change(name, change)
 
+    def proof_not_required(self, name: str) -> Self:
+        """Return the history with a version that is available although it was not proven: proofs were switched off."""
+
+        def change(old: GoldenVersion) -> dict[str, Any] | None:
+            return {"state": VersionState.AVAILABLE, "proof": None} if old.state == VersionState.PROVING else None
+
+        return self._change(name, change)
+
     def offering(self, name: str, now: float) -> Self:
         """Return the history with the version to which the managed DataSource has just changed."""
         last = self.last_offered()

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from cdi.api.errors import QuotaExceeded
+from cdi.api.errors import QemuMissing, QuotaExceeded
+from cdi.api.job import Failure
+from cdi.api.proof import ProofResult
 from cdi.reconcile.dataimportcron.context import CloneRight
 from cdi.reconcile.storageprofile import SnapshotClass
 from tests.unit.reconcile.dataimportcron.world import NAMESPACE, World, cron_body, digest
@@ -608,6 +610,131 @@ def test_the_default_service_account_is_asked_about():
 def test_a_source_of_the_own_namespace_needs_no_right():
     made = imported(UID, source={"pvc": {"namespace": NAMESPACE, "name": "gold"}})
     assert made.asked == []
+
+
+# --- boot proofs --------------------------------------------------------------------------------------------------
+
+PROOF = {"cdi.kubevirt.io/golden.proof": "boot"}
+PANICKED = ProofResult(id="", message="the kernel panicked: no root", accelerator="tcg", console="no root")
+
+
+def test_a_version_is_offered_only_after_it_has_booted():
+    made = world(annotations=PROOF)
+    made.guests[NAME_A] = None
+    made.desire(A)
+    made.settle()
+    assert made.version(A)["state"] == "Proving"
+    assert made.offered is None
+    assert "lastImportedPVC" not in made.status
+    assert made.condition("UpToDate")[:2] == ("False", "ImportProgressing")
+    assert made.condition("UpToDate")[2].startswith("Boot proof of imported data is progressing: ")
+    made.guests.clear()
+    made.settle()
+    assert made.offered == f"pvc/{NAME_A}"
+    assert made.version(A)["proof"]["booted"] is True
+    assert made.condition("UpToDate") == ("True", "UpToDate", "Latest import is up to date")
+    assert made.names("pods") == []
+
+
+def test_a_version_that_does_not_boot_is_never_offered_and_says_why():
+    made = imported(A, annotations=PROOF)
+    made.guests[NAME_B] = PANICKED
+    made.desire(B)
+    made.settle()
+    assert made.version(B)["state"] == "Unproven"
+    assert made.version(B)["reason"] == "BootFailed"
+    assert made.offered == f"pvc/{NAME_A}"
+    assert made.condition("UpToDate")[:2] == ("False", "Unproven")
+    assert "the kernel panicked" in made.condition("UpToDate")[2]
+    assert made.names("pods") == []
+    # Another digest is tried; the bad one is not tried again.
+    made.desire(C)
+    made.settle()
+    made.desire(B)
+    made.settle()
+    assert made.offers == [f"pvc/{NAME_A}", f"pvc/{NAME_C}"]
+
+
+def test_an_unproven_version_is_proven_again_by_request():
+    made = imported(A, annotations=PROOF)
+    made.guests[NAME_B] = PANICKED
+    made.desire(B)
+    made.settle()
+    made.guests.clear()
+    made.now += 60
+    made.annotate(golden_retry=NAME_B)
+    made.settle()
+    assert made.version(B)["state"] == "Available"
+    assert made.offered == f"pvc/{NAME_B}"
+
+
+def test_a_proof_that_cannot_be_made_says_so_and_is_repeated():
+    made = world(annotations=PROOF)
+    missing = Failure.from_error(QemuMissing("qemu-system-x86_64 is not installed"))
+    made.guests[NAME_A] = ProofResult(id="", failure=missing)
+    made.desire(A)
+    for _ in range(10):
+        made.reconcile()
+        made.step()
+    assert made.condition("UpToDate")[:2] == ("False", "QemuMissing")
+    assert "qemu-system-x86_64 is not installed" in made.condition("UpToDate")[2]
+    assert made.offered is None
+    made.guests.clear()
+    made.now += 3600
+    made.settle()
+    assert made.offered == f"pvc/{NAME_A}"
+
+
+def test_a_rejected_proof_pod_is_reported_and_tried_again():
+    made = world(annotations=PROOF)
+    made.refuse["Pod"] = QuotaExceeded("exceeded quota: memory")
+    made.desire(A)
+    for _ in range(10):
+        made.reconcile()
+        made.step()
+    assert made.condition("UpToDate")[:2] == ("False", "QuotaExceeded")
+    assert made.offered is None
+    made.refuse.clear()
+    made.settle()
+    assert made.offered == f"pvc/{NAME_A}"
+
+
+def test_without_the_setting_a_version_that_waits_for_its_proof_is_available():
+    made = world(annotations=PROOF)
+    made.guests[NAME_A] = None
+    made.desire(A)
+    made.settle()
+    made.annotate(golden_proof="none")
+    made.settle()
+    assert made.offered == f"pvc/{NAME_A}"
+    assert made.names("pods") == []
+
+
+def test_invalid_settings_never_make_an_unproven_version_available():
+    made = imported(A, annotations=PROOF)
+    made.guests[NAME_B] = PANICKED
+    made.outcomes[NAME_B] = ""
+    made.desire(B)
+    made.settle()
+    made.annotate(golden_proof="perhaps")
+    made.outcomes.clear()
+    made.settle()
+    assert made.version(B)["state"] == "Importing"
+    made.annotate(golden_proof="boot")
+    made.settle()
+    assert made.version(B)["state"] == "Unproven"
+    assert made.offers == [f"pvc/{NAME_A}"]
+
+
+def test_a_snapshot_is_taken_only_of_a_version_that_has_booted():
+    made = snapshots(annotations=PROOF)
+    made.guests[NAME_A] = None
+    made.desire(A)
+    made.settle()
+    assert made.names("volumesnapshots") == []
+    made.guests.clear()
+    made.settle()
+    assert made.offered == f"snapshot/{NAME_A}"
 
 
 # --- failures -----------------------------------------------------------------------------------------------------

@@ -5,16 +5,20 @@ from __future__ import annotations
 import copy
 import itertools
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from typing import Any
 
 from cdi.api.dataimportcron import DataImportCron
 from cdi.api.datasource import DataSource
 from cdi.api.datavolume import DataVolume
+from cdi.api.errors import BootFailed
 from cdi.api.golden import ORIGIN, Origin
-from cdi.api.names import LABEL_DATA_IMPORT_CRON
+from cdi.api.names import COMPONENT_PROOF, LABEL_COMPONENT, LABEL_DATA_IMPORT_CRON
+from cdi.api.proof import ProofResult
 from cdi.api.quantity import Quantity
 from cdi.api.storageprofile import StorageProfile
+from cdi.api.timestamps import timestamp
 from cdi.api.validation import parse
 from cdi.reconcile.actions import (
     Action,
@@ -115,6 +119,8 @@ class World:
     """Errors of the API server by the kind of the object to create."""
     inputs: dict[ObjectRef, Input] = field(default_factory=dict)
     image_streams: dict[str, ImageStream] = field(default_factory=dict)
+    guests: dict[str, ProofResult | None] = field(default_factory=dict)
+    """Result of the boot proof of the version of this name, None while the pod runs; it boots by default."""
     local_tasks: dict[tuple[str, str], LocalTask] = field(default_factory=dict)
     devices: frozenset[str] = frozenset()
     snapshots_ready: bool = True
@@ -321,6 +327,22 @@ class World:
                 self._import(namespace, name, body)
             elif plural == "volumesnapshots" and self.snapshots_ready and not body.get("status"):
                 body["status"] = {"readyToUse": True, "restoreSize": "5Gi"}
+            elif plural == "pods" and body["metadata"]["labels"].get(LABEL_COMPONENT) == COMPONENT_PROOF:
+                self._boot(body)
+
+    def _boot(self, body: dict[str, Any]) -> None:
+        owner = body["metadata"]["ownerReferences"][0]
+        booted = ProofResult(id=owner["uid"], booted=True, message="a login prompt", accelerator="tcg", seconds=60)
+        result = self.guests.get(owner["name"], booted)
+        if result is None or body.get("status"):
+            return
+        terminated = {
+            "exitCode": 0 if result.booted else BootFailed.exit_status,
+            "finishedAt": timestamp(datetime.fromtimestamp(self.now, UTC)),
+            "message": replace(result, id=owner["uid"]).to_json(),
+        }
+        container = {"name": "importer", "state": {"terminated": terminated}}
+        body["status"] = {"phase": "Succeeded" if result.booted else "Failed", "containerStatuses": [container]}
 
     def _import(self, namespace: str, name: str, body: dict[str, Any]) -> None:
         status = body.setdefault("status", {})
