@@ -450,6 +450,20 @@ class SigningKeyInvalid(VerifyError):
     default_remedy = "give an Ed25519 or ECDSA (P-256, P-384) key in PEM, without a password"
 
 
+class ImageUnsigned(SignatureMissing):
+    """The policy requires a signature of the container image, and its registry has none; it may still be signed."""
+
+    retry = Retry.ON_CHANGE
+    default_remedy = "sign it: cosign sign --key KEY HOST/REPOSITORY@DIGEST; the import starts automatically"
+
+
+class VerificationKeyInvalid(VerifyError):
+    """A public key that the policy names cannot be read, or is of an unsupported kind."""
+
+    retry = Retry.ON_CHANGE
+    default_remedy = "give PEM files of ECDSA, Ed25519 or RSA public keys, such as cosign.pub"
+
+
 # --- target -----------------------------------------------------------------------------------------------------
 
 
