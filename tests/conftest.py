@@ -16,6 +16,7 @@ pytest_plugins = [
     "tests.integration.fixtures_http",
     "tests.faults.plugin",
     "tests.integration.fixtures_registry",
+    "tests.integration.fixtures_cosign",
     "tests.integration.fixtures_s3",
     "tests.integration.fixtures_gcs",
     "tests.integration.fixtures_images",

@@ -187,6 +187,9 @@ class Policy:
     """Whether the detached signature of SHA256SUMS is checked against `keyring`."""
     keyring: str | None = None
     """File with OpenPGP public keys, binary or armored."""
+    cosign_keys: tuple[str, ...] = ()
+    """PEM files with public keys, or directories of such files; if given, a container image must have a cosign
+    signature by one of the keys."""
     preallocation: bool = False
     stall_timeout: Annotated[float, Range(above=0, at_most=86_400)] = 60.0
     """Seconds without data after which a connection is closed."""

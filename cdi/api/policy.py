@@ -16,6 +16,7 @@ from cdi.api.job import Policy
 from cdi.api.names import GROUP
 from cdi.api.quantity import Quantity
 from cdi.api.rules.problems import Problem, truncate
+from cdi.api.sources import ImportSource, SourceKind
 
 PREFIX = f"{GROUP}/policy."
 BANDWIDTH = f"{PREFIX}bandwidth"
@@ -23,6 +24,7 @@ CONNECTIONS = f"{PREFIX}connections"
 CHECKSUM = f"{PREFIX}checksum"
 RECORD_DIGEST = f"{PREFIX}recordDigest"
 INSECURE = f"{PREFIX}insecure"
+COSIGN_KEYS = f"{PREFIX}cosignKeys"
 _MAX_CONNECTIONS = 64
 _MAX_STALL = 3600
 _MAX_CLONE = 7 * 24 * 3600
@@ -44,6 +46,8 @@ class PolicyAnnotations:
     signature: Literal["ignore", "if-present", "require"] = "ignore"
     keyring: str | None = None
     """An absolute path, ``configmap`` or ``configmap/key``."""
+    cosign_keys: str | None = None
+    """An absolute path, or the name of a Secret of which every value is a PEM file with public keys."""
     stall_timeout: int | None = None
     """Stall timeout in seconds."""
     clone_timeout: int | None = None
@@ -56,8 +60,8 @@ class PolicyAnnotations:
     insecure: bool = False
     """Disable TLS verification and allow plain HTTP for registries; only on a local machine."""
 
-    def policy(self, *, preallocation: bool, keyring: str | None) -> Policy:
-        """Return the policy of a job; `keyring` is the path of the key ring file."""
+    def policy(self, *, preallocation: bool, keyring: str | None, cosign_keys: tuple[str, ...] = ()) -> Policy:
+        """Return the policy of a job; `keyring` and `cosign_keys` are paths of files and directories."""
         policy = Policy(
             engine=self.engine,
             connections=self.connections,
@@ -67,6 +71,7 @@ class PolicyAnnotations:
             record_digest=self.record_digest,
             signature=self.signature,
             keyring=keyring,
+            cosign_keys=cosign_keys,
             preallocation=preallocation,
         )
         return policy if self.stall_timeout is None else replace(policy, stall_timeout=float(self.stall_timeout))
@@ -85,6 +90,22 @@ def check_policy(annotations: Mapping[str, str] | None, field: str = "metadata.a
     """Yield a problem for each annotation that is invalid or has an unknown name."""
     for name, problem in _parse(annotations or {})[1]:
         yield replace(problem, field=f"{field}[{truncate(name, 200)}]")
+
+
+def check_signed_source(annotations: Mapping[str, str] | None, source: ImportSource | None) -> Iterator[Problem]:
+    """Yield a problem if the annotations require cosign's signature of something else than a container image.
+
+    `source` is None for a clone through a DataSource.
+    """
+    if COSIGN_KEYS not in (annotations or {}):
+        return
+    kinds = {kind.value for kind, _ in source.given()} if source is not None else {"a DataSource"}
+    if kinds and SourceKind.REGISTRY not in kinds:
+        yield Problem(
+            field=f"metadata.annotations[{COSIGN_KEYS}]",
+            message=f"Invalid value: cosign signs container images, but the source is {', '.join(sorted(kinds))}; "
+            f"for signed checksum files set {PREFIX}signature and {PREFIX}keyring",
+        )
 
 
 def check_policy_change(before: Mapping[str, str] | None, after: Mapping[str, str] | None) -> Iterator[Problem]:
@@ -125,6 +146,7 @@ _PARSERS: dict[str, tuple[str, Parser]] = {
     "checksum": ("checksum", _digest),
     "signature": ("signature", one_of("ignore", "if-present", "require")),
     "keyring": ("keyring", printable),
+    "cosignKeys": ("cosign_keys", printable),
     "stallTimeout": ("stall_timeout", whole_number(1, _MAX_STALL)),
     "cloneTimeout": ("clone_timeout", whole_number(1, _MAX_CLONE)),
     "endpoint": ("endpoint", printable),

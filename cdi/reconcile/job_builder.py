@@ -31,6 +31,7 @@ from cdi.api.names import ANN_CONTENT_TYPE
 from cdi.api.overhead import usable
 from cdi.api.phases import Reason
 from cdi.api.policy import CHECKSUM, INSECURE, PolicyAnnotations, parse_policy_annotations
+from cdi.api.policy import COSIGN_KEYS as COSIGN_KEYS_ANNOTATION
 from cdi.api.poll import PollJob
 from cdi.api.sources import SourceBlank, SourceGcs, SourceHttp, SourceRegistry, SourceS3
 from cdi.reconcile.actions import CloneJob, Mount, ObjectRef, Work
@@ -41,7 +42,7 @@ from cdi.reconcile.upload_request import UploadRequest
 
 ACCESS_KEY, SECRET_KEY, SESSION_TOKEN = "accessKeyId", "secretKey", "sessionToken"
 SERVICE_ACCOUNT, DOCKER_CONFIG = "credentials.json", ".dockerconfigjson"
-KEYRING = "keyring"
+KEYRING, COSIGN_KEYS = "keyring", "cosign-keys"
 SECTOR = 512
 """Sector size in bytes; a disk's size is a multiple of it."""
 
@@ -243,7 +244,9 @@ class _Builder:
             size=self._size(),
             checksum=checksum,
             policy=policy_annotations.policy(
-                preallocation=self._preallocation(), keyring=self._keyring(policy_annotations)
+                preallocation=self._preallocation(),
+                keyring=self._keyring(policy_annotations),
+                cosign_keys=self._cosign_keys(policy_annotations, source),
             ),
             # An archive import cannot be resumed, and the directory must contain only the archive's files.
             journal=None if self._platform.cluster and content is ContentType.ARCHIVE else layout.journal,
@@ -430,6 +433,27 @@ class _Builder:
             key = next(iter(keys)) if len(keys) == 1 else KEYRING
             self._look(ObjectRef(kind="ConfigMap", namespace=self._namespace, name=name), (key,))
         return f"{directory}/{key}"
+
+    def _cosign_keys(self, policy_annotations: PolicyAnnotations, source: SourceSpec) -> tuple[str, ...]:
+        keys = policy_annotations.cosign_keys
+        if keys is None:
+            return ()
+        if not isinstance(source, RegistrySourceSpec):
+            raise InvalidManifest(
+                f"cosign signs container images, but the source is {source.kind}",
+                where=COSIGN_KEYS_ANNOTATION,
+                remedy="leave it out; checksum files are signed with OpenPGP (policy.signature and policy.keyring)",
+            )
+        if keys.startswith("/"):
+            if not self._platform.local_files:
+                raise InvalidManifest(
+                    "files on the cluster's nodes cannot be used",
+                    where=COSIGN_KEYS_ANNOTATION,
+                    remedy="put the public keys into a Secret and name it",
+                )
+            return (keys,)
+        directory, _ = self._mount(COSIGN_KEYS, "Secret", keys)
+        return (directory,)
 
     def _is_allowed_insecure(self, policy_annotations: PolicyAnnotations) -> bool:
         """Return whether TLS verification may be disabled.

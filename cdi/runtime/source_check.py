@@ -179,13 +179,16 @@ def _subject(error: ImageError | SourceError, *, reached: bool) -> str:
 
 def _look_at_container(job: Job, spec: RegistrySourceSpec, control: TransferControl, ask: Ask, found: Findings) -> None:
     from cdi.source.registry.open import open_registry
-    from cdi.transfer.container_disk import survey_layer
+    from cdi.transfer.container_disk import signature_verifier, survey_layer
     from cdi.transfer.disk_search import DiskSearch
 
     if job.content_type == "archive":
         raise FormatUnsupported("a container image cannot be imported as an archive", remedy="use contentType kubevirt")
-    with open_registry(spec, job.policy.stall_timeout, control.retries.backoff) as image:
+    verifier = signature_verifier(job.policy) if ask.expected else None
+    with open_registry(spec, job.policy.stall_timeout, control.retries.backoff, verifier) as image:
         _describe(image, found)
+        if verifier is not None:
+            found.result.verified(verifier.verified_by)
         if job.checksum is not None:
             if Digest.parse(job.checksum) != image.digest:
                 found.refuse(

@@ -8,7 +8,7 @@ from functools import partial
 
 from cdi.api.digest import Digest
 from cdi.api.errors import ChecksumMismatch, FormatUnsupported, InternalError
-from cdi.api.job import Job, RegistrySourceSpec
+from cdi.api.job import Job, Policy, RegistrySourceSpec
 from cdi.source.base import Source
 from cdi.source.registry.open import Layer, RegistryImage, open_registry
 from cdi.transfer.control import TransferControl
@@ -20,19 +20,25 @@ from cdi.transfer.reader import ResumingReader
 from cdi.transfer.result import OutcomeBuilder
 from cdi.transfer.retry import run_with_restarts
 from cdi.transfer.unwrap import NoDiskInLayer, unwrap_stream
+from cdi.verify.cosign import CosignVerifier
 from cdi.verify.hashing import ResumableHash
+from cdi.verify.public_keys import read_keys
 
 
 def import_container_disk(job: Job, spec: RegistrySourceSpec, control: TransferControl, result: OutcomeBuilder) -> None:
     """Import the only file that a container of the image sees below /disk.
 
-    Every layer that is read is verified against its digest, even if it does not contain the disk.
+    Every layer that is read is verified against its digest, even if it does not contain the disk. A signature that the
+    policy requires is verified before any layer is read.
     """
     if job.content_type == "archive":
         raise FormatUnsupported("a container image cannot be imported as an archive", remedy="use contentType kubevirt")
-    resolve = partial(open_registry, spec, job.policy.stall_timeout, control.retries.backoff)
+    verifier = signature_verifier(job.policy)
+    resolve = partial(open_registry, spec, job.policy.stall_timeout, control.retries.backoff, verifier)
     with control.retries.run_abandonable(resolve, RegistryImage.close) as image:
         control.meter.clear_failure()
+        if verifier is not None:
+            result.verified(verifier.verified_by)
         layers_job = _checked(job, image, result)
         result.labels = dict(image.labels)
 
@@ -44,6 +50,17 @@ def import_container_disk(job: Job, spec: RegistrySourceSpec, control: TransferC
 
         DiskSearch(image, partial(survey_layer, layers_job, control, result)).find(take)
         result.validator = str(image.digest)
+
+
+def signature_verifier(policy: Policy) -> CosignVerifier | None:
+    """Return the verifier of the image's signature; None if the policy requires none.
+
+    Raises:
+        VerificationKeyInvalid: A file that the policy names contains no usable public key.
+    """
+    if not policy.cosign_keys:
+        return None
+    return CosignVerifier(read_keys(policy.cosign_keys))
 
 
 def survey_layer(

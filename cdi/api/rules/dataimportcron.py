@@ -10,7 +10,7 @@ from cdi.api.golden import PREFIX as GOLDEN_PREFIX
 from cdi.api.golden import check_golden
 from cdi.api.names import MAX_LABEL, is_dns_subdomain
 from cdi.api.policy import PREFIX as POLICY_PREFIX
-from cdi.api.policy import check_policy
+from cdi.api.policy import check_policy, check_signed_source
 from cdi.api.rules.datavolume import check_spec
 from cdi.api.rules.problems import Problem, Problems, optional_name, truncate
 from cdi.api.schedule import Schedule
@@ -44,6 +44,7 @@ def check_dataimportcron(cron: DataImportCron) -> Problems:
     # KubeVirt's CDI accepts any retentionPolicy; all but None mean All.
     yield from optional_name(spec.service_account_name, "spec.serviceAccountName", "ServiceAccount")
     yield from check_policy(cron.metadata.annotations)
+    yield from check_signed_source(cron.metadata.annotations, spec.template.spec.source)
     yield from check_golden(cron.metadata.annotations, managed=spec.managed_data_source)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from cdi.api.claims import StorageSpec, VolumeMode
 from cdi.api.datavolume import Checkpoint, ContentType, DataVolume, DataVolumeSpec, SourceRef
-from cdi.api.policy import check_policy
+from cdi.api.policy import check_policy, check_signed_source
 from cdi.api.rules.claims import check_claim, check_external_population, external_population
 from cdi.api.rules.problems import Cause, Problem, Problems, object_name, optional_name, truncate
 from cdi.api.rules.sources import WARM_SOURCES, check_content_type, check_one_source
@@ -14,6 +14,7 @@ from cdi.api.sources import ImportSource
 def check_datavolume(datavolume: DataVolume) -> Problems:
     """Yield the problems of a DataVolume."""
     yield from check_policy(datavolume.metadata.annotations)
+    yield from check_signed_source(datavolume.metadata.annotations, datavolume.spec.source)
     yield from check_spec(datavolume.spec, "spec")
 
 

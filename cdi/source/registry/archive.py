@@ -24,9 +24,20 @@ from cdi.api.errors import (
     SourceUnreachable,
     SourceUrlInvalid,
 )
+from cdi.api.image_signature import SignatureVerifier
 from cdi.source.base import SourceFacts
 from cdi.source.registry.manifest import MANIFEST_LIMIT, OCI_INDEX, Descriptor, Index, parse_manifest
 from cdi.source.registry.resolve import Document, ResolvedImage, resolve
+from cdi.source.registry.signatures import (
+    UNUSABLE,
+    ContentRequest,
+    ReferrersRequest,
+    SignatureRequest,
+    TagRequest,
+    is_signature,
+    referrers_tag,
+    require_signature,
+)
 from cdi.source.registry.tar_index import Member, index_tar
 
 _PREFIXES = ("oci-archive://", "oci-archive:")
@@ -103,6 +114,21 @@ class Archive:
     def _where(self, tag: str | None) -> str:
         return f"{self.path}:{tag}" if tag else self.path
 
+    def require_signature(self, image: ResolvedImage, verifier: SignatureVerifier) -> None:
+        """Read the signatures in the archive until the verifier accepts one; raise its rejection if there is none."""
+        search = require_signature(image, verifier)
+        try:
+            wanted = next(search)
+            while True:
+                try:
+                    found = self._signatures(wanted)
+                except UNUSABLE as error:
+                    wanted = search.throw(error)
+                else:
+                    wanted = search.send(found)
+        except StopIteration:
+            return
+
     def layer(self, descriptor: Descriptor) -> BlobSource:
         """Return a source for a layer; raise `SourceNotFound`, or `ChecksumMismatch` if its size differs."""
         member = self._blob(descriptor, self.path)
@@ -117,12 +143,32 @@ class Archive:
         """Read into `view` at an offset in the file; return the number of bytes. Thread-safe."""
         return os.preadv(self._descriptor, [view], offset)
 
+    def _signatures(self, wanted: SignatureRequest) -> tuple[bytes, ...]:
+        match wanted:
+            case TagRequest():
+                return self._tagged(wanted.tag)
+            case ContentRequest():
+                return (self._read(self._blob(wanted.descriptor, self.path), self.path),)
+            case ReferrersRequest():
+                # Tools list referrers among the images of a layout, or under the tag that registries use.
+                own = self._read(self._members["index.json"], self.path)
+                return (own, *self._tagged(referrers_tag(wanted.digest)))
+
+    def _tagged(self, tag: str) -> tuple[bytes, ...]:
+        index = parse_manifest(self._read(self._members["index.json"], self.path), OCI_INDEX, self.path)
+        assert isinstance(index, Index), "the content type said so"
+        return tuple(
+            self._read(self._blob(entry, self.path), self.path)
+            for entry in index.entries
+            if entry.name is not None and (entry.name == tag or entry.name.endswith(f":{tag}"))
+        )
+
     def _top(self, index: Index, tag: str | None, body: bytes, where: str) -> Document:
         """Return the document that the tag names: a manifest or a nested index, or else the layout's own index.
 
         The layout's own index is used if its entries are the platforms of one image.
         """
-        entries = [e for e in index.entries if not e.is_attestation]
+        entries = [e for e in index.entries if not e.is_attestation and not is_signature(e)]
         names = sorted({e.name for e in entries if e.name is not None})
         if tag is not None:
             entries = [e for e in entries if e.name is not None and (e.name == tag or e.name.endswith(f":{tag}"))]

@@ -9,13 +9,27 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
 from cdi.api.digest import Digest
-from cdi.api.errors import CdiError, ChecksumInvalid, SourceError, SourceProtocolError, SourceStalled, SourceUnreachable
+from cdi.api.errors import (
+    CdiError,
+    ChecksumInvalid,
+    SourceError,
+    SourceForbidden,
+    SourceNotFound,
+    SourceProtocolError,
+    SourceRefused,
+    SourceStalled,
+    SourceUnauthorized,
+    SourceUnreachable,
+    SourceUrlInvalid,
+)
+from cdi.api.image_signature import SignatureVerifier
 from cdi.api.job import Credentials, Proxy, Tls
 from cdi.http.challenge import Challenge, parse_challenges
 from cdi.http.url import Url
@@ -23,15 +37,28 @@ from cdi.source.registry.auth import Authorization, authorize
 from cdi.source.registry.credentials import identity_for
 from cdi.source.registry.errors import error_for_response
 from cdi.source.registry.http import DocumentClient, Response
-from cdi.source.registry.manifest import ACCEPT, MANIFEST_LIMIT
+from cdi.source.registry.manifest import ACCEPT, MANIFEST_LIMIT, OCI_INDEX
 from cdi.source.registry.reference import Reference
 from cdi.source.registry.resolve import Document, DocumentRequest, ResolvedImage, check_digest, resolve
+from cdi.source.registry.signatures import (
+    UNUSABLE,
+    ContentRequest,
+    ReferrersRequest,
+    SignatureRequest,
+    TagRequest,
+    referrers_tag,
+    require_signature,
+)
 
 _PING_LIMIT = 1 << 20
 RetryHook = Callable[[CdiError], None]
 """A callback for a failure: it returns, possibly after a delay, to repeat the request, and raises to stop. It may
 block, as it is called in a separate thread.
 """
+_NO_REFERRERS = (SourceForbidden, SourceNotFound, SourceRefused, SourceUnauthorized)
+"""Errors of registries that lack the referrers API."""
+_REFERRERS_PAGES = 16
+_NEXT = re.compile(r'<([^<>]{1,4000})>\s*;\s*rel="?next"?', re.IGNORECASE)
 _STATED = frozenset({"sha256", "sha384", "sha512"})
 
 
@@ -92,6 +119,24 @@ class RegistryClient:
             image: ResolvedImage = stop.value
             return image
 
+    async def require_signature(self, reference: Reference, image: ResolvedImage, verifier: SignatureVerifier) -> None:
+        """Read the signatures of a resolved image until the verifier accepts one.
+
+        Raises `SignatureVerifier.rejection` if it accepts none, and what `resolve` raises.
+        """
+        search = require_signature(image, verifier)
+        try:
+            wanted = next(search)
+            while True:
+                try:
+                    found = await self._signatures(reference, wanted)
+                except UNUSABLE as error:
+                    wanted = search.throw(error)
+                else:
+                    wanted = search.send(found)
+        except StopIteration:
+            return
+
     async def digest(self, reference: Reference) -> Digest:
         """Return the current digest of what the tag names, possibly an index, for polling.
 
@@ -126,6 +171,52 @@ class RegistryClient:
         if wanted.manifest:
             kind, accept = "manifests", wanted.descriptor.media_type or ACCEPT
         return (await self._get(reference, f"{kind}/{wanted.descriptor.digest}", accept)).body
+
+    async def _signatures(self, reference: Reference, wanted: SignatureRequest) -> tuple[bytes, ...]:
+        match wanted:
+            case TagRequest():
+                return await self._tagged(reference, wanted.tag, ACCEPT)
+            case ContentRequest():
+                return (
+                    await self._document(
+                        reference, DocumentRequest(descriptor=wanted.descriptor, manifest=wanted.manifest)
+                    ),
+                )
+            case ReferrersRequest():
+                return await self._referrers(reference, wanted.digest)
+
+    async def _tagged(self, reference: Reference, tag: str, accept: str) -> tuple[bytes, ...]:
+        try:
+            return ((await self._get(reference, f"manifests/{tag}", accept)).body,)
+        except SourceNotFound:
+            return ()
+
+    async def _referrers(self, reference: Reference, digest: Digest) -> tuple[bytes, ...]:
+        """Return the pages of the list of referrers, from the referrers API or its fallback tag."""
+        pages: list[bytes] = []
+        path: str | None = f"referrers/{digest}"
+        while path is not None and len(pages) < _REFERRERS_PAGES:
+            try:
+                answer = await self._get(reference, path, OCI_INDEX)
+            except _NO_REFERRERS:
+                if pages:
+                    break
+                return await self._tagged(reference, referrers_tag(digest), OCI_INDEX)
+            pages.append(answer.body)
+            path = await self._next_page(reference, path, answer)
+        return tuple(pages)
+
+    async def _next_page(self, reference: Reference, path: str, answer: Response) -> str | None:
+        """Return the path of the next page; None for one outside the repository, which needs other credentials."""
+        link = _NEXT.search(answer.headers.get("link", ""))
+        if link is None:
+            return None
+        repository = f"{(await self.session_for(reference)).base.text}{reference.path}/"
+        try:
+            target = Url.parse(f"{repository}{path}").join(link[1]).text
+        except SourceUrlInvalid:
+            return None
+        return target.removeprefix(repository) if target.startswith(f"{repository}referrers/") else None
 
     async def _get(self, reference: Reference, path: str, accept: str) -> Response:
         while True:

@@ -7,7 +7,8 @@ of a document. A content type that contradicts it is rejected, as is a document 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 from cdi.api.digest import Digest
@@ -52,6 +53,8 @@ class Descriptor:
     """The tag, in the index of an OCI layout."""
     is_attestation: bool = False
     """Whether it is an attestation about another entry, not an image."""
+    artifact_type: str = ""
+    annotations: Mapping[str, str] = field(default_factory=dict, compare=False)
 
     @property
     def index(self) -> bool:
@@ -181,6 +184,7 @@ def _descriptor(value: Any, name: str, where: str) -> Descriptor:
     annotations = value.get("annotations")
     notes = annotations if isinstance(annotations, dict) else {}
     tag = notes.get("org.opencontainers.image.ref.name")
+    artifact_type = value.get("artifactType")
     return Descriptor(
         media_type=media_type,
         digest=parsed,
@@ -188,6 +192,8 @@ def _descriptor(value: Any, name: str, where: str) -> Descriptor:
         platform=_platform(platform) if isinstance(platform, dict) else ANY_PLATFORM,
         name=tag if isinstance(tag, str) else None,
         is_attestation="vnd.docker.reference.type" in notes,
+        artifact_type=artifact_type if isinstance(artifact_type, str) else "",
+        annotations={key: text for key, text in notes.items() if isinstance(text, str)},
     )
 
 

@@ -10,6 +10,7 @@ from typing import Self
 
 from cdi.api.digest import Digest
 from cdi.api.errors import CdiError, ChecksumMismatch, SourceUrlInvalid
+from cdi.api.image_signature import SignatureVerifier
 from cdi.api.job import RegistrySourceSpec
 from cdi.http.http_object import HttpRequest
 from cdi.http.transport import Transport
@@ -69,7 +70,12 @@ class RegistryImage:
         self.close()
 
 
-def open_registry(spec: RegistrySourceSpec, stall_timeout: float, pause: RetryHook | None = None) -> RegistryImage:
+def open_registry(
+    spec: RegistrySourceSpec,
+    stall_timeout: float,
+    pause: RetryHook | None = None,
+    verifier: SignatureVerifier | None = None,
+) -> RegistryImage:
     """Resolve a ``docker://`` or ``oci-archive:`` URL to its layers; no layer is read yet.
 
     Blocks, and runs its own event loop. Raises what `RegistryClient.resolve` and `Archive` raise, and
@@ -79,12 +85,13 @@ def open_registry(spec: RegistrySourceSpec, stall_timeout: float, pause: RetryHo
         spec: The source in the job.
         stall_timeout: Seconds.
         pause: A callback after each failed request that decides whether it is repeated; without it none is.
+        verifier: Requires a signature of the image; the error of its rejection is raised.
     """
     scheme = spec.url.strip().partition(":")[0]
     if scheme == "docker":
-        return _open_remote(spec, stall_timeout, pause)
+        return _open_remote(spec, stall_timeout, pause, verifier)
     if scheme == "oci-archive":
-        return _open_archive(spec)
+        return _open_archive(spec, verifier)
     raise SourceUrlInvalid(
         f"images cannot be read from {scheme[:40]}: URLs",
         where=spec.url[:200],
@@ -92,11 +99,13 @@ def open_registry(spec: RegistrySourceSpec, stall_timeout: float, pause: RetryHo
     )
 
 
-def _open_archive(spec: RegistrySourceSpec) -> RegistryImage:
+def _open_archive(spec: RegistrySourceSpec, verifier: SignatureVerifier | None) -> RegistryImage:
     path, tag = split_archive(spec.url.strip())
     archive = Archive(path)
     try:
         image = archive.resolve(tag, spec.architecture)
+        if verifier is not None:
+            archive.require_signature(image, verifier)
         layers = tuple(
             Layer(source=archive.layer(d), media_type=d.media_type, digest=d.digest, size=d.size)
             for d in reversed(image.layers)
@@ -107,9 +116,11 @@ def _open_archive(spec: RegistrySourceSpec) -> RegistryImage:
     return RegistryImage(image, layers, archive=archive)
 
 
-def _open_remote(spec: RegistrySourceSpec, stall_timeout: float, pause: RetryHook | None) -> RegistryImage:
+def _open_remote(
+    spec: RegistrySourceSpec, stall_timeout: float, pause: RetryHook | None, verifier: SignatureVerifier | None
+) -> RegistryImage:
     reference = Reference.parse(spec.url)
-    image, access = asyncio.run(_resolve(spec, reference, stall_timeout, pause))
+    image, access = asyncio.run(_resolve(spec, reference, stall_timeout, pause, verifier))
     gate = TokenCache(spec, reference, access, stall_timeout)
     transport = Transport(tls=spec.tls, proxy=spec.proxy, stall_timeout=stall_timeout)
     return RegistryImage(
@@ -127,10 +138,17 @@ def _open_remote(spec: RegistrySourceSpec, stall_timeout: float, pause: RetryHoo
 
 
 async def _resolve(
-    spec: RegistrySourceSpec, reference: Reference, stall_timeout: float, pause: RetryHook | None
+    spec: RegistrySourceSpec,
+    reference: Reference,
+    stall_timeout: float,
+    pause: RetryHook | None,
+    verifier: SignatureVerifier | None,
 ) -> tuple[ResolvedImage, RepositorySession]:
     async with _client(spec, stall_timeout, pause) as client:
-        return await client.resolve(reference, spec.architecture), await client.session_for(reference)
+        image = await client.resolve(reference, spec.architecture)
+        if verifier is not None:
+            await client.require_signature(reference, image, verifier)
+        return image, await client.session_for(reference)
 
 
 def _client(spec: RegistrySourceSpec, stall_timeout: float, pause: RetryHook | None = None) -> RegistryClient:
