@@ -95,6 +95,14 @@ _WISHES = (
         type=click.Choice(["ignore", "if-present", "require"]),
         help="Select whether signatures are verified; with --keyring: if-present.",
     ),
+    click.option(
+        "--cosign-key",
+        type=_FILE,
+        multiple=True,
+        metavar="FILE",
+        help="Require a cosign signature of the container image by the public key (PEM) in FILE; "
+        "of several keys, one suffices.",
+    ),
     click.option("--require-checksum", is_flag=True, help="Reject an image whose digest is not known."),
 )
 
@@ -116,11 +124,17 @@ def read_wishes(options: dict[str, Any]) -> dict[str, Any]:
 
     Raises:
         UsageError: a value or the keyring file is invalid.
+        VerificationKeyInvalid: a file of `--cosign-key` contains no usable public key.
     """
     size, bandwidth, keyring = options.pop("size"), options.pop("bandwidth"), options.pop("keyring")
     checksum = options.pop("checksum")
     if keyring is not None:
         read_option_file(keyring, MAX_KEYRING)
+    cosign_keys = tuple(str(absolute(path)) for path in options.pop("cosign_key"))
+    if cosign_keys:
+        from cdi.verify.public_keys import read_keys
+
+        read_keys(cosign_keys)
     return {
         "size": None if size is None else Quantity.parse(size).bytes,
         "checksum": None if checksum is None else str(Digest.parse(checksum)),
@@ -130,6 +144,7 @@ def read_wishes(options: dict[str, Any]) -> dict[str, Any]:
         "bandwidth": 0 if bandwidth is None else Quantity.parse(bandwidth).bytes,
         "preallocation": options.pop("preallocate"),
         "keyring": None if keyring is None else str(absolute(keyring)),
+        "cosign_keys": cosign_keys,
         "signature": options.pop("signature"),
         "require_checksum": options.pop("require_checksum"),
     }

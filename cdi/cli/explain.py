@@ -200,6 +200,7 @@ _GUARDS = {
 
 def _promises(told: Explanation) -> Iterator[tuple[str, str]]:
     found = told.found
+    yield from _cosign(told)
     if found is None or found.expected is None:
         return
     for promise in found.expected.promises:
@@ -210,6 +211,14 @@ def _promises(told: Explanation) -> Iterator[tuple[str, str]]:
     signers = [by for by in found.result.verified_by if by.startswith("signature")]
     if asked != "ignore" or signers:
         yield "signature", "; ".join(signers) or "none found"
+
+
+def _cosign(told: Explanation) -> Iterator[tuple[str, str]]:
+    """Show which signature of a container image was verified, or what will be required of it."""
+    if told.job is None or not told.job.policy.cosign_keys:
+        return
+    signers = [by for by in told.found.result.verified_by if by.startswith("cosign")] if told.found else []
+    yield "signature", "; ".join(signers) or "by cosign with one of the given keys, required and not verified yet"
 
 
 def _ends(told: Explanation) -> Iterator[tuple[str, str]]:

@@ -107,6 +107,8 @@ class Request:
     discover_checksum: bool = True
     signature: Literal["ignore", "if-present", "require"] | None = None
     keyring: str | None = None
+    cosign_keys: tuple[str, ...] = ()
+    """Absolute paths of PEM files with public keys."""
     preallocation: bool = False
 
     def __post_init__(self) -> None:
@@ -126,6 +128,12 @@ class Request:
             raise UsageError("--credentials-file and --username exclude each other", remedy="give one of them")
         if access.anonymous and (self.login is not None or access.secret):
             raise UsageError("--anonymous and credentials exclude each other", remedy="give one of them")
+        if self.cosign_keys and kind != "registry":
+            raise UsageError(
+                f"--cosign-key applies to docker://, but this is {_NAMES[kind]}",
+                where=self.place.location,
+                remedy="for signed checksum files give --keyring FILE",
+            )
         if self.signature in ("if-present", "require") and self.keyring is None:
             raise UsageError("a signature cannot be verified without keys", remedy="give --keyring FILE as well")
 
@@ -154,6 +162,7 @@ class Request:
             require_checksum=self.require_checksum,
             signature=self.checking,
             keyring=self.keyring,
+            cosign_keys=self.cosign_keys,
             preallocation=self.preallocation,
         )
 

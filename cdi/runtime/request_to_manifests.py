@@ -7,15 +7,18 @@ it. Options without a field in the API become the annotations of `cdi.api.policy
 from __future__ import annotations
 
 import base64
+import os
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from cdi.api.errors import UsageError
 from cdi.api.names import ANN_IMMEDIATE_BINDING
-from cdi.api.policy import PREFIX
+from cdi.api.policy import COSIGN_KEYS, PREFIX
 from cdi.image.sizes import kubernetes_quantity as quantity
 from cdi.runtime.request import Request, given_secret, read_option_file
+from cdi.verify.public_keys import MAX_KEY_FILE
 
 Objects = dict[str, Any]
 _KEYRING = "keyring.gpg"
@@ -61,6 +64,9 @@ def build_manifests(request: Request, namespace: str, name: str, size: int | Non
         keys = base64.b64encode(read_option_file(request.keyring, _MAX_KEYRING)).decode()
         inputs.append(_object("ConfigMap", namespace, f"{name}-keyring", {"binaryData": {_KEYRING: keys}}))
         annotations[f"{PREFIX}keyring"] = f"{name}-keyring/{_KEYRING}"
+    if request.cosign_keys:
+        annotations[COSIGN_KEYS] = f"{name}-cosign-keys"
+        inputs.append(_secret(namespace, f"{name}-cosign-keys", _cosign_keys(request.cosign_keys)))
     if annotations:
         metadata["annotations"] = annotations
     datavolume = {"apiVersion": "cdi.kubevirt.io/v1beta1", "kind": "DataVolume", "metadata": metadata, "spec": spec}
@@ -105,6 +111,15 @@ def _source(request: Request, namespace: str, name: str, inputs: list[Objects]) 
     if access.architecture is not None:
         member["platform"] = {"architecture": access.architecture}
     return source
+
+
+def _cosign_keys(paths: tuple[str, ...]) -> dict[str, bytes]:
+    """Return the content of the files by names that are valid keys of a Secret and unique."""
+    keys: dict[str, bytes] = {}
+    for path in paths:
+        name = re.sub(r"[^-._a-zA-Z0-9]", "_", os.path.basename(path)).lstrip(".")[:200] or "key"
+        keys[f"{len(keys) + 1}-{name}" if name in keys else name] = read_option_file(path, MAX_KEY_FILE)
+    return keys
 
 
 def _secret(namespace: str, name: str, values: Mapping[str, bytes]) -> Objects:
