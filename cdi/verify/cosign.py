@@ -21,10 +21,10 @@ from cdi.api.digest import Digest
 from cdi.api.errors import CdiError, ChecksumInvalid, ImageUnsigned, SignatureInvalid
 from cdi.api.image_signature import MAX_SIGNATURE_DOCUMENT, SignatureDocument
 from cdi.api.json_document import parse_json
+from cdi.api.origin import PAYLOAD_TYPE, pre_authentication_encoding
 from cdi.verify.public_keys import TrustedKey
 
-_PAYLOAD_TYPE = "cosign container image signature"
-_STATEMENT_MEDIA_TYPE = "application/vnd.in-toto+json"
+_SIMPLE_SIGNING_TYPE = "cosign container image signature"
 _STATEMENT_TYPES = frozenset({"https://in-toto.io/Statement/v1", "https://in-toto.io/Statement/v0.1"})
 _SIGN_PREDICATE = "https://sigstore.dev/cosign/sign/v1"
 """Predicate type of `cosign sign`. Attestations of other types state facts about an image, but do not approve it."""
@@ -147,7 +147,7 @@ def _verify_payload(document: SignatureDocument, keys: Sequence[TrustedKey]) -> 
     if key is None:
         return _not_trusted(keyless=document.has_certificate)
     critical = _object(_parse(document.body, "the payload").get("critical"), "critical")
-    if critical.get("type") != _PAYLOAD_TYPE:
+    if critical.get("type") != _SIMPLE_SIGNING_TYPE:
         raise _Malformed("the signed payload is not of an image")
     image = _object(critical.get("image"), "critical.image")
     return Verified(key=key, digests=frozenset({_digest(image.get("docker-manifest-digest"))}))
@@ -170,8 +170,7 @@ def _verify_bundle(body: bytes, keys: Sequence[TrustedKey], digests: Sequence[Di
 
 def _verify_envelope(envelope: dict[str, Any], keys: Sequence[TrustedKey], *, keyless: bool) -> Verified | Unverified:
     """Verify a DSSE envelope (https://github.com/secure-systems-lab/dsse, version 1)."""
-    media_type = envelope.get("payloadType")
-    if media_type != _STATEMENT_MEDIA_TYPE:
+    if envelope.get("payloadType") != PAYLOAD_TYPE:
         raise _NotASignature
     payload = _base64(envelope.get("payload"), "the payload", 2 * MAX_SIGNATURE_DOCUMENT)
     statement = _parse(payload, "the statement")
@@ -182,7 +181,7 @@ def _verify_envelope(envelope: dict[str, Any], keys: Sequence[TrustedKey], *, ke
     if not isinstance(signatures, list) or len(signatures) != 1:
         raise _Malformed("the envelope does not contain exactly one signature")
     signature = _base64(_object(signatures[0], "signatures[0]").get("sig"), "the signature", _MAX_SIGNATURE)
-    signed = b"DSSEv1 %d %s %d %s" % (len(media_type), media_type.encode(), len(payload), payload)
+    signed = pre_authentication_encoding(PAYLOAD_TYPE, payload)
     key = next((key for key in keys if key.has_signed(signed, signature)), None)
     if key is None:
         return _not_trusted(keyless=keyless)
