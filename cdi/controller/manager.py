@@ -32,7 +32,7 @@ from cdi.kube.jwt import SIGNING_KEY, ensure_signing_key
 from cdi.kube.reflector import WatchEvent
 from cdi.kube.resources import CLAIMS, PODS, SERVICES, Object, Resource
 from cdi.reconcile.configuration import active_cdi
-from cdi.reconcile.context import WorkerPodConfig
+from cdi.reconcile.context import Worker, WorkerPodConfig
 from cdi.reconcile.pod_builder import ANN_STORED_JOURNAL, CONTAINER
 from cdi.reconcile.pod_status import WORKERS, worker_from_pod
 
@@ -207,12 +207,11 @@ class Manager:
             self._progresses.track(_target(pod))
         else:
             self._progresses.untrack(uid)
-            worker = worker_from_pod(pod)
-            before = worker_from_pod(change.old) if change.old is not None else None
-            if worker is not None and worker.outcome is not None and before is not None and before.running:
-                self._metrics.count_attempt(
-                    SUCCEEDED if worker.outcome.failure is None else worker.outcome.failure.code
-                )
+        if change.old is not None:
+            ended, before = _ended_attempt(pod), _ended_attempt(change.old)
+            if ended is not None and (before is None or before.attempt != ended.attempt):
+                assert ended.outcome is not None
+                self._metrics.count_attempt(SUCCEEDED if ended.outcome.failure is None else ended.outcome.failure.code)
 
     def _on_progress(self, target: Target) -> None:
         pod = self.watches.get(PODS, target.namespace, target.name)
@@ -281,6 +280,12 @@ class Manager:
         except CdiError as trouble:
             # The API server may reject every write of an invalid object; then only the event reports the error.
             log.warning("cannot write the status of an invalid object", extra=fields(key=key, reason=trouble))
+
+
+def _ended_attempt(pod: Object) -> Worker | None:
+    """Return the newest attempt in a pod that has ended; None if none has."""
+    worker = worker_from_pod(pod)
+    return worker.previous if worker is not None and worker.running else worker
 
 
 def _runs(pod: Object) -> bool:

@@ -150,6 +150,10 @@ class Pod:
     """Whether it accepts data: an upload server, or the target pod of a clone."""
     ready: bool = False
     """Whether its container reports ready."""
+    restarts: bool = False
+    """Whether the kubelet restarts its container after a failure, which is the next attempt."""
+    restarted: bool = False
+    """Whether its container has been restarted."""
     spec: str = ""
     """Digest of the template that it was created from."""
     address: str = ""
@@ -178,6 +182,8 @@ class Worker:
     """State for the next attempt, if its volume cannot keep it."""
     refused: Failure | None = None
     """Why it rejected the last upload; it is waiting for another one."""
+    previous: Worker | None = None
+    """The attempt before this one, if it ran in the same pod."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

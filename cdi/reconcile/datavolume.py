@@ -50,6 +50,7 @@ from cdi.reconcile.populate import (
     in_use,
     is_stuck,
     rebind_status,
+    restarts_in_place,
     scratch_deleted,
     start_worker_pod,
     status_annotations,
@@ -200,7 +201,7 @@ def _being_deleted(context: ReconcileContext, claim: PVC) -> Result:
 def _with_claim(context: ReconcileContext, claim: PVC) -> Result:
     worker = context.worker
     recorded = _record_attempt(context, claim)
-    attempts = recorded.with_result(worker)
+    attempts = recorded.with_result(worker.previous if worker is not None else None).with_result(worker)
     settled: Rebinding | VolumeLost | Rejected | None = None
     if is_populated(context, claim):
         attempts = mark_complete(context, claim, mark_populated(context, claim, attempts))
@@ -216,7 +217,9 @@ def _with_claim(context: ReconcileContext, claim: PVC) -> Result:
     if context.clones is not None:
         left = release_source_pod(context, claim, attempts, final=final)
         left += cleared_preparation(context, claim, attempts, final=final)
-    result = replace(result, actions=(*result.actions, *left, *cleanup_actions(context, claim, attempts, final=final)))
+    restarts = not final and _restarts_in_place(context, claim, attempts)
+    cleanup = cleanup_actions(context, claim, attempts, final=final, restarts=restarts)
+    result = replace(result, actions=(*result.actions, *left, *cleanup))
     if context.platform.cluster and any(isinstance(action, StartWorker) for action in result.actions):
         attempts = attempts.with_start()
     # If the storage created the volume, the volume records everything. An unbound PVC is not written, because each
@@ -225,8 +228,8 @@ def _with_claim(context: ReconcileContext, claim: PVC) -> Result:
     if attempts != recorded and not told_by_volume:
         # The first action writes the attempt history, so no action that depends on it is applied without it.
         result = replace(result, attempts=attempts)
-    restarts = max(0, max(attempts.attempt, worker.attempt if worker else 0) - 1)
-    return replace(result, state=replace(result.state, restarts=restarts))
+    count = max(0, max(attempts.attempt, worker.attempt if worker else 0) - 1)
+    return replace(result, state=replace(result.state, restarts=count))
 
 
 def _record_attempt(context: ReconcileContext, claim: PVC) -> AttemptHistory:
@@ -270,7 +273,14 @@ def _follow(
         return succeeded(claim, attempts, "", outcome, operation=_completed_operation(context))
     if is_upload_withdrawn(context, claim, worker_claim(context, claim)):
         return _withdrawn(context, claim)
-    if worker is not None and worker.running and worker.attempt > attempts.attempt:
+    replaced = (
+        worker is not None
+        and worker.pod is not None
+        and worker.pod.restarted
+        and attempts.failure is not None
+        and not _restarts_in_place(context, claim, attempts)
+    )
+    if worker is not None and worker.running and worker.attempt > attempts.attempt and not replaced:
         at_it = running(context, claim, worker, shown_failure(context, attempts))
         reading, message = _source_pod_actions(context, claim, worker)
         actions = (*update_limits(context, worker), *_stop_outdated_worker(context, claim, worker), *reading)
@@ -366,7 +376,21 @@ def _retry_or_fail(
         if isinstance(prepared, WorkerSpec) and prepared.fingerprint != attempts.fingerprint:
             return None
     pause = paused(context, claim, attempts, failure)
+    if _restarts_in_place(context, claim, attempts):
+        # The kubelet chooses when; the pod's status changes then.
+        return replace(pause, requeue_after=None)
     return pause if pause.requeue_after or news else None
+
+
+def _restarts_in_place(context: ReconcileContext, claim: PVC, attempts: AttemptHistory) -> bool:
+    """Return whether the kubelet restarts the worker's container for the next attempt."""
+    worker, failure = context.worker, attempts.failure
+    if worker is None or worker.pod is None or not worker.pod.restarts or failure is None:
+        return False
+    if ended(context, claim, attempts, failure) is not None:
+        return False
+    prepared = _prepare_job(context, claim)
+    return isinstance(prepared, WorkerSpec) and restarts_in_place(context, claim, prepared, worker, failure)
 
 
 def _prepare_job(context: ReconcileContext, claim: PVC) -> WorkerSpec | Pending | Rejected | None:

@@ -15,7 +15,7 @@ from typing import Any
 
 from cdi.api.datavolume import DataVolume
 from cdi.api.errors import InvalidManifest
-from cdi.api.job import Limits
+from cdi.api.job import Job, Limits, StreamSourceSpec
 from cdi.api.names import (
     ANN_CREATED_BY_CONTROLLER,
     ANN_OWNER_UID,
@@ -127,6 +127,7 @@ def build_pod(
         )
     spec = {
         **restricted_pod_spec(grace=GRACE_PERIOD),
+        "restartPolicy": "OnFailure" if _restarts(attempt.work) else "Never",
         "containers": [_container(target, filled, attempt, config.pods, scratch=scratch)],
         "volumes": [*_volumes(filled, scratch=scratch), *_inputs(attempt.mounts, filled, objects)],
         **_service_account(dv, target, config.pods),
@@ -149,6 +150,14 @@ def build_pod(
         },
         "spec": spec,
     }
+
+
+def _restarts(work: Work) -> bool:
+    """Return whether a restart of the container is the next attempt, as with KubeVirt's importer.
+
+    The client of an upload or of a clone would be connected to the container that ended.
+    """
+    return isinstance(work, Job) and not isinstance(work.source, StreamSourceSpec)
 
 
 def spec_digest(spec: Mapping[str, Any]) -> str:
@@ -308,7 +317,7 @@ def _placement(node: str, placement: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def restricted_pod_spec(*, grace: int, opens_volume: bool = True) -> dict[str, Any]:
-    """Return the common part of every pod spec: no restarts, no API credentials, restricted Pod Security Standard.
+    """Return the common part of every pod spec: no API credentials, restricted Pod Security Standard.
 
     Args:
         grace: Termination grace period in seconds.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -70,36 +70,39 @@ def worker_from_pod(
         return None
     container = _container(status)
     state = container.get("state") or {}
-    terminated = state.get("terminated")
+    restarts = (pod.get("spec") or {}).get("restartPolicy") == "OnFailure"
+    number = int(attempt) + (_restart_count(container) if restarts else 0)
+    last = (container.get("lastState") or {}).get("terminated") if restarts else None
+    terminated = last_termination(container)
     # Other containers of the pod (a service mesh's proxy) do not count: the attempt ends with the worker's container.
     ended = terminated is not None or status.get("phase") in ("Succeeded", "Failed")
     created = _seconds(metadata.get("creationTimestamp")) or 0.0
     began = _seconds((state.get("running") or terminated or {}).get("startedAt")) or created
     claim = str(owner.get("uid") or "")
-    outcome: Outcome | None = None
-    journal = ""
-    if ended:
-        document = _document((terminated or {}).get("message"))
-        outcome = _outcome(pod, terminated or {}, document, claim)
-        told = document.get("journal")
-        journal = told if isinstance(told, str) and len(told) <= _MAX_JOURNAL else ""
-    return Worker(
-        attempt=int(attempt),
-        running=not ended,
+    base = Worker(
+        attempt=number,
+        running=True,
         started=began,
-        ended=(_seconds((terminated or {}).get("finishedAt")) or began) if ended else None,
         progress=progress,
-        outcome=outcome,
         fingerprint=annotations.get(ANN_FINGERPRINT, ""),
         upload=annotations.get(ANN_UPLOAD, ""),
-        journal=journal,
+    )
+    worker = _ended_worker(base, pod, terminated or {}, claim) if ended else base
+    previous = None
+    if not ended and last is not None and number > int(attempt):
+        previous = _ended_worker(replace(base, attempt=number - 1), pod, last, claim)
+    return replace(
+        worker,
         refused=refused,
+        previous=previous,
         pod=Pod(
             name=str(metadata.get("name") or ""),
             uid=str(metadata.get("uid") or ""),
             claim=claim,
             node=str((pod.get("spec") or {}).get("nodeName") or ""),
             started=state.get("running") is not None or terminated is not None,
+            restarts=restarts and status.get("phase") not in ("Succeeded", "Failed"),
+            restarted=number > int(attempt),
             scheduled=_scheduled(status),
             hold=None if ended else _hold(pod, container, node_lost=node_lost),
             deleting=metadata.get("deletionTimestamp") is not None,
@@ -113,6 +116,26 @@ def worker_from_pod(
     )
 
 
+def _ended_worker(worker: Worker, pod: Mapping[str, Any], terminated: Mapping[str, Any], claim: str) -> Worker:
+    """Return the attempt with the result of a container that has terminated."""
+    document = _document(terminated.get("message"))
+    journal = document.get("journal")
+    began = _seconds(terminated.get("startedAt")) or worker.started
+    return replace(
+        worker,
+        running=False,
+        started=began,
+        ended=_seconds(terminated.get("finishedAt")) or began,
+        outcome=_outcome(pod, terminated, document, claim),
+        journal=journal if isinstance(journal, str) and len(journal) <= _MAX_JOURNAL else "",
+    )
+
+
+def _restart_count(container: Mapping[str, Any]) -> int:
+    count = container.get("restartCount")
+    return count if isinstance(count, int) and 0 <= count < 1_000_000 else 0
+
+
 def pending_reason(pod: Mapping[str, Any]) -> PodBlocker | None:
     """Return why a pod does not run although it has not failed; None if it runs or has ended.
 
@@ -123,6 +146,17 @@ def pending_reason(pod: Mapping[str, Any]) -> PodBlocker | None:
     if "terminated" in (container.get("state") or {}) or status.get("phase") in ("Succeeded", "Failed"):
         return None
     return _hold(pod, container, node_lost=False)
+
+
+def last_termination(container: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """Return how a container ended, from its status in the pod; None if it runs or has not started.
+
+    A container that waits for its restart (CrashLoopBackOff) has ended.
+    """
+    state = container.get("state") or {}
+    if "waiting" in state:
+        return (container.get("lastState") or {}).get("terminated")
+    return state.get("terminated")
 
 
 def termination_outcome(pod: Mapping[str, Any], identity: str) -> tuple[Outcome, float] | None:

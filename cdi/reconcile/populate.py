@@ -280,9 +280,32 @@ def template_changed(
 
     """
     assert worker.pod is not None
-    wanted = _pod(context, target, filled, _attempt(context, prepared, worker.attempt, worker.upload))
-    same = wanted["metadata"]["annotations"][ANN_SPEC] == worker.pod.spec
-    return () if same else (stopped(filled.namespace, worker.pod),)
+    attempt = _attempt(context, prepared, worker.attempt, worker.upload)
+    digest = _pod(context, target, filled, attempt)["metadata"]["annotations"][ANN_SPEC]
+    return () if digest == worker.pod.spec else (stopped(filled.namespace, worker.pod),)
+
+
+def restarts_in_place(
+    context: ReconcileContext, target: PVC, prepared: WorkerSpec, worker: Worker, failure: Failure
+) -> bool:
+    """Return whether the next attempt after `failure` is a restart of the container in the same pod.
+
+    Another pod is created if the next attempt needs other inputs, scratch space or another pod template.
+    """
+    pod, filled = worker.pod, worker_claim(context, target)
+    if pod is None or filled is None or not pod.restarts or pod.deleting or failure.code == SCRATCH_NEEDED:
+        return False
+    if prepared.fingerprint != worker.fingerprint or pod.scratch != has_scratch(context):
+        return False
+    # The scheduler may have chosen the node of the volume since, but the pod stays on its own.
+    for claim in (filled, replace(filled, selected_node="")):
+        owner = target if claim is filled else replace(target, selected_node="")
+        try:
+            if not template_changed(context, owner, claim, prepared, worker):
+                return True
+        except InvalidManifest:
+            return False
+    return False
 
 
 def limits_of(context: ReconcileContext) -> Limits:

@@ -13,11 +13,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from cdi.api.errors import ClaimMisbound
+from cdi.api.errors import ClaimMisbound, Retry
 from cdi.reconcile.actions import Action, DeleteObject, RebindVolume, StopWorker
 from cdi.reconcile.attempts import AttemptHistory
 from cdi.reconcile.clone.plan_annotation import temporary_pvc
-from cdi.reconcile.context import PVC, WITHOUT_CLAIM, Pod, ReconcileContext, Volume
+from cdi.reconcile.context import PVC, WITHOUT_CLAIM, Pod, ReconcileContext, Volume, Worker
 from cdi.reconcile.pod_builder import retains_after_completion
 from cdi.reconcile.provisioning import is_populated, worker_claim
 from cdi.reconcile.source import Rejected
@@ -123,7 +123,7 @@ def _belongs_to_prime(volume: Volume, attempts: AttemptHistory) -> bool:
 
 
 def cleanup_actions(
-    context: ReconcileContext, claim: PVC, attempts: AttemptHistory, *, final: bool
+    context: ReconcileContext, claim: PVC, attempts: AttemptHistory, *, final: bool, restarts: bool = False
 ) -> tuple[Action, ...]:
     """Return the actions that remove ended workers, scratch space, and the prime PVC once its volume is the target's.
 
@@ -133,6 +133,7 @@ def cleanup_actions(
         attempts: Its attempt history.
         final: Whether the operation succeeded or failed for good. A pod that is to be retained stays, and so does the
             PVC that it used.
+        restarts: Whether the kubelet restarts the container of the worker's pod for the next attempt.
 
     """
     if not context.platform.cluster:
@@ -144,8 +145,9 @@ def cleanup_actions(
         worker is not None
         and pod is not None
         and not pod.deleting
-        and not (kept and not worker.running)
-        and worker.attempt <= attempts.attempt
+        and not restarts
+        and not (kept and _rests(worker, attempts))
+        and (worker.attempt <= attempts.attempt or (pod.restarted and attempts.failure is not None))
     ):
         actions.append(stopped(claim.namespace, pod))
     if final:
@@ -161,6 +163,17 @@ def cleanup_actions(
     ):
         actions.append(_delete(prime))
     return tuple(actions)
+
+
+def _rests(worker: Worker, attempts: AttemptHistory) -> bool:
+    """Return whether the worker's pod does nothing more, even if the kubelet restarts its container.
+
+    After a failure that is final whatever changes, a restarted worker only repeats its termination message
+    (`cdi.worker.pod`).
+    """
+    if worker.pod is not None and worker.pod.restarts and not attempts.done:
+        return attempts.failure is not None and attempts.failure.retry is Retry.NEVER
+    return not worker.running
 
 
 def stopped(namespace: str, pod: Pod) -> StopWorker:

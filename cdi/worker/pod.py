@@ -6,6 +6,11 @@
     /dev/termination-log       the outcome (`cdi.worker.termination`)
     :8443                      ``/progress``, ``/metrics``, ``/healthz`` over HTTPS, one second after the start
 
+    /var/run/cdi/state         what earlier runs of this pod's container left for the next one
+
+The kubelet restarts the container after a failure, and the restarted worker continues the transfer. After a failure
+that a restart cannot mend, it only repeats the termination message, until the controller replaces or deletes the pod.
+
 SIGTERM stops the transfer at its current position; its progress is kept for the next attempt. The exit status is 0, or
 that of the failure (docs/reference/errors.md).
 """
@@ -22,13 +27,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Generic, Literal, TypeVar
 
-from cdi.api.errors import CdiError, InternalError, InvalidManifest, UsageError
+from cdi.api.errors import CdiError, InternalError, InvalidManifest, Retry, ScratchNeeded, UsageError
 from cdi.api.job import BlockTargetSpec, DirectoryTargetSpec, Job, Limits, Outcome, Policy
 from cdi.target.errors import map_os_errors
 from cdi.transfer.control import TransferControl
 from cdi.transfer.journal import Journal
 from cdi.transfer.run import failure_of, transfer
 from cdi.worker import log
+from cdi.worker.earlier_runs import EarlierRuns, FinalRun
 from cdi.worker.limits import LimitsFile
 from cdi.worker.signals import SignalHandler
 from cdi.worker.termination import termination_message
@@ -47,7 +53,7 @@ _OWN_DIRECTORY = ".cdi"
 _J = TypeVar("_J", Job, "CopySourceJob", "CopyTargetJob")
 _USAGE = """\
 usage: cdi-worker [--job FILE] [--limits FILE] [--journal FILE] [--termination-log FILE] [--port NUMBER]
-                  [--tls DIRECTORY]
+                  [--state DIRECTORY] [--tls DIRECTORY]
 Files that are not named default to those of a worker pod; port 0 disables the port."""
 
 
@@ -59,6 +65,7 @@ class Options:
     limits: str = "/var/run/cdi/pod/limits"
     journal: str = "/var/run/cdi/pod/journal"
     termination_log: str = "/dev/termination-log"
+    state: str = "/var/run/cdi/state"
     port: str = "8443"
     tls: str = "/var/run/cdi/tls"
     """Directory of an upload server's certificate and of its clients' CA."""
@@ -128,10 +135,17 @@ def run(options: Options) -> int:
 
 def run_task(options: Options, task: WorkerTask[_J]) -> int:
     """Run one attempt of any task and return the exit status."""
+    earlier = EarlierRuns(options.state)
+    final = earlier.final()
+    if final is not None:
+        _write_termination_message(options, final.message)
+        return final.exit_status
     job: _J | None = None
     try:
         stop = SignalHandler()
         job = task.parse(read_job(options.job))
+        if earlier.begin() and isinstance(job, Job):
+            job = replace(job, continued=True)
         outcome = _carry_out(job, task, options, stop)
     except CdiError as error:
         outcome = Outcome(id=job.id if job else "", failure=failure_of(error))
@@ -140,14 +154,23 @@ def run_task(options: Options, task: WorkerTask[_J]) -> int:
         defect = InternalError(f"{type(error).__name__}: {error}")
         outcome = Outcome(id=job.id if job else "", failure=failure_of(defect))
     left = journal_of(task.volume(job)) if job is not None and outcome.failure is not None else None
+    message = termination_message(outcome, left, source=_source_kind(job))
+    _write_termination_message(options, message)
+    log.log_finished(outcome)
+    if outcome.failure is None:
+        return 0
+    if outcome.failure.retry is Retry.NEVER or outcome.failure.code == ScratchNeeded.__name__:
+        earlier.end(FinalRun(message=message, exit_status=outcome.failure.exit_status))
+    return outcome.failure.exit_status
+
+
+def _write_termination_message(options: Options, message: str) -> None:
     try:
         # The kubelet has mounted this file, so it must be written in place.
         with open(options.termination_log, "w", encoding="ascii") as file:
-            file.write(termination_message(outcome, left, source=_source_kind(job)))
+            file.write(message)
     except OSError as error:
         log.logging(f"cannot write the termination message: {error}")
-    log.log_finished(outcome)
-    return outcome.failure.exit_status if outcome.failure is not None else 0
 
 
 def _source_kind(job: object) -> str:

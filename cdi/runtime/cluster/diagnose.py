@@ -12,7 +12,7 @@ from cdi.api.phases import ConditionType, Phase, Reason
 from cdi.api.status_detail import status_detail
 from cdi.kube.resources import Object
 from cdi.reconcile.context import PodBlocker
-from cdi.reconcile.pod_status import pending_reason
+from cdi.reconcile.pod_status import last_termination, pending_reason
 from cdi.runtime.cluster.worker_lookup import Filling, container_status, notes_of
 from cdi.runtime.status_view import failure_of, phase_of
 
@@ -60,7 +60,7 @@ def pod_facts(pod: Object) -> Iterator[tuple[str, str]]:
     yield "Node", str((pod.get("spec") or {}).get("nodeName") or "")
     hold = pending_reason(pod)
     yield "Held up", "" if hold is None else hold.message
-    ended = (container_status(pod).get("state") or {}).get("terminated") or {}
+    ended = last_termination(container_status(pod)) or {}
     if ended:
         yield "Ended", f"{ended.get('reason') or ''} (exit status {ended.get('exitCode')})".strip()
 

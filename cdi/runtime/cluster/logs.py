@@ -8,6 +8,7 @@ from cdi.api import names
 from cdi.api.errors import NotFound
 from cdi.api.phases import Phase
 from cdi.kube.resources import CLAIMS, DATA_VOLUMES, PODS, Object
+from cdi.reconcile.pod_status import last_termination
 from cdi.runtime.cluster.client import ClusterClient
 from cdi.runtime.cluster.watch import Feed, Scope
 from cdi.runtime.cluster.worker_lookup import CONTAINER, container_status, find_filling
@@ -57,8 +58,9 @@ def _missing(phase: Phase | None) -> str:
 
 
 def _followed(calls: ClusterClient, key: Key, *, done: bool) -> Iterator[str]:
-    """Yield the lines of one pod after the other."""
-    seen: set[str] = set()
+    """Yield the lines of one attempt after the other."""
+    seen: set[tuple[str, int]] = set()
+    """UID of the pod, and restarts of its container."""
     scopes = [
         Scope(resource=DATA_VOLUMES, namespace=key.namespace, name=key.name),
         Scope(resource=CLAIMS, namespace=key.namespace, name=key.name),
@@ -72,8 +74,9 @@ def _followed(calls: ClusterClient, key: Key, *, done: bool) -> Iterator[str]:
     with Feed(calls, scopes) as feed:
         while True:
             pod = find_filling(calls.find, key.namespace, key.name).pod if look else None
-            if pod is not None and pod["metadata"]["uid"] not in seen and _began(pod):
-                seen.add(pod["metadata"]["uid"])
+            run = (pod["metadata"]["uid"], container_status(pod).get("restartCount") or 0) if pod is not None else None
+            if pod is not None and run is not None and run not in seen and _began(pod):
+                seen.add(run)
                 yield from _lines(calls, pod, follow=True)
                 continue
             if done:
@@ -87,8 +90,8 @@ def _followed(calls: ClusterClient, key: Key, *, done: bool) -> Iterator[str]:
 
 
 def _began(pod: Object) -> bool:
-    state = container_status(pod).get("state") or {}
-    return "running" in state or "terminated" in state
+    container = container_status(pod)
+    return "running" in (container.get("state") or {}) or last_termination(container) is not None
 
 
 def _lines(calls: ClusterClient, pod: Object, *, follow: bool) -> Iterator[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 
 import pytest
 
@@ -10,7 +11,7 @@ from cdi.api.errors import AdmissionDenied, ClusterUnavailable, Conflict, Invali
 from cdi.controller.manager import Manager
 from cdi.controller.metrics import Metrics
 from cdi.controller.request import Request, Scope, datavolume
-from cdi.kube.resources import CLAIMS, PODS
+from cdi.kube.resources import CLAIMS, PODS, Object
 from cdi.reconcile.context import WorkerPodConfig
 from cdi.reconcile.pod_builder import ANN_ATTEMPT
 from tests.unit.controller.objects import added, body, deleted, modified
@@ -143,6 +144,32 @@ async def test_a_worker_is_followed_from_its_start_to_its_end() -> None:
     made._follow(deleted(ended))
     count = made._metrics.registry.get_sample_value
     assert sum(count("cdi_imports_total", {"outcome": code}) or 0 for code in ("ResourceLimit", "WorkerLost")) == 1
+
+
+async def test_each_run_of_a_restarted_container_is_counted() -> None:
+    made = life(Reconcilers())
+    killed = {"exitCode": 137, "reason": "OOMKilled"}
+
+    def restarting(count: int, last: Object | None = None, **state: Object) -> Object:
+        pod = worker("Running", **state)
+        pod["spec"]["restartPolicy"] = "OnFailure"
+        container = pod["status"]["containerStatuses"][0]
+        container["restartCount"] = count
+        if last is not None:
+            container["lastState"] = {"terminated": last}
+        return pod
+
+    course = (
+        restarting(0, running={}),
+        restarting(0, terminated=killed),
+        restarting(0, killed, waiting={"reason": "CrashLoopBackOff"}),
+        restarting(1, killed, running={}),
+        restarting(2, killed, running={}),  # its end was not observed
+    )
+    for before, after in itertools.pairwise(course):
+        made._follow(modified(before, after))
+    count = made._metrics.registry.get_sample_value
+    assert sum(count("cdi_imports_total", {"outcome": code}) or 0 for code in ("ResourceLimit", "WorkerLost")) == 2
 
 
 async def test_what_was_there_at_the_start_is_not_counted_as_news() -> None:

@@ -10,7 +10,7 @@ import json
 from datetime import UTC, datetime
 from fractions import Fraction
 
-from cdi.api.errors import CdiError, Conflict, QuotaExceeded
+from cdi.api.errors import CdiError, Conflict, QuotaExceeded, Retry
 from cdi.api.job import Job, Outcome
 from cdi.api.names import ANN_FILLED_FOR
 from cdi.api.quantity import Quantity
@@ -85,6 +85,8 @@ class Cluster:
         self.now = 1_767_225_600.0
         self.counter = 0
         self.attempts = 0
+        self.ended = {}
+        """Exit status and termination message of the pods whose worker only repeats them, by uid."""
         self.events, self.claim_events, self.phases, self.log = [], [], [], []
         self.refuse = {}
         self.reclaimed = []
@@ -499,6 +501,10 @@ class Cluster:
             secrets = [one["secret"]["secretName"] for one in pod["spec"]["volumes"] if "secret" in one]
             if pod["status"]["phase"] == "Pending" and bound and all(self.get("secrets", one) for one in secrets):
                 yield lambda pod=pod: pod.update(status=_running(self._time()))
+            elif (
+                pod["status"]["phase"] == "Running" and "running" not in pod["status"]["containerStatuses"][0]["state"]
+            ):
+                yield lambda pod=pod: pod.update(status=_restarted(pod["status"], self._time()))
             elif pod["status"]["phase"] == "Running" and not pod["status"]["containerStatuses"][0]["ready"]:
                 yield lambda pod=pod: pod["status"]["containerStatuses"][0].update(ready=True)
             elif pod["status"]["phase"] == "Running" and self._comes(pod):
@@ -521,6 +527,11 @@ class Cluster:
         job = Job.from_json(pod["metadata"]["annotations"]["cdi.kubevirt.io/job"])
         claim = self._uid(pod["metadata"]["ownerReferences"][0]["uid"])
         assert claim is None or job.id == claim["metadata"]["uid"]
+        before = self.ended.get(pod["metadata"]["uid"])
+        if before is not None:
+            # A restarted worker repeats a failure that a restart cannot mend.
+            pod["status"] = _failed_in(pod, *before, self._time())
+            return
         end = self.script[self.attempts] if self.attempts < len(self.script) else End()
         self.attempts += 1
         if end.failure is not None and end.failure.code == "ScratchNeeded" and job.scratch:
@@ -528,7 +539,9 @@ class Cluster:
         outcome = Outcome(id=job.id, failure=end.failure, labels=end.labels, digest="sha256:" + "0" * 64)
         document = {"message": "", "outcome": json.loads(outcome.to_json())}
         code = 0 if end.failure is None else 3
-        pod["status"] = _ended(code, json.dumps(document), self._time())
+        if end.failure is not None and (end.failure.retry is Retry.NEVER or end.failure.code == "ScratchNeeded"):
+            self.ended[pod["metadata"]["uid"]] = code, json.dumps(document)
+        pod["status"] = _failed_in(pod, code, json.dumps(document), self._time())
         if end.failure is None and claim is not None:
             self.get(VOLUMES, claim["spec"]["volumeName"], "")["content"] = COMPLETE
 
@@ -641,6 +654,29 @@ def _ended(code, message, time):
         "conditions": [{"type": "PodScheduled", "status": "True"}],
         "containerStatuses": [{"name": "importer", "state": {"terminated": state}}],
     }
+
+
+def _failed_in(pod, code, message, time):
+    """Return the status of a pod whose container has ended: the kubelet restarts it after a failure if it may."""
+    status = _ended(code, message, time)
+    before = pod["status"]["containerStatuses"][0]
+    status["containerStatuses"][0] |= {"restartCount": before.get("restartCount", 0), "ready": False}
+    restarts = code != 0 and pod["spec"]["restartPolicy"] == "OnFailure"
+    return {**status, "phase": "Running"} if restarts else status
+
+
+def _restarted(status, time):
+    """Return the status after the kubelet's next step: the container waits for its restart, then it runs again."""
+    container = status["containerStatuses"][0]
+    if "terminated" in container["state"]:
+        waits = {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off 10s restarting failed container"}}
+        return {**status, "containerStatuses": [{**container, "state": waits, "lastState": container["state"]}]}
+    again = _running(time)
+    again["containerStatuses"][0] |= {
+        "restartCount": container["restartCount"] + 1,
+        "lastState": container["lastState"],
+    }
+    return again
 
 
 def dv(storage_class=None, *, form="storage", source=None, size="1Gi", mode=None, **options):

@@ -207,3 +207,56 @@ def test_whatever_a_pod_says_at_the_end_is_an_outcome(message, code):
     outcome = worker_from_pod(ended(code, message)).outcome
     assert outcome.id == CLAIM
     assert (outcome.failure is None) == (whole and code == 0)
+
+
+# --- restarts of the container ------------------------------------------------------------------------------------
+
+
+def restarting(state, count, last=None, *, phase="Running", policy="OnFailure"):
+    container = {"name": "importer", "state": state, "restartCount": count}
+    if last is not None:
+        container["lastState"] = {"terminated": last}
+    body = pod({"phase": phase, "containerStatuses": [container]})
+    body["spec"]["restartPolicy"] = policy
+    return body
+
+
+LOST = Failure(code="SourceUnreachable", message="gone", retry=Retry.BACKOFF, exit_status=3)
+
+
+def terminated(code=3, failure=LOST):
+    return {
+        "exitCode": code,
+        "reason": "Error",
+        "message": words(Outcome(id=CLAIM, failure=failure)),
+        "startedAt": "2026-01-01T00:01:00Z",
+        "finishedAt": "2026-01-01T00:02:00Z",
+    }
+
+
+def test_each_run_of_the_container_is_an_attempt():
+    first = worker_from_pod(restarting({"running": {"startedAt": "2026-01-01T00:01:00Z"}}, 0))
+    assert (first.attempt, first.running, first.previous, first.pod.restarted) == (3, True, None, False)
+    failed = worker_from_pod(restarting({"terminated": terminated()}, 0))
+    assert (failed.attempt, failed.running, failed.outcome.failure) == (3, False, LOST)
+    waits = worker_from_pod(restarting({"waiting": {"reason": "CrashLoopBackOff"}}, 0, terminated()))
+    assert (waits.attempt, waits.running, waits.outcome, waits.ended) == (3, False, failed.outcome, failed.ended)
+    again = worker_from_pod(restarting({"running": {"startedAt": "2026-01-01T00:03:00Z"}}, 1, terminated()))
+    assert (again.attempt, again.running, again.outcome, again.pod.restarted) == (4, True, None, True)
+    assert (again.previous.attempt, again.previous.outcome) == (3, failed.outcome)
+
+
+def test_a_pod_that_ended_as_a_whole_is_not_restarted():
+    body = restarting({"terminated": terminated()}, 2, phase="Failed")
+    assert not worker_from_pod(body).pod.restarts
+    assert worker_from_pod(restarting({"terminated": terminated()}, 2)).pod.restarts
+
+
+def test_restarts_of_a_pod_that_is_one_attempt_are_not_counted():
+    worker = worker_from_pod(restarting({"terminated": terminated()}, 2, policy="Never"))
+    assert (worker.attempt, worker.pod.restarts, worker.pod.restarted) == (3, False, False)
+
+
+@pytest.mark.parametrize("count", [-1, "2", None, 1 << 40, 2.5])
+def test_a_restart_count_that_is_none_is_ignored(count):
+    assert worker_from_pod(restarting({"running": {}}, count)).attempt == 3

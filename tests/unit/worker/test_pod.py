@@ -7,10 +7,12 @@ import threading
 
 import pytest
 
+from cdi.api.errors import Retry
 from cdi.api.job import (
     BlankSourceSpec,
     BlockTargetSpec,
     DirectoryTargetSpec,
+    Failure,
     FileSourceSpec,
     FileTargetSpec,
     Job,
@@ -25,12 +27,14 @@ from cdi.worker.pod import Options, main, run
 def places(tmp_path):
     (tmp_path / "pod").mkdir()
     (tmp_path / "data").mkdir()
+    (tmp_path / "kept").mkdir()
     return Options(
         job=str(tmp_path / "pod/job"),
         limits=str(tmp_path / "pod/limits"),
         journal=str(tmp_path / "pod/journal"),
         termination_log=str(tmp_path / "last-words"),
         port="0",
+        state=str(tmp_path / "kept"),
     )
 
 
@@ -52,6 +56,10 @@ def give(tmp_path, places):
         return job
 
     return give
+
+
+LOST = Failure(code="SourceUnreachable", message="gone", retry=Retry.BACKOFF, exit_status=3)
+RETRIES = {"ImageCorrupt": Retry.NEVER, "ScratchNeeded": Retry.ON_CHANGE}
 
 
 def last_words(places):
@@ -270,3 +278,52 @@ def test_limits_count_from_the_beginning(places, give, tmp_path, monkeypatch):
     give()
     assert run(places) == 0
     assert limited.is_set()
+
+
+# --- restarts of the container ------------------------------------------------------------------------------------
+
+
+def test_a_restarted_container_continues_the_transfer(places, give, tmp_path, monkeypatch):
+    jobs = []
+    monkeypatch.setattr(module, "transfer", lambda job, _: jobs.append(job) or Outcome(id=job.id, failure=LOST))
+    give()
+    assert [run(places), run(places), run(places)] == [3, 3, 3]
+    assert [job.continued for job in jobs] == [False, True, True]
+
+
+def test_a_container_that_failed_before_its_job_was_read_starts_the_transfer_as_new(places, give, monkeypatch):
+    jobs = []
+    monkeypatch.setattr(module, "transfer", lambda job, _: jobs.append(job) or Outcome(id=job.id))
+    assert run(places) == 2
+    os.unlink(f"{places.state}/final")
+    give()
+    assert run(places) == 0
+    assert not jobs[0].continued
+
+
+@pytest.mark.parametrize("code", ["ImageCorrupt", "ScratchNeeded"])
+def test_a_restarted_container_repeats_a_failure_that_a_restart_cannot_mend(places, give, monkeypatch, code):
+    jobs = []
+    failure = Failure(code=code, message="no", retry=RETRIES[code], exit_status=5)
+    monkeypatch.setattr(module, "transfer", lambda job, _: jobs.append(job) or Outcome(id=job.id, failure=failure))
+    give()
+    assert run(places) == 5
+    first = last_words(places)
+    os.unlink(places.termination_log)
+    assert run(places) == 5
+    assert last_words(places) == first
+    assert len(jobs) == 1
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b'{"message": 1, "exit_status": 0}', bytes(1 << 17)])
+def test_a_damaged_record_of_an_earlier_run_is_ignored(places, give, content):
+    with open(f"{places.state}/final", "wb") as file:
+        file.write(content)
+    give()
+    assert run(places) == 0
+
+
+def test_a_pod_without_a_volume_for_its_state_starts_each_run_as_new(places, give):
+    os.rmdir(places.state)
+    give()
+    assert [run(places), run(places)] == [0, 0]
