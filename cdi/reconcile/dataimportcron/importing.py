@@ -24,7 +24,7 @@ from cdi.reconcile.actions import Action, CreateObject, Event, PatchObject
 from cdi.reconcile.context import PVC
 from cdi.reconcile.dataimportcron.context import CloneRight, CronContext
 from cdi.reconcile.dataimportcron.labels import last_use, missing, refreshed_last_use, resource_labels
-from cdi.reconcile.dataimportcron.objects import VersionObjects, discard_data_volume, objects_of
+from cdi.reconcile.dataimportcron.objects import VersionObjects, delete_data_volume, objects_of
 from cdi.reconcile.dataimportcron.storage_class import Storage
 from cdi.reconcile.dataimportcron.versions import History
 from cdi.reconcile.status import ConditionValue, false, true
@@ -112,7 +112,7 @@ def plan_import(
         step = replace(
             step,
             history=step.history.failed(current.data_volume_name, *(objects.trouble or SUPERSEDED)),
-            actions=discard_data_volume(objects),
+            actions=delete_data_volume(objects),
             current=None,
         )
     return _begin(context, step, desired, storage, facts)

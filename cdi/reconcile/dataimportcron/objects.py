@@ -6,9 +6,8 @@ from dataclasses import dataclass
 
 from cdi.api.datavolume import DataVolume
 from cdi.api.meta import Condition
-from cdi.api.names import LABEL_DATA_IMPORT_CRON
 from cdi.api.phases import FAILING, ConditionStatus, ConditionType, Phase
-from cdi.reconcile.actions import Action, DeleteObject, PatchObject
+from cdi.reconcile.actions import Action, DeleteObject
 from cdi.reconcile.clone.lister import Snapshot
 from cdi.reconcile.context import PVC
 from cdi.reconcile.dataimportcron.context import CronContext
@@ -125,17 +124,6 @@ def delete_data_volume(objects: VersionObjects) -> tuple[Action, ...]:
     if claim is None or claim.deleting:
         return ()
     return (DeleteObject(plural="persistentvolumeclaims", namespace=claim.namespace, name=claim.name, uid=claim.uid),)
-
-
-def discard_data_volume(objects: VersionObjects) -> tuple[Action, ...]:
-    """Return the deletion of a failed import, whose label is emptied first.
-
-    Its deletion then does not look like that of the current import, which would be imported again.
-    """
-    dv = objects.data_volume
-    if dv is None or dv.metadata.deletion_timestamp is not None:
-        return delete_data_volume(objects)
-    return (PatchObject.of_data_volume(dv, labels={LABEL_DATA_IMPORT_CRON: ""}), *delete_data_volume(objects))
 
 
 def delete_snapshot(objects: VersionObjects) -> tuple[Action, ...]:

@@ -289,10 +289,19 @@ class History:
         if last is not None and last.name == name:
             return self
         moment = _time(now)
-        if last is not None and last.offered == moment:
-            # Timestamps have whole seconds; equal ones would lose the order.
-            moment = _time(now + 1)
-        return self._change(name, lambda _: {"offered": moment})
+        # Timestamps have whole seconds, and the clock may have been set back: the others must be earlier.
+        late = sorted(
+            (one for one in self.versions if (one.offered or "") >= moment), key=lambda one: one.offered or ""
+        )
+        earlier = {one.name: _time(now - distance) for distance, one in enumerate(reversed(late), 1)}
+        changed = earlier | {name: moment}
+        return replace(
+            self,
+            versions=tuple(
+                one.model_copy(update={"offered": changed[one.name]}) if one.name in changed else one
+                for one in self.versions
+            ),
+        )
 
     def removed(self, name: str, reason: str, message: str, now: float) -> Self:
         """Return the history with a version whose volume no longer exists."""
