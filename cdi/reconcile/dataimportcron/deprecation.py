@@ -5,11 +5,11 @@ A clone reads them from its source (`cdi.reconcile.lineage`) and needs no look a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from cdi.api.dataimportcron import GoldenVersion, VersionState
 from cdi.api.golden import DEPRECATED, END_OF_LIFE, ORIGIN, REVOKED, origin_of
-from cdi.reconcile.actions import Action, PatchObject
+from cdi.reconcile.actions import Action, DeleteObject, PatchObject
 from cdi.reconcile.dataimportcron.context import CronContext
 from cdi.reconcile.dataimportcron.objects import objects_of
 from cdi.reconcile.dataimportcron.versions import History
@@ -26,9 +26,17 @@ def version_annotations(context: CronContext, version: GoldenVersion) -> dict[st
     }
 
 
-def plan_annotations(context: CronContext, history: History) -> tuple[Action, ...]:
-    """Return the patches that bring the annotations of all existing objects of the versions up to date."""
-    actions: list[Action] = []
+def plan_annotations(context: CronContext, history: History, planned: Iterable[Action] = ()) -> tuple[Action, ...]:
+    """Return the patches that bring the annotations of all existing objects of the versions up to date.
+
+    Args:
+        context: The DataImportCron.
+        history: Its versions.
+        planned: Earlier actions of the plan; what they delete is not patched, which would end the plan.
+
+    """
+    deleted = {(one.plural, one.name) for one in planned if isinstance(one, DeleteObject)}
+    actions: list[PatchObject] = []
     for version in history.versions:
         if version.removed is not None:
             continue
@@ -42,7 +50,7 @@ def plan_annotations(context: CronContext, history: History) -> tuple[Action, ..
             actions += _patch(context, "persistentvolumeclaims", claim.name, claim.uid, wanted, claim.annotations)
         if snapshot is not None and not snapshot.deleting:
             actions += _patch(context, "volumesnapshots", snapshot.name, snapshot.uid, wanted, snapshot.annotations)
-    return tuple(actions)
+    return tuple(one for one in actions if (one.plural, one.name) not in deleted)
 
 
 def _patch(

@@ -164,7 +164,7 @@ def _reconcile(context: CronContext) -> Plan:
         draft.actions += plan_cleanup(context, objects, storage, [present_source(context, name) for name in names])
 
     if not class_step.in_progress:
-        draft.actions += plan_annotations(context, history)
+        draft.actions += plan_annotations(context, history, draft.actions)
         retention = plan_retention(context, history, offered, channels.channels)
         history = retention.history
         draft.actions += retention.actions

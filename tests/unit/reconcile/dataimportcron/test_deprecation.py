@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from cdi.api.datavolume import DataVolume
 from cdi.api.golden import DEPRECATED, END_OF_LIFE, ORIGIN, REVOKED, Origin
-from cdi.reconcile.actions import PatchObject
+from cdi.reconcile.actions import DeleteObject, PatchObject
 from cdi.reconcile.clone.lister import Snapshot
 from cdi.reconcile.dataimportcron.deprecation import plan_annotations
 from tests.unit.reconcile.dataimportcron.stored_objects import (
@@ -59,3 +59,10 @@ def test_objects_that_are_being_deleted_and_removed_versions_are_left_alone():
     leaving = StoredObjects([replace(volume(name(1)), deleting=True), volume(name(2))])
     history = imported(1, 2).removed(name(2), "Outdated", "", NOW)
     assert plan_annotations(context(leaving), history) == ()
+
+
+def test_an_object_that_the_plan_deletes_is_not_patched():
+    objects = StoredObjects([volume(name(1)), volume(name(2))])
+    deletion = DeleteObject(plural="persistentvolumeclaims", namespace=NAMESPACE, name=name(1), uid="u")
+    actions = plan_annotations(context(objects), imported(1, 2), (deletion,))
+    assert [action.name for action in actions] == [name(2)]
