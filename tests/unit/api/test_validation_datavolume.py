@@ -44,6 +44,10 @@ REFUSED = [
      "Invalid value: 65 is not from 0 to 64"),
     ("a signature without keys", annotated(signature="require"), f"metadata.annotations[{POLICY}signature]",
      f"set {POLICY}keyring as well"),
+    ("cosign's keys for a web server", annotated(cosignKeys="keys"), f"metadata.annotations[{POLICY}cosignKeys]",
+     "cosign signs container images, but the source is http"),
+    ("cosign's keys for a clone", annotated(cosignKeys="keys") | {"spec": dv({"pvc": SOURCES["pvc"]})["spec"]},
+     f"metadata.annotations[{POLICY}cosignKeys]", "the source is pvc"),
     ("an empty region", annotated(region=" "), f"metadata.annotations[{POLICY}region]", "is empty"),
     # PVC specification
     ("no claim", dv(storage=None), "spec.storage", "Missing Data volume PVC"),

@@ -53,6 +53,8 @@ def test_explain_tells_a_refusal_twice(cdi, disk):
         (("import", "x.img", "--region", "r"), "--region applies to s3://"),
         (("import", "http://h/x", "--ca", "missing"), "cannot be read"),
         (("import", "x.img", "--keyring", "missing"), "cannot be read"),
+        (("import", "docker://h/x", "--cosign-key", "missing"), "cannot be read"),
+        (("import", "docker://h/x", "--cosign-key", "/dev/null"), "no public key in PEM form"),
         (("import", "x.img", "--force"), "--force requires --to"),
         (("import", "x.img", "--to", "y", "--name", "n"), "--name applies to a DataVolume"),
         (("import", "nbd://h/x"), "the URL scheme nbd: is not supported"),

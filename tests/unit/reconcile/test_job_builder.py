@@ -206,6 +206,41 @@ def test_a_key_ring_in_a_config_map(value, keys, file):
     assert action.work.policy.keyring == f"/w/inputs/keyring/{file}"
 
 
+REGISTRY = {"registry": {"url": "docker://host/disk"}}
+
+
+def test_cosign_keys_in_a_secret_are_mounted():
+    annotations = {f"{PREFIX}cosignKeys": "signers"}
+    action = job(REGISTRY, inputs=[("Secret", "signers", "a.pub", "b.pub")], annotations=annotations)
+    assert action.work.policy.cosign_keys == ("/w/inputs/cosign-keys",)
+    (mount,) = action.mounts
+    assert (mount.directory, mount.inputs) == (
+        "/w/inputs/cosign-keys",
+        (ObjectRef(kind="Secret", namespace="default", name="signers"),),
+    )
+
+
+def test_cosign_keys_may_be_files_on_one_machine_only(monkeypatch):
+    annotations = {f"{PREFIX}cosignKeys": "/etc/keys"}
+    assert job(REGISTRY, annotations=annotations).work.policy.cosign_keys == ("/etc/keys",)
+    monkeypatch.setattr("tests.unit.reconcile.simulation.Platform", lambda **_: Platform())
+    sim = Simulation(data_volume(REGISTRY, annotations=annotations)).run()
+    assert "put the public keys into a Secret" in sim.detail["message"]
+
+
+def test_an_import_waits_for_the_secret_with_cosign_keys():
+    sim = Simulation(data_volume(REGISTRY, annotations={f"{PREFIX}cosignKeys": "signers"})).run()
+    assert not sim.starts
+    assert "signers does not exist" in sim.detail["message"]
+
+
+def test_cosign_keys_for_another_source_are_refused():
+    sim = Simulation(data_volume(HTTP, annotations={f"{PREFIX}cosignKeys": "signers"})).run()
+    assert not sim.starts
+    assert sim.detail["reason"] == "InvalidManifest"
+    assert "cosign signs container images, but the source is http" in sim.detail["message"]
+
+
 @pytest.mark.parametrize(
     ("name", "text"),
     [

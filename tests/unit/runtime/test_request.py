@@ -107,6 +107,22 @@ def test_every_manifest_is_valid():
             assert made.datavolume["spec"]["preallocation"]
 
 
+@pytest.mark.parametrize("local", [True, False])
+def test_cosign_keys_are_stored_by_content(tmp_path, local):
+    (tmp_path / "other").mkdir()
+    for path, text in (("a key.pub", "one"), ("b.pub", "two"), ("other/b.pub", "three")):
+        (tmp_path / path).write_text(text)
+    keys = tuple(str(tmp_path / path) for path in ("a key.pub", "b.pub", "other/b.pub"))
+    asked = Request(place=locate("docker://h/r"), cosign_keys=keys)
+    assert asked.policy().cosign_keys == keys
+    made = build_manifests(asked, "ns", "n", 1 << 20, local=local)
+    (secret,) = made.inputs
+    parse_manifest(secret)
+    assert secret_values(secret) == {"a_key.pub": b"one", "b.pub": b"two", "3-b.pub": b"three"}
+    found = parse_policy_annotations(made.datavolume["metadata"]["annotations"])
+    assert found.cosign_keys == secret["metadata"]["name"]
+
+
 def test_secrets_are_in_the_secret_alone():
     asked = Request(
         place=locate("https://uuu:ppp@h/a.img"),
@@ -144,6 +160,7 @@ def test_a_users_own_words_go_before_the_urls():
         ("s3", {"anonymous": True, "username": "u"}, {}),
         ("s3", {"anonymous": True, "secret": "s"}, {}),
         ("http", {}, {"signature": "require"}),
+        ("http", {}, {"cosign_keys": ("/k",)}),
         ("stdin", {}, {"connections": 2}),
     ],
 )
