@@ -6,6 +6,7 @@ tests/integration/test_prove.py boots a Debian.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -14,11 +15,12 @@ import pytest
 
 from cdi.api.dataimportcron import DataImportCron, GoldenVersion, VersionState
 from cdi.api.golden import GoldenSettings
-from cdi.api.names import proof_pod
+from cdi.api.names import cron_import, proof_pod
 from cdi.reconcile.actions import CreateObject
 from cdi.reconcile.context import PVC, ResolvedConfig, WorkerPodConfig
 from cdi.reconcile.dataimportcron.context import CronContext
 from cdi.reconcile.dataimportcron.proof import ProofStep, plan_proof
+from cdi.reconcile.dataimportcron.proof_pod import KVM
 from tests.cluster.cdi import controller
 from tests.cluster.kubectl import Kubectl
 from tests.cluster.objects import is_phase
@@ -36,12 +38,17 @@ GUESTS = {
 }
 
 
+def disk_of(first: bytes) -> bytes:
+    return first.ljust(SIZE - 1, b"\0") + b"x"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
     """A namespace under restricted Pod Security with a controller and one imported volume of each guest and mode."""
 
     kubectl: Kubectl
     image: str
+    server: FaultServer
 
     def claim(self, name: str) -> PVC:
         body = self.kubectl.get("pvc", name)
@@ -65,14 +72,13 @@ def place(cluster, cdi_image) -> Iterator[Place]:
         kubectl.run("label", "namespace", kubectl.namespace, *(f"{name}={text}" for name, text in RESTRICTED.items()))
         names = []
         for guest, first in GUESTS.items():
-            content = first.ljust(SIZE - 1, b"\0") + b"x"
-            source = {"http": {"url": server.put(f"/{guest}.raw", content)}}
+            source = {"http": {"url": server.put(f"/{guest}.raw", disk_of(first))}}
             for mode in ("Filesystem", "Block"):
                 names.append(f"{guest}-{mode.lower()}")
                 kubectl.create(data_volume(names[-1], source, "csi", mode=mode))
         for name in names:
             wait_phase(kubectl, name, "Succeeded")
-        yield Place(kubectl=kubectl, image=cdi_image)
+        yield Place(kubectl=kubectl, image=cdi_image, server=server)
 
 
 # --- the pod --------------------------------------------------------------------------------------------------------
@@ -140,3 +146,117 @@ def test_a_pod_proves_a_volume_that_it_only_reads(place, guest, mode, booted, me
     assert message in (step.result.message or "")
     assert step.result.accelerator == "tcg"
     assert document["status"]["phase"] == ("Succeeded" if booted else "Failed")
+
+
+# --- the version ------------------------------------------------------------------------------------------------------
+
+
+class Golden:
+    """A DataImportCron whose source is changed, and whose wanted digest is set, by the test."""
+
+    def __init__(self, place: Place, name: str, **annotations: str) -> None:
+        self._place, self.name = place, name
+        golden = {"golden.proof": "boot", "golden.proofMemory": "64Mi", **annotations}
+        storage = {
+            "resources": {"requests": {"storage": "24Mi"}},
+            "accessModes": ["ReadWriteOnce"],
+            "volumeMode": "Filesystem",
+            "storageClassName": "csi",
+        }
+        url = place.server.put(f"/{name}.raw", disk_of(b""))
+        place.kubectl.create(
+            {
+                "apiVersion": "cdi.kubevirt.io/v1beta1",
+                "kind": "DataImportCron",
+                "metadata": {
+                    "name": name,
+                    "annotations": {f"cdi.kubevirt.io/{key}": text for key, text in golden.items()},
+                },
+                "spec": {
+                    "schedule": "",
+                    "managedDataSource": name,
+                    "template": {"spec": {"source": {"http": {"url": url}}, "storage": storage}},
+                },
+            }
+        )
+
+    def publish(self, guest: str, digit: str) -> str:
+        """Make a guest the content of the source, want it as a new version, and return the version's name."""
+        self._place.server.put(f"/{self.name}.raw", disk_of(GUESTS[guest]))
+        digest = f"sha256:{digit * 64}"
+        desired = {"cdi.kubevirt.io/storage.import.sourceDesiredDigest": digest}
+        self._place.kubectl.merge("dataimportcron", self.name, {"metadata": {"annotations": desired}})
+        return cron_import(self.name, digest)
+
+    def wait_version(self, version: str, state: str) -> Document:
+        """Return the version once it is in this state."""
+
+        def found(document: Document) -> Document:
+            versions = document.get("status", {}).get("versions") or []
+            return next((one for one in versions if one["name"] == version), {})
+
+        def there(document: Document) -> bool:
+            return found(document).get("state") == state
+
+        return found(self._place.kubectl.wait("dataimportcron", self.name, f"{version} {state}", there, SLOW))
+
+    def wait_offer(self, version: str) -> None:
+        def there(document: Document) -> bool:
+            return document["spec"].get("source", {}).get("pvc", {}).get("name") == version
+
+        self._place.kubectl.wait("datasource", self.name, f"offers {version}", there, SLOW)
+
+    @property
+    def offered(self) -> str:
+        source: Document = self._place.kubectl.get("datasource", self.name)["spec"]["source"]
+        name: str = source["pvc"]["name"]
+        return name
+
+
+def test_only_versions_that_boot_are_offered(place) -> None:
+    golden = Golden(place, "debian")
+    first = golden.publish("boots", "a")
+    golden.wait_offer(first)
+    version = golden.wait_version(first, "Available")
+    assert version["proof"]["booted"] is True
+    assert version["proof"]["accelerator"] == "tcg"
+    bad = golden.publish("panics", "b")
+    version = golden.wait_version(bad, "Unproven")
+    assert version["reason"] == "BootFailed"
+    assert "VFS: no root" in version["message"]
+    assert golden.offered == first
+    body = place.kubectl.get("dataimportcron", "debian")
+    up_to_date = next(one for one in body["status"]["conditions"] if one["type"] == "UpToDate")
+    assert (up_to_date["status"], up_to_date["reason"]) == ("False", "Unproven")
+    assert "VFS: no root" in up_to_date["message"]
+    reasons = {event["reason"]: event["message"] for event in place.kubectl.events("DataImportCron", "debian")}
+    assert bad in reasons["BootFailed"]
+    assert first in reasons["BootProven"]
+    good = golden.publish("boots", "c")
+    golden.wait_offer(good)
+    for name in (first, bad, good):
+        claim = place.claim(name)
+        place.kubectl.wait_gone("pod", proof_pod(claim.uid, name), SLOW)
+
+
+def test_kvm_is_requested_where_a_node_offers_it(place) -> None:
+    """The node offers the resource of KubeVirt's device plugin; without a device behind it the guest is emulated."""
+    kvm = "devices.kubevirt.io~1kvm"
+    node = place.kubectl.get_all("node")[0]["metadata"]["name"]
+
+    def patch(*operations: Document) -> None:
+        place.kubectl.run(
+            "patch", "node", node, "--subresource=status", "--type=json", f"--patch={json.dumps(operations)}"
+        )
+
+    patch({"op": "add", "path": f"/status/capacity/{kvm}", "value": "1"})
+    try:
+        golden = Golden(place, "fedora", **{"storage.pod.retainAfterCompletion": "true"})
+        place.kubectl.wait("node", node, "kvm", lambda body: "1" == body["status"]["allocatable"].get(KVM), SLOW)
+        version = golden.publish("boots", "d")
+        golden.wait_offer(version)
+        pod = place.kubectl.get("pod", proof_pod(place.claim(version).uid, version))
+        assert pod["spec"]["containers"][0]["resources"]["limits"][KVM] == "1"
+        assert pod["spec"]["containers"][0]["resources"]["requests"][KVM] == "1"
+    finally:
+        patch(*({"op": "remove", "path": f"/status/{part}/{kvm}"} for part in ("capacity", "allocatable")))
