@@ -27,7 +27,7 @@ from cdi.api.errors import (
 from cdi.api.image_signature import SignatureVerifier
 from cdi.source.base import SourceFacts
 from cdi.source.registry.manifest import MANIFEST_LIMIT, OCI_INDEX, Descriptor, Index, parse_manifest
-from cdi.source.registry.resolve import Document, ResolvedImage, resolve
+from cdi.source.registry.resolve import Document, ResolvedImage, check_document, resolve
 from cdi.source.registry.signatures import (
     UNUSABLE,
     ContentRequest,
@@ -129,6 +129,18 @@ class Archive:
         except StopIteration:
             return
 
+    def index(self) -> Index:
+        """Return the layout's index, which lists its images; raise what `resolve` raises."""
+        index = parse_manifest(self._read(self._members["index.json"], self.path), OCI_INDEX, self.path)
+        assert isinstance(index, Index), "the content type said so"
+        return index
+
+    def small_blob(self, descriptor: Descriptor, where: str) -> bytes:
+        """Return a small blob, verified; raise `SourceNotFound`, `ChecksumMismatch`, or `SourceProtocolError`."""
+        body = self._read(self._blob(descriptor, where), where)
+        check_document(descriptor, body, where)
+        return body
+
     def layer(self, descriptor: Descriptor) -> BlobSource:
         """Return a source for a layer; raise `SourceNotFound`, or `ChecksumMismatch` if its size differs."""
         member = self._blob(descriptor, self.path)
@@ -183,7 +195,7 @@ class Archive:
             )
         if len(entries) == 1:
             entry = entries[0]
-            inner = self._read(self._blob(entry, where), where)
+            inner = self.small_blob(entry, where)
             return Document(body=inner, digest=entry.digest, media_type=entry.media_type)
         if tag is not None and len(names) > 1:
             raise SourceUrlInvalid(
@@ -232,10 +244,10 @@ class Archive:
             raise SourceProtocolError(
                 f"{member.name} has {member.size} bytes; the limit is {MANIFEST_LIMIT}", where=where
             )
-        body = os.pread(self._descriptor, member.size, member.offset)
-        if len(body) != member.size:
+        body = bytearray(member.size)
+        if self.read_at(member.offset, memoryview(body)) != member.size:
             raise SourceTruncated("the archive was truncated while it was read", where=where)
-        return body
+        return bytes(body)
 
 
 def _open(path: str) -> int:

@@ -39,7 +39,7 @@ from cdi.source.registry.errors import error_for_response
 from cdi.source.registry.http import DocumentClient, Response
 from cdi.source.registry.manifest import ACCEPT, MANIFEST_LIMIT, OCI_INDEX
 from cdi.source.registry.reference import Reference
-from cdi.source.registry.resolve import Document, DocumentRequest, ResolvedImage, check_digest, resolve
+from cdi.source.registry.resolve import Document, DocumentRequest, ResolvedImage, check_digest, check_document, resolve
 from cdi.source.registry.signatures import (
     UNUSABLE,
     ContentRequest,
@@ -149,6 +149,28 @@ class RegistryClient:
         answer = await self._get(reference, f"manifests/{reference.selector}", ACCEPT)
         digest = _verified(reference, answer, str(reference))
         return Document(body=answer.body, digest=digest, media_type=answer.headers.get("content-type"))
+
+    async def top(self, reference: Reference) -> Document:
+        """Return the document that a reference names, verified; raise what `resolve` raises."""
+        answer = await self._get(reference, f"manifests/{reference.selector}", ACCEPT)
+        digest = _verified(reference, answer, str(reference))
+        return Document(body=answer.body, digest=digest, media_type=answer.headers.get("content-type"))
+
+    async def document(self, reference: Reference, wanted: DocumentRequest) -> bytes:
+        """Return a manifest or a small blob of the repository, verified; raise what `resolve` raises."""
+        body = await self._document(reference, wanted)
+        check_document(wanted.descriptor, body, str(reference))
+        return body
+
+    async def referrers(self, reference: Reference, digest: Digest) -> bytes | None:
+        """Return the first page of the list of manifests that refer to `digest`; None if the registry has no list.
+
+        Raises what `resolve` raises.
+        """
+        try:
+            return (await self._get(reference, f"referrers/{digest}", OCI_INDEX)).body
+        except (SourceForbidden, SourceNotFound, SourceRefused, SourceUnauthorized):
+            return None
 
     async def session_for(self, reference: Reference) -> RepositorySession:
         """Return the access to the repository, which is determined once and cached."""

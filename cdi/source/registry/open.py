@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -19,6 +20,7 @@ from cdi.source.http import HttpSource
 from cdi.source.registry.archive import Archive, split_archive
 from cdi.source.registry.client import RegistryClient, RepositorySession, RetryHook
 from cdi.source.registry.errors import error_from_document
+from cdi.source.registry.layout_directory import LayoutDirectory
 from cdi.source.registry.manifest import Descriptor
 from cdi.source.registry.reference import Reference
 from cdi.source.registry.resolve import ResolvedImage
@@ -99,9 +101,14 @@ def open_registry(
     )
 
 
+def open_layout(path: str) -> Archive:
+    """Open an OCI image layout, in a tar or in a directory; raise what `Archive` raises."""
+    return LayoutDirectory(path) if os.path.isdir(path) else Archive(path)
+
+
 def _open_archive(spec: RegistrySourceSpec, verifier: SignatureVerifier | None) -> RegistryImage:
     path, tag = split_archive(spec.url.strip())
-    archive = Archive(path)
+    archive = open_layout(path)
     try:
         image = archive.resolve(tag, spec.architecture)
         if verifier is not None:

@@ -137,16 +137,37 @@ class TestUrls:
             open_registry(RegistrySourceSpec(url=url), 10)
 
 
+class TestDirectories:
+    def test_a_layout_in_a_directory_is_read_like_one_in_a_tar(self, oci_layout):
+        upper = oci_layout.layer({"disk/": b"", "disk/disk.img": DISK})
+        oci_layout.image([oci_layout.layer({"a": b"b"}), upper], tag="one")
+        with opened(oci_layout.path, ":one") as image:
+            content = read_all(image.layers[0].source, 1 << 20)
+            assert gzip.decompress(content) == tar_of({"disk/": b"", "disk/disk.img": DISK})
+            assert read_all(image.layers[1].source, 1 << 20)
+
+
 class TestRefusals:
     def test_a_missing_file(self, tmp_path):
         with pytest.raises(SourceNotFound):
             opened(tmp_path / "none.tar")
 
-    def test_directories_and_pipes(self, tmp_path):
+    def test_a_manifest_that_does_not_match_its_digest(self, oci_layout, tmp_path):
+        entry = oci_layout.image([oci_layout.layer({"disk/disk.img": DISK})], tag="one")
+        path = oci_layout.path / "blobs/sha256" / entry["digest"].partition(":")[2]
+        body = path.read_bytes()
+        path.write_bytes(body.replace(b'"schemaVersion": 2', b'"schemaVersion":2 '))
+        assert len(path.read_bytes()) == len(body)
+        for place in (oci_layout.archive(tmp_path / "image.tar"), oci_layout.path):
+            with pytest.raises(ChecksumMismatch):
+                opened(place, ":one")
+
+    def test_pipes_and_directories_without_a_layout(self, tmp_path):
         os.mkfifo(tmp_path / "pipe")
-        for path in (tmp_path, tmp_path / "pipe"):
-            with pytest.raises(FormatUnsupported, match="regular"):
-                opened(path)
+        with pytest.raises(FormatUnsupported, match="regular"):
+            opened(tmp_path / "pipe")
+        with pytest.raises(FormatUnsupported, match="not an OCI image layout"):
+            opened(tmp_path)
 
     @pytest.mark.parametrize("tool", [["gzip"], ["xz"], ["zstd", "-q"], ["bzip2"]])
     def test_a_compressed_archive(self, archive, tool):
