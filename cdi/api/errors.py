@@ -303,6 +303,12 @@ class SourceTooManyRedirects(SourceError):
     default_remedy = "use the final URL"
 
 
+class VersionGone(SourceError):
+    """The source no longer serves the version of a golden image that is asked for."""
+
+    default_remedy = "poll the source again, and use the version that it serves now"
+
+
 class PlatformNotFound(SourceError):
     """The image index has no entry for the requested architecture."""
 
@@ -396,6 +402,12 @@ class ArchiveUnsafe(ImageUnsafe):
     """An archive has a member that would be extracted outside the volume, or of a file type that is not allowed."""
 
     default_remedy = "build the archive from relative paths of files, directories and inner links only"
+
+
+class BundleInvalid(ImageError):
+    """A bundle of golden images is incomplete or malformed, or an image layout is not a bundle."""
+
+    default_remedy = "write the bundle again with cdi bundle create"
 
 
 class NestedTooDeep(ImageUnsafe):

@@ -40,6 +40,7 @@ SECTIONS: dict[str, dict[str, Entry]] = {
         "upload": Entry("upload", "Create a volume from a local file or standard input."),
         "clone": Entry("clone", "Clone a volume."),
         "batch": Entry("batch", "Import many images, pinned by a lock file."),
+        "bundle": Entry("bundle", "Carry golden images to machines and clusters without a network."),
         "serve": Entry("serve", "Serve a web page and uploads for this machine's volumes."),
         "boot-check": Entry("boot_check", "Boot a volume on a temporary overlay, and report whether it booted."),
     },

@@ -108,7 +108,7 @@ def command(
 
         bind_now(session.remote, session.namespace, name)
     if session.in_cluster:
-        _send(session, file, name, url=uploadproxy_url, ca=ca, insecure=insecure, timeout=timeout)
+        send(session, file, name, url=uploadproxy_url, ca=ca, insecure=insecure, timeout=timeout)
     elif file == "-":
         session.embedded.upload_stream(session.namespace, name, sys.stdin.fileno(), _length())
     else:
@@ -146,9 +146,10 @@ def _readable(file: str) -> None:
         raise UsageError("only a regular file or block device can be uploaded", where=file)
 
 
-def _send(
+def send(
     session: Session, file: str, name: str, *, url: str | None, ca: Path | None, insecure: bool, timeout: float | None
 ) -> None:
+    """Send a file to a cluster's DataVolume once it accepts an upload; raise what `UploadClient.send` raises."""
     from cdi.cli import bars
     from cdi.runtime.cluster.upload_access import await_ready, find_proxy, token
     from cdi.runtime.request import read_option_file

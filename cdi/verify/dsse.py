@@ -86,7 +86,7 @@ def verify(envelope: Envelope, key: bytes, *, where: str) -> str:
     raise SignatureInvalid(
         "the record of origin was not signed by the given key, or was altered",
         where=where,
-        remedy=f"check that key {_keyid(public)[:16]}… belongs to whoever made the record",
+        remedy=f"check that key {_keyid(public)[:16]}… belongs to the maker of the record",
     )
 
 

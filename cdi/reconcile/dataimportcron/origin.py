@@ -130,7 +130,7 @@ def _plan_pod(
     gone = DeleteObject(plural="pods", namespace=holder.namespace, name=name, uid=str(metadata.get("uid") or ""))
     notes = metadata.get("annotations") or {}
     if notes.get(ANN_STATEMENT) != statement or notes.get(ANN_OWNER_UID) != holder.uid:
-        # It was made for an earlier volume of this name, or somebody changed what it signs.
+        # It was made for an earlier volume of this name, or another client changed what it signs.
         return RecordStep(actions=(gone,), requeue_after=_REQUEUE, waiting=young)
     result = _result(pod, holder.uid)
     if result is None:

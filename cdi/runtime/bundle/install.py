@@ -1,0 +1,140 @@
+"""Import of a bundle's golden images: DataVolume, record of origin, DataSource and, if asked for, DataImportCron."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from cdi.api.errors import Conflict, NotFound
+from cdi.api.golden import RECORD
+from cdi.api.names import ANN_IMMEDIATE_BINDING, GROUP, LABEL_DATA_IMPORT_CRON, cron_import
+from cdi.api.policy import PREFIX as POLICY
+from cdi.image.sizes import kubernetes_quantity
+from cdi.runtime.backend import Backend
+from cdi.runtime.bundle.contents import Bundle, BundledImage, verify_records
+from cdi.runtime.locate import locate
+from cdi.runtime.request import Access, Request
+from cdi.source.registry.resolve import ResolvedImage
+from cdi.store.base import Object
+
+_API: Final = f"{GROUP}/v1beta1"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checked:
+    """A golden image of a bundle whose documents, and record if a key was given, were verified."""
+
+    image: BundledImage
+    resolved: ResolvedImage
+    key: str | None = None
+    """Id of the key that signed its record."""
+
+    @property
+    def volume(self) -> str:
+        """Name of the DataVolume."""
+        return cron_import(self.image.name, self.image.document.version.digest)
+
+
+def check(bundle: Bundle, name: str, record_key: bytes | None) -> Checked:
+    """Verify a golden image down to the digests of its layers, which are verified when they are read.
+
+    Raises what `Bundle.image`, `Bundle.resolve` and `verify_records` raise.
+    """
+    image = bundle.image(name)
+    resolved = bundle.resolve(image)
+    key = None
+    if record_key is not None:
+        key = verify_records(image, resolved, record_key, f"{bundle.path}, {name}")
+    return Checked(image=image, resolved=resolved, key=key)
+
+
+def request_of(path: Path, checked: Checked) -> Request:
+    """Return the request that imports an image of the bundle at `path`, pinned to the digest that was verified."""
+    return Request(
+        place=locate(f"oci-archive:{path.absolute()}:{checked.image.name}"),
+        access=Access(architecture=checked.image.document.version.architecture),
+        checksum=str(checked.resolved.digest),
+    )
+
+
+def data_volume(
+    path: Path, checked: Checked, namespace: str, size: int, *, cosign_keys: str | None, storage_class: str | None
+) -> Object:
+    """Return the DataVolume of one machine that imports from the bundle."""
+    architecture = checked.image.document.version.architecture
+    registry: dict[str, Any] = {"url": f"oci-archive:{path.absolute()}:{checked.image.name}"}
+    if architecture is not None:
+        registry["platform"] = {"architecture": architecture}
+    annotations = {f"{POLICY}checksum": str(checked.resolved.digest), **_record(checked)}
+    if cosign_keys is not None:
+        annotations[f"{POLICY}cosignKeys"] = cosign_keys
+    return _data_volume(checked, namespace, size, annotations, {"registry": registry}, storage_class)
+
+
+def upload_volume(checked: Checked, namespace: str, size: int, *, storage_class: str | None) -> Object:
+    """Return the DataVolume of a cluster that receives the image as an upload."""
+    annotations = {ANN_IMMEDIATE_BINDING: "", **_record(checked)}
+    return _data_volume(checked, namespace, size, annotations, {"upload": {}}, storage_class)
+
+
+def _data_volume(
+    checked: Checked,
+    namespace: str,
+    size: int,
+    annotations: Mapping[str, str],
+    source: Mapping[str, Any],
+    storage_class: str | None,
+) -> Object:
+    storage: Object = {"resources": {"requests": {"storage": kubernetes_quantity(size)}}}
+    if storage_class is not None:
+        storage["storageClassName"] = storage_class
+    return {
+        "apiVersion": _API,
+        "kind": "DataVolume",
+        "metadata": {"name": checked.volume, "namespace": namespace, "annotations": dict(annotations)},
+        "spec": {"source": dict(source), "storage": storage},
+    }
+
+
+def _record(checked: Checked) -> dict[str, str]:
+    """Return the annotation that the PVC inherits from its DataVolume."""
+    return {} if checked.image.record is None else {RECORD: checked.image.record}
+
+
+def require_free(backend: Backend, namespace: str, name: str) -> None:
+    """Raise `Conflict` if a DataImportCron manages the DataSource, which would change it back."""
+    try:
+        body = backend.get("datasource", namespace, name)
+    except NotFound:
+        return
+    cron = (body["metadata"].get("labels") or {}).get(LABEL_DATA_IMPORT_CRON)
+    if not cron:
+        return
+    try:
+        backend.get("dataimportcron", namespace, cron)
+    except NotFound:
+        return
+    raise Conflict(
+        f"DataSource {namespace}/{name} is managed by DataImportCron {cron}",
+        remedy=f"import into another namespace with -n, or delete DataImportCron {cron} with retentionPolicy None",
+    )
+
+
+def offer(backend: Backend, checked: Checked, namespace: str, *, with_cron: bool) -> list[str]:
+    """Write the DataSource that offers the imported volume; return ``kind/name action`` of each object."""
+    name, document = checked.image.name, checked.image.document
+    source: Object = {
+        "apiVersion": _API,
+        "kind": "DataSource",
+        "metadata": {"name": name, "namespace": namespace, "labels": dict(document.labels)},
+        "spec": {"source": {"pvc": {"namespace": namespace, "name": checked.volume}}},
+    }
+    manifests = [source]
+    if with_cron and document.cron is not None:
+        cron = {**document.cron, "metadata": {**document.cron.get("metadata", {}), "namespace": namespace}}
+        # A schedule would poll a source that this side cannot reach.
+        cron["spec"] = {**document.cron.get("spec", {}), "schedule": ""}
+        manifests.append(cron)
+    return [f"{one.kind.lower()}/{one.name} {one.action}" for one in backend.apply(manifests, namespace=namespace)]
