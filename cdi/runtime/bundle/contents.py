@@ -224,10 +224,10 @@ class Bundle:
     def _artifact(self, name: str) -> bytes:
         where = f"{self.path}, {name}"
         entry = self._entries[name]
-        manifest = parse_manifest(self.layout.document(entry, where), entry.media_type, where)
+        manifest = parse_manifest(self.layout.small_blob(entry, where), entry.media_type, where)
         if not isinstance(manifest, Manifest) or len(manifest.layers) != 1:
             raise BundleInvalid("the artifact does not have exactly one layer", where=where, remedy=_REMEDY)
-        return self.layout.document(manifest.layers[0], where)
+        return self.layout.small_blob(manifest.layers[0], where)
 
 
 def verify_records(image: BundledImage, resolved: ResolvedImage, key: bytes, where: str) -> str:

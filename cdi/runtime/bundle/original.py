@@ -86,7 +86,7 @@ async def _documents(writer: LayoutWriter, spec: RegistrySourceSpec, reference: 
         stall_timeout=_STALL_TIMEOUT,
         pause=_pause(),
     ) as client:
-        top = await client.top(reference)
+        top = await client.document(reference)
         parsed = parse_manifest(top.body, top.media_type, str(reference))
         usual = OCI_INDEX if isinstance(parsed, Index) else OCI_MANIFEST
         copied = OriginalCopy(image=writer.put_as(top.digest, top.body, _media_type(top, usual)))
@@ -106,7 +106,7 @@ async def _platform(
     try:
         wanted = next(resolution)
         while True:
-            body = await client.document(reference, wanted)
+            body = await client.content(reference, wanted)
             writer.put_as(wanted.descriptor.digest, body, wanted.descriptor.media_type)
             wanted = resolution.send(body)
     except StopIteration as stop:
@@ -118,7 +118,7 @@ async def _tagged(
     writer: LayoutWriter, client: RegistryClient, reference: Reference, tag: str, copied: OriginalCopy
 ) -> None:
     try:
-        top = await client.top(replace(reference, tag=tag, digest=None))
+        top = await client.document(replace(reference, tag=tag, digest=None))
     except SourceError as error:
         if error.retry is Retry.BACKOFF:
             raise
@@ -138,7 +138,7 @@ async def _referrers(
         # The fallback of registries without the referrers API: an index under a tag.
         tag = f"{digest.algorithm}-{digest.hex}"
         with suppress(SourceError):
-            body = (await client.top(replace(reference, tag=tag, digest=None))).body
+            body = (await client.document(replace(reference, tag=tag, digest=None))).body
     if body is None:
         return
     index = parse_manifest(body, OCI_INDEX, str(reference))
@@ -152,7 +152,7 @@ async def _referrers(
     for entry in index.entries:
         if str(entry.digest) in known or entry.index:
             continue
-        manifest_body = await client.document(reference, DocumentRequest(descriptor=entry, manifest=True))
+        manifest_body = await client.content(reference, DocumentRequest(descriptor=entry, manifest=True))
         parsed = parse_manifest(manifest_body, entry.media_type, str(reference))
         if not isinstance(parsed, Manifest):
             continue
@@ -164,7 +164,7 @@ async def _referrers(
 async def _blobs(writer: LayoutWriter, client: RegistryClient, reference: Reference, manifest: Manifest) -> None:
     """Copy the small blobs of a signature or attestation; `RegistryClient` bounds the size of each."""
     for descriptor in _distinct((manifest.config, *manifest.layers)):
-        body = await client.document(reference, DocumentRequest(descriptor=descriptor, manifest=False))
+        body = await client.content(reference, DocumentRequest(descriptor=descriptor, manifest=False))
         writer.put_as(descriptor.digest, body, descriptor.media_type)
 
 

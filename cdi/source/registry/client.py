@@ -150,13 +150,7 @@ class RegistryClient:
         digest = _verified(reference, answer, str(reference))
         return Document(body=answer.body, digest=digest, media_type=answer.headers.get("content-type"))
 
-    async def top(self, reference: Reference) -> Document:
-        """Return the document that a reference names, verified; raise what `resolve` raises."""
-        answer = await self._get(reference, f"manifests/{reference.selector}", ACCEPT)
-        digest = _verified(reference, answer, str(reference))
-        return Document(body=answer.body, digest=digest, media_type=answer.headers.get("content-type"))
-
-    async def document(self, reference: Reference, wanted: DocumentRequest) -> bytes:
+    async def content(self, reference: Reference, wanted: DocumentRequest) -> bytes:
         """Return a manifest or a small blob of the repository, verified; raise what `resolve` raises."""
         body = await self._document(reference, wanted)
         check_document(wanted.descriptor, body, str(reference))
