@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
-from cdi.api.dataimportcron import GoldenVersion
+from cdi.api.dataimportcron import GoldenVersion, VersionState
 from cdi.api.errors import CdiError
 from cdi.api.golden import RECORD
 from cdi.api.names import (
@@ -45,6 +45,7 @@ from cdi.reconcile.actions import Action, CreateObject, DeleteObject, Event, Obj
 from cdi.reconcile.clone.lister import Snapshot
 from cdi.reconcile.context import PVC
 from cdi.reconcile.dataimportcron.context import Body, CronContext
+from cdi.reconcile.dataimportcron.versions import History
 from cdi.reconcile.pod_builder import CONTAINER, restricted_pod_spec, worker_container
 
 COMPONENT: Final = "cdi-record-signer"
@@ -54,6 +55,8 @@ SIGNING_TIMEOUT: Final = 60
 """Seconds for which the offer of a version waits for the signature of its record."""
 RETRY_DELAY: Final = 300.0
 """Seconds after which a failed signing pod is replaced."""
+MAX_SIGNING: Final = 3
+"""Maximum number of signing pods of one DataImportCron at a time: a new key signs the records of all versions."""
 _REQUEUE = 2.0
 RECORD_FAILED: Final = "RecordNotSigned"
 _STATEMENT, _KEYS = "/var/run/cdi/record", "/var/run/cdi/keys"
@@ -69,6 +72,66 @@ class RecordStep:
     """Why the record is not signed, or cannot be made: reason and message."""
     waiting: bool = False
     """Whether the version should not be offered yet, because its record is about to be signed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordsStep:
+    """Result of `plan_records`."""
+
+    actions: tuple[Action, ...] = ()
+    events: tuple[Event, ...] = ()
+    requeue_after: float | None = None
+    waiting: frozenset[str] = frozenset()
+    """Names of the versions that should not be offered yet."""
+
+
+def plan_records(context: CronContext, recorded: History, history: History) -> RecordsStep:
+    """Plan the records of all available versions, and copy each to the version's VolumeSnapshot.
+
+    Args:
+        context: The context.
+        recorded: The history as it is in the status: a record is built of times that do not change any more.
+        history: The history that is about to be written.
+
+    """
+    known = {version.name for version in recorded.versions if version.state == VersionState.AVAILABLE}
+    waiting = set()
+    if context.settings.record_key is not None:
+        waiting = {one.name for one in history.versions if one.state == VersionState.AVAILABLE} - known
+    actions: list[Action] = []
+    events: list[Event] = []
+    delays: list[float] = []
+    signing = 0
+    for version in history.versions:
+        if version.name not in known or version.state != VersionState.AVAILABLE:
+            continue
+        claim = context.objects.claim(context.namespace, version.name)
+        claim = None if claim is not None and claim.deleting else claim
+        snapshot = context.objects.snapshot(context.namespace, version.name) if context.platform.cluster else None
+        snapshot = None if snapshot is not None and snapshot.deleting else snapshot
+        holder = claim or snapshot
+        if holder is None:
+            continue
+        step = plan_record(context, recorded.get(version.name) or version, holder)
+        if step.waiting:
+            signing += 1
+            if signing > MAX_SIGNING:
+                # The first version is the newest: what is wanted most is signed first.
+                delays.append(_REQUEUE)
+                continue
+            waiting.add(version.name)
+        actions += step.actions
+        delays += [] if step.requeue_after is None else [step.requeue_after]
+        events += [] if step.trouble is None else [step.trouble]
+        record = holder.annotations.get(RECORD)
+        if snapshot is not None and holder is not snapshot and record and snapshot.annotations.get(RECORD) != record:
+            actions.append(_write(snapshot, record))
+    return RecordsStep(
+        actions=tuple(actions),
+        events=tuple(events),
+        requeue_after=min(delays, default=None),
+        waiting=frozenset(waiting),
+    )
 
 
 def plan_record(context: CronContext, version: GoldenVersion, holder: PVC | Snapshot) -> RecordStep:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -18,11 +19,14 @@ from cdi.reconcile.context import PVC, Input, Platform
 from cdi.reconcile.dataimportcron.context import CronContext
 from cdi.reconcile.dataimportcron.origin import (
     ANN_STATEMENT,
+    MAX_SIGNING,
     RETRY_DELAY,
     SIGNING_TIMEOUT,
     plan_record,
+    plan_records,
     signing_pod,
 )
+from cdi.reconcile.dataimportcron.versions import History
 
 NOW = 1_800_000_000.0
 VERSION = GoldenVersion(name="fedora-a1a1a1a1a1a1", digest=f"sha256:{'a1' * 32}", state="Available")
@@ -195,6 +199,80 @@ def test_an_unsigned_record_is_signed_once_there_is_a_key():
 
 def test_a_damaged_record_is_written_again():
     assert plan_record(context(), VERSION, pvc(**{RECORD: "{"})).actions
+
+
+class Fleet(SimpleNamespace):
+    """Objects of several versions: claims and snapshots by name, and no pods yet."""
+
+    def input(self, ref):
+        return Input(version="1", keys=frozenset({"key.pem"}))
+
+    def pod(self, namespace, name):
+        return None
+
+    def claim(self, namespace, name):
+        return self.claims.get(name)
+
+    def snapshot(self, namespace, name):
+        return self.snapshots.get(name)
+
+
+def versions(count, state="Available"):
+    return History(
+        data_source="fedora",
+        versions=tuple(
+            GoldenVersion(name=f"fedora-{number}", digest=f"sha256:{number:064x}", state=state)
+            for number in range(count)
+        ),
+    )
+
+
+def fleet(count=0, *, key=None, **objects):
+    claims = {
+        f"fedora-{number}": PVC(namespace="images", name=f"fedora-{number}", uid=f"u{number}", phase="Bound")
+        for number in range(count)
+    }
+    lister = Fleet(**{"claims": claims, "snapshots": {}} | objects)
+    return replace(context(key=key), objects=lister)
+
+
+def test_every_available_version_gets_its_record_once_the_status_has_it():
+    before, after = versions(0), versions(2)
+    assert plan_records(fleet(2), before, after).actions == ()
+    step = plan_records(fleet(2), after, after)
+    assert [action.name for action in step.actions] == ["fedora-0", "fedora-1"]
+    assert step.waiting == frozenset()
+    assert plan_records(fleet(2), versions(2, "Failed"), versions(2, "Failed")).actions == ()
+    assert plan_records(fleet(2), after, versions(2, "Revoked")).actions == ()
+
+
+def test_with_a_key_a_new_version_waits_for_its_signature_from_the_start():
+    assert plan_records(fleet(1, key="signer"), versions(0), versions(1)).waiting == {"fedora-0"}
+    step = plan_records(fleet(1, key="signer"), versions(1), versions(1))
+    assert step.waiting == {"fedora-0"}
+    assert isinstance(step.actions[0], CreateObject)
+
+
+def test_a_new_key_signs_few_records_at_a_time_the_newest_first():
+    step = plan_records(fleet(20, key="signer"), versions(20), versions(20))
+    assert [action.body["metadata"]["name"] for action in step.actions] == [
+        signing_pod(f"fedora-{number}") for number in range(MAX_SIGNING)
+    ]
+    assert len(step.waiting) == MAX_SIGNING
+
+
+def test_the_record_is_carried_to_the_snapshot_that_replaces_the_volume():
+    record = plan_record(context(), VERSION, pvc()).actions[0].annotations[RECORD]
+    snapshot = Snapshot(namespace="images", name="fedora-0", uid="snapshot-uid")
+    claim = PVC(namespace="images", name="fedora-0", uid="u", phase="Bound", annotations={RECORD: record})
+    both = fleet(claims={"fedora-0": claim}, snapshots={"fedora-0": snapshot})
+    (copy,) = plan_records(both, versions(1), versions(1)).actions
+    assert (copy.plural, copy.uid, copy.annotations) == ("volumesnapshots", "snapshot-uid", {RECORD: record})
+    alone = fleet(snapshots={"fedora-0": snapshot})
+    (made,) = plan_records(alone, versions(1), versions(1)).actions
+    assert made.plural == "volumesnapshots"
+    complete = fleet(snapshots={"fedora-0": replace(snapshot, annotations={RECORD: record})})
+    assert plan_records(complete, versions(1), versions(1)).actions == ()
 
 
 def test_on_one_machine_the_process_signs():
