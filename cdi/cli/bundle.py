@@ -253,7 +253,7 @@ def import_(
         # Refuse before anything is written.
         checked = [check(bundle, name, key) for name in (dict.fromkeys(names) or bundle.names)]
         for one in checked:
-            require_free(session.backend, session.namespace, one.image.name)
+            require_free(session.backend, one, session.namespace, with_cron=with_cron)
         for one in checked:
             if session.in_cluster:
                 _upload(session, path, one, cosign_key, storage_class, uploadproxy_url, ca, timeout, insecure=insecure)

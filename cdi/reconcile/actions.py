@@ -320,7 +320,7 @@ class StopWorker:
 class SignRecord:
     """Sign a record of origin and write the envelope into an annotation; on one machine only.
 
-    In a cluster a pod signs, as the controller has no right to read Secrets.
+    In a cluster a pod signs, so that the controller never holds the key.
     """
 
     key: ObjectRef

@@ -1,6 +1,6 @@
 """Signing of a record of origin: ``cdi-worker sign-record STATEMENT KEYS ID [TERMINATION-LOG]``.
 
-The controller has no right to read Secrets, so a pod signs: STATEMENT is a file (an annotation of the pod, through the
+A pod signs, so that the controller never holds the key: STATEMENT is a file (an annotation of the pod, through the
 downward API), KEYS the directory of the mounted Secret. The termination message is a `cdi.api.origin.SignResult`: the
 signature alone, since an envelope may not fit.
 """

@@ -99,13 +99,24 @@ class GoldenDocument:
                 and (size is None or (type(size) is int and 0 < size < 1 << 60))
                 and isinstance(labels, dict)
                 and all(isinstance(text, str) for text in labels.values())
-                and (cron is None or (isinstance(cron, dict) and cron.get("kind") == "DataImportCron"))
+                and (cron is None or _is_cron(cron))
             )
         except (ValueError, TypeError, KeyError, pydantic.ValidationError, ChecksumInvalid) as error:
             raise _invalid(where) from error
         if not well_formed:
             raise _invalid(where)
         return cls(name=name, version=version, original=original, size=size, labels=labels, cron=cron)
+
+
+def _is_cron(body: Any) -> bool:
+    """Return whether a document has the shape of a DataImportCron; its fields are validated when it is applied."""
+    if not isinstance(body, dict) or body.get("kind") != "DataImportCron":
+        return False
+    metadata = body.get("metadata")
+    if not isinstance(metadata, dict) or not isinstance(metadata.get("name"), str):
+        return False
+    parts = (body.get("spec"), metadata.get("labels") or {}, metadata.get("annotations") or {})
+    return all(isinstance(part, dict) for part in parts)
 
 
 def _invalid(where: str) -> BundleInvalid:
@@ -171,6 +182,8 @@ class Bundle:
         if document.name != name:
             raise BundleInvalid(f"the description belongs to {document.name!r}", where=where, remedy=_REMEDY)
         records = [self._artifact(name + suffix) for suffix in (RECORD, STATEMENT) if name + suffix in self._entries]
+        for text in records:
+            parse_statement(parse_record(text).payload)
         has_record = name + RECORD in self._entries
         tag = f"{image.digest.algorithm}-{image.digest.hex}.sig"
         return BundledImage(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -100,12 +101,16 @@ class BundleCreator:
         writer = LayoutWriter(root)
         entries: list[JsonDescriptor] = []
         written = []
-        for selection in sorted(selections, key=lambda one: one.name):
-            added, done = self._add(writer, selection, volume_path, on_image(selection.name))
-            # The same image may be bundled under two names, and its signatures are listed once.
-            entries += [entry for entry in added if entry not in entries]
-            written.append(done)
-        writer.finish(entries)
+        try:
+            for selection in sorted(selections, key=lambda one: one.name):
+                added, done = self._add(writer, selection, volume_path, on_image(selection.name))
+                # The same image may be bundled under two names, and its signatures are listed once.
+                entries += [entry for entry in added if entry not in entries]
+                written.append(done)
+            writer.finish(entries)
+        finally:
+            # It contains credentials. Blobs stay, so that the next attempt continues.
+            shutil.rmtree(writer.work, ignore_errors=True)
         if self._packed:
             pack(root, self._output)
         return written

@@ -14,6 +14,7 @@ from cdi.api.policy import PREFIX as POLICY
 from cdi.image.sizes import kubernetes_quantity
 from cdi.runtime.backend import Backend
 from cdi.runtime.bundle.contents import Bundle, BundledImage, verify_records
+from cdi.runtime.bundle.selection import portable_cron, portable_labels
 from cdi.runtime.locate import locate
 from cdi.runtime.request import Access, Request
 from cdi.source.registry.resolve import ResolvedImage
@@ -103,23 +104,32 @@ def _record(checked: Checked) -> dict[str, str]:
     return {} if checked.image.record is None else {RECORD: checked.image.record}
 
 
-def require_free(backend: Backend, namespace: str, name: str) -> None:
-    """Raise `Conflict` if a DataImportCron manages the DataSource, which would change it back."""
+def require_free(backend: Backend, checked: Checked, namespace: str, *, with_cron: bool) -> None:
+    """Raise `Conflict` if a DataImportCron manages the DataSource, or would be changed itself."""
+    name = checked.image.name
+    cron = checked.image.document.cron
+    if with_cron and cron is not None and _exists(backend, "dataimportcron", namespace, cron["metadata"]["name"]):
+        raise Conflict(
+            f"DataImportCron {namespace}/{cron['metadata']['name']} already exists", remedy="import without --with-cron"
+        )
     try:
         body = backend.get("datasource", namespace, name)
     except NotFound:
         return
-    cron = (body["metadata"].get("labels") or {}).get(LABEL_DATA_IMPORT_CRON)
-    if not cron:
-        return
+    manager = (body["metadata"].get("labels") or {}).get(LABEL_DATA_IMPORT_CRON)
+    if manager and _exists(backend, "dataimportcron", namespace, manager):
+        raise Conflict(
+            f"DataSource {namespace}/{name} is managed by DataImportCron {manager}",
+            remedy=f"import into another namespace with -n, or delete DataImportCron {manager}",
+        )
+
+
+def _exists(backend: Backend, kind: str, namespace: str, name: str) -> bool:
     try:
-        backend.get("dataimportcron", namespace, cron)
+        backend.get(kind, namespace, name)
     except NotFound:
-        return
-    raise Conflict(
-        f"DataSource {namespace}/{name} is managed by DataImportCron {cron}",
-        remedy=f"import into another namespace with -n, or delete DataImportCron {cron} with retentionPolicy None",
-    )
+        return False
+    return True
 
 
 def offer(backend: Backend, checked: Checked, namespace: str, *, with_cron: bool) -> list[str]:
@@ -128,13 +138,12 @@ def offer(backend: Backend, checked: Checked, namespace: str, *, with_cron: bool
     source: Object = {
         "apiVersion": _API,
         "kind": "DataSource",
-        "metadata": {"name": name, "namespace": namespace, "labels": dict(document.labels)},
+        "metadata": {"name": name, "namespace": namespace, "labels": portable_labels(document.labels)},
         "spec": {"source": {"pvc": {"namespace": namespace, "name": checked.volume}}},
     }
     manifests = [source]
     if with_cron and document.cron is not None:
-        cron = {**document.cron, "metadata": {**document.cron.get("metadata", {}), "namespace": namespace}}
-        # A schedule would poll a source that this side cannot reach.
-        cron["spec"] = {**document.cron.get("spec", {}), "schedule": ""}
-        manifests.append(cron)
+        # Without a schedule: it would poll a source that this side cannot reach.
+        cron = portable_cron(dict(document.cron))
+        manifests.append({**cron, "metadata": {**cron["metadata"], "namespace": namespace}})
     return [f"{one.kind.lower()}/{one.name} {one.action}" for one in backend.apply(manifests, namespace=namespace)]

@@ -90,9 +90,14 @@ def select(store: Reader, namespace: str, name: str) -> Selection:
         version=version,
         source=source,
         annotations=annotations,
-        labels={key: text for key, text in labels.items() if _KEPT_LABELS in key and not key.startswith(f"{GROUP}/")},
+        labels=portable_labels(labels),
         cron=None if cron is None else portable_cron(cron),
     )
+
+
+def portable_labels(labels: Mapping[str, str]) -> dict[str, str]:
+    """Return the labels with a meaning elsewhere: those of KubeVirt, except for CDI's own."""
+    return {key: text for key, text in labels.items() if _KEPT_LABELS in key and not key.startswith(f"{GROUP}/")}
 
 
 def portable_cron(cron: Object) -> Object:
@@ -109,7 +114,7 @@ def portable_cron(cron: Object) -> Object:
     kept: Object = {"name": metadata["name"]}
     if settings:
         kept["annotations"] = settings
-    labels = {key: text for key, text in (metadata.get("labels") or {}).items() if _KEPT_LABELS in key}
+    labels = portable_labels(metadata.get("labels") or {})
     if labels:
         kept["labels"] = labels
     return {

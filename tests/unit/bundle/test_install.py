@@ -1,0 +1,172 @@
+"""Tests of the objects that an import from a bundle writes, and of which records count."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from cdi.api.dataimportcron import GoldenVersion
+from cdi.api.digest import Digest
+from cdi.api.errors import BundleInvalid, Conflict, NotFound, SignatureInvalid, SignatureMissing
+from cdi.api.origin import Envelope, ImportFacts, build_statement
+from cdi.runtime.backend import Applied
+from cdi.runtime.bundle.contents import BundledImage, GoldenDocument, bundle_statement, verify_records
+from cdi.runtime.bundle.install import Checked, data_volume, offer, request_of, require_free, upload_volume
+from cdi.source.registry.platform import Platform
+from cdi.source.registry.resolve import ResolvedImage
+from cdi.verify.dsse import sign
+from tests.integration.bundle.conftest import keys
+
+DIGEST = f"sha256:{'a1' * 32}"
+CRON = {
+    "apiVersion": "cdi.kubevirt.io/v1beta1",
+    "kind": "DataImportCron",
+    "metadata": {
+        "name": "fedora",
+        "namespace": "kube-system",
+        "finalizers": ["x"],
+        "annotations": {"cdi.kubevirt.io/golden.proof": "boot", "other": "x"},
+    },
+    "spec": {"schedule": "* * * * *", "managedDataSource": "fedora"},
+}
+
+
+def checked(**fields) -> Checked:
+    version = GoldenVersion(name="x", digest=DIGEST, state="Available", architecture="arm64")
+    document = GoldenDocument(name="fedora", version=version, original=True, **fields)
+    image = BundledImage(name="fedora", document=document, digest=Digest.parse(DIGEST), record='{"record":1}')
+    resolved = ResolvedImage(
+        location="",
+        digest=Digest.parse(DIGEST),
+        manifest_digest=Digest.parse(DIGEST),
+        platform=Platform(),
+        env=(),
+        layers=(),
+    )
+    return Checked(image=image, resolved=resolved)
+
+
+class Backend:
+    """A backend with some objects, which keeps what is applied."""
+
+    def __init__(self, **there):
+        self.there, self.applied = there, []
+
+    def get(self, kind, namespace, name):
+        if kind not in self.there:
+            raise NotFound(f"no {kind}")
+        return self.there[kind]
+
+    def apply(self, manifests, *, namespace):
+        self.applied = list(manifests)
+        return [
+            Applied(kind=one["kind"], namespace=namespace, name=one["metadata"]["name"], action="created")
+            for one in self.applied
+        ]
+
+
+def test_the_volume_is_pinned_to_the_digest_that_was_verified():
+    body = data_volume(Path("/b/golden.tar"), checked(), "images", 1 << 20, cosign_keys="/k.pub", storage_class="fast")
+    assert body["metadata"]["name"] == "fedora-a1a1a1a1a1a1"
+    assert body["metadata"]["annotations"] == {
+        "cdi.kubevirt.io/policy.checksum": DIGEST,
+        "cdi.kubevirt.io/policy.cosignKeys": "/k.pub",
+        "cdi.kubevirt.io/golden.record": '{"record":1}',
+    }
+    assert body["spec"] == {
+        "source": {"registry": {"url": "oci-archive:/b/golden.tar:fedora", "platform": {"architecture": "arm64"}}},
+        "storage": {"resources": {"requests": {"storage": "1Mi"}}, "storageClassName": "fast"},
+    }
+    request = request_of(Path("/b/golden.tar"), checked())
+    assert (request.checksum, request.access.architecture) == (DIGEST, "arm64")
+    assert upload_volume(checked(), "images", 1, storage_class=None)["spec"]["source"] == {"upload": {}}
+
+
+def test_labels_and_metadata_of_a_bundle_cannot_claim_what_is_not_theirs():
+    labels = {"instancetype.kubevirt.io/default-preference": "f", "cdi.kubevirt.io/dataImportCron": "mine", "app": "x"}
+    backend = Backend()
+    offer(backend, checked(labels=labels, cron=CRON), "images", with_cron=True)
+    source, cron = backend.applied
+    assert source["metadata"]["labels"] == {"instancetype.kubevirt.io/default-preference": "f"}
+    assert cron["metadata"] == {
+        "name": "fedora",
+        "namespace": "images",
+        "annotations": {"cdi.kubevirt.io/golden.proof": "boot"},
+    }
+    assert cron["spec"]["schedule"] == ""
+    offer(backend, checked(cron=CRON), "images", with_cron=False)
+    assert [one["kind"] for one in backend.applied] == ["DataSource"]
+
+
+def test_what_a_cron_manages_is_left_alone():
+    managed = {"metadata": {"labels": {"cdi.kubevirt.io/dataImportCron": "fedora"}}}
+    require_free(Backend(), checked(cron=CRON), "images", with_cron=True)
+    require_free(Backend(datasource=managed), checked(), "images", with_cron=False)
+    require_free(Backend(dataimportcron={}), checked(cron=CRON), "images", with_cron=False)
+    with pytest.raises(Conflict, match="managed by DataImportCron fedora"):
+        require_free(Backend(datasource=managed, dataimportcron={}), checked(), "images", with_cron=False)
+    with pytest.raises(Conflict, match="already exists"):
+        require_free(Backend(dataimportcron={}), checked(cron=CRON), "images", with_cron=True)
+
+
+class TestRecords:
+    @pytest.fixture
+    def pair(self, tmp_path):
+        private, public = keys(tmp_path)
+        return private.read_bytes(), public.read_bytes()
+
+    def image(self, *records):
+        one = checked()
+        fields = {name: getattr(one.image, name) for name in ("name", "document", "digest")}
+        return BundledImage(**fields, records=records), one.resolved
+
+    def statement(self, digest=DIGEST):
+        return build_statement(
+            GoldenVersion(name="x", digest=digest, state="Available"), ImportFacts(namespace="n", cron="c")
+        )
+
+    def test_a_signed_record_of_this_image_counts(self, pair):
+        record = sign(self.statement(), pair[0], where="key").to_json()
+        assert verify_records(*self.image(record), pair[1], "bundle")
+
+    def test_a_statement_of_the_bundle_counts_beside_an_unsigned_record(self, pair):
+        statement = bundle_statement(checked().image.document, {"digest": DIGEST})
+        signed = sign(statement, pair[0], where="key").to_json()
+        assert verify_records(*self.image(self.statement(), signed), pair[1], "bundle")
+
+    def test_records_of_another_image_unsigned_ones_and_none_do_not(self, pair):
+        other = sign(self.statement(f"sha256:{'b2' * 32}"), pair[0], where="key").to_json()
+        for records in ((), (self.statement(),), (other,)):
+            with pytest.raises(SignatureMissing):
+                verify_records(*self.image(*records), pair[1], "bundle")
+
+    def test_an_altered_record_does_not(self, pair):
+        good = sign(self.statement(), pair[0], where="key")
+        moved = Envelope(
+            payload=good.payload.replace(b'"n/c"', b'"n/d"'), payload_type=good.payload_type, signatures=good.signatures
+        )
+        with pytest.raises(SignatureInvalid):
+            verify_records(*self.image(moved.to_json()), pair[1], "bundle")
+
+
+@pytest.mark.parametrize(
+    "cron",
+    [
+        7,
+        {"kind": "Secret"},
+        {**CRON, "metadata": {}},
+        {**CRON, "spec": "x"},
+        {**CRON, "metadata": {"name": "x", "labels": 1}},
+    ],
+)
+def test_a_cron_of_another_shape_is_refused(cron):
+    document = json.loads(checked().image.document.to_json()) | {"dataImportCron": cron}
+    with pytest.raises(BundleInvalid):
+        GoldenDocument.from_json(json.dumps(document).encode(), "bundle")
+
+
+def test_a_description_survives_the_round_trip():
+    document = checked(cron=CRON, labels={"a": "b"}, size=5).image.document
+    assert GoldenDocument.from_json(document.to_json(), "bundle") == document
