@@ -1,4 +1,4 @@
-"""Tests of bundles that were damaged or made by somebody hostile: nothing is offered, nothing outside is read."""
+"""Tests of bundles that were damaged or forged: nothing is offered, nothing outside is read."""
 
 from __future__ import annotations
 
