@@ -52,6 +52,8 @@ _GOOGLE = frozenset(
 )
 _USED = _MACHINE | _FILES | _GOOGLE
 _PREFIXES = ("AWS_", "LC_")
+_CRONS = ".crons"
+"""Directory of the environments of DataImportCrons; no namespace has such a name."""
 
 
 def of_user(environment: Mapping[str, str], directory: str) -> dict[str, str]:
@@ -81,7 +83,7 @@ def of_process(environment: Mapping[str, str], given: Mapping[str, str] | None) 
 
 
 class Environments:
-    """Stored environments of one CDI_HOME, by DataVolume; methods may be called by any process.
+    """Stored environments of one CDI_HOME, by DataVolume and DataImportCron; methods may be called by any process.
 
     They may contain secrets: files are readable only by this user, and never shown.
     """
@@ -119,6 +121,16 @@ class Environments:
             return None
         return {str(name): str(text) for name, text in found.items()} if isinstance(found, dict) else None
 
+    def inherit(self, origin: Key, key: Key) -> None:
+        """Store the environment of `origin` for an object that is created on its behalf; raise a `TargetError`."""
+        with self._mapped():
+            content = atomic_file.read(self._path(origin))
+        if content is not None:
+            with self._mapped():
+                self._root.mkdir(mode=0o700, exist_ok=True)
+                with atomic_file.locked(self._lock):
+                    self._keep(key, content)
+
     def collect(self, wanted: Callable[[Key], bool]) -> bool:
         """Remove the environments of objects that are not `wanted`; return whether it has to be called again."""
         with self._mapped():
@@ -127,9 +139,10 @@ class Environments:
             with atomic_file.locked(self._lock, wait=False) as lock:
                 if lock is None:
                     return True
-                for path in self._root.glob("*/*.json"):
-                    if not wanted(Key.of("datavolumes", path.parent.name, path.stem)):
-                        path.unlink(missing_ok=True)
+                for plural, pattern in (("datavolumes", "*/*.json"), ("dataimportcrons", f"{_CRONS}/*/*.json")):
+                    for path in self._root.glob(pattern):
+                        if not wanted(Key.of(plural, path.parent.name, path.stem)):
+                            path.unlink(missing_ok=True)
         return False
 
     @property
@@ -137,13 +150,14 @@ class Environments:
         return self._root / ".lock"
 
     def _path(self, key: Key) -> Path:
-        return self._root / key.namespace / f"{key.name}.json"
+        root = self._root / _CRONS if key.plural == "dataimportcrons" else self._root
+        return root / key.namespace / f"{key.name}.json"
 
     def _keep(self, key: Key, content: bytes) -> None:
-        if key.plural != "datavolumes":
+        if key.plural not in ("datavolumes", "dataimportcrons"):
             return
         path = self._path(key)
         with self._mapped():
             if atomic_file.read(path) != content:
-                path.parent.mkdir(mode=0o700, exist_ok=True)
+                path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
                 atomic_file.write(path, content)

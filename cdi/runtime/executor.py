@@ -22,7 +22,9 @@ from cdi.reconcile.actions import (
     SetFinalizer,
     SetReclaimPolicy,
     SignRecord,
+    StartTask,
     StartWorker,
+    StopTask,
     StopWorker,
 )
 from cdi.reconcile.dataimportcron.origin import RECORD_FAILED
@@ -30,15 +32,19 @@ from cdi.reconcile.merge_patch import apply_merge_patch
 from cdi.runtime import events
 from cdi.runtime.environment import Environments
 from cdi.runtime.launcher import Launcher, ReadInput
+from cdi.runtime.tasks import Tasks
 from cdi.store.base import Key, Object, Store, update_with_retry
 
 
 class Executor:
     """Executor of one CDI_HOME."""
 
-    def __init__(self, store: Store, launcher: Launcher, read_input: ReadInput, environments: Environments) -> None:
+    def __init__(
+        self, store: Store, launcher: Launcher, read_input: ReadInput, environments: Environments, tasks: Tasks
+    ) -> None:
         self._store = store
         self._launcher = launcher
+        self._tasks = tasks
         self._read_input = read_input
         self._environments = environments
 
@@ -58,7 +64,9 @@ class Executor:
             # The status has the same information as the event, and space is reserved for it.
             for fact in plan.events:
                 events.record(self._store, body, fact, now)
-        if plan.status is not None:
+        if plan.annotations:
+            self._write_with_annotations(plan, body)
+        elif plan.status is not None:
             metadata = body["metadata"]
             with contextlib.suppress(Conflict, NotFound):
                 self._store.update_status(
@@ -74,11 +82,40 @@ class Executor:
                     }
                 )
 
+    def _write_with_annotations(self, plan: Plan, body: Object) -> None:
+        """Write annotations and status by one request, so that a command is never removed without its result."""
+        key = Key.of_object(body)
+        if key.kind.has_status:
+            raise InternalError(f"the status of a {key.kind.name} is written separately from its annotations")
+        new = {**body, "metadata": {**body["metadata"]}}
+        patch(
+            new,
+            PatchObject(
+                plural=key.plural, namespace=key.namespace, name=key.name, uid="", annotations=plan.annotations
+            ),
+        )
+        if plan.status is not None:
+            new["status"] = dict(plan.status)
+        with contextlib.suppress(Conflict, NotFound):
+            self._store.update(new)
+
     def _act(self, action: Action, origin: Object, stdin: int | None, now: float) -> None:
         match action:
             case CreateObject():
+                if action.body["kind"] == "DataVolume" and origin["kind"] == "DataImportCron":
+                    # Before its creation: from then on, a worker may be started.
+                    self._environments.inherit(Key.of_object(origin), Key.of_object(action.body))
                 with contextlib.suppress(AlreadyExists):
                     self._store.create(dict(action.body))
+            case DeleteObject():
+                key = Key.of(action.plural, action.namespace, action.name)
+                with contextlib.suppress(NotFound, Conflict):
+                    self._store.delete(key, uid=action.uid or None)
+            case StartTask():
+                environment = self._environments.of(Key.of_object(origin))
+                self._tasks.start(action, self._read_input, environment=environment)
+            case StopTask():
+                self._tasks.stop(action.task, action.uid)
             case PatchObject():
                 key = Key.of(action.plural, action.namespace, action.name)
                 update_with_retry(self._store, key, lambda body: patch(body, action), uid=action.uid)
@@ -90,8 +127,7 @@ class Executor:
             case SignRecord():
                 self._sign(action, origin, now)
             case (
-                DeleteObject()
-                | MirrorObject()
+                MirrorObject()
                 | RebindVolume()
                 | SetReclaimPolicy()
                 | SetFinalizer()
@@ -142,6 +178,7 @@ def patch(body: Object, action: PatchObject) -> None:
             annotations.pop(name, None)
         else:
             annotations[name] = text
+    metadata.pop("annotations", None)
     if annotations:
         metadata["annotations"] = annotations
     if action.labels:
@@ -152,3 +189,4 @@ def patch(body: Object, action: PatchObject) -> None:
         owners = [owner for owner in metadata.get("ownerReferences") or [] if owner.get("uid") != action.owner["uid"]]
         if not any(owner.get("controller") for owner in owners):
             metadata["ownerReferences"] = [*owners, dict(action.owner)]
+

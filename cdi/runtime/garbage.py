@@ -11,14 +11,21 @@ from cdi.runtime.environment import Environments
 from cdi.runtime.launcher import Launcher
 from cdi.runtime.observe import Observed
 from cdi.runtime.status_view import phase_of
+from cdi.runtime.tasks import Tasks
 from cdi.store.base import Key, Object, Store
 from cdi.store.kinds import kind_of
 
+_OBJECTS_OF_TASKS = {"poll": "dataimportcrons", "proof": "persistentvolumeclaims"}
+"""Kind of the objects whose UIDs name the tasks of a kind."""
 
-def collect_garbage(store: Store, observed: Observed, launcher: Launcher, environments: Environments) -> bool:
+
+def collect_garbage(
+    store: Store, observed: Observed, launcher: Launcher, environments: Environments, tasks: Tasks
+) -> bool:
     """Delete objects without owners, events of deleted objects, workers without a PVC, and unused environments.
 
-    Environments are unused once their DataVolume is deleted or done.
+    Polls and proofs are deleted with their DataImportCron or PVC. Environments are unused once their DataVolume is
+    deleted or done, or their DataImportCron is deleted.
 
     Returns:
         Whether it has to be called again soon: a worker is being stopped, or manifests are being applied.
@@ -58,13 +65,18 @@ def collect_garbage(store: Store, observed: Observed, launcher: Launcher, enviro
     for uid in launcher.known():
         if uid not in claims and not _exists(store, uid):
             left = not launcher.forget(uid) or left
+    left = tasks.collect(lambda task, uid: uid in uids or _exists(store, uid, _OBJECTS_OF_TASKS[task])) or left
     return environments.collect(lambda key: _is_at_work(store, key)) or left
 
 
 def _is_at_work(store: Store, key: Key) -> bool:
-    """Return whether a DataVolume is not done; read the store itself, because the cache may miss a recent apply."""
+    """Return whether a DataVolume is not done, or a DataImportCron exists.
+
+    Read the store itself, because the cache may miss a recent apply.
+    """
     try:
-        return not phase_of(store.get(key)).final
+        body = store.get(key)
+        return key.plural == "dataimportcrons" or not phase_of(body).final
     except NotFound:
         return False
     except CdiError:
@@ -95,9 +107,9 @@ def _is_orphan(store: Store, body: Object, uids: set[str]) -> bool:
     return True
 
 
-def _exists(store: Store, uid: str) -> bool:
-    """Return whether a PVC exists; read the store itself, because the cache may be older than the worker."""
-    return any(body["metadata"]["uid"] == uid for body in store.list("persistentvolumeclaims"))
+def _exists(store: Store, uid: str, plural: str = "persistentvolumeclaims") -> bool:
+    """Return whether an object exists; read the store itself, because the cache may be older than the worker."""
+    return any(body["metadata"]["uid"] == uid for body in store.list(plural))
 
 
 def _delete(store: Store, key: Key, body: Object) -> None:

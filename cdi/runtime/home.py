@@ -3,7 +3,10 @@
     objects/<plural>/<namespace>/<name>.json   the store (`cdi.store.file_store`)
     volumes/<namespace>/<name>/disk.img        the volumes; an archive is unpacked into the directory itself
     workers/<claim's uid>/                     the attempts for one volume, see `WorkerDirectory`
+    tasks/poll-<cron's uid>/                   the newest poll of a DataImportCron (`cdi.runtime.tasks`)
+    tasks/proof-<claim's uid>/                 the newest boot proof of a volume
     environments/<namespace>/<name>.json       variables that a DataVolume's workers get (`cdi.runtime.environment`)
+    environments/.crons/<namespace>/<name>.json  the same for the polls and imports of a DataImportCron
     direct/<name>/                             imports without a DataVolume (`cdi.runtime.resumable_dirs`)
     direct.lock, supervisor.lock, supervisor.log
 
@@ -171,6 +174,10 @@ class Home:
         return self.root / "workers"
 
     @property
+    def tasks(self) -> Path:
+        return self.root / "tasks"
+
+    @property
     def environments(self) -> Path:
         return self.root / "environments"
 
@@ -197,6 +204,12 @@ class Home:
 
     def disk(self, namespace: str, name: str) -> Path:
         return self.volume(namespace, name) / DISK
+
+    def task(self, task: str, uid: str) -> Path:
+        """Return the directory of the newest poll or proof for the object with this UID."""
+        if not _UID.fullmatch(uid):
+            raise InternalError(f"{uid[:80]!r} is not a uid")
+        return self.tasks / f"{task}-{uid}"
 
     def worker(self, uid: str) -> WorkerDirectory:
         if not _UID.fullmatch(uid):

@@ -23,6 +23,7 @@ from cdi.runtime.launcher import Launcher
 from cdi.runtime.observe import WATCHED, Observed, Setting
 from cdi.runtime.status_view import failure_of, phase_of, raise_failure, summary
 from cdi.runtime.supervisor import ensure_supervisor
+from cdi.runtime.tasks import Tasks
 from cdi.store.base import Key, Object, update_with_retry
 from cdi.store.file_store import LocalStore
 
@@ -66,7 +67,9 @@ class LocalUploads:
         request = UploadRequest(id=uuid.uuid4().hex, length=length)
         before = self._request(key, request)
         observed = Observed(self._home)
-        executor = Executor(self._store, self._launcher, observed.content, Environments(self._home))
+        executor = Executor(
+            self._store, self._launcher, observed.content, Environments(self._home), Tasks(self._home)
+        )
         setting = Setting()
         deadline = time.monotonic() + _READY
         with self._store.watch(WATCHED) as watch:

@@ -24,16 +24,18 @@ from cdi.api.dataimportcron import DataImportCron
 from cdi.api.datasource import DataSource
 from cdi.api.datavolume import DataVolume
 from cdi.api.errors import CdiError, Conflict, InternalError, InvalidManifest
-from cdi.api.names import ANN_POD_PHASE, GROUP
+from cdi.api.names import ANN_POD_PHASE, GROUP, LABEL_DATA_IMPORT_CRON
 from cdi.api.phases import Phase
 from cdi.reconcile import upload_request as uploads
 from cdi.reconcile.actions import Plan, StartWorker
-from cdi.reconcile.dataimportcron.unscheduled import reconcile_unscheduled
+from cdi.reconcile.dataimportcron.deletion import plan_deletion
+from cdi.reconcile.dataimportcron.reconcile import reconcile_cron
 from cdi.reconcile.datasource import reconcile_data_source
 from cdi.reconcile.datavolume import reconcile
 from cdi.reconcile.invalid_object import report_invalid
 from cdi.reconcile.upload_request import UploadRequest
 from cdi.runtime import private, resumable_dirs
+from cdi.runtime.cron_lister import LocalCronLister, cron_context
 from cdi.runtime.environment import Environments
 from cdi.runtime.executor import Executor
 from cdi.runtime.garbage import collect_garbage
@@ -42,6 +44,7 @@ from cdi.runtime.launcher import Launcher
 from cdi.runtime.observe import PLATFORM, WATCHED, Observed, Setting
 from cdi.runtime.processes import GUARD, Processes, rotate
 from cdi.runtime.provisioner import Provisioner
+from cdi.runtime.tasks import Task, Tasks
 from cdi.runtime.trouble import Troubles
 from cdi.store.base import Change, Key, Object
 from cdi.store.file_store import LocalStore
@@ -53,6 +56,8 @@ IDLE_TIMEOUT = 3.0
 """Seconds without work after which the supervisor exits."""
 _TICK = 0.1
 _POLL_INTERVAL = 0.5
+_SOON = 10.0
+"""Seconds; a DataImportCron that is to be reconciled within them is work, later it is a timer."""
 _GARBAGE = "garbage collection"
 """The key of garbage collection among the recorded errors."""
 
@@ -98,7 +103,9 @@ class Supervisor:
         self._launcher = launcher or Launcher(home)
         self._observed = Observed(home)
         self._environments = Environments(home)
-        self._executor = Executor(self._store, self._launcher, self._observed.content, self._environments)
+        self._tasks = Tasks(home)
+        self._executor = Executor(self._store, self._launcher, self._observed.content, self._environments, self._tasks)
+        self._crons = LocalCronLister(self._observed, self._tasks)
         self._provisioner = Provisioner(home, self._store, self._launcher)
         self._watch = self._store.watch(WATCHED)
         self._due: dict[Key, float] = {}
@@ -106,6 +113,9 @@ class Supervisor:
         self._troubles = Troubles()
         self._queue: deque[Key] = deque()
         self._running: dict[str, Key] = {}
+        self._running_tasks: dict[tuple[Task, str], Key] = {}
+        self._timers: dict[Key, float] = {}
+        """When DataImportCrons are to be reconciled that wait for their schedule: kept, but not waited for."""
         self._faces: dict[Key, tuple[object, ...] | None] = {}
         self._garbage = True
         self._garbage_due = 0.0
@@ -166,11 +176,17 @@ class Supervisor:
             if not self._launcher.alive(uid):
                 del self._running[uid]
                 self._schedule(key, 0.0)
+        for (task, uid), key in list(self._running_tasks.items()):
+            if not self._tasks.running(task, uid):
+                del self._running_tasks[task, uid]
+                self._schedule(key, 0.0)
+        for key in [key for key, moment in self._timers.items() if moment <= time.monotonic()]:
+            self._schedule(key, 0.0)
         for key in self._pop_due():
             self._guarded(key)
         self._admit()
         self._collect_garbage()
-        return bool(self._due or self._running or self._garbage or changes)
+        return bool(self._due or self._running or self._running_tasks or self._garbage or changes)
 
     # --- due keys --------------------------------------------------------------------------------------------------
 
@@ -207,6 +223,9 @@ class Supervisor:
         everything = clones = False
         for change in changes:
             self._garbage = self._garbage or change.type == "DELETED"
+            labels = change.body["metadata"].get("labels") or {}
+            if cron := labels.get(LABEL_DATA_IMPORT_CRON):
+                touched.add(Key("dataimportcrons", change.key.namespace, str(cron)))
             match change.key.plural:
                 case "datavolumes":
                     touched.add(change.key)
@@ -221,6 +240,8 @@ class Supervisor:
                     pass
                 case _:
                     everything = True
+        if everything:
+            touched |= set(self._observed.keys("dataimportcrons"))
         if everything or clones:
             touched |= set(self._observed.keys("datasources"))
             touched |= {
@@ -293,7 +314,9 @@ class Supervisor:
         if not self._garbage or time.monotonic() < self._garbage_due:
             return
         try:
-            self._garbage = collect_garbage(self._store, self._observed, self._launcher, self._environments)
+            self._garbage = collect_garbage(
+                self._store, self._observed, self._launcher, self._environments, self._tasks
+            )
         except CdiError as error:
             self._garbage_due = time.monotonic() + self._troubles.note(_GARBAGE, error)
         else:
@@ -304,6 +327,8 @@ class Supervisor:
         if body is None:
             if key in self._queue:
                 self._queue.remove(key)
+            if key.plural == "dataimportcrons":
+                self._delete_versions(key)
             return
         now = self._setting.now()
         match key.plural:
@@ -319,11 +344,33 @@ class Supervisor:
                 assert source is not None
                 self._carry_out(reconcile_data_source(source, self._observed, PLATFORM, now), body)
             case "dataimportcrons":
-                cron = self._observed.model(key, DataImportCron)
-                assert cron is not None
-                self._carry_out(reconcile_unscheduled(cron, now), body)
+                self._cron(key, body)
             case _:
                 pass
+
+    def _cron(self, key: Key, body: Object) -> None:
+        cron = self._observed.model(key, DataImportCron)
+        assert cron is not None
+        self._timers.pop(key, None)
+        context = cron_context(self._home, cron, self._crons, self._observed.config(), self._setting.now())
+        plan = reconcile_cron(context)
+        self._carry_out(plan, body)
+        for uid in (claim.uid for claim in self._crons.claims_of(key.namespace, key.name)):
+            if self._tasks.running("proof", uid):
+                self._running_tasks["proof", uid] = key
+        if self._tasks.running("poll", context.uid):
+            self._running_tasks["poll", context.uid] = key
+        if plan.requeue_after is not None and plan.requeue_after <= _SOON:
+            self._schedule(key, plan.requeue_after)
+        elif plan.requeue_after is not None:
+            self._timers[key] = time.monotonic() + plan.requeue_after
+
+    def _delete_versions(self, key: Key) -> None:
+        """Delete the dependents of a DataImportCron that was deleted, perhaps while no supervisor was running."""
+        self._timers.pop(key, None)
+        plan = plan_deletion(self._crons, key.namespace, key.name, cluster=False)
+        metadata = {"namespace": key.namespace, "name": key.name}
+        self._carry_out(plan, {"apiVersion": key.kind.api_version, "kind": key.kind.name, "metadata": metadata})
 
     def _data_volume(self, key: Key, body: Object, *, admitted: bool) -> None:
         dv = self._observed.model(key, DataVolume)

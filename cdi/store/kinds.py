@@ -26,7 +26,8 @@ class Kind:
     """Whether only the file's owner may read the stored object."""
 
 
-_WITHOUT_STATUS = ("Secret", "ConfigMap")
+_WITHOUT_STATUS = ("Secret", "ConfigMap", "DataImportCron")
+"""Kinds without a status, and DataImportCron, whose metadata and status are written by one request."""
 
 KINDS = (
     *(

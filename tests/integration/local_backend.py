@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 from cdi import atomic_file
+from cdi.api.errors import NotFound
 from cdi.runtime.launcher import Launcher
 from cdi.runtime.local_backend import LocalBackend
 
@@ -16,9 +17,11 @@ def end_embedded(path: Path) -> None:
     if not path.exists():
         return
     embedded = LocalBackend(path)
-    # A supervisor ends when no work is left.
-    for body in embedded.list("dv"):
-        embedded.delete("dv", body["metadata"]["namespace"], body["metadata"]["name"])
+    # A supervisor ends when no work is left. A DataImportCron would create its DataVolume again, so it is deleted first.
+    for kind in ("dataimportcron", "dv"):
+        for body in embedded.list(kind):
+            with contextlib.suppress(NotFound):
+                embedded.delete(kind, body["metadata"]["namespace"], body["metadata"]["name"])
     home, launcher = embedded.home, Launcher(embedded.home)
     deadline = time.monotonic() + 60
     # A process that is still running would write into the test's directory while that is being removed.
