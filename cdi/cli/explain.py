@@ -12,6 +12,7 @@ from cdi.api.errors import CdiError, NotFound, UsageError
 from cdi.cli.access import access_options, read_wishes, request_of, wish_options
 from cdi.cli.explain_clone import clone_lines
 from cdi.cli.explain_cluster import diagnose, explain_manifests, explain_request
+from cdi.cli.explain_cron import cron_lines, stand_ins
 from cdi.cli.inspect import checks as check_table
 from cdi.cli.inspect import size as words_of_size
 from cdi.cli.progress_on_demand import progress_command
@@ -29,9 +30,13 @@ from cdi.store.kinds import kind_of
 
 
 @subcommand("explain")
-@click.argument("what", metavar="[dv/NAME|URL|PATH|-]", required=False)
+@click.argument("what", metavar="[dv/NAME|dic/NAME|URL|PATH|-]", required=False)
 @click.option(
-    "-f", "--filename", "names", multiple=True, help="Explain the DataVolumes in these manifests; may be repeated."
+    "-f",
+    "--filename",
+    "names",
+    multiple=True,
+    help="Explain the DataVolumes and DataImportCrons in these manifests; may be repeated.",
 )
 @click.option("--name", help="Set the name of the DataVolume that cdi import would create.")
 @click.option("-v", "--verbose", is_flag=True, help="Print all checks, also those that passed.")
@@ -52,19 +57,20 @@ def command(
 
     Explains manifests (-f), an applied DataVolume (dv/NAME), or a URL or file with the options of cdi import.  If the
     import would be rejected, the exit status is that of the rejection.  No volume is written.  For a DataVolume in a
-    cluster the command reports why it makes no progress.
+    cluster the command reports why it makes no progress.  For a DataImportCron (-f or dic/NAME) the source is polled:
+    what it offers now, when it will be polled, and what an import would cost.
     """
     if bool(what) == bool(names):
         raise UsageError("give exactly one of -f FILE, dv/NAME or a URL", remedy="cdi explain -f FILE")
-    applied = _applied(what)
+    applied, cron = _applied(what, "datavolumes"), _applied(what, "dataimportcrons")
     if session.in_cluster and applied is not None:
         _refuse_options(click.get_current_context())
         diagnose(session, applied, output)
         return
     with progress_command("explain", always=False) as show:
-        if names or applied is not None:
+        if names or applied is not None or cron is not None:
             _refuse_options(click.get_current_context())
-            found = list(_of_objects(session, names, applied, show))
+            found = list(_of_objects(session, names, applied, cron, show))
         else:
             assert what is not None
             wishes = read_wishes(options)
@@ -84,11 +90,11 @@ def command(
             raise told.refusal
 
 
-def _applied(what: str | None) -> str | None:
-    """Return the name in ``dv/NAME``, or None."""
+def _applied(what: str | None, plural: str) -> str | None:
+    """Return the name in ``KIND/NAME`` for an object of this kind, or None."""
     kind, slash, name = (what or "").partition("/")
     with suppress(CdiError):
-        if slash and name and kind_of(kind).plural == "datavolumes":
+        if slash and name and kind_of(kind).plural == plural:
             return name
     return None
 
@@ -108,30 +114,44 @@ def _refuse_options(context: click.Context) -> None:
 
 
 def _of_objects(
-    session: Session, names: tuple[str, ...], applied: str | None, show: OnProgress
+    session: Session, names: tuple[str, ...], applied: str | None, cron: str | None, show: OnProgress
 ) -> Iterator[Explanation]:
+    from cdi.runtime.apply import check
+    from cdi.runtime.manifests import load
+
+    stored = [session.store.get(Key.of("dic", session.namespace, cron))] if cron is not None else []
     if session.in_cluster:
-        yield from explain_manifests(session, names, show)
+        yield from explain_manifests(session, names, stored, show)
         return
     home = session.embedded.home
     if applied is not None:
         with DryRunResult(home) as foresight:
             yield explain(foresight, home, Key.of("dv", session.namespace, applied), on_progress=show)
         return
-    from cdi.runtime.manifests import load
-
-    with DryRunResult(home, load(names), namespace=session.namespace) as foresight:
+    documents = load(names) if names else []
+    bodies = [body for body, _ in check(session.store, documents, namespace=session.namespace)]
+    crons = stand_ins(session, [*bodies, *stored])
+    facts = {Key.of_object(body): told for body, told in crons}
+    volumes = [body for body, _ in crons]
+    with DryRunResult(home, [*documents, *volumes], namespace=session.namespace) as foresight:
         if not foresight.datavolumes:
-            raise NotFound("the manifests contain no DataVolume", where=", ".join(names), remedy="check the file")
+            raise NotFound(
+                "the manifests contain no DataVolume and no DataImportCron",
+                where=", ".join(names),
+                remedy="check the file",
+            )
         for key in foresight.datavolumes:
-            yield explain(foresight, home, key, on_progress=show)
+            yield explain(foresight, home, key, cron=facts.get(key), on_progress=show)
 
 
 # --- text output ---
 
 
 def lines(told: Explanation, *, verbose: bool = False) -> Iterator[str]:
-    known = [("datavolume", str(told.course.key).removeprefix("datavolume ")), *_known(told)]
+    if told.cron is not None:
+        known = [*cron_lines(told.cron), *_known(told)]
+    else:
+        known = [("datavolume", str(told.course.key).removeprefix("datavolume ")), *_known(told)]
     if told.plan is not None:
         plan = [line.partition(":") for line in render(told.plan).splitlines()]
         known += [(name, value.strip()) for name, _, value in plan]

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import click
 
 from cdi.api.errors import NotFound
+from cdi.api.names import ANN_IMMEDIATE_BINDING
+from cdi.cli.explain_cron import stand_ins
 from cdi.cli.session import Session
 from cdi.cli.show import document, echo_lines, paint, printable
 
@@ -21,15 +23,21 @@ _ANY = 1 << 30
 """Placeholder size in bytes: a DataVolume must request one, and this one is not evaluated."""
 
 
-def explain_manifests(session: Session, names: tuple[str, ...], show: OnProgress) -> Iterator[Explanation]:
-    """Explain the DataVolumes in manifests, as if the Secrets and ConfigMaps beside them were applied."""
+def explain_manifests(
+    session: Session, names: tuple[str, ...], stored: list[Object], show: OnProgress
+) -> Iterator[Explanation]:
+    """Explain the DataVolumes and DataImportCrons in manifests, and those DataImportCrons that exist.
+
+    The Secrets and ConfigMaps in the manifests are treated as if they were applied.
+    """
     from cdi.controller.explain import preflight
     from cdi.controller.live_reader import LiveReader
     from cdi.kube.resources import CONFIG_MAPS, SECRETS, resource_of
     from cdi.runtime.apply import check
     from cdi.runtime.manifests import load
 
-    checked = check(session.remote.store, load(names), namespace=session.namespace, in_cluster=True)
+    documents = load(names) if names else []
+    checked = check(session.remote.store, documents, namespace=session.namespace, in_cluster=True)
     lookups = LiveReader(session.remote.calls)
     datavolumes: list[Object] = []
     for body, _ in checked:
@@ -38,10 +46,18 @@ def explain_manifests(session: Session, names: tuple[str, ...], show: OnProgress
         elif (resource := resource_of(body["apiVersion"], body["kind"])) in (SECRETS, CONFIG_MAPS):
             identity = {"uid": "explained", "resourceVersion": "explained"}
             lookups.set(resource, {**body, "metadata": {**body["metadata"], **identity}})
-    if not datavolumes:
-        raise NotFound("the manifests contain no DataVolume", where=", ".join(names), remedy="check the file")
+    crons = stand_ins(session, [*(body for body, _ in checked), *stored])
+    if not datavolumes and not crons:
+        raise NotFound(
+            "the manifests contain no DataVolume and no DataImportCron",
+            where=", ".join(names),
+            remedy="check the file",
+        )
     for body in datavolumes:
         yield preflight(session.remote.calls, lookups, body, on_progress=show)
+    for body, facts in crons:
+        body["metadata"].setdefault("annotations", {})[ANN_IMMEDIATE_BINDING] = "true"
+        yield preflight(session.remote.calls, lookups, body, cron=facts, on_progress=show)
 
 
 def explain_request(session: Session, request: Request, name: str | None, show: OnProgress) -> Explanation:

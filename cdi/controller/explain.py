@@ -23,6 +23,7 @@ from cdi.runtime.cluster.client import ClusterClient
 from cdi.runtime.cluster.clone_info import clone_facts
 from cdi.runtime.dry_run import Course
 from cdi.runtime.explain import Explanation, plan_blank, plan_image
+from cdi.runtime.explain_cron import CronFacts, ask_source
 from cdi.runtime.source_check import Ask, examine
 from cdi.runtime.with_progress import OnProgress, run_with_progress
 from cdi.transfer.control import TransferControl
@@ -36,6 +37,7 @@ def preflight(
     manifest: Object,
     *,
     sized: bool = True,
+    cron: CronFacts | None = None,
     on_progress: OnProgress | None = None,
 ) -> Explanation:
     """Explain the import of a DataVolume that does not exist yet.
@@ -45,6 +47,7 @@ def preflight(
         lookups: The cluster's objects.
         manifest: A valid manifest with its namespace.
         sized: Whether its size counts; if not, the size of the image is used.
+        cron: The DataImportCron that would create it, whose source is polled as well.
         on_progress: Called with the progress of the inspection.
 
     Returns:
@@ -65,7 +68,7 @@ def preflight(
         waits=found.waits,
         reason=found.reason,
     )
-    told = Explanation(course=course)
+    told = Explanation(course=course, cron=cron)
     told.place += _place(found)
     told.clone = clone_facts(found.clone)
     if found.measured:
@@ -132,6 +135,8 @@ def _look(
             if told.found.refusal is not None:
                 told.refuse(told.found.refusal)
             plan_image(job, told.found, told)
+            if told.cron is not None and (failure := ask_source(told.cron, job, on_progress)) is not None:
+                told.refuse(failure)
     except ClusterForbidden as error:
         told.notes.append(f"the source was not requested: {error.what}")
         return

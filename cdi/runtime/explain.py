@@ -25,6 +25,7 @@ from cdi.image.sizes import format_size
 from cdi.reconcile.actions import CloneJob
 from cdi.reconcile.clone.planner import Fallback
 from cdi.runtime.dry_run import Course, DryRunResult
+from cdi.runtime.explain_cron import CronFacts, ask_source
 from cdi.runtime.home import DISK, Home
 from cdi.runtime.source_check import Ask, Findings, examine
 from cdi.runtime.with_progress import OnProgress, run_with_progress
@@ -83,6 +84,8 @@ class Explanation:
     found: Findings | None = None
     plan: Plan | None = None
     clone: CloneFacts | None = None
+    cron: CronFacts | None = None
+    """The DataImportCron that would create the DataVolume."""
     requested: int | None = None
     """The requested size of the disk in bytes."""
     required: int | None = None
@@ -108,6 +111,7 @@ def explain(
     stream: int | None = None,
     sized: bool = True,
     ask: Ask | None = None,
+    cron: CronFacts | None = None,
     on_progress: OnProgress | None = None,
 ) -> Explanation:
     """Preview the DataVolume `key`.
@@ -120,6 +124,7 @@ def explain(
         stream: The descriptor to upload from; it is read.
         sized: Whether the DataVolume's size counts; otherwise the image's own size is used.
         ask: What to examine.
+        cron: The DataImportCron that would create it, whose source is polled as well.
         on_progress: Called with the progress.
 
     Returns:
@@ -131,7 +136,7 @@ def explain(
     """
     given = upload if stream is None else Path("/dev/stdin")
     course = foresight.course(key, upload=given)
-    told = Explanation(course=course)
+    told = Explanation(course=course, cron=cron)
     if course.failure is not None:
         told.refuse(course.failure)
         return told
@@ -162,6 +167,8 @@ def explain(
         if told.found.refusal is not None:
             told.refuse(told.found.refusal)
         plan_image(job, told.found, told)
+    if cron is not None and (failure := ask_source(cron, job, on_progress)) is not None:
+        told.refuse(failure)
     _look_at_space(home, job, told)
     return told
 
