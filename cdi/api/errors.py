@@ -124,6 +124,19 @@ class Conflict(UsageError):
     default_remedy = "read it again and repeat the change"
 
 
+class GoldenCommandRefused(UsageError):
+    """The controller refused a command to a golden image, such as a rollback to a version that is gone."""
+
+    default_remedy = "cdi golden history shows the versions and their states"
+
+
+class GoldenVersionUnavailable(UsageError):
+    """The newest version of a golden image is not offered: it is withheld, revoked, was not proven, or failed."""
+
+    exit_status = 5
+    default_remedy = "cdi golden describe shows why; cdi golden retry or cdi golden release changes it"
+
+
 class LockMismatch(UsageError):
     """The lock file pins another image than the source offers now."""
 

@@ -7,28 +7,18 @@ with ``--debug``.
 
 from __future__ import annotations
 
-import importlib
 import sys
 import traceback
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Never
 
 import click
 
 from cdi.api.errors import CdiError, InternalError, Interrupted, OutputClosed, UsageError
 from cdi.cli import streams
+from cdi.cli.lazy import Entry, LazyGroup
 from cdi.cli.session import Session, common_options
 from cdi.cli.show import paint, printable
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """A command that is imported on first use: the ``command`` of its module."""
-
-    module: str
-    help: str
-
 
 SECTIONS: dict[str, dict[str, Entry]] = {
     "Examine images": {
@@ -43,6 +33,9 @@ SECTIONS: dict[str, dict[str, Entry]] = {
         "bundle": Entry("bundle", "Carry golden images to machines and clusters without a network."),
         "serve": Entry("serve", "Serve a web page and uploads for this machine's volumes."),
         "boot-check": Entry("boot_check", "Boot a volume on a temporary overlay, and report whether it booted."),
+    },
+    "Keep golden images": {
+        "golden": Entry("golden", "Poll, verify, offer, roll back and retire the versions of golden images."),
     },
     "Manage objects": {
         "apply": Entry("apply", "Apply manifests: DataVolumes, DataSources, secrets …"),
@@ -63,30 +56,11 @@ SECTIONS: dict[str, dict[str, Entry]] = {
         "completion": Entry("completion", "Print a completion script for bash, zsh or fish."),
     },
 }
-_ENTRIES = {name: entry for section in SECTIONS.values() for name, entry in section.items()}
-
-
-class Commands(click.Group):
-    """A group that imports a command only when it is run; listing commands imports none."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 (click's signature)
-        return list(_ENTRIES)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 (click's signature)
-        entry = _ENTRIES.get(cmd_name)
-        if entry is None:
-            return None
-        command: click.Command = importlib.import_module(f"cdi.cli.{entry.module}").command
-        return command
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002  click's signature
-        for title, entries in SECTIONS.items():
-            with formatter.section(title):
-                formatter.write_dl([(name, entry.help) for name, entry in entries.items()])
 
 
 @click.group(
-    cls=Commands,
+    cls=LazyGroup,
+    sections=SECTIONS,
     invoke_without_command=True,
     subcommand_metavar="COMMAND [ARGS]...",
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},

@@ -58,8 +58,10 @@ def command(
     """Serve a web page and the paths of a cluster's upload proxy for the volumes of this machine.
 
     Clients with the token, which is printed once, may create, fill, clone and delete volumes.  Ctrl-C stops the server;
-    uploads in progress resume when it is started again with the same token.
+    uploads in progress resume when it is started again with the same token.  Meanwhile the schedules of golden images
+    are kept.
     """
+    from cdi.runtime.golden_schedule import Keeper
     from cdi.server.local_server import Options, served
 
     embedded = session.here("cdi serve", "the upload proxy of the cluster serves the same page")
@@ -86,7 +88,10 @@ def command(
         if token_file is None:
             click.echo(f"token      {options.token}")
             click.echo(f"sign in    {server.url}#token={options.token}")
+        keeper = threading.Thread(target=Keeper(embedded).run, args=(stop,), name="golden images")
+        keeper.start()
         stop.wait()
+        keeper.join()
 
 
 def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:

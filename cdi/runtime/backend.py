@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol, Self
@@ -108,6 +108,20 @@ class Backend(Protocol):
 
         Raises `NotFound`, or `WaitTimeout` after `timeout` seconds.
         """
+        ...
+
+    def annotate(
+        self, kind: str, namespace: str | None, name: str, annotations: Mapping[str, str | None], *, uid: str
+    ) -> Object:
+        """Set annotations of an object, None to remove one, and return the object.
+
+        Raises:
+            NotFound: There is no such object with this UID.
+        """
+        ...
+
+    def version_object(self, namespace: str, name: str) -> Object | None:
+        """Return the PVC, or else the VolumeSnapshot, of a version of a golden image; None if there is neither."""
         ...
 
     def events(self, namespace: str | None, name: str, kind: str = "dv") -> Objects:

@@ -7,6 +7,7 @@ from typing import Any
 
 from cdi.api.job import Job
 from cdi.runtime.explain import MEMORY, CloneFacts, Explanation
+from cdi.runtime.explain_cron import CronFacts
 from cdi.runtime.inspect import container_document, image_document, refusal_document, source_document
 from cdi.runtime.source_check import Findings
 
@@ -48,6 +49,21 @@ def document(told: Explanation) -> dict[str, Any]:
         "waits": told.course.waits or None,
         "notes": [*told.notes, *(found.result.warnings if found is not None else [])],
         "refusal": refusal_document(told.refusal),
+        **({} if told.cron is None else {"cron": cron_document(told.cron)}),
+    }
+
+
+def cron_document(cron: CronFacts) -> dict[str, Any]:
+    """Return the facts about a DataImportCron and the answer of its source."""
+    return {
+        "namespace": cron.key.namespace,
+        "name": cron.key.name,
+        "dataSource": cron.data_source,
+        "schedule": cron.schedule,
+        "nextPolls": list(cron.next_polls),
+        "wantedDigest": cron.wanted,
+        "poll": None if cron.result is None else _camel(asdict(cron.result)),
+        "version": cron.version,
     }
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Self
 
@@ -140,6 +140,9 @@ class LocalBackend:
             claim = None
         self._store.delete(key, uid=uid)
         waited = [(key, uid)] + ([(Key.of_object(claim), claim["metadata"]["uid"])] if claim is not None else [])
+        if key.plural == "dataimportcrons":
+            # Its versions are deleted too if its retention policy says so.
+            ensure_supervisor(self.home)
         if claim is None and key.plural != "persistentvolumeclaims":
             return
         ensure_supervisor(self.home)
@@ -152,6 +155,25 @@ class LocalBackend:
                 ensure_supervisor(self.home)
                 revive = time.monotonic() + _REVIVE
             time.sleep(_POLL_INTERVAL / 2)
+
+    def annotate(
+        self, kind: str, namespace: str | None, name: str, annotations: Mapping[str, str | None], *, uid: str
+    ) -> Object:
+        """See `Backend.annotate`."""
+        key = Key.of(kind, namespace, name)
+        action = PatchObject(
+            plural=key.plural, namespace=key.namespace, name=key.name, uid=uid, annotations=annotations
+        )
+        body = update_with_retry(self._store, key, lambda body: patch(body, action), uid=uid)
+        ensure_supervisor(self.home)
+        return body
+
+    def version_object(self, namespace: str, name: str) -> Object | None:
+        """See `Backend.version_object`; there are no VolumeSnapshots on one machine."""
+        try:
+            return self._store.get(Key.of("pvc", namespace, name))
+        except NotFound:
+            return None
 
     def events(self, namespace: str | None, name: str, kind: str = "dv") -> Objects:
         """Return an object's events, oldest first; raise `NotFound`."""

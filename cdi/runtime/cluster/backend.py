@@ -8,16 +8,16 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Self
 
-from cdi.api.errors import ClusterForbidden, NotFound, WaitTimeout
+from cdi.api.errors import ClusterForbidden, Conflict, KindNotServed, NotFound, WaitTimeout
 from cdi.api.job import Limits, Outcome
 from cdi.api.names import GROUP
 from cdi.kube.client import Client
 from cdi.kube.credentials import find
-from cdi.kube.resources import CLAIMS, DATA_VOLUMES, EVENTS, PODS, resource_named
+from cdi.kube.resources import CLAIMS, DATA_VOLUMES, EVENTS, PODS, VOLUME_SNAPSHOTS, resource_named
 from cdi.kube.transport import Timeouts
 from cdi.runtime.backend import Advance, Applied, Fraction, Objects, Section
 from cdi.runtime.cluster import worker_lookup as fillings
@@ -135,6 +135,30 @@ class Cluster:
         claim = self._calls.find(CLAIMS, key.namespace, key.name)
         owners = (claim or {}).get("metadata", {}).get("ownerReferences") or []
         return claim if any(owner.get("uid") == uid for owner in owners) else None
+
+    def annotate(
+        self, kind: str, namespace: str | None, name: str, annotations: Mapping[str, str | None], *, uid: str
+    ) -> Object:
+        """See `Backend.annotate`."""
+        key = Key.of(kind, namespace, name)
+        # The API server rejects a patch with another UID than the object's as a conflict.
+        patch = {"metadata": {"uid": uid, "annotations": dict(annotations)}}
+        try:
+            return self._calls.run(
+                self._calls.client.patch(resource_named(key.plural), key.namespace or None, key.name, patch)
+            )
+        except Conflict as error:
+            raise NotFound(f"{key} was deleted or replaced") from error
+
+    def version_object(self, namespace: str, name: str) -> Object | None:
+        """See `Backend.version_object`."""
+        claim = self._calls.find(CLAIMS, namespace, name)
+        if claim is not None:
+            return claim
+        try:
+            return self._calls.find(VOLUME_SNAPSHOTS, namespace, name)
+        except KindNotServed:
+            return None  # snapshots are optional in a cluster
 
     def events(self, namespace: str | None, name: str, kind: str = "dv") -> Objects:
         """Return the events of an object, and of a DataVolume's PVC, oldest first; raise `NotFound`."""
