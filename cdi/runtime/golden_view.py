@@ -130,7 +130,7 @@ class GoldenImage:
         return version.state
 
     def settled(self) -> bool:
-        """Return whether the wanted version is offered, or cannot be without somebody's action."""
+        """Return whether the wanted version is offered, or cannot be without a user's action."""
         version = self.version(self.wanted)
         if version is not None and version.state in _UNDER_WAY:
             return False

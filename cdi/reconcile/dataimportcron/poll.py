@@ -1,4 +1,4 @@
-"""Polls of a DataImportCron's source: when, by whom, and what follows from their results.
+"""Polls of a DataImportCron's source: when they run, what runs them, and what follows from their results.
 
 This controller schedules the polls of all kinds of sources by the annotation ``nextCronTime``. A poll is due when that
 time has come or the annotation is missing; setting it to now polls by hand, and a time that was missed while the
@@ -70,7 +70,7 @@ TURN_INTERVAL: Final = 10.0
 INPUT_INTERVAL: Final = 60.0
 """Seconds until a Secret or ConfigMap that is missing is looked up again."""
 POLL_INTERVAL: Final = 3.0
-"""Seconds until a poll that runs, or the deletion of an earlier one, is looked at again."""
+"""Seconds until a poll that runs, or the deletion of an earlier one, is checked again."""
 _NEVER = 5 * 365 * 86400.0
 """Seconds until the next poll of a schedule that matches no date."""
 POLL_FAILED: Final = "PollFailed"
@@ -101,7 +101,7 @@ class PollStep:
     requeue_after: float | None = None
     """Seconds until the next step, unless a change triggers it before."""
     desired_digest: str | None = None
-    """The digest that is wanted after this step, whoever has set it."""
+    """The digest that is wanted after this step, set by a poll or by a user."""
     source_facts: PollResult | None = None
     """What the poll that found `desired_digest` reported; None if no poll found it."""
 
@@ -191,7 +191,7 @@ class _Planner:
             return PollStep(annotations=annotations, trouble=_trouble(self._record.failure), requeue_after=1.0)
         latest = schedule.next_after(context.now, context.zone)
         if due > (latest or context.now + _NEVER):
-            # The clock was set back, or somebody set a time that is too late.
+            # The clock was set back, or a user set a time that is too late.
             due = latest or context.now + _NEVER
             annotations[ANN_CRON_NEXT_TIME] = _text(due)
         actions = remove_poll(context, self._record.task) if ended else ()
@@ -253,7 +253,7 @@ class _Planner:
         return self._context.objects.active_polls() < MAX_POLLS
 
     def _wait_for_turn(self, actions: tuple[Action, ...] = ()) -> PollStep:
-        # Spread over the interval, and in another order each time, so that nobody always comes last.
+        # Spread over the interval, and in another order each time, so that no cron always comes last.
         part = spread(self._context.uid, int(self._context.now))
         return PollStep(
             actions=actions, trouble=_trouble(self._record.failure), requeue_after=TURN_INTERVAL * (0.5 + part)

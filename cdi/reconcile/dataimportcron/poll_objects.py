@@ -80,7 +80,7 @@ def correct_cron_job(context: CronContext, poll: PollSpec | None = None) -> tupl
     spec = cron_job_spec(context, poll)
     digest = spec_digest(spec)
     before = body.get("spec") or {}
-    # A CronJob that somebody resumed would poll twice.
+    # A CronJob that a user resumed would poll twice.
     if before.get("suspend") is True and (body["metadata"].get("annotations") or {}).get(ANN_SPEC) == digest:
         return ()
     return (
