@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Annotated, Any, Literal, Self
 
 from cdi.api.decode import DecodeError, Range, decode
-from cdi.api.errors import CdiError, InvalidManifest, Retry
+from cdi.api.errors import CdiError, InvalidManifest, Retry, ScratchNeeded
 
 _MAX_UPSTREAM = 300
 
@@ -247,6 +247,11 @@ class Failure:
     exit_status: int = 1
     upstream: str = ""
     """`CdiError.upstream` in ASCII, shortened."""
+
+    @property
+    def needs_new_pod(self) -> bool:
+        """Whether a worker that is restarted in the same pod would only fail again in the same way."""
+        return self.retry is Retry.NEVER or self.code == ScratchNeeded.__name__
 
     @classmethod
     def from_error(cls, error: CdiError) -> Self:

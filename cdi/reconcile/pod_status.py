@@ -73,7 +73,7 @@ def worker_from_pod(
     restarts = (pod.get("spec") or {}).get("restartPolicy") == "OnFailure"
     number = int(attempt) + (_restart_count(container) if restarts else 0)
     last = (container.get("lastState") or {}).get("terminated") if restarts else None
-    terminated = last_termination(container)
+    terminated = last if _needs_new_pod(last) else last_termination(container)
     # Other containers of the pod (a service mesh's proxy) do not count: the attempt ends with the worker's container.
     ended = terminated is not None or status.get("phase") in ("Succeeded", "Failed")
     created = _seconds(metadata.get("creationTimestamp")) or 0.0
@@ -87,10 +87,10 @@ def worker_from_pod(
         fingerprint=annotations.get(ANN_FINGERPRINT, ""),
         upload=annotations.get(ANN_UPLOAD, ""),
     )
-    worker = _ended_worker(base, pod, terminated or {}, claim) if ended else base
+    worker = _ended_worker(base, pod, terminated or {}, claim, int(attempt)) if ended else base
     previous = None
     if not ended and last is not None and number > int(attempt):
-        previous = _ended_worker(replace(base, attempt=number - 1), pod, last, claim)
+        previous = _ended_worker(replace(base, attempt=number - 1), pod, last, claim, int(attempt))
     return replace(
         worker,
         refused=refused,
@@ -116,19 +116,38 @@ def worker_from_pod(
     )
 
 
-def _ended_worker(worker: Worker, pod: Mapping[str, Any], terminated: Mapping[str, Any], claim: str) -> Worker:
-    """Return the attempt with the result of a container that has terminated."""
+def _ended_worker(
+    worker: Worker, pod: Mapping[str, Any], terminated: Mapping[str, Any], claim: str, first: int
+) -> Worker:
+    """Return the attempt with the result of a container that has terminated; `first` is the first one in its pod."""
     document = _document(terminated.get("message"))
     journal = document.get("journal")
     began = _seconds(terminated.get("startedAt")) or worker.started
+    outcome = _outcome(pod, terminated, document, claim)
+    run = document.get("run")
+    repeated = outcome.failure is not None and outcome.failure.needs_new_pod
     return replace(
         worker,
+        # A restarted container that only repeats its end is not another attempt.
+        attempt=min(worker.attempt, first + (run if isinstance(run, int) and run > 0 else 1) - 1)
+        if repeated
+        else worker.attempt,
         running=False,
         started=began,
         ended=_seconds(terminated.get("finishedAt")) or began,
-        outcome=_outcome(pod, terminated, document, claim),
+        outcome=outcome,
         journal=journal if isinstance(journal, str) and len(journal) <= _MAX_JOURNAL else "",
     )
+
+
+def _needs_new_pod(terminated: Mapping[str, Any] | None) -> bool:
+    """Return whether a container has ended in such a way that its restarts only repeat that end."""
+    outcome = _document((terminated or {}).get("message")).get("outcome")
+    try:
+        failure = Outcome.from_json(json.dumps(outcome)).failure if outcome is not None else None
+    except ValueError:
+        return False
+    return failure is not None and failure.needs_new_pod
 
 
 def _restart_count(container: Mapping[str, Any]) -> int:

@@ -293,7 +293,7 @@ def restarts_in_place(
     Another pod is created if the next attempt needs other inputs, scratch space or another pod template.
     """
     pod, filled = worker.pod, worker_claim(context, target)
-    if pod is None or filled is None or not pod.restarts or pod.deleting or failure.code == SCRATCH_NEEDED:
+    if pod is None or filled is None or not pod.restarts or pod.deleting or failure.needs_new_pod:
         return False
     if prepared.fingerprint != worker.fingerprint or pod.scratch != has_scratch(context):
         return False

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from cdi.api.errors import ClaimMisbound, Retry
+from cdi.api.errors import ClaimMisbound
 from cdi.reconcile.actions import Action, DeleteObject, RebindVolume, StopWorker
 from cdi.reconcile.attempts import AttemptHistory
 from cdi.reconcile.clone.plan_annotation import temporary_pvc
@@ -172,7 +172,7 @@ def _rests(worker: Worker, attempts: AttemptHistory) -> bool:
     (`cdi.worker.pod`).
     """
     if worker.pod is not None and worker.pod.restarts and not attempts.done:
-        return attempts.failure is not None and attempts.failure.retry is Retry.NEVER
+        return attempts.failure is not None and attempts.failure.needs_new_pod
     return not worker.running
 
 

@@ -189,4 +189,3 @@ def patch(body: Object, action: PatchObject) -> None:
         owners = [owner for owner in metadata.get("ownerReferences") or [] if owner.get("uid") != action.owner["uid"]]
         if not any(owner.get("controller") for owner in owners):
             metadata["ownerReferences"] = [*owners, dict(action.owner)]
-

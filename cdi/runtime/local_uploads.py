@@ -67,9 +67,7 @@ class LocalUploads:
         request = UploadRequest(id=uuid.uuid4().hex, length=length)
         before = self._request(key, request)
         observed = Observed(self._home)
-        executor = Executor(
-            self._store, self._launcher, observed.content, Environments(self._home), Tasks(self._home)
-        )
+        executor = Executor(self._store, self._launcher, observed.content, Environments(self._home), Tasks(self._home))
         setting = Setting()
         deadline = time.monotonic() + _READY
         with self._store.watch(WATCHED) as watch:

@@ -39,16 +39,15 @@ class EarlierRuns:
         except (OSError, ValueError):
             return None
 
-    def begin(self) -> bool:
-        """Record that a run begins; return whether an earlier one may have written to the target."""
+    def begin(self) -> int:
+        """Record that a run begins; return its number, which is more than 1 if an earlier one may have written."""
         try:
-            os.close(os.open(self._begun, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
-        except FileExistsError:
-            return True
+            with open(self._begun, "ab") as file:
+                file.write(b".")
+                return file.tell()
         except OSError:
             # Without the volume there is nothing to continue.
-            return False
-        return False
+            return 1
 
     def end(self, run: FinalRun) -> None:
         """Record that later runs shall only repeat this one's end."""

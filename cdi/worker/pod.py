@@ -27,7 +27,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Generic, Literal, TypeVar
 
-from cdi.api.errors import CdiError, InternalError, InvalidManifest, Retry, ScratchNeeded, UsageError
+from cdi.api.errors import CdiError, InternalError, InvalidManifest, UsageError
 from cdi.api.job import BlockTargetSpec, DirectoryTargetSpec, Job, Limits, Outcome, Policy
 from cdi.target.errors import map_os_errors
 from cdi.transfer.control import TransferControl
@@ -141,10 +141,12 @@ def run_task(options: Options, task: WorkerTask[_J]) -> int:
         _write_termination_message(options, final.message)
         return final.exit_status
     job: _J | None = None
+    number = 1
     try:
         stop = SignalHandler()
         job = task.parse(read_job(options.job))
-        if earlier.begin() and isinstance(job, Job):
+        number = earlier.begin()
+        if number > 1 and isinstance(job, Job):
             job = replace(job, continued=True)
         outcome = _carry_out(job, task, options, stop)
     except CdiError as error:
@@ -154,12 +156,12 @@ def run_task(options: Options, task: WorkerTask[_J]) -> int:
         defect = InternalError(f"{type(error).__name__}: {error}")
         outcome = Outcome(id=job.id if job else "", failure=failure_of(defect))
     left = journal_of(task.volume(job)) if job is not None and outcome.failure is not None else None
-    message = termination_message(outcome, left, source=_source_kind(job))
+    message = termination_message(outcome, left, source=_source_kind(job), run=number)
     _write_termination_message(options, message)
     log.log_finished(outcome)
     if outcome.failure is None:
         return 0
-    if outcome.failure.retry is Retry.NEVER or outcome.failure.code == ScratchNeeded.__name__:
+    if outcome.failure.needs_new_pod:
         earlier.end(FinalRun(message=message, exit_status=outcome.failure.exit_status))
     return outcome.failure.exit_status
 

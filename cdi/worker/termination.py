@@ -4,7 +4,8 @@
      "outcome": {…}, "journal": "…"}
 
 The first four fields are those of the upstream importer; `outcome` is a `cdi.api.job.Outcome`; `journal` is present if
-the volume itself cannot store it and the next attempt can resume from it.
+the volume itself cannot store it and the next attempt can resume from it; `run` is present from the second run of the
+container on.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ class TerminationMessage:
     message: str
     labels: dict[str, str]
     journal: str | None
+    run: int = 1
 
     def to_json(self) -> str:
         failure = self.outcome.failure
@@ -43,29 +45,33 @@ class TerminationMessage:
         }
         if self.journal is not None:
             document["journal"] = self.journal
+        if self.run > 1:
+            document["run"] = self.run
         return json.dumps(document, separators=(",", ":"))
 
 
-def termination_message(outcome: Outcome, journal: str | None = None, limit: int = LIMIT, *, source: str = "") -> str:
+def termination_message(
+    outcome: Outcome, journal: str | None = None, limit: int = LIMIT, *, source: str = "", run: int = 1
+) -> str:
     """Return valid JSON of at most `limit` bytes of ASCII.
 
-    `source` is the kind of the job's source; empty for a clone.
+    `source` is the kind of the job's source, empty for a clone; `run` is the number of this run of the container.
 
     If the content is too long, redundant text is shortened first, then the least important: warnings, labels, and at
     last the end of the failure's message. The journal is dropped only after that, as it saves more work than any text.
     """
     text = ""
-    for words in _truncations(outcome, journal, source):
+    for words in _truncations(outcome, journal, source, run):
         text = words.to_json()
         if len(text) <= limit:
             return text
     return text[:limit]  # only for a limit below the shortest possible message
 
 
-def _truncations(outcome: Outcome, journal: str | None, source: str) -> Iterator[TerminationMessage]:
+def _truncations(outcome: Outcome, journal: str | None, source: str, run: int) -> Iterator[TerminationMessage]:
     failure = outcome.failure
     message = COMPLETE if failure is None else termination_text(failure, source)
-    words = TerminationMessage(outcome=outcome, message=message, labels=outcome.labels, journal=journal)
+    words = TerminationMessage(outcome=outcome, message=message, labels=outcome.labels, journal=journal, run=run)
     yield words
     words = replace(words, message=message[:_SHORT])
     yield words

@@ -10,7 +10,7 @@ import json
 from datetime import UTC, datetime
 from fractions import Fraction
 
-from cdi.api.errors import CdiError, Conflict, QuotaExceeded, Retry
+from cdi.api.errors import CdiError, Conflict, QuotaExceeded
 from cdi.api.job import Job, Outcome
 from cdi.api.names import ANN_FILLED_FOR
 from cdi.api.quantity import Quantity
@@ -539,7 +539,9 @@ class Cluster:
         outcome = Outcome(id=job.id, failure=end.failure, labels=end.labels, digest="sha256:" + "0" * 64)
         document = {"message": "", "outcome": json.loads(outcome.to_json())}
         code = 0 if end.failure is None else 3
-        if end.failure is not None and (end.failure.retry is Retry.NEVER or end.failure.code == "ScratchNeeded"):
+        run = pod["status"]["containerStatuses"][0].get("restartCount", 0) + 1
+        document |= {"run": run} if run > 1 else {}
+        if end.failure is not None and end.failure.needs_new_pod:
             self.ended[pod["metadata"]["uid"]] = code, json.dumps(document)
         pod["status"] = _failed_in(pod, code, json.dumps(document), self._time())
         if end.failure is None and claim is not None:

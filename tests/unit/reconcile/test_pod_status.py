@@ -260,3 +260,20 @@ def test_restarts_of_a_pod_that_is_one_attempt_are_not_counted():
 @pytest.mark.parametrize("count", [-1, "2", None, 1 << 40, 2.5])
 def test_a_restart_count_that_is_none_is_ignored(count):
     assert worker_from_pod(restarting({"running": {}}, count)).attempt == 3
+
+
+SCRATCH = Failure(code="ScratchNeeded", message="no", retry=Retry.ON_CHANGE, exit_status=6)
+
+
+def test_a_container_that_repeats_its_end_is_not_another_attempt():
+    last = {**terminated(6, SCRATCH), "message": words(Outcome(id=CLAIM, failure=SCRATCH), run=2)}
+    states = ({"running": {}}, {"waiting": {"reason": "CrashLoopBackOff"}}, {"terminated": last})
+    for count, state in enumerate(states, 2):
+        worker = worker_from_pod(restarting(state, count, last))
+        assert (worker.attempt, worker.running, worker.outcome.failure, worker.previous) == (4, False, SCRATCH, None)
+
+
+@pytest.mark.parametrize("run", [0, -3, "2", None, 1 << 40])
+def test_a_run_that_cannot_be_is_ignored(run):
+    last = {**terminated(6, SCRATCH), "message": words(Outcome(id=CLAIM, failure=SCRATCH), run=run)}
+    assert 3 <= worker_from_pod(restarting({"terminated": last}, 1)).attempt <= 4
