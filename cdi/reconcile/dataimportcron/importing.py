@@ -14,6 +14,7 @@ from cdi.api.names import (
     ANN_CRON_LAST_USE_TIME,
     ANN_IMMEDIATE_BINDING,
     ANN_POD_RETAIN,
+    digest_problem,
 )
 from cdi.api.phases import Phase, Reason
 from cdi.api.policy import CHECKSUM
@@ -29,10 +30,6 @@ from cdi.reconcile.dataimportcron.storage_class import Storage
 from cdi.reconcile.dataimportcron.versions import History
 from cdi.reconcile.status import ConditionValue, false, true
 
-PREFIXES: Final = ("sha256:", "uid:")
-"""Prefixes of digests that are imported."""
-MIN_DIGEST: Final = 12
-"""Characters of a digest after its prefix, which become part of the version's name."""
 DELETION_INTERVAL: Final = 1.0
 """Seconds until it is checked again whether a deleted volume is gone."""
 DEFAULT_SERVICE_ACCOUNT: Final = "default"
@@ -65,14 +62,6 @@ class ImportStep:
     deleted: str = ""
     """Name of the version that was current and whose objects were deleted; empty if that is not so."""
     requeue_after: float | None = None
-
-
-def digest_problem(digest: str) -> str:
-    """Return why a digest cannot be imported; empty if it can."""
-    prefix = next((one for one in PREFIXES if digest.startswith(one)), None)
-    if prefix is None:
-        return "Digest has no supported prefix"
-    return "Digest is too short" if len(digest) - len(prefix) < MIN_DIGEST else ""
 
 
 def plan_import(

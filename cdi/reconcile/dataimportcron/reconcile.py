@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from cdi.api.dataimportcron import ChannelStatus, GoldenVersion, VersionState
-from cdi.api.names import ANN_CRON_DESIRED_DIGEST, ANN_CRON_LAST_TIME, ANN_CRON_LAST_USE_TIME
+from cdi.api.names import ANN_CRON_DESIRED_DIGEST, ANN_CRON_LAST_TIME, ANN_CRON_LAST_USE_TIME, digest_problem
 from cdi.api.phases import ConditionType
 from cdi.api.timestamps import parse_timestamp, timestamp
 from cdi.reconcile.actions import (
@@ -49,7 +49,6 @@ from cdi.reconcile.dataimportcron.formats import Source, plan_cleanup, plan_form
 from cdi.reconcile.dataimportcron.importing import (
     DELETION_INTERVAL,
     ImportStep,
-    digest_problem,
     mark_current,
     plan_import,
     plan_requested,

@@ -131,7 +131,13 @@ def test_imports_are_read_write_once_where_the_storage_profile_says_so():
 
 @pytest.mark.parametrize(
     ("wanted", "problem"),
-    [("md5:abcdefabcdef", "Digest has no supported prefix"), ("sha256:abc", "Digest is too short")],
+    [
+        ("md5:abcdefabcdef", "Digest has no supported prefix"),
+        ("sha256:abc", "Digest is too short"),
+        ("sha256:../../../../etc/passwd", "is not sha256: and lower case hexadecimal digits"),
+        (f"sha256:{'0' * 100}", "is not sha256: and lower case hexadecimal digits"),
+        ("uid:FD83EA4C-7EF1", "is not uid: and lower case hexadecimal digits"),
+    ],
 )
 def test_an_unusable_digest_is_reported_and_not_imported(wanted, problem):
     made = imported(A)
