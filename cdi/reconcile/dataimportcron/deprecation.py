@@ -44,7 +44,9 @@ def plan_annotations(context: CronContext, history: History, planned: Iterable[A
         objects = objects_of(context, version.name)
         dv, claim, snapshot = objects.data_volume, objects.claim, objects.snapshot
         if dv is not None and dv.metadata.deletion_timestamp is None:
-            changed = _changed(wanted, dv.metadata.annotations or {})
+            # Nothing is cloned from a DataVolume; it shows users what became of the version.
+            shown = {name: text for name, text in wanted.items() if name != ORIGIN}
+            changed = _changed(shown, dv.metadata.annotations or {})
             actions += [PatchObject.of_data_volume(dv, annotations=changed)] if changed else []
         if claim is not None and not claim.deleting:
             actions += _patch(context, "persistentvolumeclaims", claim.name, claim.uid, wanted, claim.annotations)

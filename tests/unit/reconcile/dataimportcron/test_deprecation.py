@@ -32,13 +32,20 @@ def test_every_object_of_a_version_is_annotated_once():
     actions = plan_annotations(context(objects), imported(1, 2))
     assert [(action.plural, action.name) for action in actions] == [
         ("volumesnapshots", name(2)),
-        ("datavolumes", name(1)),
         ("persistentvolumeclaims", name(1)),
     ]
     origin = Origin(namespace=NAMESPACE, cron=CRON, version=name(1), digest=digest(1))
     assert actions[-1].annotations == {ORIGIN: origin.to_json()}
     claim = volume(name(1), origin=origin.to_json())
     assert plan_annotations(context(StoredObjects([claim])), imported(1)) == ()
+
+
+def test_a_data_volume_shows_the_dates_of_its_version():
+    metadata = {"name": name(1), "namespace": NAMESPACE, "uid": "dv", "labels": OURS}
+    objects = StoredObjects(data_volumes=[DataVolume.model_validate({"metadata": metadata, "spec": {}})])
+    history = imported(1).deprecate(name(1), "2027-01-01T00:00:00Z", None)
+    (patch,) = plan_annotations(context(objects), history)
+    assert (patch.plural, patch.annotations) == ("datavolumes", {DEPRECATED: "2027-01-01T00:00:00Z"})
 
 
 def test_dates_and_a_revocation_follow_the_version():
