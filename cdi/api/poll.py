@@ -21,6 +21,8 @@ class PollJob:
     """UID of the DataImportCron."""
     source: SourceSpec
     policy: Policy = field(default_factory=Policy)
+    known: str | None = None
+    """Digest that the last poll found: a registry that still states it need not send the manifest."""
     timeout: Annotated[float, Range(above=0, at_most=3600)] = 120.0
     """Seconds until the poll ends with a failure."""
 

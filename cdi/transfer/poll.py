@@ -118,7 +118,9 @@ def _find(job: PollJob, control: TransferControl) -> PollResult:
     source = job.source
     match source:
         case RegistrySourceSpec():
-            document = control.retries.run_abandonable(lambda: _top_document(source, job.policy, control))
+            document = control.retries.run_abandonable(lambda: _top_document(source, job, control))
+            if document is None:
+                return PollResult(id=job.id, digest=job.known, identity=MANIFEST)
             return _from_manifest(job.id, source, document)
         case HttpSourceSpec() | S3SourceSpec() | GcsSourceSpec():
             return _from_object(job.id, source, job.policy, control)
@@ -141,8 +143,11 @@ def _location(job: PollJob) -> str | None:
 # --- registries ---------------------------------------------------------------------------------------------------
 
 
-def _top_document(source: RegistrySourceSpec, policy: Policy, control: TransferControl) -> Document:
-    """Return the manifest or index that the reference names, verified against the digest that the registry states."""
+def _top_document(source: RegistrySourceSpec, job: PollJob, control: TransferControl) -> Document | None:
+    """Return the manifest or index that the reference names, verified against the digest that the registry states.
+
+    Return None if the registry says that it is the one that the last poll found.
+    """
     if source.url.strip().startswith("oci-archive:"):
         from cdi.source.registry.archive import Archive, split_archive
 
@@ -156,14 +161,16 @@ def _top_document(source: RegistrySourceSpec, policy: Policy, control: TransferC
 
     reference = Reference.parse(source.url)
 
-    async def fetch() -> Document:
+    async def fetch() -> Document | None:
         async with RegistryClient(
             credentials=source.credentials,
             tls=source.tls,
             proxy=source.proxy,
-            stall_timeout=policy.stall_timeout,
+            stall_timeout=job.policy.stall_timeout,
             pause=control.retries.backoff,
         ) as client:
+            if job.known is not None and await client.states(reference, Digest.parse(job.known)):
+                return None
             return await client.document(reference)
 
     return asyncio.run(fetch())

@@ -220,8 +220,9 @@ class _Planner:
         poll = prepared_poll(context)
         if isinstance(poll, Pending):
             return self.wait(Failure(code=poll.reason, message=poll.message, retry=Retry.ON_CHANGE))
+        work = replace(poll.work, known=self._record.known)
         if not context.platform.cluster:
-            return self._started((StartTask(uid=context.uid, work=poll.work, mounts=poll.mounts),))
+            return self._started((StartTask(uid=context.uid, work=work, mounts=poll.mounts),))
         cron_job = cron_job_of(context)
         if cron_job is None:
             body = build_cron_job(context, poll, spec_digest(cron_job_spec(context, poll)))
@@ -238,7 +239,8 @@ class _Planner:
         else:
             mirrors = ()
         first = ANN_CRON_LAST_TIME not in context.annotations and self._record.failures == 0
-        return self._started((*template, *mirrors, CreateObject(body=build_job(context, poll, first=first))))
+        job = CreateObject(body=build_job(context, replace(poll, work=work), first=first))
+        return self._started((*template, *mirrors, job))
 
     def _start_pod(self) -> PollStep:
         context = self._context

@@ -50,8 +50,17 @@ class PollRecord:
         return json.dumps(asdict(self), separators=(",", ":"))
 
     def with_success(self, task: str, found: PollResult) -> Self:
-        """Return the record after a success, which ends a series of failures."""
-        return replace(self, task=task, found=found, failures=0, failure=None)
+        """Return the record after a success, which ends a series of failures.
+
+        Facts that a poll leaves out because the digest is the same are kept.
+        """
+        same = self.found is not None and self.found.digest == found.digest and found.resolved is None
+        return replace(self, task=task, found=self.found if same else found, failures=0, failure=None)
+
+    @property
+    def known(self) -> str | None:
+        """The digest of a registry's manifest that was found last; None for other sources."""
+        return self.found.digest if self.found is not None and self.found.identity == "manifest" else None
 
     def with_failure(self, task: str, failure: Failure) -> Self:
         """Return the record after a failure; the newest success is kept."""

@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Self
+from typing import Literal, Self
 
 from cdi.api.digest import Digest
 from cdi.api.errors import (
@@ -150,6 +150,18 @@ class RegistryClient:
         digest = _verified(reference, answer, str(reference))
         return Document(body=answer.body, digest=digest, media_type=answer.headers.get("content-type"))
 
+    async def states(self, reference: Reference, digest: Digest) -> bool:
+        """Return whether the registry says that the tag still names `digest`, without reading the manifest.
+
+        Docker Hub counts a manifest that is read as a pull, and limits the number of pulls. Any other answer is False:
+        the manifest itself then shows the digest, or the error.
+        """
+        try:
+            answer = await self._get_once(reference, f"manifests/{reference.selector}", ACCEPT, method="HEAD")
+        except CdiError:
+            return False
+        return answer.headers.get("docker-content-digest") == str(digest)
+
     async def content(self, reference: Reference, wanted: DocumentRequest) -> bytes:
         """Return a manifest or a small blob of the repository, verified; raise what `resolve` raises."""
         body = await self._document(reference, wanted)
@@ -244,24 +256,29 @@ class RegistryClient:
                 # The cached scheme and token are kept, so each attempt continues where the last one failed.
                 await asyncio.to_thread(self._pause, failure)
 
-    async def _get_once(self, reference: Reference, path: str, accept: str) -> Response:
+    async def _get_once(
+        self, reference: Reference, path: str, accept: str, method: Literal["GET", "HEAD"] = "GET"
+    ) -> Response:
         access = await self.session_for(reference)
         if access.authorization is not None and access.authorization.expired:
             await self.refresh_token(reference, access)
-        answer = await self._ask(reference, access, path, accept)
+        answer = await self._ask(reference, access, path, accept, method)
         # A 401 from a redirect target is not the registry's challenge, so send no credentials.
         if answer.status == 401 and not answer.cross_origin:
             access.challenges = parse_challenges(answer.challenges)
             if await self.refresh_token(reference, access):
-                answer = await self._ask(reference, access, path, accept)
+                answer = await self._ask(reference, access, path, accept, method)
         if answer.status != 200:
             raise error_for_response(answer.status, answer.headers, answer.body, str(reference))
         return answer
 
-    async def _ask(self, reference: Reference, access: RepositorySession, path: str, accept: str) -> Response:
+    async def _ask(
+        self, reference: Reference, access: RepositorySession, path: str, accept: str, method: Literal["GET", "HEAD"]
+    ) -> Response:
         return await self._documents.fetch(
             Url.parse(f"{access.base.text}{reference.path}/{path}"),
             limit=MANIFEST_LIMIT,
+            method=method,
             accept=accept,
             authorization=access.authorization.value if access.authorization else None,
         )

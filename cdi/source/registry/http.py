@@ -12,7 +12,7 @@ import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import aiohttp
 import yarl
@@ -124,8 +124,9 @@ class DocumentClient:
         accept: str | None = None,
         authorization: str | None = None,
         form: Mapping[str, str] | None = None,
+        method: Literal["GET", "HEAD"] = "GET",
     ) -> Response:
-        """Send a GET, or POST a form, and read at most `limit` bytes of body; any status is returned.
+        """Send a request, or POST a form, and read at most `limit` bytes of body; any status is returned.
 
         At most five redirects are followed: to another origin without `authorization`, never from https to http, and
         never with a form. Raises a `SourceError`.
@@ -136,7 +137,7 @@ class DocumentClient:
             cross_origin = url.origin != first.origin
             if authorization is not None and not cross_origin:
                 headers["Authorization"] = authorization
-            answer, location = await self._once(url, headers, form, limit, cross_origin=cross_origin)
+            answer, location = await self._once(url, headers, form, limit, method, cross_origin=cross_origin)
             if location is None or form is not None:
                 return answer
             target = url.join(location)
@@ -148,7 +149,14 @@ class DocumentClient:
         raise SourceTooManyRedirects(f"more than {_REDIRECTS} redirects", where=first.redacted)
 
     async def _once(
-        self, url: Url, headers: Mapping[str, str], form: Mapping[str, str] | None, limit: int, *, cross_origin: bool
+        self,
+        url: Url,
+        headers: Mapping[str, str],
+        form: Mapping[str, str] | None,
+        limit: int,
+        method: Literal["GET", "HEAD"],
+        *,
+        cross_origin: bool,
     ) -> tuple[Response, str | None]:
         assert self._session is not None, "used as a context manager"
         proxy = self._proxies.for_url(url)
@@ -159,7 +167,7 @@ class DocumentClient:
                 headers = {**headers, **proxy_headers}
         try:
             async with self._session.request(
-                "GET" if form is None else "POST",
+                method if form is None else "POST",
                 yarl.URL(url.text, encoded=True),
                 headers=headers,
                 data=None if form is None else dict(form),

@@ -34,8 +34,9 @@ def sha256(content):
     return f"sha256:{hashlib.sha256(content).hexdigest()}"
 
 
-def found(source, *, timeout=20.0, retries=0, control=None, **policy):
-    job = PollJob(id="uid", source=source, policy=Policy(retries=retries, stall_timeout=5, **policy), timeout=timeout)
+def found(source, *, timeout=20.0, retries=0, control=None, known=None, **policy):
+    policy = Policy(retries=retries, stall_timeout=5, **policy)
+    job = PollJob(id="uid", source=source, policy=policy, timeout=timeout, known=known)
     result = poll(job, control)
     assert result.id == "uid"
     assert len(result.to_json().encode()) <= 4096
@@ -81,6 +82,18 @@ class TestRegistry:
         assert found(source).digest == two != one
         registries.push(layout, "one", "public/polled:flips")
         assert found(source).digest == one
+
+    def test_a_digest_that_is_known_is_confirmed_or_replaced(self, registries, layout):
+        source = RegistrySourceSpec(
+            url=registries.token.url("public/polled:known"), tls=Tls(ca_dir=str(registries.token.ca_dir))
+        )
+        one = self.push(registries, layout, "one", b"1", "public/polled:known")
+        result = found(source, known=one)
+        assert (result.digest, result.identity, result.resolved) == (one, "manifest", None)
+        two = self.push(registries, layout, "two", b"2", "public/polled:known")
+        result = found(source, known=one)
+        assert result.digest == two
+        assert result.resolved.endswith(two)
 
     def test_a_change_of_another_architecture_is_a_new_version(self, registries, layout):
         source = RegistrySourceSpec(url=registries.open.url("public/polled:grows"), architecture="amd64")
@@ -149,6 +162,27 @@ class TestRegistryFaults:
     def test_a_registry_that_states_another_digest_than_it_serves_is_refused(self, fault_server, source):
         self.put(fault_server, Fault(headers=(("Docker-Content-Digest", sha256("other")),)))
         assert failed(source).code == "ChecksumMismatch"
+
+    def test_a_manifest_that_is_known_is_not_read(self, fault_server, source):
+        self.put(fault_server, Fault(headers=(("Docker-Content-Digest", sha256(self.BODY)),)))
+        assert found(source, known=sha256(self.BODY)).digest == sha256(self.BODY)
+        assert {request.method for request in fault_server.requests if "manifests" in request.path} == {"HEAD"}
+
+    @pytest.mark.parametrize("fault", [Fault(), Fault(headers=(("Docker-Content-Digest", sha256("other")),))])
+    def test_a_digest_that_is_not_confirmed_is_taken_from_the_manifest(self, fault_server, source, fault):
+        self.put(fault_server, fault)
+        result = found(source, known=sha256("before"))
+        assert (result.digest == sha256(self.BODY)) == (not fault.headers)
+        assert not fault.headers or result.failure.code == "ChecksumMismatch"
+
+    def test_a_registry_without_head_is_polled_all_the_same(self, fault_server, source):
+        fault_server.put(
+            "/v2/a/b/manifests/t",
+            self.BODY,
+            faults=[Fault(status=405)],
+            always=Fault(headers=(("Content-Type", INDEX),)),
+        )
+        assert found(source, known=sha256(self.BODY)).digest == sha256(self.BODY)
 
     def test_a_registry_that_states_no_digest_is_hashed(self, fault_server, source):
         self.put(fault_server)

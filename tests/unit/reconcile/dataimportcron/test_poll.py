@@ -424,6 +424,38 @@ class TestJobs:
         assert cluster.next_time > cluster.now
 
 
+class TestKnownDigest:
+    FIRST = PollResult(
+        id=UID, digest=DIGEST, identity="manifest", resolved=f"docker://r/x@{DIGEST}", architectures=("amd64",)
+    )
+
+    def known(self, cluster):
+        template = cluster.objects["jobs", "cdi", cluster.jobs[0]]["spec"]["template"]
+        return PollJob.from_json(template["metadata"]["annotations"]["cdi.kubevirt.io/job"]).known
+
+    def test_a_registry_is_asked_whether_the_digest_is_the_same_and_the_facts_are_kept(self, cluster):
+        cluster.step()
+        assert self.known(cluster) is None
+        cluster.finish(self.FIRST)
+        cluster.step()
+        cluster.now = cluster.next_time
+        cluster.step()
+        assert self.known(cluster) == DIGEST
+        cluster.finish(PollResult(id=UID, digest=DIGEST, identity="manifest"))
+        step = cluster.step()
+        assert step.source_facts == self.FIRST
+        assert step.annotations[f"{P}lastCronTime"] == text(cluster.now)
+        # The CronJob is no copy of one poll.
+        assert cluster.step().actions == ()
+
+    def test_another_source_is_not(self):
+        cluster = Cluster({"http": {"url": "https://h/disk.img"}})
+        cluster.poll(PollResult(id=UID, digest=DIGEST, identity="etag"))
+        cluster.now = cluster.next_time
+        cluster.step()
+        assert self.known(cluster) is None
+
+
 class TestLimits:
     def test_many_polls_that_are_due_wait_for_their_turn_and_none_is_lost(self, cluster):
         cluster.others = MAX_POLLS
