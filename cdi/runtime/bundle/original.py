@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from typing import Any, Final
+from typing import Final
 
 from cdi.api.digest import Digest
 from cdi.api.errors import CdiError, NestedTooDeep, Retry, SourceError, SourceNotFound, VersionGone
@@ -133,23 +132,17 @@ async def _tagged(
 async def _referrers(
     writer: LayoutWriter, client: RegistryClient, reference: Reference, digest: Digest, copied: OriginalCopy
 ) -> None:
-    body = await client.referrers(reference, digest)
-    if body is None:
-        # The fallback of registries without the referrers API: an index under a tag.
-        tag = f"{digest.algorithm}-{digest.hex}"
-        with suppress(SourceError):
-            body = (await client.document(replace(reference, tag=tag, digest=None))).body
-    if body is None:
-        return
-    index = parse_manifest(body, OCI_INDEX, str(reference))
-    if not isinstance(index, Index):
-        return
-    if len(index.entries) > MAX_REFERRERS:
+    entries: dict[Digest, Descriptor] = {}
+    for body in await client.referrers(reference, digest):
+        index = parse_manifest(body, OCI_INDEX, str(reference))
+        if isinstance(index, Index):
+            entries |= {entry.digest: entry for entry in index.entries}
+    if len(entries) > MAX_REFERRERS:
         raise NestedTooDeep(
-            f"{len(index.entries)} manifests refer to the image; the limit is {MAX_REFERRERS}", where=str(reference)
+            f"{len(entries)} manifests refer to the image; the limit is {MAX_REFERRERS}", where=str(reference)
         )
     known = {entry["digest"] for entry in copied.signatures}
-    for entry in index.entries:
+    for entry in entries.values():
         if str(entry.digest) in known or entry.index:
             continue
         manifest_body = await client.content(reference, DocumentRequest(descriptor=entry, manifest=True))
@@ -157,7 +150,7 @@ async def _referrers(
         if not isinstance(parsed, Manifest):
             continue
         await _blobs(writer, client, reference, parsed)
-        more: dict[str, Any] = {"artifactType": parsed.artifact_type} if parsed.artifact_type else {}
+        more = {"artifactType": parsed.artifact_type} if parsed.artifact_type else {}
         copied.signatures.append(writer.put_as(entry.digest, manifest_body, entry.media_type, **more))
 
 

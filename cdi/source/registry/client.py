@@ -168,15 +168,9 @@ class RegistryClient:
         check_document(wanted.descriptor, body, str(reference))
         return body
 
-    async def referrers(self, reference: Reference, digest: Digest) -> bytes | None:
-        """Return the first page of the list of manifests that refer to `digest`; None if the registry has no list.
-
-        Raises what `resolve` raises.
-        """
-        try:
-            return (await self._get(reference, f"referrers/{digest}", OCI_INDEX)).body
-        except (SourceForbidden, SourceNotFound, SourceRefused, SourceUnauthorized):
-            return None
+    async def referrers(self, reference: Reference, digest: Digest) -> tuple[bytes, ...]:
+        """Return the pages of the list of manifests that refer to `digest`; raise what `resolve` raises."""
+        return await self._referrers(reference, digest)
 
     async def session_for(self, reference: Reference) -> RepositorySession:
         """Return the access to the repository, which is determined once and cached."""
