@@ -69,6 +69,7 @@ from cdi.reconcile.invalid_object import report_invalid
 from cdi.reconcile.storageprofile import ProfileFacts, reconcile_orphan, reconcile_storage_profile
 from cdi.reconcile.transfer.context import TransferWorld
 from cdi.reconcile.transfer.reconcile import reconcile_transfer
+from cdi.runtime.program_versions import program_versions
 
 PLATFORM = Platform(cluster=True, snapshots=True, image_streams=True)
 MAX_INPUT_ROUNDS = 3
@@ -119,6 +120,7 @@ class Reconcilers:
         self._uploads = uploads
         self._scope = scope
         self._install_namespace = install_namespace
+        self._versions = program_versions()
         self._poll_account = prefixed_name(POLL_ACCOUNT, prefix)
         self._components = components
         self._retries = retries or CLUSTER_RETRIES
@@ -382,6 +384,7 @@ class Reconcilers:
             install_namespace=self._install_namespace,
             owner=self._owner(),
             poll_account=self._poll_account,
+            versions=self._versions,
             zone=local_zone(),
             refusal=refusal,
         )

@@ -20,6 +20,7 @@ from cdi.reconcile.dataimportcron.context import Body, CloneRight, CronContext, 
 from cdi.reconcile.storageclass import StorageClass
 from cdi.runtime.home import Home
 from cdi.runtime.observe import PLATFORM, Observed
+from cdi.runtime.program_versions import program_versions
 from cdi.runtime.status_view import phase_of
 from cdi.runtime.tasks import Tasks, task_directory
 from cdi.store.base import Key, Object
@@ -185,6 +186,7 @@ def cron_context(
         config=config,
         platform=PLATFORM,
         poll_inputs=str(task_directory(home, "poll", cron.metadata.uid or "").inputs),
+        versions=program_versions(),
         zone=datetime.now().astimezone().tzinfo or UTC,
     )
 

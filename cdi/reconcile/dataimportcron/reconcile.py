@@ -54,6 +54,7 @@ from cdi.reconcile.dataimportcron.importing import (
     plan_requested,
 )
 from cdi.reconcile.dataimportcron.objects import VersionObjects, objects_of
+from cdi.reconcile.dataimportcron.origin import plan_records
 from cdi.reconcile.dataimportcron.poll import Trouble, plan_poll
 from cdi.reconcile.dataimportcron.proof import plan_proof
 from cdi.reconcile.dataimportcron.retention import plan_retention
@@ -148,6 +149,10 @@ def _reconcile(context: CronContext) -> Plan:
 
     history = _succeeded(context, history)
     history = _proofs(context, recorded, history, draft)
+    records = plan_records(context, recorded, history)
+    draft.actions += records.actions
+    draft.events += records.events
+    draft.wait(records.requeue_after)
     objects = step.objects if step.current is not None and step.succeeded else None
     current = history.get(objects.name) if objects is not None else None
     if objects is not None and not class_step.in_progress:
@@ -157,7 +162,7 @@ def _reconcile(context: CronContext) -> Plan:
             draft.actions += converted.actions
             draft.object_events += converted.events
 
-    history, offered, channels = _offers(context, history, commands.channels, objects, storage, draft)
+    history, offered, channels = _offers(context, history, commands.channels, objects, storage, draft, records.waiting)
     if objects is not None and current is not None and current.state == VersionState.AVAILABLE:
         names = (context.data_source_name, *(one.name for one in channels.channels))
         draft.actions += plan_cleanup(context, objects, storage, [present_source(context, name) for name in names])
@@ -323,20 +328,24 @@ def _offers(
     current: VersionObjects | None,
     storage: Storage,
     draft: _Draft,
+    waiting: frozenset[str],
 ) -> tuple[History, GoldenVersion | None, ChannelPlan]:
-    """Change the DataSources to the versions that they are to offer and that are ready."""
+    """Change the DataSources to the versions that they are to offer and that are ready.
+
+    Versions in `waiting` are not ready: their records are being signed.
+    """
     managed = context.data_source_name
     offer = history.offered(context.settings, offered_version(context, managed))
     if offer.problem:
         draft.problems.append(offer.problem)
-    history, actions = _offer(context, history, managed, offer.version, current, storage, draft)
+    history, actions = _offer(context, history, managed, offer.version, current, storage, draft, waiting)
     channels = plan_channels(context, history, offer.version, before)
     draft.events += channels.events
     draft.problems += channels.problems
     draft.wait(channels.requeue_after)
     for channel in channels.channels:
         version = history.get(channel.version) if channel.version else None
-        _, further = _offer(context, history, channel.name, version, current, storage, None)
+        _, further = _offer(context, history, channel.name, version, current, storage, None, waiting)
         actions += further
     draft.actions += (*actions, *channels.actions)
     return history, offer.version, channels
@@ -350,6 +359,7 @@ def _offer(
     current: VersionObjects | None,
     storage: Storage,
     draft: _Draft | None,
+    waiting: frozenset[str],
 ) -> tuple[History, tuple[Action, ...]]:
     """Return the actions with which a DataSource offers a version, and the history that records it.
 
@@ -357,7 +367,7 @@ def _offer(
     """
     objects = objects_of(context, version.name) if version is not None else None
     source: Source | None = None
-    if objects is not None:
+    if objects is not None and objects.name not in waiting:
         is_current = current is not None and current.name == objects.name
         source = source_of(context, objects, storage, current=is_current)
     offered = offered_version(context, name)
