@@ -113,7 +113,7 @@ def _follow(context: CronContext, history: History) -> ImportStep:
     current = next(iter((status.current_imports if status is not None else None) or ()), None)
     if current is None:
         return ImportStep(history=history, current=None, objects=None)
-    if history.get(current.digest) is None:
+    if history.get(current.digest) is None and not digest_problem(current.digest):
         history = history.found(current.digest, context.now)
     objects = objects_of(context, current.data_volume_name)
     step = ImportStep(history=history, current=current, objects=objects)

@@ -95,3 +95,15 @@ def test_other_digests_are_refused(digest, message):
     with pytest.raises(ValueError, match=".") as refused:
         names.cron_import("fedora", digest)
     assert message in str(refused.value)
+
+
+def test_a_clone_takes_over_the_default_instance_type_unless_it_has_its_own():
+    preference, kind = names.LABEL_DEFAULT_PREFERENCE, names.LABEL_DEFAULT_INSTANCETYPE_KIND
+    source = {preference: "fedora", kind: "x", names.LABEL_DATA_IMPORT_CRON: "cron", "x.kubevirt.io/os": "fedora"}
+    assert names.labels_for_clone(source, {"other": "label"}) == {preference: "fedora", kind: "x"}
+    assert names.labels_for_clone(source, {names.LABEL_DEFAULT_INSTANCETYPE: "own"}) == {}
+
+
+@pytest.mark.parametrize("label", [names.LABEL_DATA_IMPORT_CRON, names.LABEL_DATA_IMPORT_CRON_CLEANUP])
+def test_labels_by_which_golden_images_are_deleted_are_not_passed_on(label):
+    assert not names.propagates(label)

@@ -217,6 +217,51 @@ def test_a_profile_made_by_hand_gets_labels_owner_and_least_size():
     )  # fmt: skip
 
 
+GOOGLE = "pd.csi.storage.gke.io"
+READ_WRITE_ONCE = "cdi.kubevirt.io/useReadWriteOnceForDataImportCron"
+SNAPSHOT_CLASS = "cdi.kubevirt.io/snapshotClassForDataImportCron"
+
+
+def golden_annotations(profile: StorageProfile) -> dict[str, str]:
+    found = profile.metadata.annotations or {}
+    return {name: text for name, text in found.items() if name in (READ_WRITE_ONCE, SNAPSHOT_CLASS)}
+
+
+def test_golden_images_of_a_provisioner_with_image_snapshots_use_these():
+    facts = ProfileFacts(
+        snapshot_classes=(
+            SnapshotClass(name="disks", driver=GOOGLE, default=True),
+            SnapshotClass(name="images", driver=GOOGLE, images=True),
+            SnapshotClass(name="preferred", driver=GOOGLE, images=True, default=True),
+            SnapshotClass(name="0", driver="other", images=True, default=True),
+        )
+    )
+    assert golden_annotations(made(klass(GOOGLE), facts)) == {READ_WRITE_ONCE: "true", SNAPSHOT_CLASS: "preferred"}
+
+
+def test_the_administrators_access_mode_for_golden_images_stands():
+    metadata = {"name": "x", "annotations": {READ_WRITE_ONCE: "false"}}
+    before = stored(
+        {"apiVersion": "cdi.kubevirt.io/v1beta1", "kind": "StorageProfile", "metadata": metadata, "spec": {}}
+    )
+    plan = reconcile_storage_profile(klass(GOOGLE), before, ProfileFacts(), 0.0)
+    assert READ_WRITE_ONCE not in plan.actions[0].annotations
+
+
+def test_the_snapshot_class_of_golden_images_belongs_to_the_controller():
+    metadata = {"name": "x", "annotations": {SNAPSHOT_CLASS: "by-hand"}}
+    before = stored(
+        {"apiVersion": "cdi.kubevirt.io/v1beta1", "kind": "StorageProfile", "metadata": metadata, "spec": {}}
+    )
+    plan = reconcile_storage_profile(klass(), before, ProfileFacts(), 0.0)
+    assert plan.actions[0].annotations[SNAPSHOT_CLASS] is None
+
+
+def test_the_type_of_snapshots_is_read():
+    parsed = SnapshotClass.read({"metadata": {"name": "i"}, "driver": GOOGLE, "parameters": {"snapshot-type": "images"}})
+    assert parsed == SnapshotClass(name="i", driver=GOOGLE, images=True)
+
+
 def test_an_unknown_provisioner_is_told_with_the_command_that_helps():
     profile = settled(klass("who.example"))
     status, reason, message = recognized(profile)

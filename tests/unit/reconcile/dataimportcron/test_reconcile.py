@@ -789,6 +789,15 @@ def test_a_status_of_another_controller_is_continued_without_a_download():
     assert made.condition("UpToDate") == ("True", "UpToDate", "Latest import is up to date")
 
 
+@pytest.mark.parametrize("wrong", ["", "md5:1", "sha256:", "sha256:/../x", "x" * 10_000])
+def test_a_status_with_an_invalid_digest_is_replaced(wrong):
+    made = world()
+    made.cron_now["status"] = {"currentImports": [{"DataVolumeName": "whatever", "Digest": wrong}]}
+    made.desire(A)
+    made.settle()
+    assert made.offered == f"pvc/{NAME_A}"
+
+
 # --- deletion -----------------------------------------------------------------------------------------------------
 
 

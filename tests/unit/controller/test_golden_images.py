@@ -1,0 +1,310 @@
+"""What the controller knows of golden images, and which changes lead to a reconcile of which DataImportCron."""
+
+from __future__ import annotations
+
+import copy
+import json
+
+import pytest
+
+from cdi.api.errors import Conflict, KindNotServed, NotFound
+from cdi.controller.applier import PlanApplier
+from cdi.controller.clone_lister import InformerCloneLister, NoPodUsage
+from cdi.controller.cron_lister import InformerCronLister
+from cdi.controller.cron_reads import CronReads
+from cdi.controller.handlers import initial_requests, requests_for
+from cdi.controller.lister import ClusterLister
+from cdi.controller.request import Request
+from cdi.kube.resources import (
+    CLAIMS,
+    CRON_JOBS,
+    DATA_IMPORT_CRONS,
+    DATA_SOURCES,
+    DATA_VOLUMES,
+    IMAGE_STREAMS,
+    JOBS,
+    NODES,
+    PODS,
+    STORAGE_CLASSES,
+    STORAGE_PROFILES,
+    SUBJECT_ACCESS_REVIEWS,
+    VOLUME_SNAPSHOTS,
+)
+from cdi.reconcile.actions import PatchObject, Plan
+from cdi.reconcile.context import WorkerPodConfig
+from cdi.reconcile.dataimportcron.context import CloneRight
+from tests.unit.controller.objects import added, body, deleted, modified, watches
+
+OWN = {"cdi.kubevirt.io/dataImportCron": "fedora-cron"}
+INSTALLED = {**OWN, "cdi.kubevirt.io/dataImportCronNs": "ns"}
+KEY = Request(kind="cron", namespace="ns", name="fedora-cron")
+TEMPLATE = {"spec": {"source": {"pvc": {"namespace": "gold", "name": "source"}}, "storage": {}}}
+CRON = body(
+    DATA_IMPORT_CRONS,
+    "fedora-cron",
+    spec={"template": TEMPLATE, "schedule": "", "managedDataSource": "fedora"},
+    status={"currentImports": [{"DataVolumeName": "fedora-1", "Digest": "uid:1"}]},
+)
+JOB = body(JOBS, "poll-1", "cdi", labels=INSTALLED, spec={}, status={})
+POLL_POD = body(PODS, "poll-1-x", "cdi", labels={"batch.kubernetes.io/job-name": "poll-1"}, spec={}, status={})
+
+
+def keys(resource, change, *more):
+    return {
+        key for key in requests_for(resource, change, watches((DATA_IMPORT_CRONS, CRON), *more)) if key.kind == "cron"
+    }
+
+
+@pytest.mark.parametrize(
+    ("resource", "change"),
+    [
+        (DATA_IMPORT_CRONS, added(CRON)),
+        (DATA_VOLUMES, added(body(DATA_VOLUMES, "fedora-1", labels=OWN, spec={}))),
+        (DATA_VOLUMES, deleted(body(DATA_VOLUMES, "fedora-1", spec={}))),
+        (CLAIMS, deleted(body(CLAIMS, "fedora-1", labels=OWN, spec={}))),
+        (CLAIMS, added(body(CLAIMS, "source", "gold", spec={}))),
+        (VOLUME_SNAPSHOTS, added(body(VOLUME_SNAPSHOTS, "fedora-1", labels=OWN, spec={}))),
+        (DATA_SOURCES, deleted(body(DATA_SOURCES, "fedora", spec={"source": {}}))),
+        (CRON_JOBS, deleted(body(CRON_JOBS, "poll", "cdi", labels=INSTALLED, spec={}))),
+        (JOBS, added(JOB)),
+        (PODS, added(POLL_POD)),
+        (PODS, added(body(PODS, "poller-fedora-cron-1", owner=CRON, spec={}, status={}))),
+        (PODS, added(body(PODS, "proof", labels=OWN, spec={}, status={}))),
+        (STORAGE_CLASSES, added(body(STORAGE_CLASSES, "fast", provisioner="p"))),
+        (STORAGE_PROFILES, added(body(STORAGE_PROFILES, "fast", spec={}, status={}))),
+    ],
+    ids=lambda part: f"{part.type}-{part.object['kind']}" if hasattr(part, "type") else "",
+)
+def test_a_change_leads_to_a_reconcile(resource, change):
+    assert keys(resource, change, (JOBS, JOB)) == {KEY}
+
+
+def test_progress_of_an_import_does_not():
+    before = body(CLAIMS, "fedora-1", labels=OWN, spec={}, status={"phase": "Bound"})
+    after = copy.deepcopy(before)
+    after["metadata"]["annotations"] = {"cdi.kubevirt.io/storage.pod.restarts": "1"}
+    assert keys(CLAIMS, modified(before, after)) == set()
+
+
+def test_a_profile_without_a_relevant_change_does_not():
+    before = body(STORAGE_PROFILES, "fast", spec={}, status={"dataImportCronSourceFormat": "pvc"})
+    after = copy.deepcopy(before)
+    after["status"]["cloneStrategy"] = "copy"
+    assert keys(STORAGE_PROFILES, modified(before, after)) == set()
+    after["status"]["dataImportCronSourceFormat"] = "snapshot"
+    assert keys(STORAGE_PROFILES, modified(before, after)) == {KEY}
+
+
+def test_what_a_deleted_cron_left_is_found_at_the_start():
+    left = body(CRON_JOBS, "poll", "cdi", labels={**INSTALLED, "cdi.kubevirt.io/dataImportCron": "gone"}, spec={})
+    made = watches((CRON_JOBS, left))
+    # Caches call this for every change that a watch delivers.
+    made.crons.changed(CRON_JOBS, added(left))
+    assert Request(kind="cron", namespace="ns", name="gone") in initial_requests(made)
+
+
+# --- the lister ---------------------------------------------------------------------------------------------------
+
+
+class NoInputs:
+    def get(self, ref):
+        return None
+
+
+class NoUsers:
+    def pods_using(self, namespace, claim):
+        return ()
+
+
+def lister(*known):
+    made = watches()
+    for resource, each in known:
+        made.record_write(resource, each)
+        made.crons.changed(resource, added(each))
+        made.waiting.changed(resource, added(each))
+    observed = ClusterLister(made, None, NoInputs(), NoUsers(), pods=WorkerPodConfig(), install_namespace="cdi")
+    clones = InformerCloneLister(made, observed, NoPodUsage())
+    return InformerCronLister(made, observed, clones, CronReads(None), install_namespace="cdi")
+
+
+def test_objects_are_selected_by_the_label_and_sorted():
+    found = lister(
+        (CLAIMS, body(CLAIMS, "b", labels=OWN, spec={})),
+        (CLAIMS, body(CLAIMS, "a", labels=OWN, spec={})),
+        (CLAIMS, body(CLAIMS, "other", labels={"cdi.kubevirt.io/dataImportCron": "x"}, spec={})),
+        (CLAIMS, body(CLAIMS, "elsewhere", "gold", labels=OWN, spec={})),
+        (JOBS, JOB),
+        (JOBS, body(JOBS, "foreign", "cdi", labels={**INSTALLED, "cdi.kubevirt.io/dataImportCronNs": "x"}, spec={})),
+        (PODS, POLL_POD),
+    )
+    assert [one.name for one in found.claims_of("ns", "fedora-cron")] == ["a", "b"]
+    assert [one["metadata"]["name"] for one in found.jobs_of("ns", "fedora-cron")] == ["poll-1"]
+    assert [one["metadata"]["name"] for one in found.job_pods("poll-1")] == ["poll-1-x"]
+    assert found.cron_jobs_of("ns", "fedora-cron") == ()
+
+
+def test_polls_of_jobs_and_pods_are_counted_until_they_end():
+    ended = {"conditions": [{"type": "Complete", "status": "True"}]}
+    poller = {"cdi.kubevirt.io/dataImportCronPoller": ""}
+    found = lister(
+        (JOBS, JOB),
+        (JOBS, body(JOBS, "done", "cdi", labels=INSTALLED, spec={}, status=ended)),
+        (PODS, POLL_POD),
+        (PODS, body(PODS, "node", labels=poller, spec={}, status={"phase": "Running"})),
+        (PODS, body(PODS, "node-done", labels=poller, spec={}, status={"phase": "Succeeded"})),
+    )
+    assert found.active_polls() == 2
+
+
+@pytest.mark.parametrize(
+    ("ready", "amount", "offered"), [("True", "110", True), ("False", "110", False), ("True", "0", False)]
+)
+def test_a_device_is_offered_by_a_ready_node(ready, amount, offered):
+    status = {
+        "conditions": [{"type": "Ready", "status": ready}],
+        "allocatable": {"devices.kubevirt.io/kvm": amount},
+    }
+    assert lister((NODES, body(NODES, "n", status=status))).offers_device("devices.kubevirt.io/kvm") is offered
+
+
+def test_volumes_that_descend_from_a_version_are_found_in_all_namespaces():
+    origin = json.dumps({"namespace": "ns", "cron": "fedora-cron", "version": "fedora-1", "digest": "uid:1"})
+    annotations = {"cdi.kubevirt.io/golden.origin": origin}
+    found = lister(
+        (CLAIMS, body(CLAIMS, "vm", "vms", annotations=annotations, spec={})),
+        (CLAIMS, body(CLAIMS, "bad", "vms", annotations={"cdi.kubevirt.io/golden.origin": "{"}, spec={})),
+    )
+    assert [one.name for one in found.descendants_of("ns", "fedora-cron")] == ["vm"]
+
+
+def test_unfinished_clones_of_a_version_are_found():
+    direct = {"source": {"pvc": {"namespace": "ns", "name": "fedora-1"}}}
+    by_reference = {"sourceRef": {"kind": "DataSource", "namespace": "ns", "name": "fedora"}}
+    source = {"source": {"pvc": {"namespace": "ns", "name": "fedora-1"}}}
+    elsewhere = {"sourceRef": {"kind": "DataSource", "namespace": "ns", "name": "debian"}}
+    storage = {"storage": {"resources": {"requests": {"storage": "1Gi"}}}}
+    found = lister(
+        (DATA_SOURCES, body(DATA_SOURCES, "fedora", spec=source)),
+        (DATA_VOLUMES, body(DATA_VOLUMES, "a", "vms", spec={**direct, **storage})),
+        (DATA_VOLUMES, body(DATA_VOLUMES, "b", "vms", spec={**by_reference, **storage})),
+        (DATA_VOLUMES, body(DATA_VOLUMES, "c", "vms", spec={**elsewhere, **storage})),
+        (DATA_VOLUMES, body(DATA_VOLUMES, "d", "vms", spec={**direct, **storage}, status={"phase": "Succeeded"})),
+    )
+    assert found.clones_in_progress("ns", "fedora-1") == ("vms/a", "vms/b")
+
+
+# --- questions ----------------------------------------------------------------------------------------------------
+
+RIGHT = CloneRight(namespace="ns", service_account="importer", source_namespace="gold", source_name="source")
+
+
+class Reviews:
+    """An API server that answers SubjectAccessReviews and has at most one ImageStream."""
+
+    def __init__(self, allowed=(), stream=None):
+        self.allowed, self.stream, self.asked = allowed, stream, []
+
+    async def create(self, resource, review):
+        assert resource == SUBJECT_ACCESS_REVIEWS
+        self.asked.append(review["spec"])
+        attributes = review["spec"]["resourceAttributes"]
+        return {"status": {"allowed": attributes.get("subresource", attributes["resource"]) in self.allowed}}
+
+    async def get(self, resource, namespace, name):
+        assert resource == IMAGE_STREAMS
+        if isinstance(self.stream, Exception):
+            raise self.stream
+        return self.stream
+
+
+@pytest.mark.parametrize(("allowed", "answer"), [((), False), (("source",), True), (("pods",), True)])
+async def test_the_right_of_the_service_account_is_reviewed(allowed, answer):
+    server = Reviews(allowed)
+    reads = CronReads(server)
+    assert reads.may_clone(RIGHT) is None
+    assert await reads.answer()
+    assert reads.may_clone(RIGHT) is answer
+    assert not await reads.answer()
+    spec = server.asked[0]
+    assert spec["user"] == "system:serviceaccount:ns:importer"
+    assert spec["groups"] == ["system:serviceaccounts", "system:serviceaccounts:ns", "system:authenticated"]
+    wanted = {
+        "namespace": "gold",
+        "name": "source",
+        "verb": "create",
+        "group": "cdi.kubevirt.io",
+        "subresource": "source",
+    }
+    assert wanted.items() <= spec["resourceAttributes"].items()
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [(KindNotServed("the API server does not serve this kind"), "no API"), (NotFound("not found"), "does not exist")],
+)
+async def test_a_missing_image_stream_is_explained(error, words):
+    reads = CronReads(Reviews(stream=error))
+    assert reads.image_stream("ns", "fedora") is None
+    await reads.answer()
+    assert words in reads.image_stream("ns", "fedora").failure
+    assert ". Try: " in reads.image_stream("ns", "fedora").failure
+
+
+async def test_an_image_stream_is_read():
+    reads = CronReads(Reviews(stream={"status": {}}))
+    reads.image_stream("ns", "fedora")
+    await reads.answer()
+    assert reads.image_stream("ns", "fedora").body == {"status": {}}
+
+
+# --- writing ------------------------------------------------------------------------------------------------------
+
+
+class Patches:
+    """An API server that records merge patches."""
+
+    def __init__(self):
+        self.sent = []
+
+    async def patch(self, resource, namespace, name, patch, *, subresource=""):
+        self.sent.append((resource, name, patch, subresource))
+        return body(resource, name)
+
+
+async def test_status_and_annotations_are_one_request():
+    server = Patches()
+    applier = PlanApplier(server, watches((DATA_IMPORT_CRONS, CRON)), None)
+    annotations = {"cdi.kubevirt.io/golden.rollback": None, "a": "b"}
+    plan = Plan(status={"versions": []}, annotations=annotations)
+    await applier.apply(plan, CRON, 0.0)
+    [(resource, name, patch, subresource)] = server.sent
+    assert (resource, name, subresource) == (DATA_IMPORT_CRONS, "fedora-cron", "")
+    assert patch["metadata"]["annotations"] == annotations
+    assert patch["metadata"]["resourceVersion"] == CRON["metadata"]["resourceVersion"]
+    assert patch["status"] == {"versions": [], "currentImports": None}
+
+
+async def test_annotations_alone_leave_the_status_unchanged():
+    server = Patches()
+    await PlanApplier(server, watches((DATA_IMPORT_CRONS, CRON)), None).apply(Plan(annotations={"a": "b"}), CRON, 0.0)
+    [(_, _, patch, _)] = server.sent
+    assert "status" not in patch
+
+
+async def test_a_command_given_meanwhile_is_not_removed_unseen():
+    command = "cdi.kubevirt.io/golden.rollback"
+    newer = copy.deepcopy(CRON)
+    newer["metadata"] |= {"annotations": {command: "previous"}, "resourceVersion": "99999"}
+    applier = PlanApplier(Patches(), watches((DATA_IMPORT_CRONS, newer)), None)
+    with pytest.raises(Conflict):
+        await applier.apply(Plan(annotations={command: None}), CRON, 0.0)
+
+
+async def test_a_data_source_is_switched_by_one_patch():
+    server = Patches()
+    source = {"source": {"pvc": None, "snapshot": {"namespace": "ns", "name": "fedora-2"}}}
+    action = PatchObject(plural="datasources", namespace="ns", name="fedora", uid="u", labels={"a": "b"}, spec=source)
+    await PlanApplier(server, watches(), None).apply(Plan(actions=(action,)), CRON, 0.0)
+    [(resource, _, patch, _)] = server.sent
+    assert resource == DATA_SOURCES
+    assert patch == {"metadata": {"uid": "u", "labels": {"a": "b"}}, "spec": source}
