@@ -255,9 +255,11 @@ def descendants(backend: Backend, image: GoldenImage) -> tuple[Descendant, ...]:
 def _descendants(claims: Iterable[Object], image: GoldenImage) -> Iterator[Descendant]:
     for claim in claims:
         metadata = claim["metadata"]
-        origin = origin_of(claim)
-        if origin is not None and (origin.namespace, origin.cron) == (image.namespace, image.name):
-            yield Descendant(namespace=metadata.get("namespace") or "", name=metadata["name"], version=origin.version)
+        origin, namespace = origin_of(claim), metadata.get("namespace") or ""
+        if origin is None or (origin.namespace, origin.cron) != (image.namespace, image.name):
+            continue
+        if (namespace, metadata["name"]) != (image.namespace, origin.version):  # the version itself
+            yield Descendant(namespace=namespace, name=metadata["name"], version=origin.version)
 
 
 def record_of(backend: Backend, image: GoldenImage, version: GoldenVersion) -> Any:

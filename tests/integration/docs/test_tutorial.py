@@ -29,3 +29,11 @@ def test_the_lesson_on_one_machine(tmp_path, page):
     assert list(lesson.directory.iterdir()) == []
     assert not (tmp_path / "user/cdi-tutorial").exists()
     assert not (tmp_path / "user/.local").exists()
+
+
+@pytest.mark.timeout(600)
+def test_the_lesson_on_golden_images(tmp_path, page):
+    lesson = page(replacements={"8089": str(free_port())})
+    lesson.run(timeout=550)
+    assert list(lesson.directory.iterdir()) == []
+    assert not (tmp_path / "user/cdi-golden-tutorial").exists()
