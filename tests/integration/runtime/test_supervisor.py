@@ -227,13 +227,15 @@ def test_datasources_and_crons_get_their_conditions(bench, until):
     bench.apply(
         {**cdi, "kind": "DataSource", "metadata": {"name": "golden"}, "spec": {"source": {"pvc": {"namespace": "default", "name": "a"}}}},
         {**cdi, "kind": "DataVolume", "metadata": {"name": "b"}, "spec": {"sourceRef": {"kind": "DataSource", "name": "golden"}, "storage": {}}},
-        {**cdi, "kind": "DataImportCron", "metadata": {"name": "c"}, "spec": {"schedule": "0 0 * * *", "managedDataSource": "x", "template": {"metadata": {}, "spec": {"source": {"registry": {"url": "docker://r/i"}}, "storage": {"resources": {"requests": {"storage": "1Gi"}}}}}}},
+        {**cdi, "kind": "DataImportCron", "metadata": {"name": "c"}, "spec": {"schedule": "", "managedDataSource": "x", "template": {"metadata": {}, "spec": {"source": {"registry": {"url": "docker://r/i"}}, "storage": {"resources": {"requests": {"storage": "1Gi"}}}}}}},
     )  # fmt: skip
     bench.step_until(until, lambda: bench.phase("b") == "Pending")
     bench.apply(data_volume("a"))
     bench.phases(until, a="Succeeded", b="Succeeded")
     bench.step_until(until, lambda: bench.get("golden", "datasources")["status"]["conditions"][0]["status"] == "True")
-    assert bench.get("c", "dataimportcrons")["status"]["conditions"][0]["reason"] == "ControllerRequired"
+    conditions = bench.get("c", "dataimportcrons")["status"]["conditions"]
+    assert [one["reason"] for one in conditions] == ["NoImport", "NoDigest"]
+    assert bench.get("x", "datasources")["spec"]["source"] == {}
     assert bench.home.disk("default", "b").read_bytes() == bench.home.disk("default", "a").read_bytes()
 
 
