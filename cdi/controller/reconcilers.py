@@ -58,7 +58,14 @@ from cdi.reconcile.configuration import (
     reconcile_config,
     reconcile_installation,
 )
-from cdi.reconcile.context import CLUSTER_RETRIES, Platform, ReconcileContext, Rejection, Retries
+from cdi.reconcile.context import (
+    CLUSTER_RETRIES,
+    Platform,
+    ReconcileContext,
+    Rejection,
+    ResolvedConfig,
+    Retries,
+)
 from cdi.reconcile.context_builder import build_context
 from cdi.reconcile.dataimportcron.context import CronContext, settings_of
 from cdi.reconcile.dataimportcron.deletion import plan_deletion
@@ -379,7 +386,7 @@ class Reconcilers:
             objects=self._crons(reads),
             settings=settings,
             settings_problem=problem,
-            config=self._observed.config(),
+            config=self._cron_config(),
             platform=PLATFORM,
             install_namespace=self._install_namespace,
             owner=self._owner(),
@@ -388,6 +395,11 @@ class Reconcilers:
             zone=local_zone(),
             refusal=refusal,
         )
+
+    def _cron_config(self) -> ResolvedConfig:
+        """Return the configuration with the labels without which this controller would not handle the DataVolumes."""
+        config = self._observed.config()
+        return replace(config, labels={**config.labels, **self._scope.selector})
 
     def _crons(self, reads: CronReads) -> InformerCronLister:
         return InformerCronLister(

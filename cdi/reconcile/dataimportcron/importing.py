@@ -213,7 +213,7 @@ def _create(
 
 
 def plan_requested(
-    context: CronContext, step: ImportStep, storage: Storage
+    context: CronContext, step: ImportStep, desired: str, storage: Storage
 ) -> tuple[History, tuple[Action, ...], tuple[Event, ...]]:
     """Follow the imports of versions that are not the newest, which a rollback or another command asks for.
 
@@ -224,7 +224,7 @@ def plan_requested(
     busy = context.settings.hold or not (step.succeeded or step.current is None) or bool(step.actions)
     for version in step.history.versions:
         current = step.current is not None and version.name == step.current.data_volume_name
-        if current or version.state != VersionState.IMPORTING:
+        if current or version.digest == desired or version.state != VersionState.IMPORTING:
             continue
         objects = objects_of(context, version.name)
         if objects.succeeded:

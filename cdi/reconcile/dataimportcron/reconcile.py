@@ -142,7 +142,7 @@ def _reconcile(context: CronContext) -> Plan:
         draft.wait(DELETION_INTERVAL)
 
     step = plan_import(context, history, desired, storage, facts, paused=class_step.in_progress)
-    history, requested, failures = plan_requested(context, step, storage)
+    history, requested, failures = plan_requested(context, step, desired, storage)
     draft.actions += (*step.actions, *requested)
     draft.events += (*step.events, *failures)
     draft.wait(step.requeue_after)

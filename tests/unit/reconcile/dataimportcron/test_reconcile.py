@@ -742,7 +742,8 @@ def test_a_rejected_data_volume_is_reported_and_tried_again():
     made.reconcile()
     assert made.condition("Progressing")[:2] == ("False", "QuotaExceeded")
     assert "exceeded quota" in made.condition("Progressing")[2]
-    assert made.events[-1].type == "Warning"
+    assert [one.reason for one in made.events if one.type == "Warning"] == ["QuotaExceeded"]
+    assert made.condition("GoldenSettings") is None
     assert made.status["currentImports"] == [{"DataVolumeName": NAME_A, "Digest": A}]
     assert made.offered == f"pvc/{NAME_A}"
     made.refuse.clear()
