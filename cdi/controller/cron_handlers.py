@@ -38,7 +38,8 @@ def requests_for(resource: Resource, change: WatchEvent, watches: InformerSet) -
         if change.type == "DELETED":
             yield from _sharing(body, watches)
     elif resource in OWNED:
-        if resource == CLAIMS and _facts(change.old) == _facts(change.new):
+        facts = _FACTS.get(resource)
+        if facts is not None and facts(change.old) == facts(change.new):
             return  # the progress of an import, for instance
         for state in (change.old, change.new):
             if (cron := cron_of(state)) is not None:
@@ -129,7 +130,16 @@ def _cloned_by(change: WatchEvent, watches: InformerSet) -> Iterator[Request]:
             yield _request(cron)
 
 
-def _facts(body: Object | None) -> object:
+def _import_facts(body: Object | None) -> object:
+    """Return the fields of a DataVolume that golden images depend on."""
+    if body is None:
+        return None
+    metadata, status = body["metadata"], body.get("status") or {}
+    running = [one.get("reason") for one in status.get("conditions") or () if one.get("type") == "Running"]
+    return metadata["uid"], status.get("phase"), running, "deletionTimestamp" in metadata, metadata.get("labels")
+
+
+def _claim_facts(body: Object | None) -> object:
     """Return the fields of a PVC that golden images depend on."""
     if body is None:
         return None
@@ -141,6 +151,9 @@ def _facts(body: Object | None) -> object:
     }
     phase = (body.get("status") or {}).get("phase")
     return metadata["uid"], phase, "deletionTimestamp" in metadata, metadata.get("labels"), annotations
+
+
+_FACTS: Final = {CLAIMS: _claim_facts, DATA_VOLUMES: _import_facts}
 
 
 def _class_facts(resource: Resource, body: Object | None) -> object:

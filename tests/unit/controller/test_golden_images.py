@@ -14,7 +14,10 @@ from cdi.controller.cron_lister import InformerCronLister
 from cdi.controller.cron_reads import CronReads
 from cdi.controller.handlers import initial_requests, requests_for
 from cdi.controller.lister import ClusterLister
-from cdi.controller.request import Request
+from cdi.controller.reconcilers import Reconcilers
+from cdi.controller.referenced_objects import ReferencedObjects
+from cdi.controller.request import Request, Scope
+from cdi.controller.transfer_lister import TransferLister
 from cdi.kube.resources import (
     CLAIMS,
     CRON_JOBS,
@@ -84,6 +87,15 @@ def test_progress_of_an_import_does_not():
     after = copy.deepcopy(before)
     after["metadata"]["annotations"] = {"cdi.kubevirt.io/storage.pod.restarts": "1"}
     assert keys(CLAIMS, modified(before, after)) == set()
+
+
+def test_per_cents_of_an_import_do_not():
+    before = body(DATA_VOLUMES, "fedora-1", labels=OWN, spec={}, status={"phase": "ImportInProgress", "progress": "1%"})
+    after = copy.deepcopy(before)
+    after["status"]["progress"] = "2%"
+    assert keys(DATA_VOLUMES, modified(before, after)) == set()
+    after["status"]["phase"] = "Succeeded"
+    assert keys(DATA_VOLUMES, modified(before, after)) == {KEY}
 
 
 def test_a_profile_without_a_relevant_change_does_not():
@@ -308,3 +320,93 @@ async def test_a_data_source_is_switched_by_one_patch():
     [(resource, _, patch, _)] = server.sent
     assert resource == DATA_SOURCES
     assert patch == {"metadata": {"uid": "u", "labels": {"a": "b"}}, "spec": source}
+
+
+# --- reconciling --------------------------------------------------------------------------------------------------
+
+
+class Server(Patches):
+    """An API server that stores what is created, and in which nothing else exists."""
+
+    def __init__(self):
+        super().__init__()
+        self.created = []
+        self.deleted = []
+
+    async def create(self, resource, document):
+        self.created.append(document)
+        return {**document, "metadata": {**document["metadata"], "uid": "u", "resourceVersion": "1"}}
+
+    async def get(self, resource, namespace, name):
+        raise NotFound(f"{name} not found")
+
+    async def delete(self, resource, namespace, name, *, uid, propagation):
+        self.deleted.append((resource, name, propagation))
+
+
+def reconcilers(server, made, scope):
+    inputs = ReferencedObjects(server)
+    observed = ClusterLister(made, None, inputs, NoUsers(), pods=WorkerPodConfig(), install_namespace="cdi")
+    clones = InformerCloneLister(made, observed, NoPodUsage())
+    return Reconcilers(
+        server,
+        made,
+        observed,
+        inputs,
+        clones,
+        TransferLister(made, NoUsers()),
+        None,
+        None,
+        scope=scope,
+        components=None,
+        install_namespace="cdi",
+        now=lambda: 1_800_000_000.0,
+    )
+
+
+async def test_what_is_created_carries_the_labels_of_the_scope():
+    """Without them the controller would not handle the DataVolumes."""
+    desired = {"cdi.kubevirt.io/storage.import.sourceDesiredDigest": "uid:fd83ea4c-7ef1-4a5e-9a5c-111111111111"}
+    spec = {
+        "template": {
+            "spec": {
+                "source": {"pvc": {"namespace": "ns", "name": "gold"}},
+                "storage": {"resources": {"requests": {"storage": "1Gi"}}},
+            }
+        },
+        "schedule": "",
+        "managedDataSource": "fedora",
+    }
+    cron = body(DATA_IMPORT_CRONS, "fedora-cron", labels={"team": "a"}, annotations=desired, spec=spec)
+    server = Server()
+    made = watches((DATA_IMPORT_CRONS, cron))
+    await reconcilers(server, made, Scope(selector={"team": "a"})).reconcile(KEY)
+    objects = {one["kind"]: one for one in server.created if one["kind"] != "Event"}
+    assert set(objects) == {"DataSource", "DataVolume"}
+    assert objects["DataVolume"]["metadata"]["name"] == "fedora-fd83ea4c-7ef"
+    assert all(one["metadata"]["labels"]["team"] == "a" for one in objects.values())
+    [(resource, _, patch, _)] = server.sent
+    assert resource == DATA_IMPORT_CRONS
+    assert patch["status"]["currentImports"][0]["DataVolumeName"] == "fedora-fd83ea4c-7ef"
+
+
+async def test_what_a_deleted_cron_left_is_deleted():
+    cleaned = {**OWN, "cdi.kubevirt.io/dataImportCron.cleanup": "true"}
+    made = watches()
+    for resource, each in (
+        (CRON_JOBS, body(CRON_JOBS, "poll", "cdi", labels=INSTALLED, spec={})),
+        (JOBS, JOB),
+        (CLAIMS, body(CLAIMS, "fedora-1", labels=cleaned, spec={})),
+        (CLAIMS, body(CLAIMS, "kept", labels=OWN, spec={})),
+        (DATA_SOURCES, body(DATA_SOURCES, "fedora", labels=cleaned, spec={"source": {}})),
+    ):
+        made.record_write(resource, each)
+        made.crons.changed(resource, added(each))
+    server = Server()
+    await reconcilers(server, made, Scope()).reconcile(KEY)
+    assert server.deleted == [
+        (CRON_JOBS, "poll", "Background"),
+        (JOBS, "poll-1", "Background"),
+        (DATA_SOURCES, "fedora", "Background"),
+        (CLAIMS, "fedora-1", "Background"),
+    ]
