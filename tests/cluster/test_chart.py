@@ -634,7 +634,7 @@ def test_the_controller_may_do_what_dataimportcrons_need(render):
     documents = render()
     everywhere = rights(documents, "ClusterRole", "cdi")
     reads = {"get", "list", "watch"}
-    assert everywhere["dataimportcrons"] == reads | {"patch", "update"}
+    assert everywhere["dataimportcrons"] == reads | {"patch", "update", "create", "delete"}
     assert everywhere["dataimportcrons/finalizers"] == {"update"}
     assert everywhere["datasources"] == reads | {"patch", "create", "delete"}
     assert everywhere["volumesnapshots"] == reads | {"create", "patch", "delete"}
