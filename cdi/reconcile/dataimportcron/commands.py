@@ -16,12 +16,10 @@ from cdi.api.conditions import find_condition
 from cdi.api.dataimportcron import ChannelStatus, GoldenVersion, VersionState
 from cdi.api.golden import (
     ALL,
-    ORIGIN,
     PIN,
     PREVIOUS,
     Command,
     Deprecate,
-    Origin,
     Promote,
     Release,
     Retry,
@@ -29,13 +27,13 @@ from cdi.api.golden import (
     Rollback,
     parse_commands,
 )
+from cdi.api.phases import ConditionType
 from cdi.api.timestamps import timestamp
 from cdi.reconcile.actions import Action, DeleteObject, Event
 from cdi.reconcile.dataimportcron.context import CronContext
 from cdi.reconcile.dataimportcron.versions import History, VersionNotFound, is_offerable
+from cdi.reconcile.lineage import parse_origin
 
-SETTINGS_CONDITION: Final = "GoldenSettings"
-"""Condition that reports invalid settings and commands."""
 INVALID_COMMAND: Final = "InvalidGoldenCommand"
 MAX_PROBLEM: Final = 900
 """Characters of one problem; an event has at most 1024."""
@@ -78,7 +76,7 @@ def apply_commands(context: CronContext, history: History) -> CommandResult:
     """
     commands = parse_commands(context.annotations)
     status = context.cron.status
-    condition = find_condition(status.conditions if status else None, SETTINGS_CONDITION)
+    condition = find_condition(status.conditions if status else None, ConditionType.GOLDEN_SETTINGS)
     known = (condition.message or "") if condition is not None else ""
     result = CommandResult(history=history, channels=tuple((status.channels if status else None) or ()))
     problems: list[str] = [_about(problem.field, problem.message) for problem in commands.problems]
@@ -209,12 +207,11 @@ def _revoke(context: CronContext, result: CommandResult, command: Revoke) -> Com
 def descendants_of(context: CronContext, version: str) -> Iterator[str]:
     """Yield ``namespace/name`` of the volumes that descend from a version, without the version's own."""
     for claim in context.objects.descendants_of(context.namespace, context.name):
-        try:
-            origin = Origin.from_json(claim.annotations.get(ORIGIN, ""))
-        except ValueError:
-            continue
+        origin = parse_origin(claim.annotations)
         own = (claim.namespace, claim.name) == (context.namespace, version)
-        if (origin.namespace, origin.cron, origin.version) == (context.namespace, context.name, version) and not own:
+        if origin is None or own:
+            continue
+        if (origin.namespace, origin.cron, origin.version) == (context.namespace, context.name, version):
             yield f"{claim.namespace}/{claim.name}"
 
 

@@ -7,21 +7,25 @@ of the version (an import that ends after the version was revoked) leaves the hi
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from typing import Any, Final, Self
 
 from cdi.api.dataimportcron import DataImportCron, GoldenVersion, ProofStatus, VersionState
-from cdi.api.golden import MAX_VERSIONS, GoldenSettings
+from cdi.api.golden import GoldenSettings
 from cdi.api.names import cron_import, joined
-from cdi.api.timestamps import timestamp
+from cdi.reconcile.dataimportcron.version_records import (
+    bounded,
+    has_prefix,
+    partial_digest,
+    quoted_names,
+    rfc_3339,
+    unavailable_clause,
+    without_none,
+)
 
 MAX_MESSAGE: Final = 1024
 """Characters of the message of a version."""
-MAX_CANDIDATES: Final = 8
-"""Versions named in a message."""
 _MIN_PREFIX = 4
 
 BAD: Final = frozenset({VersionState.FAILED, VersionState.UNPROVEN, VersionState.REVOKED})
@@ -79,7 +83,7 @@ class History:
 
     def to_status(self) -> list[dict[str, Any]]:
         """Return the value of ``status.versions``."""
-        return [_without_none(version.to_dict()) for version in self.versions]
+        return [without_none(version.to_dict()) for version in self.versions]
 
     def get(self, reference: str) -> GoldenVersion | None:
         """Return the version with this name or digest."""
@@ -100,14 +104,16 @@ class History:
                 f'"{reference[:80]}" is too short to identify a version. '
                 f"Name it by at least {_MIN_PREFIX} characters of its digest; {self.candidates()}"
             )
-        matches = [one for one in self.versions if _has_prefix(one, reference)]
+        matches = [one for one in self.versions if has_prefix(one, reference)]
         match matches:
             case [only]:
                 return only
             case []:
                 raise VersionNotFound(f'there is no version "{reference[:80]}"; {self.candidates()}')
             case _:
-                raise VersionNotFound(f'"{reference[:80]}" names {len(matches)} versions; use one of {_names(matches)}')
+                raise VersionNotFound(
+                    f'"{reference[:80]}" names {len(matches)} versions; use one of {quoted_names(matches)}'
+                )
 
     def previous(self, current: GoldenVersion | None) -> GoldenVersion:
         """Return the newest version that can be offered and is older than `current`.
@@ -125,7 +131,7 @@ class History:
     def candidates(self) -> str:
         """Return a clause that names the versions that exist, for messages."""
         present = [one for one in self.versions if one.removed is None]
-        return f"the versions are {_names(present)}" if present else "no version has been imported yet"
+        return f"the versions are {quoted_names(present)}" if present else "no version has been imported yet"
 
     def last_offered(self) -> GoldenVersion | None:
         """Return the version to which the managed DataSource changed last."""
@@ -155,7 +161,7 @@ class History:
                 return Offer(version=pinned)
             return Offer(
                 version=kept,
-                problem=f'the pinned version "{pinned.name}" cannot be offered: {_unavailable(pinned)}. '
+                problem=f'the pinned version "{pinned.name}" cannot be offered: {unavailable_clause(pinned)}. '
                 f"Pin another version, or remove the annotation; {self.candidates()}",
             )
         chosen = kept if settings.hold else newest
@@ -164,10 +170,10 @@ class History:
     def _nothing(self) -> str:
         withheld = [one for one in self.versions if one.state == VersionState.AVAILABLE]
         if withheld:
-            return f"every available version is withheld since a rollback. Release one of {_names(withheld)}"
+            return f"every available version is withheld since a rollback. Release one of {quoted_names(withheld)}"
         bad = next((one for one in self.versions if one.state in BAD), None)
         if bad is not None and not any(one.state in _PENDING for one in self.versions):
-            return f'no version can be offered; the newest, "{bad.name}", cannot: {_unavailable(bad)}'
+            return f'no version can be offered; the newest, "{bad.name}", cannot: {unavailable_clause(bad)}'
         return ""
 
     def may_import(self, digest: str) -> bool:
@@ -195,14 +201,14 @@ class History:
                 name=self._free_name(digest),
                 digest=digest,
                 state=VersionState.IMPORTING,
-                found=_time(now),
+                found=rfc_3339(now),
                 source=source,
                 architecture=architecture,
             )
-            return replace(self, versions=_bounded((fresh, *self.versions)))
+            return replace(self, versions=bounded((fresh, *self.versions), BAD))
         changes: dict[str, Any] = {"digest": digest}
         if known.state == VersionState.REMOVED:
-            changes |= {**_IMPORT_AGAIN, "found": _time(now)}
+            changes |= {**_IMPORT_AGAIN, "found": rfc_3339(now)}
         if source is not None and known.state not in BAD:
             changes["source"] = source
         others = tuple(one for one in self.versions if one is not known)
@@ -223,13 +229,13 @@ class History:
         records = (
             GoldenVersion(
                 name=name,
-                digest=_partial_digest(name.removeprefix(prefix)),
+                digest=partial_digest(name.removeprefix(prefix)),
                 state=VersionState.AVAILABLE,
-                found=_time(now),
+                found=rfc_3339(now),
             )
             for name in missing
         )
-        return replace(self, versions=_bounded((*self.versions, *records)))
+        return replace(self, versions=bounded((*self.versions, *records), BAD))
 
     def importing(self, name: str) -> Self:
         """Return the history with a version that is imported again, because its volume is gone."""
@@ -251,7 +257,7 @@ class History:
             if old.state != VersionState.IMPORTING:
                 return None
             checks = list(verified_by) or None
-            return {"state": state, "imported": _time(now), "verified_by": checks, "reason": None, "message": None}
+            return {"state": state, "imported": rfc_3339(now), "verified_by": checks, "reason": None, "message": None}
 
         return self._change(name, change)
 
@@ -288,12 +294,12 @@ class History:
         last = self.last_offered()
         if last is not None and last.name == name:
             return self
-        moment = _time(now)
+        moment = rfc_3339(now)
         # Timestamps have whole seconds, and the clock may have been set back: the others must be earlier.
         late = sorted(
             (one for one in self.versions if (one.offered or "") >= moment), key=lambda one: one.offered or ""
         )
-        earlier = {one.name: _time(now - distance) for distance, one in enumerate(reversed(late), 1)}
+        earlier = {one.name: rfc_3339(now - distance) for distance, one in enumerate(reversed(late), 1)}
         changed = earlier | {name: moment}
         return replace(
             self,
@@ -310,9 +316,9 @@ class History:
             if old.removed is not None:
                 return None
             if old.state in BAD:
-                return {"removed": _time(now)}
+                return {"removed": rfc_3339(now)}
             changes = {"state": VersionState.REMOVED, "reason": reason, "message": message[:MAX_MESSAGE]}
-            return {**changes, "removed": _time(now)}
+            return {**changes, "removed": rfc_3339(now)}
 
         return self._change(name, change)
 
@@ -415,60 +421,9 @@ def is_offerable(version: GoldenVersion) -> bool:
     return version.state == VersionState.AVAILABLE and not version.withheld
 
 
-def _bounded(versions: tuple[GoldenVersion, ...]) -> tuple[GoldenVersion, ...]:
-    """Return the versions without the oldest records of removed ones, bad ones last, if there are too many.
-
-    There are more than `MAX_VERSIONS` only if that many have a volume.
-    """
-    surplus = len(versions) - MAX_VERSIONS
-    if surplus <= 0:
-        return versions
-    oldest = [one for one in reversed(versions) if one.removed is not None]
-    oldest.sort(key=lambda one: (one.state == VersionState.REVOKED, one.state in BAD))
-    dropped = {one.name for one in oldest[:surplus]}
-    return tuple(one for one in versions if one.name not in dropped)
-
-
 def _failure(
     old: GoldenVersion, before: VersionState, after: VersionState, reason: str, message: str
 ) -> dict[str, Any] | None:
     if old.state != before:
         return None
     return {"state": after, "reason": reason, "message": message[:MAX_MESSAGE]}
-
-
-def _unavailable(version: GoldenVersion) -> str:
-    """Return why a version is not available, as a clause."""
-    detail = f" ({version.message[:200]})" if version.message else ""
-    return f"it is {version.state}{detail}"
-
-
-def _has_prefix(version: GoldenVersion, reference: str) -> bool:
-    return (
-        version.digest.startswith(reference)
-        or version.digest.rpartition(":")[2].startswith(reference)
-        or version.name.startswith(reference)
-    )
-
-
-def _names(versions: Iterable[GoldenVersion]) -> str:
-    names = [f'"{one.name}"' for one in versions]
-    more = f" and {len(names) - MAX_CANDIDATES} more" if len(names) > MAX_CANDIDATES else ""
-    return ", ".join(names[:MAX_CANDIDATES]) + more
-
-
-def _partial_digest(suffix: str) -> str:
-    """Return the beginning of the digest from which `cron_import` takes this suffix of a name."""
-    return f"sha256:{suffix}" if re.fullmatch(r"[0-9a-f]{1,12}", suffix) else f"uid:{suffix}"
-
-
-def _time(now: float) -> str:
-    return timestamp(datetime.fromtimestamp(now, UTC))
-
-
-def _without_none(fields: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        name: _without_none(value) if isinstance(value, dict) else value
-        for name, value in fields.items()
-        if value is not None
-    }
