@@ -17,7 +17,7 @@ from cdi.api.dataimportcron import DataImportCron, GoldenVersion, VersionState
 from cdi.api.golden import GoldenSettings
 from cdi.api.names import cron_import, proof_pod
 from cdi.reconcile.actions import CreateObject
-from cdi.reconcile.context import PVC, ResolvedConfig, WorkerPodConfig
+from cdi.reconcile.context import PVC, Platform, ResolvedConfig, WorkerPodConfig
 from cdi.reconcile.dataimportcron.context import CronContext
 from cdi.reconcile.dataimportcron.proof import ProofStep, plan_proof
 from cdi.reconcile.dataimportcron.proof_pod import KVM
@@ -119,6 +119,7 @@ def planned(place: Place, claim: PVC, pods: dict[str, Document]) -> ProofStep:
         objects=Observed(pods=pods),  # type: ignore[arg-type]  # a plan of a proof calls nothing else
         settings=GoldenSettings(proof="boot", proof_memory=64 << 20),
         config=ResolvedConfig(pods=WorkerPodConfig(image=place.image)),
+        platform=Platform(cluster=True),
     )
     version = GoldenVersion(name=claim.name, digest=f"uid:{claim.uid}", state=VersionState.PROVING)
     return plan_proof(context, version, claim)
