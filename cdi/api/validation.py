@@ -8,7 +8,7 @@ together.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from pydantic import ValidationError
@@ -18,7 +18,7 @@ from cdi.api.golden import check_golden_change
 from cdi.api.json_document import plain
 from cdi.api.kinds import Kind, kind_of
 from cdi.api.meta import KubeObject
-from cdi.api.policy import check_policy_change
+from cdi.api.policy import COSIGN_KEYS, check_policy_change, check_signed_source
 from cdi.api.rules.metadata import check_metadata
 from cdi.api.rules.problems import Problem, Problems, truncate
 from cdi.api.rules.shape import shape_problems
@@ -117,10 +117,23 @@ def validate_update(old: KubeObject, new: KubeObject) -> tuple[Problem, ...]:
     if new.kind_name() not in _IMPORTED:
         return ()
     before, after = old.metadata.annotations, new.metadata.annotations
-    found = tuple(check_policy_change(before, after))
+    found = (*check_policy_change(before, after), *_check_signed_source_change(old, new))
     # The model of a DataImportCron is not imported for this: spec of other kinds has no such member.
     managed = getattr(getattr(new, "spec", None), "managed_data_source", None)
     return found if managed is None else (*found, *check_golden_change(before, after, managed=managed))
+
+
+def _check_signed_source_change(old: KubeObject, new: KubeObject) -> Iterator[Problem]:
+    before, after = old.metadata.annotations or {}, new.metadata.annotations or {}
+    if before.get(COSIGN_KEYS) == after.get(COSIGN_KEYS):
+        return
+    # As above, the models are not imported: a DataVolume has a source, a DataImportCron a template with one.
+    spec = getattr(new, "spec", None)
+    template = getattr(spec, "template", None)
+    if template is not None:
+        spec = template.spec
+    if spec is not None and hasattr(spec, "source"):
+        yield from check_signed_source(after, spec.source)
 
 
 def raise_problems(problems: Iterable[Problem], *, where: str | None) -> None:

@@ -180,3 +180,14 @@ def test_settings_in_the_template_are_refused_because_they_would_have_no_effect(
     (problem,) = problems(document)
     assert problem.field == f"spec.template.metadata.annotations[{policy.BANDWIDTH}]"
     assert "annotate the DataImportCron itself" in problem.message
+
+
+def test_cosign_keys_are_accepted_for_container_images_only() -> None:
+    keys = {"annotations": {policy.COSIGN_KEYS: "signers"}}
+    for source, refused in (("registry", False), ("http", True)):
+        old, document = cron_of({source: SOURCES[source]}), cron_of({source: SOURCES[source]})
+        document["metadata"] |= keys
+        for found in (problems(document), problems(document, old)):
+            assert [problem.field for problem in found] == [f"metadata.annotations[{policy.COSIGN_KEYS}]"] * refused
+        # The object may have been stored under older rules.
+        assert problems(document, document) == ()
