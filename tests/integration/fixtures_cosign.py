@@ -30,6 +30,16 @@ _OPENSSL = {
 }
 
 
+_BUILD_TIMEOUT = 1800
+"""Seconds for a test that may have to build cosign first, which takes about ten minutes of processor time, once."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if "cosign_program" in getattr(item, "fixturenames", ()) and item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(_BUILD_TIMEOUT))
+
+
 @dataclass(frozen=True)
 class Cosign:
     """The program with a home of its own, so that it finds no credentials and no trust root."""

@@ -258,7 +258,9 @@ def test_the_snapshot_class_of_golden_images_belongs_to_the_controller():
 
 
 def test_the_type_of_snapshots_is_read():
-    parsed = SnapshotClass.read({"metadata": {"name": "i"}, "driver": GOOGLE, "parameters": {"snapshot-type": "images"}})
+    parsed = SnapshotClass.read(
+        {"metadata": {"name": "i"}, "driver": GOOGLE, "parameters": {"snapshot-type": "images"}}
+    )
     assert parsed == SnapshotClass(name="i", driver=GOOGLE, images=True)
 
 
