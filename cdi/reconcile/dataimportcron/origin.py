@@ -146,7 +146,7 @@ def plan_record(context: CronContext, version: GoldenVersion, holder: PVC | Snap
         context.namespace, context.name, holder.uid, holder.annotations, builder=context.versions
     )
     try:
-        statement = build_statement(version, facts).decode("ascii")
+        statement = build_statement(_with_source(context, version), facts).decode("ascii")
     except CdiError as error:
         return RecordStep(trouble=_trouble(version, error.message))
     plain = () if signed is False else (_write(holder, statement),)
@@ -262,6 +262,15 @@ def build_signing_pod(
         },
         "spec": spec,
     }
+
+
+def _with_source(context: CronContext, version: GoldenVersion) -> GoldenVersion:
+    """Return the version with the template's URL if the poll found no reference that pins the content."""
+    source = context.cron.spec.template.spec.source
+    if version.source or source is None:
+        return version
+    urls = [getattr(member, "url", None) for _, member in source.given()]
+    return version.model_copy(update={"source": next((url for url in urls if url), None)})
 
 
 def _is_signed(record: str | None) -> bool | None:

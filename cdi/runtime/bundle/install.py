@@ -68,7 +68,7 @@ def data_volume(
     registry: dict[str, Any] = {"url": f"oci-archive:{path.absolute()}:{checked.image.name}"}
     if architecture is not None:
         registry["platform"] = {"architecture": architecture}
-    annotations = {f"{POLICY}checksum": str(checked.resolved.digest), **_record(checked)}
+    annotations = {f"{POLICY}checksum": str(checked.resolved.digest)}
     if cosign_keys is not None:
         annotations[f"{POLICY}cosignKeys"] = cosign_keys
     return _data_volume(checked, namespace, size, annotations, {"registry": registry}, storage_class)
@@ -76,8 +76,7 @@ def data_volume(
 
 def upload_volume(checked: Checked, namespace: str, size: int, *, storage_class: str | None) -> Object:
     """Return the DataVolume of a cluster that receives the image as an upload."""
-    annotations = {ANN_IMMEDIATE_BINDING: "", **_record(checked)}
-    return _data_volume(checked, namespace, size, annotations, {"upload": {}}, storage_class)
+    return _data_volume(checked, namespace, size, {ANN_IMMEDIATE_BINDING: ""}, {"upload": {}}, storage_class)
 
 
 def _data_volume(
@@ -97,11 +96,6 @@ def _data_volume(
         "metadata": {"name": checked.volume, "namespace": namespace, "annotations": dict(annotations)},
         "spec": {"source": dict(source), "storage": storage},
     }
-
-
-def _record(checked: Checked) -> dict[str, str]:
-    """Return the annotation that the PVC inherits from its DataVolume."""
-    return {} if checked.image.record is None else {RECORD: checked.image.record}
 
 
 def require_free(backend: Backend, checked: Checked, namespace: str, *, with_cron: bool) -> None:
@@ -133,8 +127,11 @@ def _exists(backend: Backend, kind: str, namespace: str, name: str) -> bool:
 
 
 def offer(backend: Backend, checked: Checked, namespace: str, *, with_cron: bool) -> list[str]:
-    """Write the DataSource that offers the imported volume; return ``kind/name action`` of each object."""
+    """Write the record of the imported volume, then the DataSource; return ``kind/name action`` of each object."""
     name, document = checked.image.name, checked.image.document
+    if checked.image.record is not None:
+        uid = backend.get("pvc", namespace, checked.volume)["metadata"]["uid"]
+        backend.annotate("pvc", namespace, checked.volume, {RECORD: checked.image.record}, uid=uid)
     source: Object = {
         "apiVersion": _API,
         "kind": "DataSource",

@@ -59,6 +59,9 @@ class Backend:
             raise NotFound(f"no {kind}")
         return self.there[kind]
 
+    def annotate(self, kind, namespace, name, annotations, *, uid):
+        self.annotated = (kind, namespace, name, annotations, uid)
+
     def apply(self, manifests, *, namespace):
         self.applied = list(manifests)
         return [
@@ -73,7 +76,6 @@ def test_the_volume_is_pinned_to_the_digest_that_was_verified():
     assert body["metadata"]["annotations"] == {
         "cdi.kubevirt.io/policy.checksum": DIGEST,
         "cdi.kubevirt.io/policy.cosignKeys": "/k.pub",
-        "cdi.kubevirt.io/golden.record": '{"record":1}',
     }
     assert body["spec"] == {
         "source": {"registry": {"url": "oci-archive:/b/golden.tar:fedora", "platform": {"architecture": "arm64"}}},
@@ -86,8 +88,10 @@ def test_the_volume_is_pinned_to_the_digest_that_was_verified():
 
 def test_labels_and_metadata_of_a_bundle_cannot_claim_what_is_not_theirs():
     labels = {"instancetype.kubevirt.io/default-preference": "f", "cdi.kubevirt.io/dataImportCron": "mine", "app": "x"}
-    backend = Backend()
+    backend = Backend(pvc={"metadata": {"uid": "u"}})
     offer(backend, checked(labels=labels, cron=CRON), "images", with_cron=True)
+    record = {"cdi.kubevirt.io/golden.record": '{"record":1}'}
+    assert backend.annotated == ("pvc", "images", "fedora-a1a1a1a1a1a1", record, "u")
     source, cron = backend.applied
     assert source["metadata"]["labels"] == {"instancetype.kubevirt.io/default-preference": "f"}
     assert cron["metadata"] == {

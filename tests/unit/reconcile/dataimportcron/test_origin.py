@@ -114,6 +114,15 @@ def test_without_a_key_the_statement_is_written_at_once_and_only_once():
     assert again.actions == ()
 
 
+def test_a_version_without_a_pinned_reference_has_the_url_of_the_template():
+    (action,) = plan_record(context(), VERSION, pvc()).actions
+    build = json.loads(action.annotations[RECORD])["predicate"]["buildDefinition"]
+    assert build["externalParameters"]["source"] == "docker://host/fedora"
+    pinned = VERSION.model_copy(update={"source": "docker://host/fedora@sha256:0"})
+    (action,) = plan_record(context(), pinned, pvc()).actions
+    assert "docker://host/fedora@sha256:0" in action.annotations[RECORD]
+
+
 def test_a_snapshot_can_hold_the_record():
     holder = Snapshot(namespace="images", name=VERSION.name, uid="snapshot-uid")
     (action,) = plan_record(context(), VERSION, holder).actions
