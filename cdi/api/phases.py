@@ -133,6 +133,7 @@ class Reason(enum.StrEnum):
     UNPROVEN = "Unproven"
     REVOKED = "Revoked"
     NOT_FOLLOWED = "NotFollowed"
+    COMMAND_REFUSED = "CommandRefused"
     INVALID_DIGEST = "InvalidDigest"
 
 

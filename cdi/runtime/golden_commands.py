@@ -20,6 +20,7 @@ from cdi.api.errors import (
     by_code,
 )
 from cdi.api.names import ANN_CRON_DESIRED_DIGEST, ANN_CRON_LAST_TIME, ANN_CRON_NEXT_TIME, ANN_CRON_POLL
+from cdi.api.phases import Reason
 from cdi.api.timestamps import timestamp
 from cdi.runtime.backend import Backend
 from cdi.runtime.golden_view import SETTINGS_CONDITION, GoldenImage, get, poll_failure, read
@@ -42,13 +43,14 @@ def run_command(
         WaitTimeout: The timeout has expired; the command stays, and will be carried out.
         NotFound: The image was deleted.
     """
-    before = _refusal(image, annotation, value)
+    # The same command that was written before, and not withdrawn, is refused for the same reason.
+    before = None if image.annotations.get(annotation) == value else _refusal(image, annotation)
     annotate(backend, image, {annotation: value})
 
     def done(now: GoldenImage) -> bool:
         if now.annotations.get(annotation) != value:
             return True
-        refusal = _refusal(now, annotation, value)
+        refusal = _refusal(now, annotation)
         if refusal is not None and refusal != before:
             annotate(backend, now, {annotation: None})
             raise GoldenCommandRefused(refusal[1], where=f"golden image {now.namespace}/{now.name}")
@@ -167,13 +169,13 @@ def withdraw(backend: Backend, image: GoldenImage, annotation: str, value: str) 
             annotate(backend, now, {annotation: None})
 
 
-def _refusal(image: GoldenImage, annotation: str, value: str) -> tuple[str | None, str] | None:
+def _refusal(image: GoldenImage, annotation: str) -> tuple[str | None, str] | None:
     """Return time and text of the controller's refusal of a command, None if it has not refused it."""
     conditions = (image.cron.status.conditions if image.cron.status else None) or []
     condition = find_condition(conditions, SETTINGS_CONDITION)
-    if condition is None or not condition.message:
-        return None
+    if condition is None or condition.reason != Reason.COMMAND_REFUSED or not condition.message:
+        return None  # another reason is a command that waits, or a setting
     name = annotation.rpartition("/")[2]
-    if name not in condition.message and value not in condition.message:
+    if name not in condition.message:
         return None
     return condition.last_heartbeat_time or condition.last_transition_time, condition.message

@@ -54,6 +54,8 @@ class CommandResult:
     events: tuple[Event, ...] = ()
     problems: tuple[str, ...] = ()
     """Commands that were not carried out, each with cause and remedy."""
+    refused: bool = False
+    """Whether one of them cannot be carried out, instead of having to wait."""
 
 
 class _Refused(Exception):
@@ -93,7 +95,7 @@ def apply_commands(context: CronContext, history: History) -> CommandResult:
         else:
             result = replace(result, annotations={**result.annotations, name: None})
     events = tuple(Event(type="Warning", reason=INVALID_COMMAND, message=text) for text in refused if text not in known)
-    return replace(result, events=(*result.events, *events), problems=tuple(problems))
+    return replace(result, events=(*result.events, *events), problems=tuple(problems), refused=bool(refused))
 
 
 def _about(annotation: str, message: str) -> str:

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from cdi.api.dataimportcron import ChannelStatus, GoldenVersion, VersionState
 from cdi.api.names import ANN_CRON_DESIRED_DIGEST, ANN_CRON_LAST_TIME, ANN_CRON_LAST_USE_TIME, digest_problem
-from cdi.api.phases import ConditionType
+from cdi.api.phases import ConditionType, Reason
 from cdi.api.timestamps import parse_timestamp, timestamp
 from cdi.reconcile.actions import (
     Action,
@@ -183,7 +183,9 @@ def _reconcile(context: CronContext) -> Plan:
             step, newest or current, objects, storage, desired, draft.proofs
         ),
         ConditionType.POLLED: conditions.polled(poll.trouble),
-        ConditionType.GOLDEN_SETTINGS: conditions.settings(draft.problems),
+        ConditionType.GOLDEN_SETTINGS: conditions.settings(
+            draft.problems, Reason.COMMAND_REFUSED if commands.refused else Reason.NOT_FOLLOWED
+        ),
     }
     status = _status(context, step, history, current, aspects, draft.annotations)
     if channels.channels:

@@ -207,6 +207,18 @@ def test_a_command_that_nobody_carries_out_ends_with_the_timeout_and_stays(cdi, 
     assert machine.annotations[f"{GROUP}/golden.rollback"] == "previous"
 
 
+@pytest.mark.parametrize(("reason", "status"), [("CommandRefused", 2), ("NotFollowed", 8)])
+def test_a_command_that_waits_is_not_refused(cdi, machine, reason, status):
+    message = "annotation cdi.kubevirt.io/golden.rollback: the reason"
+    problem = condition("GoldenSettings", "False", reason, message)
+    machine.cron(annotations={f"{GROUP}/golden.rollback": "previous"}, conditions=[problem])
+    done = cdi("golden", "rollback", "fedora", "--timeout", "0")
+    assert done.status == status
+    assert "the reason" in done.err
+    # A refused command is withdrawn, one that waits stays.
+    assert (f"{GROUP}/golden.rollback" in machine.annotations) == (status == 8)
+
+
 def test_a_poll_is_made_due_now(cdi, machine):
     machine.cron(annotations={NEXT: "2040-01-01T00:00:00Z"})
     assert cdi("golden", "poll", "fedora", "--no-wait").status == 0

@@ -76,6 +76,7 @@ def test_a_wrong_name_changes_nothing_and_names_the_candidates(command):
     result = run(history, **{command: "fedora-nonesuch"})
     assert (result.history, result.annotations, result.actions) == (history, {}, ())
     assert reasons(result) == ["InvalidGoldenCommand"]
+    assert result.refused
     for text in (result.problems[0], result.events[0].message):
         assert f"{PREFIX}{command}" in text
         assert name(1) in text
@@ -119,6 +120,7 @@ def test_a_rollback_to_a_removed_version_imports_it_again_and_then_offers_it():
     assert reasons(started) == ["ImportingAgain"]
     waiting = run(started.history, rollback=name(1))
     assert (waiting.history, waiting.annotations, waiting.events) == (started.history, {}, ())
+    assert not waiting.refused
     done = run(waiting.history.succeeded(name(1), NOW, proof=False), rollback=name(1))
     assert (offered(done), done.annotations) == (name(1), {f"{PREFIX}rollback": None})
 
