@@ -201,7 +201,9 @@ class Simulation:
         )  # fmt: skip
         self.life._reconcilers.now = lambda: self.now
         self.keys = self.life.queue = Keys()
-        self.reflectors = {kind: spaces[None] for kind, spaces in self.life.watches._reflectors.items()}
+        # The resources that are watched in the namespace of CDI only have nothing to do with transfers.
+        watched = self.life.watches._reflectors
+        self.reflectors = {kind: spaces[None] for kind, spaces in watched.items() if None in spaces}
         if self.forgets:
             self.life.watches.record_write = lambda *_: None
         self.told = {}
