@@ -113,7 +113,7 @@ def test_an_image_is_polled_at_once_imported_offered_and_cloned(place) -> None:
     )
     assert kubectl.get("datavolume", version)["spec"]["source"]["registry"]["url"].endswith(f"@{digest}")
 
-    clone = data_volume("machine", {}, "csi")
+    clone = data_volume("machine", {}, "csi", size="64Mi")
     del clone["spec"]["source"]
     clone["spec"]["sourceRef"] = {"kind": "DataSource", "name": "first"}
     kubectl.create(clone)
@@ -197,7 +197,7 @@ def test_versions_are_kept_as_snapshots(place) -> None:
         version = place.wait_current("fifth-cron")
         place.wait_offered("fifth", "snapshot", version)
         place.wait_gone("pvc", version)
-        clone = data_volume("restored", {}, "csi")
+        clone = data_volume("restored", {}, "csi", size="64Mi")
         del clone["spec"]["source"]
         clone["spec"]["sourceRef"] = {"kind": "DataSource", "name": "fifth"}
         kubectl.create(clone)
