@@ -82,7 +82,11 @@ def place(cluster, tmp_path_factory: pytest.TempPathFactory, cosign: Cosign) -> 
         controller(cluster, kubectl),
     ):
         key: Path = cosign.key("release")
-        kubectl.create(*servers.inputs(), secret("signers", **{"release.pub": key.read_text()}))
+        kubectl.create(
+            *servers.inputs(),
+            secret("signers", **{"release.pub": key.read_text()}),
+            {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "cdi-cronjob"}},
+        )
         yield Place(kubectl=kubectl, servers=servers, cosign=cosign)
 
 
