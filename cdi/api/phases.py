@@ -130,6 +130,7 @@ class Reason(enum.StrEnum):
     IMPORT_SCHEDULED = "ImportScheduled"
     IMPORT_PROGRESSING = "ImportProgressing"
     UP_TO_DATE = "UpToDate"
+    FAILED = "Failed"
     UNPROVEN = "Unproven"
     REVOKED = "Revoked"
     NOT_FOLLOWED = "NotFollowed"

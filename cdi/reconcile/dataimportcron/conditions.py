@@ -14,7 +14,7 @@ from cdi.api.meta import Condition
 from cdi.api.phases import ConditionType, Reason
 from cdi.api.storageprofile import CronSourceFormat
 from cdi.reconcile.context import PodBlocker
-from cdi.reconcile.dataimportcron.importing import ImportStep
+from cdi.reconcile.dataimportcron.importing import ImportStep, not_retried
 from cdi.reconcile.dataimportcron.objects import VersionObjects
 from cdi.reconcile.dataimportcron.poll import Trouble
 from cdi.reconcile.dataimportcron.proof_result import REGULAR
@@ -52,6 +52,8 @@ def up_to_date(
         return false(Reason.REVOKED, version.message or "The newest version was revoked")
     if version is not None and version.state == VersionState.UNPROVEN:
         return false(Reason.UNPROVEN, version.message or "The newest version did not boot")
+    if version is not None and version.state == VersionState.FAILED and step.outdated and version.digest == desired:
+        return false(Reason.FAILED, not_retried(version))
     if step.outdated or step.deleted:
         return OUTDATED if desired else NO_DIGEST
     if step.succeeded:

@@ -7,8 +7,10 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from cdi.api.claims import AccessMode
-from cdi.api.dataimportcron import ImportStatus, VersionState
+from cdi.api.conditions import find_condition
+from cdi.api.dataimportcron import GoldenVersion, ImportStatus, VersionState
 from cdi.api.datavolume import DataVolume
+from cdi.api.golden import RETRY
 from cdi.api.names import (
     ANN_CRON_IMAGE_STREAM_DOCKER_REF,
     ANN_CRON_LAST_USE_TIME,
@@ -16,7 +18,7 @@ from cdi.api.names import (
     ANN_POD_RETAIN,
     digest_problem,
 )
-from cdi.api.phases import Phase, Reason
+from cdi.api.phases import ConditionType, Phase, Reason
 from cdi.api.policy import CHECKSUM
 from cdi.api.policy import PREFIX as POLICY_PREFIX
 from cdi.api.poll import PollResult
@@ -35,9 +37,11 @@ DELETION_INTERVAL: Final = 1.0
 DEFAULT_SERVICE_ACCOUNT: Final = "default"
 IMPORT_FAILED: Final = "ImportFailed"
 """Reason of the event about a version whose import failed."""
+MAX_EVENT: Final = 1024
+"""Characters of the message of an event."""
 
 SUPERSEDED: Final = ("Superseded", "Its import was ended before it succeeded, as the source offers a newer version")
-"""Reason and message of a version that was never imported completely."""
+"""Reason and message of a version that was never imported completely; it is imported once its digest returns."""
 
 NO_IMPORT: Final = false(Reason.NO_IMPORT, "No current import")
 NOT_AUTHORIZED: Final = false(Reason.NOT_AUTHORIZED, "Not authorized to create DataVolume")
@@ -100,7 +104,7 @@ def plan_import(
             return step
         step = replace(
             step,
-            history=step.history.failed(current.data_volume_name, *(objects.trouble or SUPERSEDED)),
+            history=step.history.failed(current.data_volume_name, *(objects.failure or _superseded(objects))),
             actions=delete_data_volume(objects),
             current=None,
         )
@@ -125,6 +129,9 @@ def _follow(context: CronContext, history: History) -> ImportStep:
         if failure is not None and version is not None and version.state == VersionState.IMPORTING:
             events = (_failed_event(version.name, failure[1]),)
             step = replace(step, history=history.failed(version.name, *failure), events=events)
+        elif version is not None and version.state == VersionState.FAILED and objects.unfinished:
+            # It was created again, and the controller ended before it recorded that.
+            step = replace(step, history=history.retried(version.name))
         return replace(step, progressing=_progress(objects.phase))
     if objects.claim is not None or objects.deleting:
         waits = DELETION_INTERVAL if objects.deleting else None
@@ -178,11 +185,13 @@ def _begin(
     objects = objects_of(context, version.name)
     if objects.deleting:
         return replace(step, requeue_after=DELETION_INTERVAL)
-    if version.state == VersionState.FAILED:
-        # The digest has changed in the meantime, or its DataVolume was deleted.
+    if version.state == VersionState.FAILED and (
+        version.name == step.deleted or version.reason == SUPERSEDED[0] or objects.unfinished
+    ):
+        # A user deleted its DataVolume, or it has not failed: its import was ended, or was created again.
         history = history.retried(version.name)
     elif not history.may_import(desired):
-        return replace(step, history=history)
+        return replace(step, history=history, events=(*step.events, *_not_retried_event(context, version)))
     elif version.removed is not None or (version.state != VersionState.IMPORTING and not objects.exist):
         history = history.importing(version.name)
     current = ImportStatus(data_volume_name=version.name, digest=desired)
@@ -236,6 +245,30 @@ def plan_requested(
             actions = (CreateObject(body=data_volume_body(context, version.name, version.digest, storage)),)
         busy = True
     return history, actions, events
+
+
+def _superseded(objects: VersionObjects) -> tuple[str, str]:
+    """Return reason and message of a version whose import was still being retried when it was ended."""
+    reason, message = SUPERSEDED
+    return reason, f"{message}; it was failing: {objects.trouble[1]}" if objects.trouble is not None else message
+
+
+def not_retried(version: GoldenVersion) -> str:
+    """Return why a failed version is not imported although the source offers it, with the remedy."""
+    reason = version.message or version.reason
+    return f"It failed before and is not imported again until annotation {RETRY} names it: {reason}"
+
+
+def _not_retried_event(context: CronContext, version: GoldenVersion) -> tuple[Event, ...]:
+    """Return the event about a failed version that the source offers again, unless the condition already says so."""
+    status = context.cron.status
+    condition = find_condition(status.conditions if status is not None else None, ConditionType.UP_TO_DATE)
+    text = not_retried(version)
+    known = condition is not None and (condition.reason, condition.message) == (Reason.FAILED, text)
+    if version.state != VersionState.FAILED or known:
+        return ()
+    message = f'The source offers version "{version.name}" again. {text}'
+    return (Event(type="Warning", reason=IMPORT_FAILED, message=message[:MAX_EVENT]),)
 
 
 def _failed_event(name: str, message: str) -> Event:

@@ -68,6 +68,11 @@ class VersionObjects:
         return self.snapshot is not None and not self.snapshot.deleting
 
     @property
+    def unfinished(self) -> bool:
+        """Whether an import runs that has not failed finally."""
+        return self.data_volume is not None and not self.deleting and self.phase != Phase.FAILED
+
+    @property
     def failure(self) -> tuple[str, str] | None:
         """Reason and message of the import's final failure; None if it has not failed or is still being retried."""
         return self.trouble if self.phase == Phase.FAILED else None

@@ -9,7 +9,7 @@ from cdi.api.job import Failure
 from cdi.api.proof import ProofResult
 from cdi.reconcile.dataimportcron.context import CloneRight
 from cdi.reconcile.storageprofile import SnapshotClass
-from tests.unit.reconcile.dataimportcron.world import NAMESPACE, World, cron_body, digest
+from tests.unit.reconcile.dataimportcron.world import NAMESPACE, Killed, World, cron_body, digest
 
 A, B, C = digest("a"), digest("b"), digest("c")
 NAME_A, NAME_B, NAME_C = (f"fedora-{letter * 12}" for letter in "abc")
@@ -222,8 +222,14 @@ def test_a_failing_import_makes_way_for_a_newer_digest(reason):
     made.settle()
     assert made.names("datavolumes") == [NAME_A, NAME_C]
     assert made.version(B)["state"] == "Failed"
-    assert made.version(B)["message"] == "refused"
+    assert made.version(B)["reason"] == "Superseded"
+    assert made.version(B)["message"].endswith("it was failing: refused")
     assert made.offered == f"pvc/{NAME_C}"
+    # It had not failed finally, so it is imported once the source offers it again.
+    made.outcomes.clear()
+    made.desire(B)
+    made.settle()
+    assert made.offered == f"pvc/{NAME_B}"
 
 
 def test_a_failed_version_stays_is_named_and_is_not_tried_again():
@@ -251,6 +257,47 @@ def test_a_failed_import_is_tried_again_once_its_data_volume_was_deleted():
     made.settle()
     assert made.offered == f"pvc/{NAME_A}"
     assert made.version(A)["state"] == "Available"
+
+
+def test_a_controller_that_ends_while_a_failed_import_begins_again_offers_it():
+    made = world()
+    made.outcomes[NAME_A] = "Failed"
+    made.desire(A)
+    made.settle()
+    made.outcomes.clear()
+    made.remove("datavolumes", NAME_A)
+    made.kill_at = made.writes + 1
+    with pytest.raises(Killed):
+        made.settle()
+    assert made.names("datavolumes") == [NAME_A]
+    made.settle()
+    assert made.offered == f"pvc/{NAME_A}"
+    assert made.version(A)["state"] == "Available"
+
+
+def test_a_failed_digest_that_returns_is_imported_again_only_on_request():
+    made = imported(A)
+    made.outcomes[NAME_B] = "Failed"
+    for wanted in (B, A, B, A, B):
+        made.desire(wanted)
+        made.settle()
+        made.now += 60
+    refused = [one.message for one in made.events if one.type == "Warning"]
+    assert "could not be imported" in refused[0]
+    # One event each time that the source changes back to it.
+    assert len(refused) == 3
+    for message in (*refused[1:], made.condition("UpToDate")[2]):
+        assert (
+            "not imported again until annotation cdi.kubevirt.io/golden.retry names it: the checksum differs" in message
+        )
+    assert made.condition("UpToDate")[:2] == ("False", "Failed")
+    assert made.names("datavolumes") == [NAME_A]
+    assert made.offers == [f"pvc/{NAME_A}"]
+    made.outcomes.clear()
+    made.annotate(golden_retry=NAME_B)
+    made.settle()
+    assert made.offered == f"pvc/{NAME_B}"
+    assert made.condition("UpToDate")[:2] == ("True", "UpToDate")
 
 
 def test_a_deleted_import_is_imported_again_under_its_name():

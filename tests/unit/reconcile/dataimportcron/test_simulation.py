@@ -144,11 +144,14 @@ def test_a_flipping_tag_downloads_each_version_once():
 def test_a_tag_that_flips_between_a_good_and_a_bad_version_offers_the_good_one():
     made = world("pvc")
     made.outcomes[name(2)] = "Failed"
+    created = set()
     for turn in range(10):
         made.desire(wanted(1 + turn % 2))
         made.now += 60
         made.settle()
+        created |= {body["metadata"]["uid"] for key, body in made.objects.items() if key[0] == "datavolumes"}
     assert made.offers == [f"pvc/{name(1)}"]
+    assert len(created) == 2, "the bad one is downloaded once too"
 
 
 @pytest.mark.parametrize("jump", [-10 * 365 * DAY, -DAY, 10 * 365 * DAY])
