@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import time
@@ -42,6 +43,7 @@ from cdi.kube.resources import (
     DATA_IMPORT_CRONS,
     DATA_SOURCES,
     DATA_VOLUMES,
+    JOBS,
     OBJECT_TRANSFERS,
     PODS,
     STORAGE_CLASSES,
@@ -132,6 +134,7 @@ class Reconcilers:
         self._components = components
         self._retries = retries or CLUSTER_RETRIES
         self._throttle = StatusThrottle(now)
+        self._starts_lock = asyncio.Lock()
         self._temporaries = CloneGarbageCollector(watches, observed, clones, scope=scope, now=now)
         self.now = now
 
@@ -332,7 +335,17 @@ class Reconcilers:
         plan = await self._cron_plan(key, None)
         if plan is None:
             return None
-        refusal = await self._carry_out(key, plan, body)
+        if _starts_pod(plan):
+            # The limits of polls and proofs count objects in the cache, so between planning and creating one no other
+            # may be created.
+            async with self._starts_lock:
+                body = self._watches.get(DATA_IMPORT_CRONS, key.namespace, key.name)
+                plan = await self._cron_plan(key, None)
+                if plan is None or body is None:
+                    return None
+                refusal = await self._carry_out(key, plan, body)
+        else:
+            refusal = await self._carry_out(key, plan, body)
         if refusal is not None:
             self._report_rejected(key, refusal)
             plan = await self._cron_plan(key, refusal)
@@ -516,6 +529,11 @@ class Reconcilers:
 def local_zone() -> tzinfo:
     """Return the time zone of schedules that name none: the controller's."""
     return datetime.now().astimezone().tzinfo or UTC
+
+
+def _starts_pod(plan: Plan) -> bool:
+    """Return whether a plan creates a Job or a pod."""
+    return any(isinstance(one, CreateObject) and one.body["kind"] in (JOBS.kind, PODS.kind) for one in plan.actions)
 
 
 def _reason(status: Mapping[str, Any]) -> str:

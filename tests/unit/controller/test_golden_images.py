@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import json
 
@@ -36,6 +37,7 @@ from cdi.kube.resources import (
 from cdi.reconcile.actions import PatchObject, Plan
 from cdi.reconcile.context import WorkerPodConfig
 from cdi.reconcile.dataimportcron.context import CloneRight
+from cdi.reconcile.dataimportcron.poll import MAX_POLLS
 from tests.unit.controller.objects import added, body, deleted, modified, watches
 
 OWN = {"cdi.kubevirt.io/dataImportCron": "fedora-cron"}
@@ -388,6 +390,26 @@ async def test_what_is_created_carries_the_labels_of_the_scope():
     [(resource, _, patch, _)] = server.sent
     assert resource == DATA_IMPORT_CRONS
     assert patch["status"]["currentImports"][0]["DataVolumeName"] == "fedora-fd83ea4c-7ef"
+
+
+async def test_crons_that_are_reconciled_at_once_do_not_exceed_the_limit_of_polls():
+    class Slow(Server):
+        async def create(self, resource, document):
+            await asyncio.sleep(0)  # another reconcile is planned meanwhile
+            return await super().create(resource, document)
+
+    spec = {
+        "template": {"spec": {"source": {"http": {"url": "https://h/disk.img"}}, "storage": {}}},
+        "schedule": "0 0 1 1 *",
+    }
+    names = [f"cron-{number}" for number in range(2 * MAX_POLLS)]
+    crons = [body(DATA_IMPORT_CRONS, name, spec={**spec, "managedDataSource": name}) for name in names]
+    server = Slow()
+    made = reconcilers(server, watches(*((DATA_IMPORT_CRONS, cron) for cron in crons)), Scope())
+    await asyncio.gather(*(made.reconcile(Request(kind="cron", namespace="ns", name=name)) for name in names))
+    kinds = [one["kind"] for one in server.created]
+    assert kinds.count("CronJob") == len(names), "each one has a poll that is due"
+    assert kinds.count("Job") == MAX_POLLS
 
 
 async def test_what_a_deleted_cron_left_is_deleted():
