@@ -196,11 +196,22 @@ MENDED_OUTSIDE = (
 
 @pytest.mark.parametrize("code", MENDED_OUTSIDE)
 def test_what_the_world_outside_can_mend_is_tried_without_end_in_a_cluster(code: str) -> None:
-    error = by_code(code)
-    cluster = Cluster(dv("csi"), script=[failing(code, error.retry)] * 15)
+    cluster = Cluster(dv("csi"), script=[failing(code, by_code(code).retry)] * 15).run()
+    assert "Failed" not in cluster.phases
+    assert (cluster.status["phase"], cluster.status["restartCount"]) == ("Succeeded", 15)
+    # The kubelet restarts the container, with pauses of up to five minutes.
+    assert len([one for one in cluster.log if isinstance(one, StartWorker)]) == 1
+
+
+@pytest.mark.parametrize("code", MENDED_OUTSIDE)
+def test_pods_are_created_for_it_with_pauses_of_up_to_five_minutes(code: str) -> None:
+    # The pods of uploads are replaced after a failure.
+    cluster = Cluster(dv("csi", source={"upload": {}}), script=[failing(code, by_code(code).retry)] * 15)
     pauses = []
-    while not any(isinstance(one, StartWorker) and one.attempt == 14 for one in cluster.log):
+    for _ in range(2000):
         plan = cluster.step()
+        if any(isinstance(one, StartWorker) and one.attempt == 14 for one in cluster.log):
+            break
         if not cluster.nature() and plan.requeue_after:
             pauses.append(plan.requeue_after)
             cluster.now += plan.requeue_after
