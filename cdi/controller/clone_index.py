@@ -12,9 +12,9 @@ from cdi.kube.resources import CLAIMS, DATA_VOLUMES, Object, Resource
 from cdi.reconcile.clone.plan_annotation import requested_source
 
 TERMINAL_PHASES = ("Succeeded", "Failed")
-_Origin = tuple[str, str, bool]
+Source = tuple[str, str, bool]
 """Namespace and name of a source, and whether it is a snapshot instead of a volume."""
-_ANY: _Origin = ("", "", False)
+_ANY: Source = ("", "", False)
 """Entry for clones from a DataSource, which may refer to any source."""
 _Member = tuple[Resource, str, str]
 
@@ -23,7 +23,7 @@ class PendingCloneIndex:
     """Unfinished clones among the objects in the watch caches."""
 
     def __init__(self) -> None:
-        self._index: Indexer[_Origin, _Member] = Indexer()
+        self._index: Indexer[Source, _Member] = Indexer()
 
     def changed(self, resource: Resource, change: WatchEvent) -> None:
         """Update the index; must be called for every change."""
@@ -31,7 +31,7 @@ class PendingCloneIndex:
             return
         metadata = change.object["metadata"]
         member = resource, metadata["namespace"], metadata["name"]
-        self._index.update(member, None if change.new is None else _origin(resource, change.new))
+        self._index.update(member, None if change.new is None else pending_source(resource, change.new))
 
     def clones_of(self, namespace: str, name: str, *, snapshot: bool = False) -> Iterator[Request]:
         """Yield the unfinished clones of a source, and all those from DataSources, as they may refer to it."""
@@ -40,8 +40,11 @@ class PendingCloneIndex:
                 yield datavolume(space, each)
 
 
-def _origin(resource: Resource, body: Object) -> _Origin | None:
-    """Return the source of an unfinished clone; None if the object is no clone or has ended."""
+def pending_source(resource: Resource, body: Object) -> Source | None:
+    """Return the source of an unfinished clone; None if the object is no clone or has ended.
+
+    Namespace and name are empty for a clone from a DataSource.
+    """
     if resource == CLAIMS:
         annotations = body["metadata"].get("annotations") or {}
         return None if annotations.get(ANN_POD_PHASE) in TERMINAL_PHASES else requested_source(annotations)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
+from cdi.controller.clone_index import pending_source
 from cdi.controller.cron_index import JOB_NAME, OWNED, cron_of
 from cdi.controller.informers import InformerSet
 from cdi.controller.request import Request
@@ -21,9 +22,11 @@ from cdi.kube.resources import (
     STORAGE_CLASSES,
     STORAGE_PROFILES,
     VOLUME_SNAPSHOT_CLASSES,
+    VOLUME_SNAPSHOTS,
     Object,
     Resource,
 )
+from cdi.reconcile.lineage import parse_origin
 from cdi.reconcile.storageclass import StorageClass
 
 _RELEVANT_TO_ALL: Final = frozenset({STORAGE_CLASSES, STORAGE_PROFILES, VOLUME_SNAPSHOT_CLASSES, CDIS, CDI_CONFIGS})
@@ -38,6 +41,8 @@ def requests_for(resource: Resource, change: WatchEvent, watches: InformerSet) -
         if change.type == "DELETED":
             yield from _sharing(body, watches)
     elif resource in OWNED:
+        if resource in (CLAIMS, DATA_VOLUMES):
+            yield from _released_by(resource, change, watches)
         facts = _FACTS.get(resource)
         if facts is not None and facts(change.old) == facts(change.new):
             return  # the progress of an import, for instance
@@ -128,6 +133,28 @@ def _cloned_by(change: WatchEvent, watches: InformerSet) -> Iterator[Request]:
         place = source.get("namespace") or cron["metadata"]["namespace"], source.get("name")
         if place == (metadata["namespace"], metadata["name"]):
             yield _request(cron)
+
+
+def _released_by(resource: Resource, change: WatchEvent, watches: InformerSet) -> Iterator[Request]:
+    """Yield the DataImportCron of the version that a clone has just ended to need, since it may be removed now."""
+    if change.old is None or (source := pending_source(resource, change.old)) is None:
+        return
+    if change.new is not None and pending_source(resource, change.new) is not None:
+        return
+    metadata = change.object["metadata"]
+    space = metadata["namespace"]
+    claim = change.object if resource == CLAIMS else watches.get(CLAIMS, space, metadata["name"])
+    origin = parse_origin((claim or {}).get("metadata", {}).get("annotations") or {})
+    if origin is not None:
+        yield Request(kind="cron", namespace=origin.namespace, name=origin.cron)
+        return
+    # It ended before it took over the origin: the labels of its source name the DataImportCron.
+    named, name, snapshot = source
+    kind = VOLUME_SNAPSHOTS if snapshot else CLAIMS
+    if reference := (change.object.get("spec") or {}).get("sourceRef") if resource == DATA_VOLUMES else None:
+        kind, named, name = DATA_SOURCES, reference.get("namespace") or "", reference.get("name") or ""
+    if (cron := cron_of(watches.get(kind, named or space, name))) is not None:
+        yield cron
 
 
 def _import_facts(body: Object | None) -> object:

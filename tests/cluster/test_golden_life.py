@@ -107,7 +107,7 @@ class Place:
 
     def clone(self, name: str, data_source: str, **labels: str) -> Document:
         """Build a machine's disk, cloned from a DataSource."""
-        made = data_volume(name, {}, "csi", labels=labels)
+        made = data_volume(name, {}, "csi", size="32Mi", labels=labels)
         del made["spec"]["source"]
         made["spec"]["sourceRef"] = {"kind": "DataSource", "name": data_source}
         return made
@@ -124,7 +124,7 @@ class Place:
         return {words[0]: words[1] for line in text.splitlines() if (words := line.split())}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Golden:
     """A golden image at an HTTP server."""
 
@@ -321,7 +321,7 @@ def test_channels_offer_versions_of_one_history(place) -> None:
     place.wait_offer("latest", two)
     place.wait_offer("previous", one)
     assert place.offers("stable") == {"stable": two}
-    refused = place.cdi("golden", "promote", "latest", "previous", two, status=1)
+    refused = place.cdi("golden", "promote", "latest", "previous", two, status=2)
     assert "follows the newest version at a distance of 1" in refused.stderr
 
 

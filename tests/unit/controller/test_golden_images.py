@@ -100,6 +100,49 @@ def test_per_cents_of_an_import_do_not():
     assert keys(DATA_VOLUMES, modified(before, after)) == {KEY}
 
 
+CLONE = {"source": {"pvc": {"namespace": "ns", "name": "fedora-1"}}}
+FROM_DATA_SOURCE = {"sourceRef": {"kind": "DataSource", "namespace": "ns", "name": "fedora"}}
+VERSION = body(CLAIMS, "fedora-1", labels=OWN, spec={})
+MANAGED = body(DATA_SOURCES, "fedora", labels=OWN, spec={"source": CLONE["source"]})
+DESCENDANT = body(
+    CLAIMS,
+    "machine",
+    "work",
+    spec={},
+    annotations={
+        "cdi.kubevirt.io/golden.origin": json.dumps(
+            {"namespace": "ns", "cron": "fedora-cron", "version": "fedora-1", "digest": "uid:1"}
+        )
+    },
+)
+
+
+@pytest.mark.parametrize("spec", [CLONE, FROM_DATA_SOURCE], ids=["volume", "DataSource"])
+@pytest.mark.parametrize(
+    "known", [(CLAIMS, DESCENDANT), ((CLAIMS, VERSION), (DATA_SOURCES, MANAGED))], ids=["origin", "source"]
+)
+def test_the_end_of_a_clone_leads_to_a_reconcile(spec, known):
+    """The version that it was cloned from may have been kept for it only."""
+    known = known if isinstance(known[0], tuple) else (known,)
+    before = body(DATA_VOLUMES, "machine", "work", spec=spec, status={"phase": "CloneInProgress", "progress": "1%"})
+    after = copy.deepcopy(before)
+    after["status"]["progress"] = "2%"
+    assert keys(DATA_VOLUMES, modified(before, after), *known) == set()
+    after["status"]["phase"] = "Succeeded"
+    assert keys(DATA_VOLUMES, modified(before, after), *known) == {KEY}
+    assert keys(DATA_VOLUMES, deleted(before), *known) == {KEY}
+
+
+def test_the_end_of_a_clone_into_a_claim_leads_to_a_reconcile():
+    before = copy.deepcopy(DESCENDANT)
+    before["metadata"]["annotations"]["k8s.io/CloneRequest"] = "ns/fedora-1"
+    after = copy.deepcopy(before)
+    after["metadata"]["annotations"]["cdi.kubevirt.io/storage.pod.phase"] = "Succeeded"
+    assert keys(CLAIMS, modified(before, after)) == {KEY}
+    assert keys(CLAIMS, deleted(before)) == {KEY}
+    assert keys(CLAIMS, deleted(after)) == set()
+
+
 def test_a_profile_without_a_relevant_change_does_not():
     before = body(STORAGE_PROFILES, "fast", spec={}, status={"dataImportCronSourceFormat": "pvc"})
     after = copy.deepcopy(before)
