@@ -404,7 +404,7 @@ def test_a_clone_of_a_deprecated_version_is_warned_of(place, tmp_path: Path) -> 
 # --- architectures ----------------------------------------------------------------------------------------------------
 
 
-def test_each_architecture_of_an_index_has_a_data_source(place) -> None:
+def test_each_architecture_of_an_index_has_a_data_source(place, tmp_path: Path) -> None:
     kubectl, servers = place.kubectl, place.servers
     layout = OciLayout(servers.directory / "layout-platforms")
     contents = {"amd64": disk(SIZE, 80), "arm64": disk(SIZE, 81)}
@@ -437,3 +437,9 @@ def test_each_architecture_of_an_index_has_a_data_source(place) -> None:
     wait_phase(kubectl, "amd64-machine", "Succeeded")
     origin = json.loads(annotations_of(kubectl.get("persistentvolumeclaim", "amd64-machine"))[ORIGIN])
     assert origin["version"] == found["amd64"]
+    # What the DataSource offers is bundled from the registry, as the cluster's Secret and certificates allow.
+    bundle = tmp_path / "platforms.tar"
+    place.cdi("bundle", "create", "-o", bundle, "platforms")
+    (listed,) = json.loads(place.cdi("bundle", "list", bundle, "-o", "json").stdout)
+    assert (listed["name"], listed["original"]) == ("platforms", True)
+    assert listed["version"]["name"] == found["amd64"]

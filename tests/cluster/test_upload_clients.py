@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 import os
 import subprocess
 import sys
@@ -25,6 +26,9 @@ from tests.cluster.test_apiserver import Server, free_port, until
 from tests.cluster.test_upload_control import secret
 from tests.cluster.upload_api import TIMEOUT, available, discovered, led_here
 from tests.cluster.volumes import MIB, SLOW, data_volume, digest, disk, sha256, wait_phase
+from tests.integration.bundle.conftest import offer
+from tests.integration.cli.conftest import Cdi as Machine
+from tests.integration.local_backend import end_embedded
 
 pytestmark = pytest.mark.timeout(TIMEOUT)
 CHROMIUM = "/usr/bin/chromium"
@@ -175,6 +179,58 @@ def test_an_untrusted_proxy_gets_nothing(place, tmp_path):
         status=3,
     )  # fmt: skip
     assert "SourceTlsUntrusted" in refused.stderr
+
+
+@pytest.fixture
+def block_class(place):
+    """Return the name of a storage class whose profile says which volumes it has."""
+    kubectl = place.kubectl
+    name = f"{kubectl.namespace}-block"
+    kubectl.create(
+        {
+            "apiVersion": "storage.k8s.io/v1",
+            "kind": "StorageClass",
+            "metadata": {"name": name},
+            "provisioner": kubectl.get("storageclass", "csi")["provisioner"],
+            "volumeBindingMode": "Immediate",
+        },
+        {"apiVersion": "cdi.kubevirt.io/v1beta1", "kind": "StorageProfile", "metadata": {"name": name}, "spec": {}},
+    )
+    try:
+        status = {"status": {"claimPropertySets": [{"accessModes": ["ReadWriteOnce"], "volumeMode": "Block"}]}}
+        kubectl.run(
+            "patch", "storageprofile", name, "--subresource=status", "--type=merge", f"--patch={json.dumps(status)}"
+        )
+        yield name
+    finally:
+        kubectl.run("delete", "storageprofile,storageclass", name, "--ignore-not-found")
+
+
+def test_a_golden_image_of_one_machine_is_offered_from_a_bundle(cluster, place, block_class, tmp_path):
+    content = disk()
+    machine, bundle = Machine(tmp_path / "home", tmp_path), tmp_path / "golden.tar"
+    (tmp_path / "image.raw").write_bytes(content)
+    try:
+        machine("import", tmp_path / "image.raw", "--name", "fedora-1")
+        offer(machine, "fedora", "fedora-1", {"instancetype.kubevirt.io/default-preference": "fedora"})
+        machine("bundle", "create", "-o", bundle, "fedora")
+    finally:
+        end_embedded(machine.home)
+    arguments = (
+        "bundle",
+        "import",
+        bundle,
+        "--storage-class",
+        block_class,
+        "--uploadproxy-url",
+        place.url,
+        "--insecure",
+    )
+    assert "datasource/fedora created" in place.cdi(*arguments, "--timeout", "280s").stdout
+    source = place.kubectl.get("datasource", "fedora")
+    assert source["metadata"]["labels"] == {"instancetype.kubevirt.io/default-preference": "fedora"}
+    volume = source["spec"]["source"]["pvc"]["name"]
+    assert digest(cluster, place.kubectl, volume, "Block", len(content)) == sha256(content)
 
 
 @pytest.fixture(scope="module")
