@@ -92,6 +92,13 @@ class Place:
     def offers(self, *data_sources: str) -> dict[str, str]:
         return {name: offered_by(self.kubectl.get("datasource", name)) for name in data_sources}
 
+    def wait_available(self, name: str, version: str) -> None:
+        def available(document: Document) -> bool:
+            newest = document["status"]["versions"][0]
+            return (newest["name"], newest["state"]) == (version, "Available")
+
+        self.kubectl.wait("dataimportcron", name, f"imported {version}", available, SLOW)
+
     def version(self, name: str, version: str) -> Document:
         """Return the record of a version."""
         found: list[Document] = self.kubectl.get("dataimportcron", name)["status"]["versions"]
@@ -280,12 +287,8 @@ def test_commands_move_the_data_source_and_outlast_polls_and_a_restart(place) ->
     assert place.volumes("rolled") == volumes
     assert found[held] not in place.volumes("held")
     assert place.version("revoked", second[revoked])["state"] == "Revoked"
-    place.kubectl.wait(
-        "dataimportcron", "pinned", "imported the newest",
-        lambda one: one["status"]["versions"][0] | {"state": "Available", "name": found[pinned]}
-        == one["status"]["versions"][0],
-        SLOW,
-    )  # fmt: skip
+    place.wait_available("pinned", found[pinned])
+    assert place.offers("pinned") == {"pinned": first[pinned]}
     place.golden("release", "rolled")
     place.golden("unpin", "pinned")
     place.golden("unhold", "held")
