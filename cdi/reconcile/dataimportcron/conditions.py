@@ -9,12 +9,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+from cdi.api.conditions import find_condition
 from cdi.api.dataimportcron import GoldenVersion, VersionState
 from cdi.api.meta import Condition
 from cdi.api.phases import ConditionType, Reason
 from cdi.api.storageprofile import CronSourceFormat
+from cdi.reconcile.actions import Event
 from cdi.reconcile.context import PodBlocker
-from cdi.reconcile.dataimportcron.importing import ImportStep, not_retried
+from cdi.reconcile.dataimportcron.context import CronContext
+from cdi.reconcile.dataimportcron.importing import MAX_EVENT, ImportStep, not_retried
 from cdi.reconcile.dataimportcron.objects import VersionObjects
 from cdi.reconcile.dataimportcron.poll import Trouble
 from cdi.reconcile.dataimportcron.proof_result import REGULAR
@@ -60,7 +63,22 @@ def up_to_date(
         if version is not None and version.state == VersionState.PROVING:
             return _proving(proofs.get(version.name))
         return _converted(objects, storage)
-    return PROGRESSING if step.current is not None else NO_DIGEST
+    if step.current is None:
+        return NO_DIGEST
+    obstacle = step.objects.obstacle if step.objects is not None else None
+    return PROGRESSING if obstacle is None else false(obstacle[0], f"{PROGRESSING.message}: {obstacle[1]}")
+
+
+def obstacle_events(context: CronContext, step: ImportStep, aspect: ConditionValue | None) -> tuple[Event, ...]:
+    """Return the event about what keeps the import from going on, unless the condition UpToDate already says so."""
+    obstacle = step.objects.obstacle if step.objects is not None else None
+    if obstacle is None or aspect is None or aspect.reason != obstacle[0]:
+        return ()
+    status = context.cron.status
+    before = find_condition(status.conditions if status is not None else None, ConditionType.UP_TO_DATE)
+    if before is not None and (before.reason, before.message) == (aspect.reason, aspect.message):
+        return ()
+    return (Event(type="Warning", reason=obstacle[0], message=aspect.message[:MAX_EVENT]),)
 
 
 def _proving(blocker: PodBlocker | None) -> ConditionValue:

@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 from cdi.api.datavolume import DataVolume
 from cdi.api.meta import Condition
-from cdi.api.phases import FAILING, ConditionStatus, ConditionType, Phase
+from cdi.api.phases import FAILING, ConditionStatus, ConditionType, Phase, Reason
 from cdi.reconcile.actions import Action, DeleteObject
 from cdi.reconcile.clone.lister import Snapshot
 from cdi.reconcile.context import PVC
 from cdi.reconcile.dataimportcron.context import CronContext
+
+_REGULAR: Final = frozenset(
+    {
+        *Phase,
+        Reason.CONTAINER_CREATING,
+        Reason.CREATING_SCRATCH_SPACE,
+        Reason.TRANSFER_RUNNING,
+        Reason.COMPLETED,
+    }
+)
+"""Reasons in the detail of a DataVolume in the course of an import that goes well."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +99,20 @@ class VersionObjects:
         reason = (detail.reason if detail is not None else None) or (running.reason if running is not None else None)
         message = (detail.message if detail is not None else None) or (running.message if running is not None else None)
         return reason or Phase.FAILED, message or f"Import DataVolume phase {self.phase}"
+
+    @property
+    def obstacle(self) -> tuple[str, str] | None:
+        """Reason and message of what keeps an unfinished import from going on; None in its regular course."""
+        dv = self.data_volume
+        if dv is None or dv.status is None or not self.unfinished or self.succeeded:
+            return None
+        if self.trouble is not None:
+            return self.trouble
+        detail = dv.status.detail
+        reason = (detail.reason if detail is not None else None) or ""
+        if detail is None or not reason or reason in _REGULAR:
+            return None
+        return reason, detail.message or reason
 
     @property
     def replaceable(self) -> bool:

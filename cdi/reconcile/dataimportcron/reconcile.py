@@ -177,11 +177,11 @@ def _reconcile(context: CronContext) -> Plan:
 
     actions = _without_refused(context, draft)
     newest = history.get(desired) if desired else None
+    up_to_date = conditions.up_to_date(step, newest or current, objects, storage, desired, draft.proofs)
+    draft.events += conditions.obstacle_events(context, step, up_to_date)
     aspects = {
         ConditionType.PROGRESSING: step.progressing,
-        ConditionType.UP_TO_DATE: conditions.up_to_date(
-            step, newest or current, objects, storage, desired, draft.proofs
-        ),
+        ConditionType.UP_TO_DATE: up_to_date,
         ConditionType.POLLED: conditions.polled(poll.trouble),
         ConditionType.GOLDEN_SETTINGS: conditions.settings(
             draft.problems, Reason.COMMAND_REFUSED if commands.refused else Reason.NOT_FOLLOWED
