@@ -38,6 +38,8 @@ def step_of(verb: str, resource: Resource, arguments: tuple[Any, ...]) -> str:
     metadata, status = body.get("metadata") or {}, body.get("status") or {}
     annotations = metadata.get("annotations") or {}
     said = [each.get("reason", "") for each in status.get("conditions") or []] if isinstance(status, dict) else []
+    if isinstance(status, dict):  # of a DataImportCron
+        said += [f"{each['name']} {each['state']}" for each in status.get("versions") or []]
     phase = annotations.get("cdi.kubevirt.io/storage.pod.phase", "")
     parts = [verb, str(resource), name, *sorted(body), *sorted(annotations), phase, status.get("phase", ""), *said]
     return re.sub(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", "UID", " ".join(parts))
