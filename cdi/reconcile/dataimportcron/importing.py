@@ -12,6 +12,7 @@ from cdi.api.dataimportcron import GoldenVersion, ImportStatus, VersionState
 from cdi.api.datavolume import DataVolume
 from cdi.api.golden import RETRY
 from cdi.api.names import (
+    ANN_CRON_DESIRED_DIGEST,
     ANN_CRON_IMAGE_STREAM_DOCKER_REF,
     ANN_CRON_LAST_USE_TIME,
     ANN_IMMEDIATE_BINDING,
@@ -102,6 +103,10 @@ def plan_import(
             return replace(step, requeue_after=DELETION_INTERVAL)
         if not objects.replaceable:
             return step
+        if context.annotations.get(ANN_CRON_DESIRED_DIGEST) != desired:
+            # A controller that ended between the deletion and the recording of the newer digest would import the
+            # failed one again.
+            return replace(step, requeue_after=DELETION_INTERVAL)
         step = replace(
             step,
             history=step.history.failed(current.data_volume_name, *(objects.failure or _superseded(objects))),

@@ -25,7 +25,7 @@ from cdi.api.errors import (
 )
 from cdi.api.job import Failure
 from cdi.api.poll import PollResult
-from tests.unit.reconcile.dataimportcron.world import INSTALL_NAMESPACE, World, cron_body, digest
+from tests.unit.reconcile.dataimportcron.world import DESIRED, INSTALL_NAMESPACE, World, cron_body, digest
 
 A, B, C = digest("a"), digest("b"), digest("c")
 NAME_A, NAME_B, NAME_C = (f"fedora-{letter * 12}" for letter in "abc")
@@ -124,7 +124,24 @@ def test_an_import_that_is_being_retried_says_why(error):
 # --- sources ------------------------------------------------------------------------------------------------------
 
 
-def end_poll(made: World, result: PollResult) -> None:
+def test_a_failed_import_is_deleted_only_once_the_newer_digest_is_recorded():
+    """A controller that was killed in between would import the failed one again."""
+    made = World(cron_body(schedule="0 0 * * *"))
+    made.use_class("fast")
+    made.outcomes[NAME_A] = "Failed"
+    uid = made.body["metadata"]["uid"]
+    end_poll(made, PollResult(id=uid, digest=A, identity="manifest"))
+    made.now += made.plan().requeue_after
+    end_poll(made, PollResult(id=uid, digest=B, identity="manifest"), settle=False)
+    plan = made.reconcile()
+    assert plan.annotations[DESIRED] == B
+    assert NAME_A in made.names("datavolumes")
+    made.settle()
+    assert made.names("datavolumes") == [NAME_B]
+    assert made.offered == f"pvc/{NAME_B}"
+
+
+def end_poll(made: World, result: PollResult, *, settle: bool = True) -> None:
     """Run the poll that is due and let its pod end with a result."""
     made.reconcile()
     jobs = [body for (plural, _, _), body in made.objects.items() if plural == "jobs"]
@@ -147,7 +164,8 @@ def end_poll(made: World, result: PollResult) -> None:
             },
         }
     )
-    made.settle()
+    if settle:
+        made.settle()
 
 
 @pytest.mark.parametrize(
