@@ -387,7 +387,7 @@ def _restarts_in_place(context: ReconcileContext, claim: PVC, attempts: AttemptH
     worker, failure = context.worker, attempts.failure
     if worker is None or worker.pod is None or not worker.pod.restarts or failure is None:
         return False
-    if ended(context, claim, attempts, failure) is not None:
+    if ended(context, claim, attempts, failure) is not None or in_use(context, claim) is not None:
         return False
     prepared = _prepare_job(context, claim)
     return isinstance(prepared, WorkerSpec) and restarts_in_place(context, claim, prepared, worker, failure)

@@ -125,12 +125,11 @@ def _ended_worker(
     began = _seconds(terminated.get("startedAt")) or worker.started
     outcome = _outcome(pod, terminated, document, claim)
     run = document.get("run")
-    repeated = outcome.failure is not None and outcome.failure.needs_new_pod
     return replace(
         worker,
         # A restarted container that only repeats its end is not another attempt.
         attempt=min(worker.attempt, first + (run if isinstance(run, int) and run > 0 else 1) - 1)
-        if repeated
+        if _needs_new_pod(terminated)
         else worker.attempt,
         running=False,
         started=began,
