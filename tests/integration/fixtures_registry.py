@@ -43,6 +43,8 @@ class OciLayout:
 
     path: Path
     entries: list[dict[str, Any]] = field(default_factory=list)
+    contents: dict[str, str] = field(default_factory=dict)
+    """Digest of the uncompressed content of each layer, by the layer's digest."""
 
     def __post_init__(self) -> None:
         (self.path / "blobs/sha256").mkdir(parents=True, exist_ok=True)
@@ -62,11 +64,14 @@ class OciLayout:
         content = files if isinstance(files, bytes) else tar_of(files)
         kind = "application/vnd.oci.image.layer.v1.tar"
         if compression == "gzip":
-            return self.blob(gzip.compress(content, mtime=0), f"{kind}+gzip")
-        if compression == "zstd":
+            made = self.blob(gzip.compress(content, mtime=0), f"{kind}+gzip")
+        elif compression == "zstd":
             packed = subprocess.run(["zstd", "-q", "-c"], input=content, capture_output=True, check=True).stdout
-            return self.blob(packed, f"{kind}+zstd")
-        return self.blob(content, kind)
+            made = self.blob(packed, f"{kind}+zstd")
+        else:
+            made = self.blob(content, kind)
+        self.contents[made["digest"]] = f"sha256:{hashlib.sha256(content).hexdigest()}"
+        return made
 
     def image(
         self,
@@ -84,7 +89,10 @@ class OciLayout:
             "architecture": architecture,
             "os": "linux",
             "config": {"Env": env or []},
-            "rootfs": {"type": "layers", "diff_ids": ["sha256:" + "0" * 64 for _ in layers]},
+            "rootfs": {
+                "type": "layers",
+                "diff_ids": [self.contents.get(each["digest"], each["digest"]) for each in layers],
+            },
         }
         if config is None:
             config = self.blob(json.dumps(body).encode(), "application/vnd.oci.image.config.v1+json")
