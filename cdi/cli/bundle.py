@@ -79,7 +79,8 @@ def create(
 
     key = None if sign_key is None else read_option_file(sign_key)
     access = read_access(options)
-    selections = [select(session.store, session.namespace, name) for name in dict.fromkeys(names)]
+    find_volume = session.backend.version_object
+    selections = [select(session.store, find_volume, session.namespace, name) for name in dict.fromkeys(names)]
     session.after_interrupt = "run the same command again to continue"
     creator = BundleCreator(
         Home.find(session.root), output.absolute(), Options(origin=origin, key=key), _find_access(session, access)
@@ -320,7 +321,7 @@ def _upload(
         raw, qcow2 = Path(directory) / "disk.raw", Path(directory) / "disk.qcow2"
         with bars.bar(wanted_name) as bar:
             import_to_path(
-                Home.find(None), request_of(path, one), raw, on_progress=lambda now: bar.update(now.phase, now)
+                Home.find(session.root), request_of(path, one), raw, on_progress=lambda now: bar.update(now.phase, now)
             )
         size = max(raw.stat().st_size, MEBI)
         compress(raw, qcow2)

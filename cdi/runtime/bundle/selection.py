@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -18,6 +18,7 @@ from cdi.store.base import Key, Object
 _MAX_CHAIN: Final = 8
 _IMAGE: Final = f"{GROUP}/image."
 _KEPT_LABELS = "kubevirt.io/"
+FindVolume = Callable[[str, str], Object | None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,7 +33,7 @@ class Selection:
     """Its digest is empty if nothing identifies the content, such as that of an upload."""
     source: Mapping[str, Any] = field(default_factory=dict)
     annotations: Mapping[str, str] = field(default_factory=dict)
-    """Annotations of the PVC."""
+    """Annotations of the PVC or VolumeSnapshot."""
     labels: Mapping[str, str] = field(default_factory=dict)
     """Labels of the DataSource (else of the PVC) with a meaning elsewhere."""
     cron: Object | None = None
@@ -63,15 +64,21 @@ class Selection:
         return "registry" in self.source
 
 
-def select(store: Reader, namespace: str, name: str) -> Selection:
+def select(store: Reader, find_volume: FindVolume, namespace: str, name: str) -> Selection:
     """Find the version that a DataSource offers, or the volume of that name.
+
+    Args:
+        store: The objects.
+        find_volume: Returns a PVC, or else a VolumeSnapshot, by namespace and name (`Backend.version_object`).
+        namespace: Namespace of the DataSource or volume.
+        name: Its name.
 
     Raises:
         NotFound: There is neither, or the DataSource refers to nothing.
     """
     data_source = _find(store, "datasources", namespace, name)
     where, volume = (namespace, name) if data_source is None else _volume(store, data_source, namespace)
-    claim = _find(store, "persistentvolumeclaims", where, volume)
+    claim = find_volume(where, volume)
     if claim is None and data_source is None:
         raise NotFound(
             f"there is no DataSource and no volume {namespace}/{name}", remedy="list them: cdi get datasource,pvc"
@@ -80,8 +87,6 @@ def select(store: Reader, namespace: str, name: str) -> Selection:
     annotations = (claim or {}).get("metadata", {}).get("annotations") or {}
     source = _source(store, where, volume, cron)
     version = _version(cron, volume, annotations, source)
-    if cron is not None and not annotations:
-        annotations = _snapshot_annotations(store, where, volume)
     labels = ((data_source or claim or {}).get("metadata") or {}).get("labels") or {}
     return Selection(
         name=name,
@@ -190,12 +195,3 @@ def _version(
         digest = annotations.get(f"{_IMAGE}validator")
     digest = digest or annotations.get(f"{_IMAGE}digest") or ""
     return GoldenVersion(name=volume, digest=str(digest), state="Available", source=url)
-
-
-def _snapshot_annotations(store: Reader, namespace: str, volume: str) -> Mapping[str, str]:
-    try:
-        snapshot = store.get(Key.of("volumesnapshots", namespace, volume))
-    except CdiError:  # no such kind here, or no such snapshot
-        return {}
-    found: Mapping[str, str] = snapshot["metadata"].get("annotations") or {}
-    return found

@@ -5,25 +5,35 @@ from __future__ import annotations
 import pytest
 
 from cdi.api.errors import NotFound
-from cdi.runtime.bundle.selection import portable_cron, select
+from cdi.runtime.bundle import selection
+from cdi.runtime.bundle.selection import portable_cron
 from cdi.store.base import Key
 
 DIGEST = f"sha256:{'a1' * 32}"
 
 
 class Objects:
-    """A reader of objects in memory, without VolumeSnapshots, as on one machine."""
+    """A reader of objects in memory; those of kind VolumeSnapshot are found as volumes only."""
 
     def __init__(self, *bodies):
-        self._bodies = {Key.of_object(body): body for body in bodies}
+        self._snapshots = [body for body in bodies if body["kind"] == "VolumeSnapshot"]
+        self._bodies = {Key.of_object(body): body for body in bodies if body["kind"] != "VolumeSnapshot"}
 
     def get(self, key):
         if key not in self._bodies:
             raise NotFound(f"there is no {key}")
         return self._bodies[key]
 
+    def volume(self, namespace, name):
+        claim = self._bodies.get(Key("persistentvolumeclaims", namespace, name))
+        return claim or next((body for body in self._snapshots if body["metadata"]["name"] == name), None)
+
     def list(self, plural, namespace=None):
         return [body for key, body in self._bodies.items() if key.plural == plural and key.namespace == namespace]
+
+
+def select(objects, namespace, name):
+    return selection.select(objects, objects.volume, namespace, name)
 
 
 def thing(kind, name, *, labels=None, annotations=None, namespace="images", **rest):
@@ -86,6 +96,14 @@ def test_the_version_that_the_data_source_offers_is_taken_and_not_the_newest():
     assert found.source["registry"]["secretRef"] == "pull"
     assert (found.size, found.record, found.content_digest) == (1048576, "{}", f"sha256:{'b2' * 32}")
     assert found.labels == {"instancetype.kubevirt.io/default-preference": "f"}
+
+
+def test_a_version_that_is_kept_as_a_snapshot_has_its_record():
+    metadata = {**PVC["metadata"], "annotations": PVC["metadata"]["annotations"]}
+    snapshot = {"apiVersion": "snapshot.storage.k8s.io/v1", "kind": "VolumeSnapshot", "metadata": metadata}
+    found = select(Objects(snapshot, CRON, offering("fedora", snapshot={"name": metadata["name"]})), "images", "fedora")
+    assert (found.volume, found.version.digest) == (metadata["name"], DIGEST)
+    assert (found.size, found.record, found.content_digest) == (1048576, "{}", f"sha256:{'b2' * 32}")
 
 
 def test_a_data_source_may_refer_to_another_and_a_loop_ends():
