@@ -186,6 +186,7 @@ def block_class(place):
     """Return the name of a storage class whose profile says which volumes it has."""
     kubectl = place.kubectl
     name = f"{kubectl.namespace}-block"
+    sets = [{"accessModes": ["ReadWriteOnce"], "volumeMode": "Block"}]
     kubectl.create(
         {
             "apiVersion": "storage.k8s.io/v1",
@@ -194,13 +195,17 @@ def block_class(place):
             "provisioner": kubectl.get("storageclass", "csi")["provisioner"],
             "volumeBindingMode": "Immediate",
         },
-        {"apiVersion": "cdi.kubevirt.io/v1beta1", "kind": "StorageProfile", "metadata": {"name": name}, "spec": {}},
+        {
+            "apiVersion": "cdi.kubevirt.io/v1beta1",
+            "kind": "StorageProfile",
+            "metadata": {"name": name},
+            "spec": {"claimPropertySets": sets},
+        },
     )
     try:
-        status = {"status": {"claimPropertySets": [{"accessModes": ["ReadWriteOnce"], "volumeMode": "Block"}]}}
-        kubectl.run(
-            "patch", "storageprofile", name, "--subresource=status", "--type=merge", f"--patch={json.dumps(status)}"
-        )
+        # As a controller of cluster-scoped objects does, which may also run for another test.
+        status = json.dumps({"status": {"claimPropertySets": sets}})
+        kubectl.run("patch", "storageprofile", name, "--subresource=status", "--type=merge", f"--patch={status}")
         yield name
     finally:
         kubectl.run("delete", "storageprofile,storageclass", name, "--ignore-not-found")
