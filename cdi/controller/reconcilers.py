@@ -80,7 +80,9 @@ from cdi.reconcile.transfer.context import TransferWorld
 from cdi.reconcile.transfer.reconcile import reconcile_transfer
 from cdi.runtime.program_versions import program_versions
 
-PLATFORM = Platform(cluster=True, snapshots=True, image_streams=True)
+PLATFORM = Platform(cluster=True)
+CRON_PLATFORM = replace(PLATFORM, image_streams=True)
+"""DataImportCrons resolve image streams; their DataVolumes get the image's own reference."""
 MAX_INPUT_ROUNDS = 3
 """Maximum number of rounds in which a plan's Secrets and ConfigMaps are read: one may refer to another."""
 _RESOURCES: Mapping[Kind, Resource] = {
@@ -400,7 +402,7 @@ class Reconcilers:
             settings=settings,
             settings_problem=problem,
             config=self._cron_config(),
-            platform=PLATFORM,
+            platform=CRON_PLATFORM,
             install_namespace=self._install_namespace,
             owner=self._owner(),
             poll_account=self._poll_account,

@@ -15,6 +15,7 @@ from cdi.api.job import Job, Outcome
 from cdi.api.names import ANN_FILLED_FOR
 from cdi.api.quantity import Quantity
 from cdi.api.validation import parse
+from cdi.controller.reconcilers import PLATFORM
 from cdi.reconcile.actions import (
     CreateObject,
     DeleteObject,
@@ -33,7 +34,6 @@ from cdi.reconcile.context import (
     PVC,
     DataRef,
     Input,
-    Platform,
     Profile,
     ResolvedConfig,
     Service,
@@ -66,7 +66,6 @@ CLASSES = {
     "local-wait": StorageClass(name="local-wait", provisioner="local.example", wait_for_first_consumer=True),
 }
 CONFIG = ResolvedConfig(overhead=Fraction(6, 100), pods=WorkerPodConfig(image="example/cdi:1"))
-CLUSTER = Platform(cluster=True)
 COMPLETE = "complete"
 
 
@@ -268,7 +267,7 @@ class Cluster:
     def context(self, name=None, refusal=None):
         return build_context(
             self, self.key[0], name or self.key[1],
-            now=self.now, config=self.config, retries=self.retries, platform=CLUSTER, refusal=refusal,
+            now=self.now, config=self.config, retries=self.retries, platform=PLATFORM, refusal=refusal,
         )  # fmt: skip
 
     def step(self, kept=None, name=None, repeat=False, late=()):

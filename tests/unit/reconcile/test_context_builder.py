@@ -856,3 +856,9 @@ def test_a_source_too_large_for_annotations_is_not_recorded():
 
 def test_other_claims_are_not_our_business():
     assert Cluster(claim=pvc("csi")).context() is None
+
+
+def test_an_image_stream_of_a_data_volume_is_refused():
+    source = {"registry": {"imageStream": "i", "pullMethod": "node"}}
+    cluster = Cluster(dv("csi", source=source)).run()
+    assert (cluster.status["phase"], cluster.detail["reason"]) == ("Failed", "SourceNotSupported")
