@@ -163,6 +163,6 @@ def test_the_api_server_takes_the_policies(render, namespace, values):  # noqa: 
     place = namespace.namespace
     made = {"networkPolicy": {**values["networkPolicy"], "workers": {"namespaces": [place]}}}
     documents = [each for each in render(made, namespace=place) if each["kind"] == "NetworkPolicy"]
-    assert len(documents) == 7
+    assert len(documents) == 8
     listed = json.dumps({"apiVersion": "v1", "kind": "List", "items": documents})
     namespace.run("apply", "--server-side", "--dry-run=server", "--validate=strict", "-f-", given=listed)
