@@ -46,6 +46,8 @@ GOLDEN, RECORD, STATEMENT = "_golden", "_record", "_bundle"
 MAX_DOCUMENT: Final = 256 << 10
 """Maximum size in bytes of a `GoldenDocument`."""
 MAX_IMAGES: Final = 200
+_BUNDLE_BUILD: Final = f"https://{GROUP}/golden-bundle/v1"
+"""Build type of a `bundle_statement`."""
 _NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,126}[a-z0-9])?")
 _REMEDY = "write the bundle again with cdi bundle create"
 
@@ -191,7 +193,7 @@ class Bundle:
             document=document,
             digest=image.digest,
             records=tuple(records),
-            record=records[0].decode("ascii", "replace") if has_record else None,
+            record=records[0].decode("utf-8", "replace") if has_record else None,
             signatures=1 if tag in self._entries else 0,
         )
 
@@ -243,27 +245,46 @@ class Bundle:
         return self.layout.small_blob(manifest.layers[0], where)
 
 
-def verify_records(image: BundledImage, resolved: ResolvedImage, key: bytes, where: str) -> str:
-    """Require a signed record of exactly this image; return the id of the key.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VerifiedRecords:
+    """Result of `verify_records`."""
+
+    key: str
+    """Id of the key."""
+    record: str | None
+    """The record of origin, if it is one of those that the key signed."""
+
+
+def verify_records(image: BundledImage, resolved: ResolvedImage, key: bytes, where: str) -> VerifiedRecords:
+    """Require a signed record of exactly this image, which agrees with the description.
 
     Raises:
         SignatureMissing: The bundle has no record that is about this image.
-        SignatureInvalid: A record was not signed by the key.
+        SignatureInvalid: No record was signed by the key, or a signed one is about another version or DataSource than
+            the description.
         SigningKeyInvalid: The key is unusable.
     """
     digests = {str(resolved.digest), str(resolved.manifest_digest)}
     refusal: VerifyError | None = None
+    found: VerifiedRecords | None = None
     other = ""
     for text in image.records:
         envelope = parse_record(text)
-        subjects = subject_digests(parse_statement(envelope.payload))
+        statement = parse_statement(envelope.payload)
+        subjects = subject_digests(statement)
         if not subjects & digests:
             other = min(subjects, default="nothing")
             continue
         try:
-            return verify(envelope, key, where=where)
+            signer = verify(envelope, key, where=where)
         except (SignatureInvalid, SignatureMissing) as error:
             refusal = refusal if isinstance(refusal, SignatureInvalid) else error
+            continue
+        _require_same_identity(image.document, statement, subjects, where)
+        record = image.record if image.record is not None and image.record.encode() == text else None
+        found = VerifiedRecords(key=signer, record=record or (found.record if found else None))
+    if found is not None:
+        return found
     if refusal is not None:
         raise refusal
     if not other:
@@ -275,24 +296,52 @@ def verify_records(image: BundledImage, resolved: ResolvedImage, key: bytes, whe
     )
 
 
+def _require_same_identity(
+    document: GoldenDocument, statement: Mapping[str, Any], subjects: frozenset[str], where: str
+) -> None:
+    """Raise `SignatureInvalid` if a signed statement is about another DataSource or version than the description.
+
+    The description itself is not signed, so it could give a signed image the name or version of another one.
+    """
+    definition = statement["predicate"].get("buildDefinition")
+    stated = definition if isinstance(definition, dict) else {}
+    if stated.get("buildType") == _BUNDLE_BUILD:
+        expected = _build_definition(document)
+        differing = [name for name, value in expected.items() if stated.get(name) != value]
+    else:
+        differing = [] if document.version.digest in subjects else ["subject"]
+    if differing:
+        raise SignatureInvalid(
+            f"the description of {document.name!r}, version {document.version.digest}, contradicts the signed"
+            f" statement about the image: {', '.join(differing)}",
+            where=where,
+            remedy="get the bundle again from the maker of the statement; its description was altered",
+        )
+
+
 def bundle_statement(document: GoldenDocument, image: Mapping[str, Any]) -> bytes:
     """Return the statement about the image in the bundle, which a key signs when the bundle is created."""
     algorithm, _, value = str(image["digest"]).partition(":")
-    source, _, content = document.version.digest.rpartition(":")
-    dependency = {"name": document.version.name, "digest": {source or "sha256": content}}
-    reference = public_reference(document.version.source or "")
     return canonical(
         {
             "_type": STATEMENT_TYPE,
             "subject": [{"name": document.name, "digest": {algorithm: value}}],
             "predicateType": PREDICATE_TYPE,
             "predicate": {
-                "buildDefinition": {
-                    "buildType": f"https://{GROUP}/golden-bundle/v1",
-                    "externalParameters": {"dataSource": document.name},
-                    "resolvedDependencies": [dependency | ({"uri": reference} if reference else {})],
-                },
+                "buildDefinition": _build_definition(document),
                 "runDetails": {"builder": {"id": BUILDER_ID}},
             },
         }
     )
+
+
+def _build_definition(document: GoldenDocument) -> dict[str, Any]:
+    """Return what identifies the golden image in a `bundle_statement`."""
+    algorithm, _, content = document.version.digest.rpartition(":")
+    dependency = {"name": document.version.name, "digest": {algorithm or "sha256": content}}
+    reference = public_reference(document.version.source or "")
+    return {
+        "buildType": _BUNDLE_BUILD,
+        "externalParameters": {"dataSource": document.name},
+        "resolvedDependencies": [dependency | ({"uri": reference} if reference else {})],
+    }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -47,7 +47,9 @@ def check(bundle: Bundle, name: str, record_key: bytes | None) -> Checked:
     resolved = bundle.resolve(image)
     key = None
     if record_key is not None:
-        key = verify_records(image, resolved, record_key, f"{bundle.path}, {name}")
+        verified = verify_records(image, resolved, record_key, f"{bundle.path}, {name}")
+        # A record that the key did not sign must not reach the volume, where it would be taken for a verified one.
+        image, key = replace(image, record=verified.record), verified.key
     return Checked(image=image, resolved=resolved, key=key)
 
 
@@ -129,9 +131,12 @@ def _exists(backend: Backend, kind: str, namespace: str, name: str) -> bool:
 def offer(backend: Backend, checked: Checked, namespace: str, *, with_cron: bool) -> list[str]:
     """Write the record of the imported volume, then the DataSource; return ``kind/name action`` of each object."""
     name, document = checked.image.name, checked.image.document
-    if checked.image.record is not None:
-        uid = backend.get("pvc", namespace, checked.volume)["metadata"]["uid"]
-        backend.annotate("pvc", namespace, checked.volume, {RECORD: checked.image.record}, uid=uid)
+    claim = backend.get("pvc", namespace, checked.volume)["metadata"]
+    present = (claim.get("annotations") or {}).get(RECORD)
+    # With a key, the record that an earlier import without one wrote is removed unless the key signed it.
+    wanted = present if checked.image.record is None and checked.key is None else checked.image.record
+    if wanted != present:
+        backend.annotate("pvc", namespace, checked.volume, {RECORD: wanted}, uid=claim["uid"])
     source: Object = {
         "apiVersion": _API,
         "kind": "DataSource",

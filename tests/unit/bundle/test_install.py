@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -121,10 +122,16 @@ class TestRecords:
         private, public = keys(tmp_path)
         return private.read_bytes(), public.read_bytes()
 
-    def image(self, *records):
+    def image(self, *records, record=None, document=None):
         one = checked()
-        fields = {name: getattr(one.image, name) for name in ("name", "document", "digest")}
-        return BundledImage(**fields, records=records), one.resolved
+        image = BundledImage(
+            name="fedora",
+            document=document or one.image.document,
+            digest=one.image.digest,
+            records=records,
+            record=None if record is None else record.decode(),
+        )
+        return image, one.resolved
 
     def statement(self, digest=DIGEST):
         return build_statement(
@@ -153,6 +160,48 @@ class TestRecords:
         )
         with pytest.raises(SignatureInvalid):
             verify_records(*self.image(moved.to_json()), pair[1], "bundle")
+
+    def test_only_a_record_that_the_key_signed_is_passed_on(self, pair):
+        good = sign(self.statement(), pair[0], where="key").to_json()
+        vouching = sign(bundle_statement(checked().image.document, {"digest": DIGEST}), pair[0], where="key").to_json()
+        forged = self.statement()
+        elsewhere = sign(self.statement(f"sha256:{'b2' * 32}"), pair[0], where="key").to_json()
+        assert verify_records(*self.image(good, vouching, record=good), pair[1], "bundle").record == good.decode()
+        for record in (forged, elsewhere):
+            found = verify_records(*self.image(record, vouching, record=record), pair[1], "bundle")
+            assert found.key
+            assert found.record is None
+
+    @pytest.mark.parametrize(
+        "signed",
+        [
+            {"name": "debian"},
+            {"version": GoldenVersion(name="x", digest=f"sha256:{'b2' * 32}", state="Available")},
+            {"version": GoldenVersion(name="y", digest=DIGEST, state="Available")},
+        ],
+    )
+    def test_a_signed_statement_about_another_golden_image_or_version_is_refused(self, pair, signed):
+        document = checked().image.document
+        statement = bundle_statement(replace(document, **signed), {"digest": DIGEST})
+        record = sign(statement, pair[0], where="key").to_json()
+        with pytest.raises(SignatureInvalid, match="contradicts the signed statement"):
+            verify_records(*self.image(record), pair[1], "bundle")
+
+    def test_a_signed_record_of_the_image_under_another_version_is_refused(self, pair):
+        record = sign(self.statement(), pair[0], where="key").to_json()
+        version = GoldenVersion(name="x", digest=f"sha256:{'b2' * 32}", state="Available")
+        document = replace(checked().image.document, version=version, original=False)
+        with pytest.raises(SignatureInvalid, match="contradicts the signed statement"):
+            verify_records(*self.image(record, document=document), pair[1], "bundle")
+
+
+def test_a_record_of_an_earlier_unverified_import_does_not_stay_beside_a_verified_one():
+    record = {"cdi.kubevirt.io/golden.record": '{"forged":1}'}
+    backend = Backend(pvc={"metadata": {"uid": "u", "annotations": record}})
+    one = checked()
+    without = replace(one, image=replace(one.image, record=None), key="id")
+    offer(backend, without, "images", with_cron=False)
+    assert backend.annotated[3] == {"cdi.kubevirt.io/golden.record": None}
 
 
 @pytest.mark.parametrize(
