@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from cdi.api.errors import AlreadyExists, NotFound, UsageError
+from cdi.api.errors import UsageError
 from cdi.cli import bars
 from cdi.cli.access import access_options, read_access
 from cdi.cli.options import duration
@@ -268,28 +268,15 @@ def import_(
 def _import_here(
     session: Session, path: Path, one: Checked, cosign_key: Path | None, storage_class: str | None
 ) -> None:
-    from cdi.runtime.bundle.install import data_volume, request_of
+    from cdi.runtime.bundle.install import data_volume, find_earlier, request_of
     from cdi.runtime.preflight import find_size
 
     namespace = session.namespace
     size = find_size(session.embedded.home, request_of(path, one), namespace, one.volume)
     keys = None if cosign_key is None else str(cosign_key)
     wanted = data_volume(path, one, namespace, size, cosign_keys=keys, storage_class=storage_class)
-    _require_same(session, wanted)
+    find_earlier(session.backend, wanted)
     session.backend.apply([wanted])
-
-
-def _require_same(session: Session, wanted: Mapping[str, Any]) -> None:
-    metadata = wanted["metadata"]
-    try:
-        there = session.backend.get("dv", metadata["namespace"], metadata["name"])
-    except NotFound:
-        return
-    if there["spec"].get("source") != wanted["spec"]["source"]:
-        raise AlreadyExists(
-            f"DataVolume {metadata['namespace']}/{metadata['name']} of this version already exists with another source",
-            remedy=f"use it as it is, or delete it: cdi delete dv/{metadata['name']}",
-        )
 
 
 def _upload(
@@ -304,9 +291,9 @@ def _upload(
     *,
     insecure: bool,
 ) -> None:
-    """Verify and convert the image on this machine, and upload it as a compressed qcow2."""
+    """Verify and convert the image on this machine, and upload it as a compressed qcow2, unless it was uploaded."""
     from cdi.runtime.bundle.disk_image import compress
-    from cdi.runtime.bundle.install import request_of, upload_volume
+    from cdi.runtime.bundle.install import is_uploaded, request_of, upload_volume
     from cdi.runtime.home import Home
     from cdi.runtime.import_to_path import import_to_path
 
@@ -316,6 +303,8 @@ def _upload(
             remedy="push the image to a registry of the cluster, and let it verify the signature: "
             f"skopeo copy oci-archive:{shlex.quote(str(path))}:{one.image.name} docker://REGISTRY/{one.image.name}",
         )
+    if is_uploaded(session.backend, one, session.namespace):
+        return
     wanted_name = one.volume
     with tempfile.TemporaryDirectory(prefix="cdi-bundle-") as directory:
         raw, qcow2 = Path(directory) / "disk.raw", Path(directory) / "disk.qcow2"
@@ -327,6 +316,5 @@ def _upload(
         compress(raw, qcow2)
         raw.unlink()
         wanted = upload_volume(one, session.namespace, size, storage_class=storage_class)
-        _require_same(session, wanted)
         session.backend.apply([wanted])
         send(session, str(qcow2), wanted_name, url=proxy, ca=ca, insecure=insecure, timeout=timeout)

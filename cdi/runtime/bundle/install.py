@@ -7,10 +7,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from cdi.api.errors import Conflict, NotFound
-from cdi.api.golden import RECORD
+from cdi.api.errors import AlreadyExists, Conflict, NotFound
+from cdi.api.golden import BUNDLE_DIGEST, RECORD
 from cdi.api.names import ANN_IMMEDIATE_BINDING, GROUP, LABEL_DATA_IMPORT_CRON, cron_import
-from cdi.api.policy import PREFIX as POLICY
+from cdi.api.phases import Phase
+from cdi.api.policy import CHECKSUM, COSIGN_KEYS, INSECURE
 from cdi.image.sizes import kubernetes_quantity
 from cdi.runtime.backend import Backend
 from cdi.runtime.bundle.contents import Bundle, BundledImage, verify_records
@@ -21,6 +22,8 @@ from cdi.source.registry.resolve import ResolvedImage
 from cdi.store.base import Object
 
 _API: Final = f"{GROUP}/v1beta1"
+_VERIFICATION: Final = (CHECKSUM, COSIGN_KEYS, INSECURE, BUNDLE_DIGEST)
+"""Annotations of a DataVolume that decide which content it accepts."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,15 +73,48 @@ def data_volume(
     registry: dict[str, Any] = {"url": f"oci-archive:{path.absolute()}:{checked.image.name}"}
     if architecture is not None:
         registry["platform"] = {"architecture": architecture}
-    annotations = {f"{POLICY}checksum": str(checked.resolved.digest)}
+    annotations = {CHECKSUM: str(checked.resolved.digest)}
     if cosign_keys is not None:
-        annotations[f"{POLICY}cosignKeys"] = cosign_keys
+        annotations[COSIGN_KEYS] = cosign_keys
     return _data_volume(checked, namespace, size, annotations, {"registry": registry}, storage_class)
 
 
 def upload_volume(checked: Checked, namespace: str, size: int, *, storage_class: str | None) -> Object:
     """Return the DataVolume of a cluster that receives the image as an upload."""
-    return _data_volume(checked, namespace, size, {ANN_IMMEDIATE_BINDING: ""}, {"upload": {}}, storage_class)
+    annotations = {ANN_IMMEDIATE_BINDING: "", BUNDLE_DIGEST: str(checked.resolved.digest)}
+    return _data_volume(checked, namespace, size, annotations, {"upload": {}}, storage_class)
+
+
+def find_earlier(backend: Backend, wanted: Object) -> Object | None:
+    """Return the DataVolume of an earlier import of the same content with the same verification; None if there is none.
+
+    Raises:
+        AlreadyExists: The DataVolume has another source or another verification than `wanted`, so that its content is
+            not known to be that of the bundle.
+    """
+    metadata = wanted["metadata"]
+    try:
+        body = backend.get("dv", metadata["namespace"], metadata["name"])
+    except NotFound:
+        return None
+    present = body["metadata"].get("annotations") or {}
+    differing = [name for name in _VERIFICATION if present.get(name) != metadata["annotations"].get(name)]
+    if body["spec"].get("source") != wanted["spec"]["source"]:
+        differing.insert(0, "spec.source")
+    if differing:
+        raise AlreadyExists(
+            f"DataVolume {metadata['namespace']}/{metadata['name']} of this version already exists with another source"
+            f" or verification: {', '.join(differing)}",
+            remedy=f"use it as it is, or delete it: cdi delete dv/{metadata['name']}",
+        )
+    return body
+
+
+def is_uploaded(backend: Backend, checked: Checked, namespace: str) -> bool:
+    """Return whether an earlier upload of this image succeeded; raise what `find_earlier` raises."""
+    # The size does not matter here; that of the disk is known only after the conversion.
+    earlier = find_earlier(backend, upload_volume(checked, namespace, 1, storage_class=None))
+    return earlier is not None and (earlier.get("status") or {}).get("phase") == Phase.SUCCEEDED
 
 
 def _data_volume(

@@ -5,16 +5,27 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from cdi.api.dataimportcron import GoldenVersion
 from cdi.api.digest import Digest
-from cdi.api.errors import BundleInvalid, Conflict, NotFound, SignatureInvalid, SignatureMissing
+from cdi.api.errors import AlreadyExists, BundleInvalid, Conflict, NotFound, SignatureInvalid, SignatureMissing
 from cdi.api.origin import Envelope, ImportFacts, build_statement
+from cdi.cli.bundle import _upload
 from cdi.runtime.backend import Applied
 from cdi.runtime.bundle.contents import BundledImage, GoldenDocument, bundle_statement, verify_records
-from cdi.runtime.bundle.install import Checked, data_volume, offer, request_of, require_free, upload_volume
+from cdi.runtime.bundle.install import (
+    Checked,
+    data_volume,
+    find_earlier,
+    is_uploaded,
+    offer,
+    request_of,
+    require_free,
+    upload_volume,
+)
 from cdi.source.registry.platform import Platform
 from cdi.source.registry.resolve import ResolvedImage
 from cdi.verify.dsse import sign
@@ -84,7 +95,51 @@ def test_the_volume_is_pinned_to_the_digest_that_was_verified():
     }
     request = request_of(Path("/b/golden.tar"), checked())
     assert (request.checksum, request.access.architecture) == (DIGEST, "arm64")
-    assert upload_volume(checked(), "images", 1, storage_class=None)["spec"]["source"] == {"upload": {}}
+    upload = upload_volume(checked(), "images", 1, storage_class=None)
+    assert upload["spec"]["source"] == {"upload": {}}
+    assert upload["metadata"]["annotations"]["cdi.kubevirt.io/golden.bundleDigest"] == DIGEST
+
+
+def earlier(*, digest=DIGEST, phase="Succeeded", **annotations):
+    """A DataVolume of an earlier upload."""
+    metadata = {"annotations": {"cdi.kubevirt.io/golden.bundleDigest": digest, **annotations}}
+    return {"metadata": metadata, "spec": {"source": {"upload": {}}}, "status": {"phase": phase}}
+
+
+def test_an_upload_that_succeeded_is_not_repeated(tmp_path):
+    session = SimpleNamespace(backend=Backend(dv=earlier()), namespace="images", root=tmp_path)
+    _upload(session, tmp_path / "missing.tar", checked(), None, None, None, None, None, insecure=False)
+    assert session.backend.applied == []
+    assert not is_uploaded(Backend(dv=earlier(phase="UploadReady")), checked(), "images")
+    assert not is_uploaded(Backend(), checked(), "images")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        earlier(digest=f"sha256:{'b2' * 32}"),
+        {**earlier(), "metadata": {}},
+        {**earlier(), "spec": {"source": {"blank": {}}}},
+    ],
+)
+def test_a_volume_with_other_or_unknown_content_is_not_used_for_an_upload(body, tmp_path):
+    session = SimpleNamespace(backend=Backend(dv=body), namespace="images", root=tmp_path)
+    with pytest.raises(AlreadyExists, match="another source or verification"):
+        _upload(session, tmp_path / "missing.tar", checked(), None, None, None, None, None, insecure=False)
+
+
+def test_a_volume_of_an_import_that_verified_less_is_not_used():
+    def wanted(keys):
+        return data_volume(Path("/b/golden.tar"), checked(), "images", 1 << 20, cosign_keys=keys, storage_class=None)
+
+    unsigned, limited = wanted(None), wanted("/k.pub")
+    limited["metadata"]["annotations"]["cdi.kubevirt.io/policy.bandwidth"] = "1Mi"
+    assert find_earlier(Backend(dv=limited), wanted("/k.pub")) == limited
+    with pytest.raises(AlreadyExists, match=r"policy\.cosignKeys"):
+        find_earlier(Backend(dv=unsigned), wanted("/k.pub"))
+    unsigned["metadata"]["annotations"]["cdi.kubevirt.io/policy.checksum"] = f"sha256:{'b2' * 32}"
+    with pytest.raises(AlreadyExists, match=r"policy\.checksum"):
+        find_earlier(Backend(dv=unsigned), wanted(None))
 
 
 def test_labels_and_metadata_of_a_bundle_cannot_claim_what_is_not_theirs():
