@@ -11,6 +11,7 @@ import hashlib
 import io
 import os
 import shutil
+import stat
 import tarfile
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -18,11 +19,13 @@ from pathlib import Path
 from typing import Any, Final
 
 from cdi import atomic_file
-from cdi.api.digest import Digest
+from cdi.api.digest import HEX_LENGTH, Digest
 from cdi.api.errors import CdiError, ChecksumMismatch, Retry, SourceTruncated, TargetUnsuitable
 from cdi.api.origin import canonical
+from cdi.runtime.bundle.contents import GOLDEN, RECORD, STATEMENT
 from cdi.source.base import Source
-from cdi.source.registry.manifest import OCI_INDEX, OCI_MANIFEST
+from cdi.source.registry.manifest import MANIFEST_LIMIT, OCI_INDEX, OCI_MANIFEST, Index, parse_manifest
+from cdi.source.registry.signatures import is_signature
 
 REF_NAME: Final = "org.opencontainers.image.ref.name"
 EMPTY_TYPE: Final = "application/vnd.oci.empty.v1+json"
@@ -42,18 +45,18 @@ class LayoutWriter:
     """An OCI image layout that is being written to a directory; existing complete blobs are kept."""
 
     def __init__(self, root: Path) -> None:
-        """Create the directory; raise `TargetUnsuitable` if it has other content, or a `TargetError`."""
+        """Create the directory; raise `TargetUnsuitable` if it is not that of a bundle, or a `TargetError`.
+
+        Blobs that a bundle does not need are removed in the end, so the directory must not contain other images.
+        """
         self.root = root
         self._used: set[Path] = set()
         with atomic_file.mapped("the bundle", root):
             root.mkdir(mode=0o755, parents=True, exist_ok=True)
             foreign = [name for name in os.listdir(root) if name not in ("oci-layout", "index.json", "blobs", ".work")]
             if foreign:
-                raise TargetUnsuitable(
-                    f"the directory contains {foreign[0][:80]!r}, which does not belong to a bundle",
-                    where=str(root),
-                    remedy="give a new directory, or one of an earlier bundle",
-                )
+                raise _unsuitable(root, foreign[0])
+            _require_bundle(root)
             shutil.rmtree(self.work, ignore_errors=True)
             self.work.mkdir()
             (root / "blobs").mkdir(exist_ok=True)
@@ -177,6 +180,46 @@ class LayoutWriter:
                 reader.close()
         if done < size:
             raise SourceTruncated(f"the source ended after {done} of {size} bytes", where=source.probe().location)
+
+
+def _require_bundle(root: Path) -> None:
+    """Raise `TargetUnsuitable` if a directory has an index of other images, or blobs that no bundle has."""
+    blobs = root / "blobs"
+    if os.path.lexists(blobs):
+        # Through a symbolic link, files outside the directory would be written and removed.
+        for path in (blobs, *(sorted(blobs.iterdir()) if _is_own_directory(blobs) else ())):
+            if not _is_own_directory(path) or (path != blobs and path.name not in HEX_LENGTH):
+                raise _unsuitable(root, str(path.relative_to(root)))
+    index = root / "index.json"
+    if not os.path.lexists(index):
+        return
+    status = index.lstat()
+    if not stat.S_ISREG(status.st_mode) or status.st_size > MANIFEST_LIMIT:
+        raise _unsuitable(root, index.name)
+    try:
+        parsed = parse_manifest(index.read_bytes(), OCI_INDEX, str(index))
+    except CdiError as error:
+        raise _unsuitable(root, index.name) from error
+    assert isinstance(parsed, Index), "the content type said so"
+    names = {entry.name for entry in parsed.entries if entry.name is not None}
+    images = {name.removesuffix(GOLDEN) for name in names if name.endswith(GOLDEN)}
+    belonging = {name + suffix for name in images for suffix in ("", GOLDEN, RECORD, STATEMENT)}
+    for entry in parsed.entries:
+        # Referrers of a bundle's images have no name.
+        if entry.name not in belonging and not (images and (entry.name is None or is_signature(entry))):
+            raise _unsuitable(root, f"image {entry.name or entry.digest}")
+
+
+def _is_own_directory(path: Path) -> bool:
+    return path.is_dir() and not path.is_symlink()
+
+
+def _unsuitable(root: Path, content: str) -> TargetUnsuitable:
+    return TargetUnsuitable(
+        f"the directory contains {content[:80]!r}, which does not belong to a bundle",
+        where=str(root),
+        remedy="give a new directory, or one of an earlier bundle",
+    )
 
 
 def pack(root: Path, target: Path, on_bytes: OnBytes = lambda _: None) -> None:

@@ -118,6 +118,51 @@ def test_a_directory_with_other_files_is_refused(tmp_path):
         LayoutWriter(tmp_path)
 
 
+def named(descriptor, name):
+    return {**descriptor, "annotations": {layout.REF_NAME: name}}
+
+
+def files(root):
+    return {path: path.read_bytes() for path in root.rglob("*") if path.is_file()}
+
+
+def test_images_of_a_layout_that_is_no_bundle_are_kept(writer):
+    image = writer.put(b"precious", "text/plain")
+    bundled = [named(image, "os"), named(image, "os_golden"), named(image, f"sha256-{'a1' * 32}.sig"), image]
+    for entries in ([named(image, "v1")], [image], [*bundled, named(image, "other")]):
+        writer.finish(entries)
+        before = files(writer.root)
+        with pytest.raises(TargetUnsuitable, match="does not belong to a bundle"):
+            LayoutWriter(writer.root)
+        assert files(writer.root) == before
+    writer.finish(bundled)
+    LayoutWriter(writer.root)
+
+
+@pytest.mark.parametrize("index", [b"", b"[]", b'{"manifests": 7}', b" " * (5 << 20)])
+def test_a_directory_with_another_index_is_refused(tmp_path, index):
+    (tmp_path / "index.json").write_bytes(index)
+    with pytest.raises(TargetUnsuitable):
+        LayoutWriter(tmp_path)
+
+
+@pytest.mark.parametrize("place", ["blobs", "blobs/sha256", "index.json"])
+def test_symbolic_links_do_not_lead_out_of_the_layout(writer, tmp_path, place):
+    writer.put(b"x", "text/plain")
+    writer.finish([])
+    moved = tmp_path / "elsewhere"
+    (writer.root / place).rename(moved)
+    (writer.root / place).symlink_to(moved)
+    with pytest.raises(TargetUnsuitable):
+        LayoutWriter(writer.root)
+
+
+def test_other_files_below_blobs_are_kept(tmp_path):
+    (tmp_path / "blobs/mine").mkdir(parents=True)
+    with pytest.raises(TargetUnsuitable):
+        LayoutWriter(tmp_path)
+
+
 def test_labels_survive_the_way_through_the_environment():
     labels = {
         "instancetype.kubevirt.io/default-instancetype": "u1.small",
