@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cdi.api.errors import CdiError
+from cdi.api.origin import public_reference
 from cdi.cli.golden_name import name_argument
 from cdi.cli.session import Session, subcommand
 from cdi.cli.show import age, document, duration, echo_lines, printable, table
@@ -232,7 +233,7 @@ def _version(
     volumes = [f"{one.namespace}/{one.name}" for one in family if one.version == version.name]
     for label, text in (
         ("Digest", version.digest),
-        ("Source", version.source),
+        ("Source", public_reference(version.source or "")),
         ("Architecture", version.architecture),
         ("Found", version.found),
         ("Imported", version.imported),
@@ -253,7 +254,7 @@ def _source(image: GoldenImage) -> str:
     source = image.cron.spec.template.spec.source
     for kind, body in (source.to_dict() if source is not None else {}).items():
         names = body if isinstance(body, dict) else {}
-        text = names.get("url") or names.get("imageStream") or names.get("name") or ""
+        text = public_reference(str(names.get("url") or "")) or names.get("imageStream") or names.get("name") or ""
         return f"{kind} {text}".strip()
     return "none"
 

@@ -191,7 +191,7 @@ class BundleCreator:
         return {**descriptor, "annotations": {REF_NAME: name}}
 
     def _registry(self, selection: Selection) -> RegistrySourceSpec:
-        url = selection.version.source or str(selection.source["registry"].get("url") or "")
+        url = selection.url or str(selection.source["registry"].get("url") or "")
         if not url.startswith("docker:"):
             raise UsageError(
                 "the image did not come from a registry by its URL",
@@ -218,7 +218,7 @@ class BundleCreator:
             VersionGone: The source serves something else now, or nothing.
             UsageError: No digest or validator of the version was recorded, so that it cannot be recognised.
         """
-        url = selection.version.source
+        url = selection.url
         where = f"{selection.namespace}/{selection.volume}"
         if not url or (selection.content_digest is None and selection.validator is None):
             raise UsageError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -11,6 +12,7 @@ from cdi.api.errors import CdiError, NotFound
 from cdi.api.golden import COMMANDS, HOLD, PIN, RECORD
 from cdi.api.golden import PREFIX as GOLDEN_PREFIX
 from cdi.api.names import GROUP
+from cdi.api.origin import public_reference
 from cdi.api.policy import PREFIX as POLICY_PREFIX
 from cdi.runtime.backend import Reader
 from cdi.store.base import Key, Object
@@ -30,7 +32,10 @@ class Selection:
     volume: str
     """Name of the PVC, or of the VolumeSnapshot, that the DataSource offers."""
     version: GoldenVersion
-    """Its digest is empty if nothing identifies the content, such as that of an upload."""
+    """Its digest is empty if nothing identifies the content, such as that of an upload; its source has no credentials.
+    """
+    url: str | None = None
+    """URL of its source as the import used it, which may contain credentials and must not get into a bundle."""
     source: Mapping[str, Any] = field(default_factory=dict)
     annotations: Mapping[str, str] = field(default_factory=dict)
     """Annotations of the PVC or VolumeSnapshot."""
@@ -92,7 +97,8 @@ def select(store: Reader, find_volume: FindVolume, namespace: str, name: str) ->
         name=name,
         namespace=where,
         volume=volume,
-        version=version,
+        version=version.model_copy(update={"source": public_reference(version.source or "") or None}),
+        url=version.source,
         source=source,
         annotations=annotations,
         labels=portable_labels(labels),
@@ -106,7 +112,7 @@ def portable_labels(labels: Mapping[str, str]) -> dict[str, str]:
 
 
 def portable_cron(cron: Object) -> Object:
-    """Return the manifest of a DataImportCron for another cluster: without commands, and without a schedule.
+    """Return the manifest of a DataImportCron for another cluster: without commands, schedule, and credentials.
 
     Secrets and certificates that it refers to exist only here, and are needed there once it gets a schedule.
     """
@@ -126,8 +132,24 @@ def portable_cron(cron: Object) -> Object:
         "apiVersion": f"{GROUP}/v1beta1",
         "kind": "DataImportCron",
         "metadata": kept,
-        "spec": {**cron["spec"], "schedule": ""},
+        "spec": {**_without_credentials(cron["spec"]), "schedule": ""},
     }
+
+
+def _without_credentials(spec: Mapping[str, Any]) -> Object:
+    """Return a DataImportCron's spec without user and query in the source's URL, and without headers."""
+    found: Object = copy.deepcopy(dict(spec))
+    source: Any = found
+    for name in ("template", "spec", "source"):
+        source = source.get(name) if isinstance(source, dict) else None
+    for member in source.values() if isinstance(source, dict) else ():
+        if not isinstance(member, dict):
+            continue
+        for headers in ("extraHeaders", "secretExtraHeaders"):
+            member.pop(headers, None)
+        if "url" in member:
+            member["url"] = public_reference(str(member["url"]))
+    return found
 
 
 def _find(store: Reader, plural: str, namespace: str, name: str) -> Object | None:

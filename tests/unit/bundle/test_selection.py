@@ -142,3 +142,20 @@ def test_the_cron_travels_with_its_settings_but_without_commands_schedule_and_st
     }
     assert cron["spec"] == {**CRON["spec"], "schedule": ""}
     assert "status" not in cron
+
+
+def test_credentials_in_the_url_and_in_headers_stay_here():
+    secret = "https://user:pw@images.example/os.qcow2?token=t0k#f"
+    source = {"http": {"url": secret, "extraHeaders": ["X-Token: t0k"], "secretExtraHeaders": ["headers"]}}
+    spec = {**CRON["spec"], "template": {"spec": {"source": source}}}
+    cron = {**CRON, "spec": spec}
+    found = select(Objects(PVC, cron, offering("fedora", pvc={"name": PVC["metadata"]["name"]})), "images", "fedora")
+    assert found.url == secret
+    assert found.version.source == "https://images.example/os.qcow2"
+    assert found.cron["spec"]["template"]["spec"]["source"] == {"http": {"url": found.version.source}}
+    assert cron["spec"]["template"]["spec"]["source"]["http"]["url"] == secret
+
+
+@pytest.mark.parametrize("template", [None, 7, {"spec": "x"}, {"spec": {"source": {"http": "x"}}}])
+def test_a_cron_of_another_shape_passes_unchanged(template):
+    assert portable_cron({**CRON, "spec": {"template": template}})["spec"] == {"template": template, "schedule": ""}

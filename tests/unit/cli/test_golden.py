@@ -255,6 +255,18 @@ def test_waiting_for_an_offered_version_ends_at_once(cdi, machine):
     assert cdi("golden", "wait", "fedora").status == 0
 
 
+def test_describe_shows_no_credentials_of_the_source(cdi, machine):
+    machine.cron(versions=[version(NEW, source="https://user:pw@images.example/fedora.qcow2?token=t0k")])
+    key = Key.of("dataimportcron", "default", "fedora")
+    body = machine.store.get(key)
+    body["spec"]["template"]["spec"]["source"]["http"]["url"] = "https://user:pw@images.example/fedora.qcow2?token=t0k"
+    machine.store.update(body)
+    shown = cdi("golden", "describe", "fedora").out
+    assert shown.count("https://images.example/fedora.qcow2\n") == 2
+    assert "pw@" not in shown
+    assert "t0k" not in shown
+
+
 # --- add ----------------------------------------------------------------------------------------------------------
 
 
