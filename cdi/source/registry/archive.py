@@ -6,6 +6,7 @@ Follows the OCI image specification 1.1 (image layout). Blobs are read in place;
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import stat
 from typing import Self
@@ -13,6 +14,7 @@ from typing import Self
 from cdi.api.digest import Digest
 from cdi.api.errors import (
     ArchiveUnsafe,
+    CdiError,
     ChecksumMismatch,
     FormatUnsupported,
     InternalError,
@@ -25,8 +27,9 @@ from cdi.api.errors import (
     SourceUrlInvalid,
 )
 from cdi.api.image_signature import SignatureVerifier
+from cdi.api.json_document import parse_json
 from cdi.source.base import SourceFacts
-from cdi.source.registry.manifest import MANIFEST_LIMIT, OCI_INDEX, Descriptor, Index, parse_manifest
+from cdi.source.registry.manifest import MANIFEST_LIMIT, OCI_INDEX, Descriptor, Index, Manifest, parse_manifest
 from cdi.source.registry.resolve import Document, ResolvedImage, check_document, resolve
 from cdi.source.registry.signatures import (
     UNUSABLE,
@@ -34,7 +37,9 @@ from cdi.source.registry.signatures import (
     ReferrersRequest,
     SignatureRequest,
     TagRequest,
+    is_kept_by_cosign,
     is_signature,
+    may_be_signature,
     referrers_tag,
     require_signature,
 )
@@ -74,6 +79,7 @@ class Archive:
         Raises `SourceNotFound`, `SourceForbidden`, `FormatUnsupported`, and whatever `index_tar` raises.
         """
         self.path = path
+        self._subjects: dict[Digest, Digest | None] = {}
         self._descriptor = _open(path)
         try:
             self._length = os.fstat(self._descriptor).st_size
@@ -163,8 +169,29 @@ class Archive:
                 return (self._read(self._blob(wanted.descriptor, self.path), self.path),)
             case ReferrersRequest():
                 # Tools list referrers among the images of a layout, or under the tag that registries use.
-                own = self._read(self._members["index.json"], self.path)
-                return (own, *self._tagged(referrers_tag(wanted.digest)))
+                return (self._referrers(wanted.digest), *self._tagged(referrers_tag(wanted.digest)))
+
+    def _referrers(self, digest: Digest) -> bytes:
+        """Return an index of the entries that may be signatures of `digest`: other images have some of their own."""
+        body = self._read(self._members["index.json"], self.path)
+        index = parse_manifest(body, OCI_INDEX, self.path)
+        assert isinstance(index, Index), "the content type said so"
+        document = parse_json(body)
+        entries = [
+            raw
+            for raw, entry in zip(document["manifests"], index.entries, strict=True)
+            if may_be_signature(entry) and (is_kept_by_cosign(entry) or self._refers(entry, digest))
+        ]
+        return json.dumps({"schemaVersion": 2, "manifests": entries}).encode()
+
+    def _refers(self, entry: Descriptor, digest: Digest) -> bool:
+        if entry.digest not in self._subjects:
+            try:
+                manifest = parse_manifest(self._read(self._blob(entry, self.path), self.path), None, self.path)
+            except CdiError:
+                return True  # the search reads it again, and reports why it could not be used
+            self._subjects[entry.digest] = manifest.subject if isinstance(manifest, Manifest) else None
+        return self._subjects[entry.digest] == digest
 
     def _tagged(self, tag: str) -> tuple[bytes, ...]:
         index = parse_manifest(self._read(self._members["index.json"], self.path), OCI_INDEX, self.path)

@@ -28,6 +28,7 @@ class LayoutDirectory(Archive):
         self.path = path
         self._offsets: list[int] = []
         self._names: list[str] = []
+        self._subjects = {}
         self._files: dict[str, int] = {}
         try:
             self._descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

@@ -74,6 +74,8 @@ class Manifest:
     withheld: int = 0
     """The number of non-distributable layers."""
     artifact_type: str = ""
+    subject: Digest | None = None
+    """The digest of what it refers to, such as a signed image."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,6 +121,7 @@ def parse_manifest(body: bytes, content_type: str | None, where: str) -> Index |
         layers=held,
         withheld=len(layers) - len(held),
         artifact_type=artifact_type if isinstance(artifact_type, str) else "",
+        subject=_subject(document.get("subject")),
     )
 
 
@@ -131,6 +134,15 @@ def parse_config(body: bytes, where: str) -> Config:
     labels = inner.get("Labels") if isinstance(inner, dict) else None
     bootable = isinstance(labels, dict) and any(labels.get(name) == "1" for name in _BOOTABLE_LABELS)
     return Config(platform=_platform(document), env=tuple(variables[:_ENVIRONMENT]), bootable=bootable)
+
+
+def _subject(value: Any) -> Digest | None:
+    """Return the digest of a subject; None if there is none, or a malformed one, which concerns no image."""
+    digest = value.get("digest") if isinstance(value, dict) else None
+    try:
+        return Digest.parse(digest) if isinstance(digest, str) else None
+    except CdiError:
+        return None
 
 
 def _document(body: bytes, where: str) -> dict[str, Any]:

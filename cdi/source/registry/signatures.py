@@ -47,7 +47,7 @@ class TagRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReferrersRequest:
-    """The lists of what refers to a digest; from an archive also lists that contain more."""
+    """The lists of what refers to a digest."""
 
     digest: Digest
 
@@ -81,6 +81,21 @@ def is_signature(entry: Descriptor) -> bool:
         or entry.annotations.get(_KIND, "") not in _KIND_OF_IMAGES
         or (entry.name is not None and _TAG.fullmatch(entry.name) is not None)
     )
+
+
+def may_be_signature(entry: Descriptor) -> bool:
+    """Return whether an entry in a list of referrers, or in the index of a layout, may be a signature's manifest."""
+    if entry.index or entry.platform.known:
+        return False
+    kind = entry.annotations.get(_KIND, "")
+    if kind:
+        return kind == _KIND_OF_SIGNATURES
+    return entry.artifact_type in _UNKNOWN_ARTIFACTS or _is_signature_type(entry.artifact_type)
+
+
+def is_kept_by_cosign(entry: Descriptor) -> bool:
+    """Return whether `cosign save` marked an entry of a layout as signatures; their manifests name no subject."""
+    return entry.annotations.get(_KIND) == _KIND_OF_SIGNATURES
 
 
 def require_signature(image: ResolvedImage, verifier: SignatureVerifier) -> SignatureSearch:
@@ -136,7 +151,7 @@ class _Search:
                 self._skip(error.what)
                 continue
             if isinstance(index, Index):
-                yield from (entry for entry in index.entries if _may_be_signature(entry))
+                yield from (entry for entry in index.entries if may_be_signature(entry))
 
     def _check_manifest(self, body: bytes) -> Generator[SignatureRequest, tuple[bytes, ...], bool]:
         """Check the signatures in a manifest, the newest first: cosign appends them."""
@@ -184,15 +199,6 @@ class _Search:
     def _skip(self, reason: str) -> None:
         if len(self.unread) < MAX_SIGNATURES:
             self.unread.append(reason)
-
-
-def _may_be_signature(entry: Descriptor) -> bool:
-    if entry.index or entry.platform.known:
-        return False
-    kind = entry.annotations.get(_KIND, "")
-    if kind:
-        return kind == _KIND_OF_SIGNATURES
-    return entry.artifact_type in _UNKNOWN_ARTIFACTS or _is_signature_type(entry.artifact_type)
 
 
 def _is_signature_type(artifact_type: str) -> bool:
