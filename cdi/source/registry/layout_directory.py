@@ -6,9 +6,17 @@ import bisect
 import os
 import re
 import stat
+import threading
 
 from cdi.api.digest import HEX_LENGTH
-from cdi.api.errors import FormatUnsupported, NestedTooDeep, SourceForbidden, SourceNotFound, SourceTruncated
+from cdi.api.errors import (
+    FormatUnsupported,
+    Interrupted,
+    NestedTooDeep,
+    SourceForbidden,
+    SourceNotFound,
+    SourceTruncated,
+)
 from cdi.source.registry.archive import Archive
 from cdi.source.registry.tar_index import Member
 
@@ -29,7 +37,7 @@ class LayoutDirectory(Archive):
         self._offsets: list[int] = []
         self._names: list[str] = []
         self._subjects = {}
-        self._files: dict[str, int] = {}
+        self._lock = threading.Lock()
         try:
             self._descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except FileNotFoundError as error:
@@ -43,15 +51,21 @@ class LayoutDirectory(Archive):
             raise
 
     def close(self) -> None:
-        for descriptor in self._files.values():
-            os.close(descriptor)
-        self._files.clear()
-        super().close()
+        with self._lock:
+            super().close()
 
     def read_at(self, offset: int, view: memoryview) -> int:
-        """Read into `view`, which does not cross the end of a file; return the number of bytes. Thread-safe."""
+        """Read into `view`, which does not cross the end of a file; return the number of bytes.
+
+        Thread-safe, also beside `close`. Raises `Interrupted` after it, `SourceTruncated` or `SourceForbidden`.
+        """
         number = bisect.bisect_right(self._offsets, offset) - 1
-        return os.preadv(self._open(self._names[number]), [view], offset - self._offsets[number])
+        # Opened for each read: a layout may have more blobs than a process may have open files.
+        descriptor = self._open(self._names[number])
+        try:
+            return os.preadv(descriptor, [view], offset - self._offsets[number])
+        finally:
+            os.close(descriptor)
 
     def _scan(self) -> dict[str, Member]:
         members: dict[str, Member] = {}
@@ -105,19 +119,16 @@ class LayoutDirectory(Archive):
             return None
 
     def _open(self, name: str) -> int:
-        descriptor = self._files.get(name)
-        if descriptor is None:
+        where = f"{self.path}, {name}"
+        # The kernel may reuse the directory's descriptor once it is closed.
+        with self._lock:
+            if self._descriptor < 0:
+                raise Interrupted("the layout was closed", where=where)
             try:
-                opened = os.open(
+                return os.open(
                     name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=self._descriptor
                 )
             except FileNotFoundError as error:
-                raise SourceTruncated("a file of the layout was removed", where=f"{self.path}, {name}") from error
+                raise SourceTruncated("a file of the layout was removed", where=where) from error
             except OSError as error:
-                raise SourceForbidden(
-                    f"cannot open a file of the layout: {error.strerror}", where=f"{self.path}, {name}"
-                ) from error
-            descriptor = self._files.setdefault(name, opened)
-            if descriptor != opened:  # another thread was faster
-                os.close(opened)
-        return descriptor
+                raise SourceForbidden(f"cannot open a file of the layout: {error.strerror}", where=where) from error

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import threading
 
 import pytest
 
-from cdi.api.errors import ImageUnsigned
+from cdi.api.errors import ImageUnsigned, Interrupted
 from cdi.api.image_signature import MAX_SIGNATURES
 from cdi.source.registry.open import open_layout
 from tests.integration.fixtures_registry import OciLayout
@@ -95,3 +97,47 @@ def test_a_damaged_signature_is_named(layout, opened):
         archive.require_signature(archive.resolve("n0", None), verifier)
     assert len(verifier.unread) == 1
     archive.close()
+
+
+def test_a_directory_of_many_blobs_keeps_no_file_open(layout):
+    archive = open_layout(str(layout.path))
+    before = len(os.listdir("/proc/self/fd"))
+    for entry in archive.index().entries:
+        archive.small_blob(entry, "layout")
+    assert len(os.listdir("/proc/self/fd")) == before
+    archive.close()
+
+
+def test_a_closed_directory_is_not_read_through_a_reused_descriptor(layout, tmp_path):
+    archive = open_layout(str(layout.path))
+    entry = archive.index().entries[0]
+    archive.small_blob(entry, "layout")
+    archive.close()
+    other = os.open(tmp_path, os.O_RDONLY)
+    try:
+        with pytest.raises(Interrupted):
+            archive.small_blob(entry, "layout")
+        archive.close()
+        os.fstat(other)
+    finally:
+        os.close(other)
+
+
+def test_closing_waits_for_a_file_that_is_being_opened(layout, monkeypatch):
+    """Without that, the file would be opened in whatever directory has the descriptor's number then."""
+    archive = open_layout(str(layout.path))
+    entry = archive.index().entries[0]
+    closing = threading.Thread(target=archive.close)
+    really = os.open
+
+    def opening(*arguments, **options):
+        closing.start()
+        assert archive._lock.locked()
+        return really(*arguments, **options)
+
+    monkeypatch.setattr(os, "open", opening)
+    assert archive.small_blob(entry, "layout")
+    closing.join()
+    monkeypatch.undo()
+    with pytest.raises(Interrupted):
+        archive.small_blob(entry, "layout")
