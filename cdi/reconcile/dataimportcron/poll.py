@@ -1,9 +1,10 @@
 """Polls of a DataImportCron's source: when they run, what runs them, and what follows from their results.
 
 This controller schedules the polls of all kinds of sources by the annotation ``nextCronTime``. A poll is due when that
-time has come or the annotation is missing; setting it to now polls by hand, and a time that was missed while the
-controller was down is made up for at its start. After a success it is set to the schedule's next time, after a failure
-to an earlier one. An empty schedule never polls: another program then sets the desired digest.
+time has come or the annotation is missing. Setting it to now polls by hand, also while another poll is running, which
+may have read the source before. A time that was missed while the controller was down is made up for at its start. After
+a success it is set to the schedule's next time, after a failure to an earlier one. An empty schedule never polls:
+another program then sets the desired digest.
 
 A registry, a URL or an object store is polled by a Job in the installation's namespace (on one machine by a process), a
 registry with pullMethod node by a pod, and a PVC or image stream by the controller itself. All state is in objects, so
@@ -71,6 +72,8 @@ INPUT_INTERVAL: Final = 60.0
 """Seconds until a Secret or ConfigMap that is missing is looked up again."""
 POLL_INTERVAL: Final = 3.0
 """Seconds until a poll that runs, or the deletion of an earlier one, is checked again."""
+_CLOCK_GRANULARITY = 0.1
+"""Seconds by which the time of a file, which records the start of a process, may be behind the clock."""
 _NEVER = 5 * 365 * 86400.0
 """Seconds until the next poll of a schedule that matches no date."""
 POLL_FAILED: Final = "PollFailed"
@@ -279,12 +282,13 @@ class _Planner:
         task = poll.task if poll is not None else self._record.task
         actions = remove_poll(context, poll.task) if poll is not None else ()
         following = self._next_time(schedule, context.now)
+        requested = self._requested_since(poll)
         if result.failure is not None:
             record = self._record.with_failure(task, result.failure)
-            moment = min(context.now + record.delay(context.uid), following)
+            moment = context.now if requested else min(context.now + record.delay(context.uid), following)
             return PollStep(
                 actions=actions,
-                annotations={ANN_CRON_NEXT_TIME: _text(moment), ANN_CRON_POLL: record.write()},
+                annotations={ANN_CRON_NEXT_TIME: requested or _text(moment), ANN_CRON_POLL: record.write()},
                 events=(Event(type="Warning", reason=POLL_FAILED, message=_shown(result.failure)),),
                 trouble=_trouble(result.failure),
                 requeue_after=moment - context.now,
@@ -293,13 +297,25 @@ class _Planner:
         return PollStep(
             actions=actions,
             annotations={
-                ANN_CRON_NEXT_TIME: _text(following),
+                ANN_CRON_NEXT_TIME: requested or _text(following),
                 ANN_CRON_LAST_TIME: _text(context.now),
                 ANN_CRON_DESIRED_DIGEST: result.digest,
                 ANN_CRON_POLL: record.write(),
             },
-            requeue_after=following - context.now,
+            requeue_after=0.0 if requested else following - context.now,
         )
+
+    def _requested_since(self, poll: ObservedPoll | None) -> str | None:
+        """Return the annotation nextCronTime if it requests another poll since `poll` was started, else None."""
+        text = self._context.annotations.get(ANN_CRON_NEXT_TIME)
+        moment = parse_timestamp(text)
+        if poll is None or moment is None or moment.timestamp() > self._context.now:
+            return None
+        if poll.due is not None:
+            # Whatever the clocks of the controller and the API server show, one value starts no second poll.
+            return text if text != poll.due else None
+        # A process, which was started by the clock that is read here, or a Job of a user; both in whole seconds.
+        return text if int(moment.timestamp()) > int(poll.started + _CLOCK_GRANULARITY) else None
 
     def wait(self, failure: Failure) -> PollStep:
         """Return the step while something in the cluster keeps the poll from being started."""

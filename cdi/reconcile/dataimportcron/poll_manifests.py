@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from cdi.api.names import (
+    ANN_CRON_NEXT_TIME,
     COMMON_LABELS,
     LABEL_DATA_IMPORT_CRON,
     LABEL_DATA_IMPORT_CRON_NAMESPACE,
@@ -87,7 +88,7 @@ def build_job(context: CronContext, poll: PollSpec, *, first: bool) -> dict[str,
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
-        "metadata": _metadata(context, job_name(context, first=first)),
+        "metadata": {**_metadata(context, job_name(context, first=first)), "annotations": _due(context)},
         "spec": _job_spec(context, poll),
     }
 
@@ -162,6 +163,7 @@ def build_node_pod(context: CronContext, image: str, architecture: str | None) -
         "metadata": {
             "name": poll_pod(context.name, context.uid),
             "namespace": context.namespace,
+            "annotations": _due(context),
             "labels": {
                 **context.config.labels,
                 **COMMON_LABELS,
@@ -184,6 +186,11 @@ def _metadata(context: CronContext, name: str) -> dict[str, Any]:
         "labels": object_labels(context),
         **({"ownerReferences": [dict(context.owner)]} if context.owner is not None else {}),
     }
+
+
+def _due(context: CronContext) -> dict[str, str]:
+    """Return the annotation of a poll that tells the request that it serves from a later one."""
+    return {ANN_CRON_NEXT_TIME: context.annotations.get(ANN_CRON_NEXT_TIME, "")}
 
 
 def _job_spec(context: CronContext, poll: PollSpec) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from cdi.api.errors import SourceProtocolError, SourceUnreachable, WorkerLost
 from cdi.api.job import Failure
+from cdi.api.names import ANN_CRON_NEXT_TIME
 from cdi.api.poll import PollResult
 from cdi.reconcile.dataimportcron.context import Body, CronContext, LocalTask
 
@@ -39,6 +40,8 @@ class ObservedPoll:
     """Identifies it among all polls of the DataImportCron."""
     started: float
     """Seconds since the epoch."""
+    due: str | None = None
+    """The annotation nextCronTime by which it was started; None if that is unknown."""
     result: PollResult | None = None
     """None while it runs."""
     blocked: str = ""
@@ -64,7 +67,7 @@ def poll_of_job(context: CronContext, job: Body) -> ObservedPoll:
     The first pod with a result ends the poll, whether or not the Job would start another one.
     """
     metadata, status = job.get("metadata") or {}, job.get("status") or {}
-    poll = ObservedPoll(task=str(metadata.get("uid") or ""), started=_seconds(metadata.get("creationTimestamp")))
+    poll = _started_poll(metadata)
     pods = context.objects.job_pods(str(metadata.get("name") or ""))
     results = [result for pod in pods if (result := _result_of(pod, context.uid)) is not None]
     if results:
@@ -78,6 +81,14 @@ def poll_of_job(context: CronContext, job: Body) -> ObservedPoll:
         return replace(poll, result=failed(context.uid, WorkerLost(text)))
     blocked = [text for pod in pods if (text := blocker(pod, CONTAINER))]
     return replace(poll, blocked=blocked[0] if blocked else "")
+
+
+def _started_poll(metadata: Mapping[str, Any]) -> ObservedPoll:
+    return ObservedPoll(
+        task=str(metadata.get("uid") or ""),
+        started=_seconds(metadata.get("creationTimestamp")),
+        due=(metadata.get("annotations") or {}).get(ANN_CRON_NEXT_TIME),
+    )
 
 
 def _is_end(condition: Mapping[str, Any]) -> bool:
@@ -122,7 +133,7 @@ def _termination(pod: Body) -> str:
 def poll_of_pod(context: CronContext, pod: Body) -> ObservedPoll:
     """Return the state of a node's poll pod, which has ended when its image was pulled and its container has ended."""
     metadata = pod.get("metadata") or {}
-    poll = ObservedPoll(task=str(metadata.get("uid") or ""), started=_seconds(metadata.get("creationTimestamp")))
+    poll = _started_poll(metadata)
     status = _container(pod, IMAGE_CONTAINER)
     if "terminated" not in (status.get("state") or {}):
         waiting = (status.get("state") or {}).get("waiting") or {}

@@ -359,6 +359,51 @@ class TestJobs:
         cluster.finish(PollResult(id=UID, digest=OTHER), job="mine")
         assert cluster.step().desired_digest == OTHER
 
+    @pytest.mark.parametrize("schedule", ["0 * * * *", "@every 1h"])
+    @pytest.mark.parametrize("result", [PollResult(id=UID, digest=DIGEST), failure()])
+    def test_a_poll_that_is_requested_while_another_runs_is_made_after_it_once(self, schedule, result):
+        cluster = Cluster(schedule=schedule)
+        cluster.step()
+        cluster.now += 5
+        cluster.due()
+        requested = cluster.annotations[f"{P}nextCronTime"]
+        cluster.now += 5
+        cluster.finish(result)
+        assert cluster.step().requeue_after == 0
+        assert cluster.annotations[f"{P}nextCronTime"] == requested
+        cluster.poll(PollResult(id=UID, digest=OTHER))
+        assert cluster.annotations[f"{P}sourceDesiredDigest"] == OTHER
+        assert cluster.next_time > cluster.now
+
+    @pytest.mark.parametrize("skew", [-3600, -1, 3600])
+    def test_the_time_by_which_a_poll_was_started_starts_no_other_whatever_the_clock_of_its_job(self, cluster, skew):
+        cluster.poll()
+        cluster.now = cluster.next_time
+        cluster.step()
+        (job,) = cluster._of("jobs")
+        stamp = text(cluster.now + skew)
+        cluster.objects["jobs", "cdi", job["metadata"]["name"]]["metadata"]["creationTimestamp"] = stamp
+        cluster.finish(PollResult(id=UID, digest=DIGEST))
+        cluster.step()
+        assert cluster.next_time > cluster.now
+
+    def test_a_time_in_the_future_that_is_set_while_a_poll_runs_is_replaced(self, cluster):
+        cluster.step()
+        cluster.annotations[f"{P}nextCronTime"] = text(NOW + 86400)
+        cluster.finish(PollResult(id=UID, digest=DIGEST))
+        cluster.step()
+        assert cluster.annotations[f"{P}nextCronTime"] == "2026-03-04T13:00:00Z"
+
+    def test_a_poll_that_is_requested_while_a_job_of_a_user_runs_is_made_after_it(self, cluster):
+        cluster.poll()
+        owner = {"kind": "CronJob", "name": CRON_JOB, "uid": "x"}
+        cluster.put({"kind": "Job", "metadata": {"name": "mine", "namespace": "cdi", "ownerReferences": [owner]}})
+        cluster.now += 5
+        cluster.due()
+        cluster.finish(PollResult(id=UID, digest=OTHER), job="mine")
+        cluster.step()
+        assert cluster.next_time == cluster.now
+
     def test_a_job_of_an_earlier_cron_of_the_name_is_deleted(self, cluster):
         cluster.put({"kind": "Job", "metadata": {"name": "initial-job-fedora-99999999", "namespace": "cdi"}})
         cluster.put({"kind": "CronJob", "metadata": {"name": "fedora-99999999", "namespace": "cdi"}, "spec": {}})
@@ -836,6 +881,17 @@ class TestOneMachine:
         assert cluster.step().annotations == {}
         cluster.now = cluster.next_time
         assert len(cluster.step().actions) == 1
+
+    @pytest.mark.parametrize(("offset", "again"), [(-0.002, False), (0.0, False), (0.9, False), (-1.2, True)])
+    def test_a_poll_is_requested_if_the_time_is_in_a_later_second_than_the_start_of_the_process(
+        self, cluster, offset, again
+    ):
+        cluster.due()
+        cluster.task = LocalTask(
+            running=False, started=NOW + offset, result=PollResult(id=UID, digest=DIGEST).to_json()
+        )
+        cluster.step()
+        assert (cluster.next_time == NOW) is again
 
     def test_a_process_that_ends_without_a_result_is_a_failed_poll(self, cluster):
         cluster.step()
