@@ -72,23 +72,28 @@ class Keeper:
                 self._pause(watch.poll, stop, delay)
 
     def run_due(self, stop: threading.Event) -> list[CdiError]:
-        """Poll the images that are due, wait until their newest versions are offered, and return the failures."""
-        waited = {
-            image.key: poll_trouble(image)
-            for image in self.images()
-            if is_due(image, time.time()) or not _is_idle(image)
-        }
+        """Poll the images that are due, wait until their newest versions are offered, and return the failures.
+
+        An image whose poll cannot be started, such as without its Secret, is a failure as well.
+        """
+        waited = {image.key for image in self.images() if is_due(image, time.time()) or not _is_idle(image)}
         failures: list[CdiError] = []
+        started = False
         with self._embedded.store.watch(["dataimportcrons", "datasources"]) as watch:
             while waited and not stop.is_set():
-                self._embedded.start_supervisor()
+                # Another one is started only if the earlier one has exited; it polled whatever it could.
+                again = self._embedded.start_supervisor()
+                exited, started = started and again, started or again
                 images = {image.key: image for image in self.images()}
                 for key in list(waited):
                     image = images.get(key)
                     if image is None:
-                        del waited[key]  # it was deleted
-                    elif not is_due(image, time.time()) and (_is_idle(image) or poll_trouble(image) is not None):
-                        del waited[key]
+                        waited.remove(key)  # it was deleted
+                        continue
+                    troubled = poll_trouble(image) is not None
+                    ended = (exited and troubled) if is_due(image, time.time()) else (troubled or _is_idle(image))
+                    if ended:
+                        waited.remove(key)
                         failures += self._result(image)
                 if waited:
                     self._pause(watch.poll, stop, _BUSY_INTERVAL)

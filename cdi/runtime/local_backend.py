@@ -65,13 +65,13 @@ class LocalBackend:
         """The store of the objects."""
         return self._store
 
-    def start_supervisor(self) -> None:
-        """Start the supervisor unless one is running.
+    def start_supervisor(self) -> bool:
+        """Start the supervisor unless one is running, and return whether it was started.
 
         Raises:
             TargetError: CDI_HOME cannot be written.
         """
-        ensure_supervisor(self.home)
+        return ensure_supervisor(self.home)
 
     def close(self) -> None:
         """Do nothing: no resources are held."""

@@ -65,8 +65,8 @@ log = logging.getLogger("cdi.supervisor")
 _processes = Processes()
 
 
-def ensure_supervisor(home: Home) -> None:
-    """Start the supervisor unless one is running.
+def ensure_supervisor(home: Home) -> bool:
+    """Start the supervisor unless one is running, and return whether it was started.
 
     Callers write their objects first. A supervisor that is about to exit checks the objects again after releasing its
     lock, so no change is missed. The lock is taken here and inherited by the new process, so that concurrent callers
@@ -78,6 +78,7 @@ def ensure_supervisor(home: Home) -> None:
         if lock is not None:
             arguments = ["--home", str(home.root), "--locked"]
             _processes.spawn("cdi.runtime.supervisor", arguments, log=home.supervisor_log, guard=lock)
+        return lock is not None
 
 
 def _data_volume_of(key: Key) -> Key:
