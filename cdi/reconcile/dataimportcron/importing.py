@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -29,6 +28,7 @@ from cdi.reconcile.context import PVC
 from cdi.reconcile.dataimportcron.context import CloneRight, CronContext
 from cdi.reconcile.dataimportcron.labels import last_use, missing, refreshed_last_use, resource_labels
 from cdi.reconcile.dataimportcron.objects import VersionObjects, delete_data_volume, objects_of
+from cdi.reconcile.dataimportcron.pinning import follows_image_stream, image_reference, pin_source
 from cdi.reconcile.dataimportcron.storage_class import Storage
 from cdi.reconcile.dataimportcron.versions import History
 from cdi.reconcile.status import ConditionValue, false, true
@@ -45,6 +45,11 @@ SUPERSEDED: Final = ("Superseded", "Its import was ended before it succeeded, as
 """Reason and message of a version that was never imported completely; it is imported once its digest returns."""
 
 NO_IMPORT: Final = false(Reason.NO_IMPORT, "No current import")
+NO_REFERENCE: Final = false(
+    "ImageReferenceUnknown",
+    "The image stream's Docker reference is unknown, so the image cannot be pinned to its digest. Set a schedule, or "
+    f"annotation {ANN_CRON_IMAGE_STREAM_DOCKER_REF} together with the digest",
+)
 NOT_AUTHORIZED: Final = false(Reason.NOT_AUTHORIZED, "Not authorized to create DataVolume")
 
 
@@ -95,6 +100,10 @@ def plan_import(
     current = step.current
     if paused or context.settings.hold or (desired and digest_problem(desired)):
         return step
+    if desired and context.annotations.get(ANN_CRON_DESIRED_DIGEST) != desired:
+        # The digest is written together with the reference of its image, which this pass does not have yet. And a
+        # controller that ended before the digest was recorded would not know the import, or import a failed one again.
+        return replace(step, requeue_after=DELETION_INTERVAL)
     if not outdated:
         return _imported_again(context, step, storage, facts) if current is not None else step
     objects = step.objects
@@ -103,10 +112,6 @@ def plan_import(
             return replace(step, requeue_after=DELETION_INTERVAL)
         if not objects.replaceable:
             return step
-        if context.annotations.get(ANN_CRON_DESIRED_DIGEST) != desired:
-            # A controller that ended between the deletion and the recording of the newer digest would import the
-            # failed one again.
-            return replace(step, requeue_after=DELETION_INTERVAL)
         step = replace(
             step,
             history=step.history.failed(current.data_volume_name, *(objects.failure or _superseded(objects))),
@@ -221,8 +226,15 @@ def _create(
         failure = refusal.failure
         event = Event(type="Warning", reason=failure.code, message=failure.message)
         return replace(step, progressing=false(failure.code, failure.message), events=(*step.events, event))
+    version = step.history.get(current.data_volume_name)
+    resolved = version.source if version is not None else None
+    if follows_image_stream(context) and not image_reference(context, current.digest, resolved):
+        # A node would pull whatever the stream names by then.
+        return replace(step, progressing=NO_REFERENCE)
     checksum = facts.checksum if facts is not None else None
-    body = data_volume_body(context, current.data_volume_name, current.digest, storage, checksum)
+    body = data_volume_body(
+        context, current.data_volume_name, current.digest, storage, resolved=resolved, checksum=checksum
+    )
     return replace(step, current=current, actions=(*step.actions, CreateObject(body=body)))
 
 
@@ -246,10 +258,17 @@ def plan_requested(
         if (failure := objects.failure) is not None:
             history = history.failed(version.name, *failure)
             events = (*events, _failed_event(version.name, failure[1]))
-        elif not objects.exist and not busy and not digest_problem(version.digest) and _is_authorized(context):
-            actions = (CreateObject(body=data_volume_body(context, version.name, version.digest, storage)),)
+        elif not objects.exist and not busy and _may_create(context, version):
+            body = data_volume_body(context, version.name, version.digest, storage, resolved=version.source)
+            actions = (CreateObject(body=body),)
         busy = True
     return history, actions, events
+
+
+def _may_create(context: CronContext, version: GoldenVersion) -> bool:
+    """Return whether a version's DataVolume can name its content, and may be created."""
+    known = not follows_image_stream(context) or bool(image_reference(context, version.digest, version.source))
+    return known and not digest_problem(version.digest) and _is_authorized(context)
 
 
 def _superseded(objects: VersionObjects) -> tuple[str, str]:
@@ -351,9 +370,25 @@ def _other_claims(context: CronContext, name: str) -> tuple[PVC, ...]:
 
 
 def data_volume_body(
-    context: CronContext, name: str, digest: str, storage: Storage, checksum: str | None = None
+    context: CronContext,
+    name: str,
+    digest: str,
+    storage: Storage,
+    *,
+    resolved: str | None = None,
+    checksum: str | None = None,
 ) -> dict[str, Any]:
-    """Return the DataVolume that imports a digest."""
+    """Return the DataVolume that imports a digest.
+
+    Args:
+        context: The DataImportCron.
+        name: The name of the version.
+        digest: Its digest.
+        storage: The storage class in force.
+        resolved: The reference that the poll found together with the digest.
+        checksum: The checksum that the poll found; None if there is none.
+
+    """
     annotations = {
         **{key: text for key, text in context.annotations.items() if key.startswith(POLICY_PREFIX)},
         ANN_IMMEDIATE_BINDING: "true",
@@ -362,7 +397,7 @@ def data_volume_body(
     if retain := context.annotations.get(ANN_POD_RETAIN):
         annotations[ANN_POD_RETAIN] = retain
     spec = context.cron.spec.template.spec.to_dict()
-    _pin(spec, context.annotations, digest)
+    pin_source(context, spec, digest, resolved)
     source = context.cron.spec.template.spec.source
     if checksum is not None and not (source is not None and source.http is not None and source.http.checksum):
         # The content may change between the poll and the import.
@@ -380,27 +415,3 @@ def data_volume_body(
         },
         "spec": spec,
     }
-
-
-def _pin(spec: dict[str, Any], annotations: Mapping[str, str], digest: str) -> None:
-    """Make the source name the content that the poll found."""
-    source = dict(spec.get("source") or {})
-    registry = source.get("registry")
-    if registry is not None:
-        stream = annotations.get(ANN_CRON_IMAGE_STREAM_DOCKER_REF)
-        if registry.get("imageStream") and stream:
-            kept = {key: item for key, item in registry.items() if key != "imageStream"}
-            source["registry"] = {**kept, "url": f"docker://{stream}"}
-        elif registry.get("url"):
-            source["registry"] = {**registry, "url": pinned_url(registry["url"], digest)}
-    spec["source"] = source
-
-
-def pinned_url(url: str, digest: str) -> str:
-    """Return the URL of a registry image with a digest in place of its tag or of another digest."""
-    scheme, separator, reference = url.partition("://")
-    if scheme != "docker" or not separator or not digest.startswith("sha256:"):
-        return url
-    reference = reference.partition("@")[0]
-    path, slash, last = reference.rpartition("/")
-    return f"{scheme}://{path}{slash}{last.partition(':')[0]}@{digest}"

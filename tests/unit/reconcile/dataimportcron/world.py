@@ -231,7 +231,7 @@ class World:
             objects=self,
             settings=settings,
             settings_problem=problem,
-            platform=Platform(cluster=self.cluster, snapshots=self.cluster),
+            platform=Platform(cluster=self.cluster, snapshots=self.cluster, image_streams=bool(self.image_streams)),
             install_namespace=INSTALL_NAMESPACE,
             refusal=refusal,
         )

@@ -1,0 +1,68 @@
+"""Imports get the content of their version, and count as complete only when they are."""
+
+from __future__ import annotations
+
+from cdi.reconcile.dataimportcron.context import ImageStream
+from tests.unit.reconcile.dataimportcron.world import DESIRED, World, cron_body, digest
+
+A, B = digest("a"), digest("b")
+NAME_A, NAME_B = (f"fedora-{letter * 12}" for letter in "ab")
+REFERENCE = "cdi.kubevirt.io/storage.import.imageStreamDockerRef"
+NEXT_POLL = "cdi.kubevirt.io/storage.import.nextCronTime"
+STREAM = {"registry": {"imageStream": "fedora", "pullMethod": "node"}}
+
+
+def world(**spec):
+    made = World(cron_body(**spec))
+    made.use_class("fast")
+    return made
+
+
+def publish(made: World, wanted: str, reference: str) -> None:
+    """Make an image the newest of the stream, and poll it."""
+    item = {"image": wanted, "dockerImageReference": reference}
+    made.image_streams["fedora"] = ImageStream(body={"status": {"tags": [{"tag": "40", "items": [item]}]}})
+    made.cron_now["metadata"]["annotations"].pop(NEXT_POLL, None)
+    made.settle()
+    made.now += 60
+
+
+def pulled(made: World, name: str) -> str:
+    return made.get("datavolumes", name)["spec"]["source"]["registry"]["url"]
+
+
+def test_every_image_of_an_image_stream_is_imported_under_its_own_digest():
+    made = world(source=STREAM, schedule="0 * * * *")
+    publish(made, A, f"r.example/fedora@{A}")
+    publish(made, B, f"r.example/fedora@{B}")
+    assert pulled(made, NAME_A) == f"docker://r.example/fedora@{A}"
+    assert pulled(made, NAME_B) == f"docker://r.example/fedora@{B}"
+    assert made.offered == f"pvc/{NAME_B}"
+
+
+def test_the_image_of_an_image_stream_is_pinned_to_the_digest_in_place_of_its_tag():
+    made = world(source=STREAM, schedule="0 * * * *")
+    publish(made, A, "r.example:5000/fedora:40")
+    assert pulled(made, NAME_A) == f"docker://r.example:5000/fedora@{A}"
+
+
+def test_a_rollback_of_an_image_stream_imports_the_older_image_again_from_its_repository():
+    made = world(source=STREAM, schedule="0 * * * *")
+    publish(made, A, f"r.example/fedora@{A}")
+    publish(made, B, f"other.example/fedora@{B}")
+    made.remove("datavolumes", NAME_A)
+    made.settle()
+    made.annotate(golden_rollback=NAME_A)
+    made.settle()
+    assert pulled(made, NAME_A) == f"docker://r.example/fedora@{A}"
+    assert made.offered == f"pvc/{NAME_A}"
+
+
+def test_an_image_stream_without_a_reference_is_not_imported_unpinned():
+    made = world(source=STREAM, annotations={DESIRED: A})
+    made.settle()
+    assert made.names("datavolumes") == []
+    assert made.condition("Progressing")[1] == "ImageReferenceUnknown"
+    made.cron_now["metadata"]["annotations"][REFERENCE] = "r.example/fedora:40"
+    made.settle()
+    assert pulled(made, NAME_A) == f"docker://r.example/fedora@{A}"
