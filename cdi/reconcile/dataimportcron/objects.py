@@ -7,6 +7,7 @@ from typing import Final
 
 from cdi.api.datavolume import DataVolume
 from cdi.api.meta import Condition
+from cdi.api.names import ANN_POD_PHASE, ANN_USE_POPULATOR
 from cdi.api.phases import FAILING, ConditionStatus, ConditionType, Phase, Reason
 from cdi.reconcile.actions import Action, DeleteObject
 from cdi.reconcile.clone.lister import Snapshot
@@ -61,7 +62,7 @@ class VersionObjects:
         if self.data_volume is not None:
             deleted = self.data_volume.metadata.deletion_timestamp is not None
             return self.claim if self.phase == Phase.SUCCEEDED and not deleted else None
-        return self.claim if self.claim.phase == "Bound" else None
+        return self.claim if self.claim.phase == "Bound" and _is_filled(self.claim) else None
 
     @property
     def ready_snapshot(self) -> Snapshot | None:
@@ -119,13 +120,34 @@ class VersionObjects:
         """Whether the import fails, finally or at the moment, so that a newer version need not wait for it."""
         running = self._running
         failing = running is not None and running.status == ConditionStatus.FALSE and running.reason in FAILING
-        return self.phase == Phase.FAILED or failing
+        return self.phase == Phase.FAILED or failing or self._abandoned
+
+    @property
+    def _abandoned(self) -> bool:
+        """Whether the DataVolume was deleted but not its PVC, whose import has failed."""
+        return (
+            self.data_volume is None
+            and self.claim is not None
+            and self.claim.annotations.get(ANN_POD_PHASE) == "Failed"
+        )
 
     @property
     def _running(self) -> Condition | None:
         status = self.data_volume.status if self.data_volume is not None else None
         conditions = (status.conditions if status is not None else None) or ()
         return next((one for one in conditions if one.type == ConditionType.RUNNING), None)
+
+
+def _is_filled(claim: PVC) -> bool:
+    """Return whether the import into a bound PVC without a DataVolume has ended successfully.
+
+    A populator binds a PVC once its content is complete, but a direct import fills a PVC that is bound. Its DataVolume
+    may have been deleted in the meantime, before the garbage collector deletes the PVC.
+    """
+    pod = claim.annotations.get(ANN_POD_PHASE)
+    if pod is None:
+        return claim.annotations.get(ANN_USE_POPULATOR) != "false"
+    return pod == "Succeeded"
 
 
 def objects_of(context: CronContext, name: str) -> VersionObjects:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
+
 from cdi.reconcile.dataimportcron.context import ImageStream
 from tests.unit.reconcile.dataimportcron.world import DESIRED, World, cron_body, digest
 
-A, B = digest("a"), digest("b")
-NAME_A, NAME_B = (f"fedora-{letter * 12}" for letter in "ab")
+A, B, C = digest("a"), digest("b"), digest("c")
+NAME_A, NAME_B, NAME_C = (f"fedora-{letter * 12}" for letter in "abc")
 REFERENCE = "cdi.kubevirt.io/storage.import.imageStreamDockerRef"
 NEXT_POLL = "cdi.kubevirt.io/storage.import.nextCronTime"
 STREAM = {"registry": {"imageStream": "fedora", "pullMethod": "node"}}
@@ -66,3 +68,56 @@ def test_an_image_stream_without_a_reference_is_not_imported_unpinned():
     made.cron_now["metadata"]["annotations"][REFERENCE] = "r.example/fedora:40"
     made.settle()
     assert pulled(made, NAME_A) == f"docker://r.example/fedora@{A}"
+
+
+# --- PVCs without a DataVolume ------------------------------------------------------------------------------------
+
+POD_PHASE = "cdi.kubevirt.io/storage.pod.phase"
+DIRECT = {"cdi.kubevirt.io/storage.usePopulator": "false"}
+
+
+def orphaned(**annotations: str) -> World:
+    """Return a world whose newest version has a bound PVC, and whose DataVolume was deleted during its import."""
+    made = world()
+    made.desire(A)
+    made.settle()
+    made.now += 60
+    made.outcomes[NAME_B] = ""
+    made.desire(B)
+    made.settle()
+    made.objects.pop(("datavolumes", "golden", NAME_B))
+    claim = {
+        "apiVersion": "v1",
+        "kind": "PersistentVolumeClaim",
+        "metadata": {"name": NAME_B, "annotations": annotations},
+        "spec": {"storageClassName": "fast", "resources": {"requests": {"storage": "6Gi"}}},
+        "status": {"phase": "Bound"},
+    }
+    made.put(claim)
+    made.reconcile()
+    return made
+
+
+@pytest.mark.parametrize("annotations", [{POD_PHASE: "Running"}, {**DIRECT, POD_PHASE: "Failed"}, DIRECT])
+def test_a_half_written_volume_whose_data_volume_was_deleted_is_not_offered(annotations):
+    made = orphaned(**annotations)
+    assert made.offered == f"pvc/{NAME_A}"
+    assert made.version(B)["state"] == "Importing"
+    # Once the garbage collector has deleted it, the version is imported again.
+    made.remove("persistentvolumeclaims", NAME_B)
+    made.outcomes.clear()
+    made.settle()
+    assert made.offered == f"pvc/{NAME_B}"
+
+
+@pytest.mark.parametrize("annotations", [{}, {**DIRECT, POD_PHASE: "Succeeded"}])
+def test_a_complete_volume_without_a_data_volume_is_offered(annotations):
+    assert orphaned(**annotations).offered == f"pvc/{NAME_B}"
+
+
+def test_a_failed_volume_whose_data_volume_was_deleted_makes_way_for_a_newer_digest():
+    made = orphaned(**{POD_PHASE: "Failed"})
+    made.desire(C)
+    made.settle()
+    assert made.offered == f"pvc/{NAME_C}"
+    assert made.version(B)["reason"] == "Superseded"
