@@ -180,12 +180,16 @@ def build_node_pod(context: CronContext, image: str, architecture: str | None) -
 
 
 def _metadata(context: CronContext, name: str) -> dict[str, Any]:
-    return {
+    metadata: dict[str, Any] = {
         "name": name,
         "namespace": context.install_namespace,
         "labels": object_labels(context),
-        **({"ownerReferences": [dict(context.owner)]} if context.owner is not None else {}),
     }
+    if context.owner is not None:
+        # OpenShift rejects a blocking reference from a client without the right to update cdis/finalizers, which a
+        # controller that shares the cluster with another one does not have.
+        metadata["ownerReferences"] = [{**context.owner, "blockOwnerDeletion": False}]
+    return metadata
 
 
 def _due(context: CronContext) -> dict[str, str]:

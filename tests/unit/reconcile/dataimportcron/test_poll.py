@@ -107,7 +107,14 @@ class Cluster:
                 },
             }
         )
-        owner = {"apiVersion": "cdi.kubevirt.io/v1beta1", "kind": "CDI", "name": "cdi", "uid": "cdi-uid"}
+        owner = {
+            "apiVersion": "cdi.kubevirt.io/v1beta1",
+            "kind": "CDI",
+            "name": "cdi",
+            "uid": "cdi-uid",
+            "controller": True,
+            "blockOwnerDeletion": True,
+        }
         return CronContext(
             now=self.now, cron=cron, objects=self, config=self.config, platform=self.platform, owner=owner, **more
         )

@@ -46,6 +46,12 @@ class TestCronJob:
         (owner,) = cron_job["metadata"]["ownerReferences"]
         assert (owner["kind"], owner["uid"]) == ("CDI", "cdi-uid")
 
+    @pytest.mark.parametrize("kind", ["cronjobs", "jobs"])
+    def test_the_reference_to_the_owner_does_not_block_its_deletion(self, cluster, cron_job, kind):
+        """OpenShift requires a right to the CDI object's finalizers for one that does."""
+        (owner,) = created(cluster, kind)["metadata"]["ownerReferences"]
+        assert (owner["controller"], owner["blockOwnerDeletion"]) == (True, False)
+
     def test_spec(self, cron_job):
         spec = {name: value for name, value in cron_job["spec"].items() if name != "jobTemplate"}
         assert spec == {
