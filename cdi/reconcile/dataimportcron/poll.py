@@ -66,6 +66,8 @@ POD_TIMEOUT: Final = 300.0
 """Seconds until a poll Job without a result is given up; the poll itself takes at most 120."""
 NODE_TIMEOUT: Final = 3600.0
 """Seconds until a poll pod is given up: its node pulls the whole image."""
+MAX_CLOCK_SKEW: Final = 120.0
+"""Seconds by which the API server's clock, which dates a poll's Job, may be ahead of the controller's."""
 TURN_INTERVAL: Final = 10.0
 """Mean seconds until a due poll that has to wait for its turn is considered again."""
 INPUT_INTERVAL: Final = 60.0
@@ -158,7 +160,8 @@ class _Planner:
         # A process ends by itself.
         longest = NODE_TIMEOUT if self._method == "node" else POD_TIMEOUT
         left = poll.started + longest - context.now
-        if context.platform.cluster and (left <= 0 or left > longest):
+        # A Job from the future beyond that is one that was created before the clock was set back.
+        if context.platform.cluster and (left <= 0 or left > longest + MAX_CLOCK_SKEW):
             why = f": {poll.blocked}" if poll.blocked else ""
             error = WorkerLost(
                 f"the poll had no result after {longest:.0f} s{why}",

@@ -15,6 +15,7 @@ from cdi.reconcile.actions import CreateObject, DeleteObject, MirrorObject, Obje
 from cdi.reconcile.context import PVC, Input, Platform, ResolvedConfig, WorkerPodConfig
 from cdi.reconcile.dataimportcron.context import CronContext, ImageStream, LocalTask
 from cdi.reconcile.dataimportcron.poll import (
+    MAX_CLOCK_SKEW,
     MAX_POLLS,
     NODE_TIMEOUT,
     POD_TIMEOUT,
@@ -474,6 +475,22 @@ class TestJobs:
         step = cluster.step(refusal=refusal_of(job, ClusterForbidden("jobs are forbidden")))
         assert (step.trouble.reason, cluster.jobs) == ("ClusterForbidden", [])
         assert cluster.next_time > cluster.now
+
+    @pytest.mark.parametrize("ahead", [1, 5, MAX_CLOCK_SKEW])
+    def test_a_job_that_is_dated_by_a_clock_ahead_of_ours_is_waited_for(self, cluster, ahead):
+        cluster.step()
+        cluster.now -= ahead
+        step = cluster.step()
+        assert (step.trouble, step.annotations) == (None, {})
+        assert len(cluster.jobs) == 1
+        cluster.now += ahead + POD_TIMEOUT
+        assert cluster.step().trouble.reason == "WorkerLost"
+
+    def test_a_job_from_before_the_clock_was_set_back_is_given_up(self, cluster):
+        cluster.step()
+        cluster.now -= MAX_CLOCK_SKEW + 1
+        assert cluster.step().trouble.reason == "WorkerLost"
+        assert cluster.jobs == []
 
 
 class TestKnownDigest:
