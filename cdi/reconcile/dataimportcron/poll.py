@@ -191,8 +191,9 @@ class _Planner:
     def _before(self, due: float, schedule: Schedule, *, ended: bool) -> PollStep:
         context = self._context
         annotations: dict[str, str] = {}
-        if keeps_cron_job(context) and cron_job_of(context) is None:
-            # A DataImportCron that was created again with its annotations is polled at once.
+        if keeps_cron_job(context) and cron_job_of(context) is None and self._record.failures == 0:
+            # A DataImportCron that was created again with its annotations is polled at once. After a failure the delay
+            # stands: the API server may have rejected the CronJob.
             annotations[ANN_CRON_NEXT_TIME] = _text(context.now)
             return PollStep(annotations=annotations, trouble=_trouble(self._record.failure), requeue_after=1.0)
         latest = schedule.next_after(context.now, context.zone)

@@ -66,7 +66,8 @@ def cron_job_spec(context: CronContext, poll: PollSpec) -> dict[str, Any]:
     schedule, zone = context.cron.spec.schedule, ""
     prefix = next((one for one in _ZONES if schedule.startswith(one)), "")
     if prefix:
-        zone, _, schedule = schedule.removeprefix(prefix).partition(" ")
+        zone, *rest = schedule.removeprefix(prefix).split(maxsplit=1)
+        schedule = "".join(rest)
     return {
         "schedule": schedule.strip(),
         **({"timeZone": zone} if zone else {}),

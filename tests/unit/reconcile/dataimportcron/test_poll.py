@@ -476,6 +476,24 @@ class TestJobs:
         assert (step.trouble.reason, cluster.jobs) == ("ClusterForbidden", [])
         assert cluster.next_time > cluster.now
 
+    def test_a_rejected_cronjob_is_tried_again_after_the_delay_only(self, cluster):
+        """The annotations that record a failure wake the controller at once."""
+        rejected = ClusterForbidden("exceeded quota: count/cronjobs.batch")
+        for failures in range(1, 4):
+            create = plan_poll(cluster.context()).actions[0]
+            assert create.body["kind"] == "CronJob"
+            cluster.step(refusal=refusal_of(create, rejected))
+            moment = cluster.next_time
+            assert moment > cluster.now
+            while cluster.now < moment:
+                step = cluster.step()
+                assert (step.actions, step.annotations, step.trouble.reason) == ((), {}, "ClusterForbidden")
+                assert step.requeue_after == moment - cluster.now
+                cluster.now += step.requeue_after / 2 + 1
+            assert PollRecord.read(cluster.annotations[ANN_CRON_POLL]).failures == failures
+        cluster.step()
+        assert len(cluster.jobs) == 1
+
     @pytest.mark.parametrize("ahead", [1, 5, MAX_CLOCK_SKEW])
     def test_a_job_that_is_dated_by_a_clock_ahead_of_ours_is_waited_for(self, cluster, ahead):
         cluster.step()

@@ -63,8 +63,9 @@ class TestCronJob:
         }
 
     @pytest.mark.parametrize("prefix", ["TZ", "CRON_TZ"])
-    def test_time_zone_is_a_field_of_its_own(self, prefix):
-        cluster = Cluster(schedule=f"{prefix}=Asia/Tokyo 0 3 * * *")
+    @pytest.mark.parametrize("space", [" ", "\t", " \t "])
+    def test_time_zone_is_a_field_of_its_own(self, prefix, space):
+        cluster = Cluster(schedule=f"{prefix}=Asia/Tokyo{space}0 3 * * *")
         cluster.step()
         spec = created(cluster, "cronjobs")["spec"]
         assert (spec["schedule"], spec["timeZone"]) == ("0 3 * * *", "Asia/Tokyo")
