@@ -7,19 +7,19 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import Any, Final, Literal
+from typing import Literal
 
 from cdi.api.dataimportcron import DataImportCron
 from cdi.api.datasource import DataSource
 from cdi.api.datavolume import DataVolume
 from cdi.api.errors import InvalidManifest
-from cdi.api.names import COMPONENT_PROOF, LABEL_COMPONENT, LABEL_DATA_IMPORT_CRON_POLLER
 from cdi.api.storageprofile import StorageProfile
+from cdi.controller import cron_slots
 from cdi.controller.clone_lister import InformerCloneLister
-from cdi.controller.cron_index import JOB_NAME
 from cdi.controller.cron_reads import CronReads
 from cdi.controller.informers import InformerSet
 from cdi.controller.lister import ClusterLister
+from cdi.controller.request import Scope
 from cdi.kube.resources import (
     CLAIMS,
     CRON_JOBS,
@@ -41,8 +41,6 @@ from cdi.reconcile.dataimportcron.context import CloneRight, ImageStream, LocalT
 from cdi.reconcile.storageclass import StorageClass
 from cdi.reconcile.storageprofile import SnapshotClass
 
-_ENDED: Final = ("Succeeded", "Failed")
-
 
 class InformerCronLister:
     """Implementation of `CronLister` on the watch caches."""
@@ -54,12 +52,14 @@ class InformerCronLister:
         clones: InformerCloneLister,
         reads: CronReads,
         *,
+        scope: Scope,
         install_namespace: str,
     ) -> None:
         self._watches = watches
         self._observed = observed
         self._clones = clones
         self._reads = reads
+        self._scope = scope
         self._install_namespace = install_namespace
 
     def cron(self, namespace: str, name: str) -> DataImportCron | None:
@@ -172,21 +172,16 @@ class InformerCronLister:
         return self._watches.get(PODS, namespace, name)
 
     def active_polls(self) -> int:
-        jobs = sum(1 for body in self._watches.values(JOBS) if not _is_finished(body))
-        # A pod of a Job is counted with its Job.
-        pods = sum(
-            1
-            for body in self._watches.values(PODS)
-            if _has_label(body, LABEL_DATA_IMPORT_CRON_POLLER) and not _has_label(body, JOB_NAME) and not _ended(body)
-        )
-        return jobs + pods
+        return sum(1 for _ in cron_slots.active_polls(self._watches))
+
+    def active_polls_of(self, namespace: str) -> int:
+        return sum(1 for space, _ in cron_slots.active_polls(self._watches) if space == namespace)
+
+    def polls_wait_elsewhere(self, namespace: str, now: float) -> bool:
+        return cron_slots.polls_wait_elsewhere(self._watches, self._scope, namespace, now)
 
     def active_proofs(self) -> int:
-        return sum(
-            1
-            for body in self._watches.values(PODS)
-            if _labels(body).get(LABEL_COMPONENT) == COMPONENT_PROOF and not _ended(body)
-        )
+        return cron_slots.active_proofs(self._watches)
 
     def offers_device(self, resource: str) -> bool:
         for body in self._watches.values(NODES):
@@ -210,21 +205,3 @@ class InformerCronLister:
             if space == self._install_namespace
         )
         return tuple(one for one in found if one is not None)
-
-
-def _labels(body: Object) -> dict[str, Any]:
-    return body["metadata"].get("labels") or {}
-
-
-def _has_label(body: Object, name: str) -> bool:
-    return name in _labels(body)
-
-
-def _ended(body: Object) -> bool:
-    return (body.get("status") or {}).get("phase") in _ENDED
-
-
-def _is_finished(body: Object) -> bool:
-    """Return whether a Job has succeeded or failed."""
-    conditions = (body.get("status") or {}).get("conditions") or ()
-    return any(one.get("type") in ("Complete", "Failed") and one.get("status") == "True" for one in conditions)

@@ -418,7 +418,12 @@ class Reconcilers:
 
     def _crons(self, reads: CronReads) -> InformerCronLister:
         return InformerCronLister(
-            self._watches, self._observed, self._clones, reads, install_namespace=self._install_namespace
+            self._watches,
+            self._observed,
+            self._clones,
+            reads,
+            scope=self._scope,
+            install_namespace=self._install_namespace,
         )
 
     def _acts_on(self, key: Request, body: Object) -> bool:

@@ -158,6 +158,14 @@ class LocalCronLister:
         """Return the number of running polls."""
         return sum(self._tasks.running("poll", uid) for uid in self._uids("dataimportcrons"))
 
+    def active_polls_of(self, namespace: str) -> int:
+        """Return the number of running polls of one namespace."""
+        return sum(self._tasks.running("poll", uid) for uid in self._uids("dataimportcrons", namespace))
+
+    def polls_wait_elsewhere(self, namespace: str, now: float) -> bool:
+        """Return False: all objects are of the user of this machine, who does not compete with anybody."""
+        return False
+
     def active_proofs(self) -> int:
         """Return the number of running boot proofs."""
         return sum(self._tasks.running("proof", uid) for uid in self._tasks.known("proof"))
@@ -165,9 +173,9 @@ class LocalCronLister:
     def offers_device(self, resource: str) -> bool:
         return False
 
-    def _uids(self, plural: str) -> Iterator[str]:
+    def _uids(self, plural: str, namespace: str | None = None) -> Iterator[str]:
         for key in self._observed.keys(plural):
-            body = self._observed.body(key)
+            body = self._observed.body(key) if namespace in (None, key.namespace) else None
             if body is not None:
                 yield str(body["metadata"]["uid"])
 

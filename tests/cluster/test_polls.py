@@ -12,8 +12,8 @@ import pytest
 
 from cdi.api.names import poll_cron_job, poll_pod
 from cdi.api.poll import PollResult
-from cdi.reconcile.dataimportcron.poll import MAX_POLLS
 from cdi.reconcile.dataimportcron.poll_record import PollRecord
+from cdi.reconcile.dataimportcron.poll_turn import MAX_POLLS
 from tests.cluster import cdi
 from tests.cluster.servers import serving
 from tests.cluster.test_cluster import registry

@@ -133,6 +133,12 @@ class CronLister(Protocol):
     def active_polls(self) -> int:
         """Return the number of unfinished poll Jobs and poll pods of all DataImportCrons."""
 
+    def active_polls_of(self, namespace: str) -> int:
+        """Return the number of those of the DataImportCrons of one namespace."""
+
+    def polls_wait_elsewhere(self, namespace: str, now: float) -> bool:
+        """Return whether a DataImportCron of another namespace waits for its turn to poll."""
+
     def active_proofs(self) -> int:
         """Return the number of unfinished proof pods."""
 

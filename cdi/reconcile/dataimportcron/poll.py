@@ -8,7 +8,7 @@ another program then sets the desired digest.
 
 A registry, a URL or an object store is polled by a Job in the installation's namespace (on one machine by a process), a
 registry with pullMethod node by a pod, and a PVC or image stream by the controller itself. All state is in objects, so
-that a restarted controller continues; at most `MAX_POLLS` run at once, and the others wait for their turn.
+that a restarted controller continues; at most `poll_turn.MAX_POLLS` run at once, and the others wait for their turn.
 """
 
 from __future__ import annotations
@@ -58,10 +58,9 @@ from cdi.reconcile.dataimportcron.poll_source import (
     poll_directly,
     prepared_poll,
 )
+from cdi.reconcile.dataimportcron.poll_turn import has_turn
 from cdi.reconcile.source import Pending
 
-MAX_POLLS: Final = 8
-"""Maximum number of polls that run at once, for all DataImportCrons together."""
 POD_TIMEOUT: Final = 300.0
 """Seconds until a poll Job without a result is given up; the poll itself takes at most 120."""
 NODE_TIMEOUT: Final = 3600.0
@@ -236,7 +235,7 @@ class _Planner:
             template: tuple[Action, ...] = (CreateObject(body=body),)
         else:
             template = correct_cron_job(context, poll)
-        if not self._has_turn():
+        if not has_turn(context):
             return self._wait_for_turn(template)
         if cron_job is not None:
             mirrors = mirror_actions(context, poll, cron_job_owner(cron_job))
@@ -251,15 +250,12 @@ class _Planner:
 
     def _start_pod(self) -> PollStep:
         context = self._context
-        if not self._has_turn():
+        if not has_turn(context):
             return self._wait_for_turn()
         return self._started((CreateObject(body=build_node_pod(context, *node_image(context))),))
 
     def _started(self, actions: tuple[Action, ...]) -> PollStep:
         return PollStep(actions=actions, trouble=_trouble(self._record.failure), requeue_after=POLL_INTERVAL)
-
-    def _has_turn(self) -> bool:
-        return self._context.objects.active_polls() < MAX_POLLS
 
     def _wait_for_turn(self, actions: tuple[Action, ...] = ()) -> PollStep:
         # Spread over the interval, and in another order each time, so that no cron always comes last.

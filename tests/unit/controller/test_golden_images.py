@@ -8,7 +8,9 @@ import json
 
 import pytest
 
-from cdi.api.errors import Conflict, KindNotServed, NotFound
+from cdi.api.errors import Conflict, KindNotServed, NotFound, Retry
+from cdi.api.job import Failure
+from cdi.api.names import ANN_CRON_POLL, COMPONENT_PROOF, LABEL_COMPONENT, poll_pod, proof_pod
 from cdi.controller.applier import PlanApplier
 from cdi.controller.clone_lister import InformerCloneLister, NoPodUsage
 from cdi.controller.cron_lister import InformerCronLister
@@ -37,7 +39,8 @@ from cdi.kube.resources import (
 from cdi.reconcile.actions import PatchObject, Plan
 from cdi.reconcile.context import WorkerPodConfig
 from cdi.reconcile.dataimportcron.context import CloneRight
-from cdi.reconcile.dataimportcron.poll import MAX_POLLS
+from cdi.reconcile.dataimportcron.poll_record import PollRecord
+from cdi.reconcile.dataimportcron.poll_turn import MAX_NAMESPACE_POLLS, MAX_POLLS
 from tests.unit.controller.objects import added, body, deleted, modified, watches
 
 OWN = {"cdi.kubevirt.io/dataImportCron": "fedora-cron"}
@@ -181,7 +184,7 @@ def lister(*known):
         made.waiting.changed(resource, added(each))
     observed = ClusterLister(made, None, NoInputs(), NoUsers(), pods=WorkerPodConfig(), install_namespace="cdi")
     clones = InformerCloneLister(made, observed, NoPodUsage())
-    return InformerCronLister(made, observed, clones, CronReads(None), install_namespace="cdi")
+    return InformerCronLister(made, observed, clones, CronReads(None), scope=Scope(), install_namespace="cdi")
 
 
 def test_objects_are_selected_by_the_label_and_sorted():
@@ -200,17 +203,101 @@ def test_objects_are_selected_by_the_label_and_sorted():
     assert found.cron_jobs_of("ns", "fedora-cron") == ()
 
 
+NODE_PULL = {"registry": {"url": "docker://r/fedora", "pullMethod": "node"}}
+POLLER = {"cdi.kubevirt.io/dataImportCronPoller": ""}
+
+
+def polled(name, namespace="ns", source=None, **more):
+    source = source or {"http": {"url": "https://h/disk.img"}}
+    spec = {"schedule": "0 0 1 1 *", "managedDataSource": name, "template": {"spec": {"source": source, "storage": {}}}}
+    return DATA_IMPORT_CRONS, body(DATA_IMPORT_CRONS, name, namespace, spec=spec, **more)
+
+
 def test_polls_of_jobs_and_pods_are_counted_until_they_end():
     ended = {"conditions": [{"type": "Complete", "status": "True"}]}
-    poller = {"cdi.kubevirt.io/dataImportCronPoller": ""}
     found = lister(
         (JOBS, JOB),
         (JOBS, body(JOBS, "done", "cdi", labels=INSTALLED, spec={}, status=ended)),
         (PODS, POLL_POD),
-        (PODS, body(PODS, "node", labels=poller, spec={}, status={"phase": "Running"})),
-        (PODS, body(PODS, "node-done", labels=poller, spec={}, status={"phase": "Succeeded"})),
+        polled("node", source=NODE_PULL),
+        (PODS, body(PODS, poll_pod("node", "uid-node"), labels=POLLER, spec={}, status={"phase": "Running"})),
+        polled("done", source=NODE_PULL),
+        (PODS, body(PODS, poll_pod("done", "uid-done"), labels=POLLER, spec={}, status={"phase": "Succeeded"})),
     )
     assert found.active_polls() == 2
+    assert (found.active_polls_of("ns"), found.active_polls_of("cdi")) == (2, 0)
+
+
+def test_pods_with_the_labels_of_polls_do_not_take_the_place_of_polls():
+    """Any user may create such pods in a namespace of theirs."""
+    pods = [
+        body(PODS, name, namespace, labels={**POLLER, **OWN}, spec={}, status={"phase": "Running"})
+        for namespace in ("ns", "tenant", "cdi")
+        for name in ("a", poll_pod("gone", "uid-gone"), poll_pod("node", "uid-other"), poll_pod("url", "uid-url"))
+    ]
+    found = lister(polled("node", source=NODE_PULL), polled("url"), *((PODS, pod) for pod in pods))
+    assert found.active_polls() == 0
+
+
+def proof(claim, name=None, **more):
+    labels = {LABEL_COMPONENT: COMPONENT_PROOF, **OWN}
+    name = name or proof_pod(claim["metadata"]["uid"], claim["metadata"]["name"])
+    more = {"status": {"phase": "Running"}, **more}
+    return PODS, body(PODS, name, claim["metadata"]["namespace"], labels=labels, owner=claim, spec={}, **more)
+
+
+def test_proofs_of_versions_are_counted_until_they_end():
+    claims = [body(CLAIMS, name, labels=OWN, spec={}) for name in ("fedora-1", "fedora-2")]
+    known = [(CLAIMS, claim) for claim in claims]
+    versions = [{"name": name, "Digest": "uid:1", "state": "Proving"} for name in ("fedora-1", "fedora-2")]
+    _, cron = polled("fedora-cron", status={"versions": versions})
+    ended = proof(claims[1], status={"phase": "Failed"})
+    assert lister((DATA_IMPORT_CRONS, cron), *known, proof(claims[0]), ended).active_proofs() == 1
+
+
+@pytest.mark.parametrize("forged", ["nothing", "name", "label", "version", "owner", "cron"])
+def test_pods_with_the_labels_of_proofs_do_not_take_the_place_of_proofs(forged):
+    claim = body(CLAIMS, "fedora-1", labels={} if forged == "label" else OWN, spec={})
+    versions = [{"name": "fedora-9" if forged == "version" else "fedora-1", "Digest": "uid:1", "state": "Proving"}]
+    cron = polled("fedora-cron", "tenant" if forged == "cron" else "ns", status={"versions": versions})
+    pod = proof(claim, "a-pod" if forged == "name" else None)
+    if forged == "owner":
+        pod[1]["metadata"]["ownerReferences"][0]["uid"] = "another"
+    assert lister(cron, (CLAIMS, claim), pod).active_proofs() == (1 if forged == "nothing" else 0)
+
+
+DUE = {"cdi.kubevirt.io/storage.import.nextCronTime": "2020-01-01T00:00:00Z"}
+LATER = {"cdi.kubevirt.io/storage.import.nextCronTime": "2099-01-01T00:00:00Z"}
+
+
+@pytest.mark.parametrize(
+    ("cron", "waits"),
+    [
+        (polled("a", "tenant"), True),
+        (polled("a", "tenant", annotations=DUE), True),
+        (polled("a", "ns"), False),
+        (polled("a", "tenant", annotations=LATER), False),
+        (polled("a", "tenant", {"pvc": {"namespace": "x", "name": "y"}}), False),
+        (polled("a", "tenant", deletionTimestamp="2026"), False),
+    ],
+    ids=["new", "due", "same-namespace", "later", "no-pod", "deleted"],
+)
+def test_a_poll_of_another_namespace_that_is_due_waits(cron, waits):
+    assert lister(cron).polls_wait_elsewhere("ns", 1_800_000_000.0) is waits
+
+
+def test_a_poll_that_runs_or_cannot_run_does_not_wait():
+    missing = PollRecord().with_obstacle(Failure(code="NotFound", message="", retry=Retry.ON_CHANGE)).write()
+    labels = {"cdi.kubevirt.io/dataImportCron": "runs", "cdi.kubevirt.io/dataImportCronNs": "tenant"}
+    invalid = polled("invalid", "tenant")
+    invalid[1]["spec"]["schedule"] = "often"
+    found = lister(
+        polled("runs", "tenant"),
+        (JOBS, body(JOBS, "poll", "cdi", labels=labels, spec={}, status={})),
+        polled("blocked", "tenant", annotations={ANN_CRON_POLL: missing}),
+        invalid,
+    )
+    assert not found.polls_wait_elsewhere("ns", 1_800_000_000.0)
 
 
 @pytest.mark.parametrize(
@@ -453,6 +540,23 @@ async def test_crons_that_are_reconciled_at_once_do_not_exceed_the_limit_of_poll
     kinds = [one["kind"] for one in server.created]
     assert kinds.count("CronJob") == len(names), "each one has a poll that is due"
     assert kinds.count("Job") == MAX_POLLS
+
+
+async def test_polls_of_one_namespace_leave_half_of_the_places_to_those_of_others():
+    crons = [polled(f"cron-{number}", "greedy") for number in range(2 * MAX_POLLS)] + [polled("other", "tenant")]
+    server = Server()
+    made = reconcilers(server, watches(*crons), Scope())
+
+    async def jobs(*chosen):
+        for _, cron in chosen:
+            metadata = cron["metadata"]
+            await made.reconcile(Request(kind="cron", namespace=metadata["namespace"], name=metadata["name"]))
+        return [one["metadata"]["name"] for one in server.created if one["kind"] == "Job"]
+
+    assert len(await jobs(*crons[:-1])) == MAX_NAMESPACE_POLLS
+    assert any("other" in name for name in await jobs(crons[-1]))
+    # The others may have the rest once nothing else waits.
+    assert len(await jobs(*crons[:-1])) == MAX_POLLS
 
 
 async def test_what_a_deleted_cron_left_is_deleted():

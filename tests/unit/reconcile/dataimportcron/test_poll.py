@@ -16,13 +16,13 @@ from cdi.reconcile.context import PVC, Input, Platform, ResolvedConfig, WorkerPo
 from cdi.reconcile.dataimportcron.context import CronContext, ImageStream, LocalTask
 from cdi.reconcile.dataimportcron.poll import (
     MAX_CLOCK_SKEW,
-    MAX_POLLS,
     NODE_TIMEOUT,
     POD_TIMEOUT,
     plan_poll,
 )
 from cdi.reconcile.dataimportcron.poll_record import LONGEST_DELAY, PollRecord
 from cdi.reconcile.dataimportcron.poll_source import split_image_stream
+from cdi.reconcile.dataimportcron.poll_turn import MAX_NAMESPACE_POLLS, MAX_POLLS
 from cdi.reconcile.rejection import refusal_of
 
 P = "cdi.kubevirt.io/storage.import."
@@ -52,6 +52,8 @@ class Cluster:
         self.objects, self.inputs, self.claims, self.streams = {}, {}, {}, {}
         self.task = None
         self.others = 0
+        self.others_of_namespace = 0
+        self.waiting_elsewhere = False
         self.config = ResolvedConfig(
             insecure_registries=frozenset({"registry.example:5000"}),
             pods=WorkerPodConfig(image="cdi:1", pull_secrets=("pull",), placement={"nodeSelector": {"a": "b"}}),
@@ -81,6 +83,14 @@ class Cluster:
 
     def active_polls(self):
         return self.others + len(self._of("jobs"))
+
+    def active_polls_of(self, namespace):
+        assert namespace == "golden"
+        return self.others_of_namespace + len(self._of("jobs"))
+
+    def polls_wait_elsewhere(self, namespace, now):
+        assert (namespace, now) == ("golden", self.now)
+        return self.waiting_elsewhere
 
     def input(self, ref):
         return self.inputs.get(ref)
@@ -555,6 +565,15 @@ class TestLimits:
             cluster.now += step.requeue_after
         assert len(delays) == 5
         cluster.others = MAX_POLLS - 1
+        cluster.step()
+        assert len(cluster.jobs) == 1
+
+    def test_a_namespace_leaves_half_of_the_turns_to_polls_of_others_that_wait(self, cluster):
+        cluster.others = cluster.others_of_namespace = MAX_NAMESPACE_POLLS
+        cluster.waiting_elsewhere = True
+        assert 5 <= cluster.step().requeue_after <= 15
+        assert cluster.jobs == []
+        cluster.waiting_elsewhere = False
         cluster.step()
         assert len(cluster.jobs) == 1
 

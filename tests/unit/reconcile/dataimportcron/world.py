@@ -522,6 +522,12 @@ class World:
     def active_polls(self) -> int:
         return sum(1 for kind, _, _ in self.objects if kind == "jobs")
 
+    def active_polls_of(self, namespace: str) -> int:
+        return self.active_polls()
+
+    def polls_wait_elsewhere(self, namespace: str, now: float) -> bool:
+        return False
+
     def active_proofs(self) -> int:
         return 0
 

@@ -1,0 +1,95 @@
+"""Count of the polls and boot proofs that run, and of the polls that wait.
+
+Any tenant may create pods with the labels of ours. A pod counts only if it is the one that a DataImportCron's poll or
+proof has; otherwise pods of one tenant could stop the polls and proofs of all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Final
+
+from cdi.api.names import (
+    COMPONENT_PROOF,
+    LABEL_COMPONENT,
+    LABEL_DATA_IMPORT_CRON,
+    LABEL_DATA_IMPORT_CRON_NAMESPACE,
+    poll_pod,
+    proof_pod,
+)
+from cdi.controller.informers import InformerSet
+from cdi.controller.request import Scope
+from cdi.kube.resources import CLAIMS, DATA_IMPORT_CRONS, JOBS, PODS, Object
+from cdi.reconcile.dataimportcron.poll_turn import is_waiting
+
+_ENDED: Final = ("Succeeded", "Failed")
+
+
+def active_polls(watches: InformerSet) -> Iterator[tuple[str, str]]:
+    """Yield namespace and name of the DataImportCron of each unfinished poll Job and poll pod."""
+    # Only the installation's own namespace is watched for Jobs. A pod of a Job is counted with its Job.
+    for job in watches.values(JOBS):
+        if not _is_finished(job):
+            labels = _labels(job)
+            yield labels.get(LABEL_DATA_IMPORT_CRON_NAMESPACE) or "", labels.get(LABEL_DATA_IMPORT_CRON) or ""
+    for cron in watches.values(DATA_IMPORT_CRONS):
+        if not _pulls_by_node(cron):
+            continue
+        metadata = cron["metadata"]
+        pod = watches.get(PODS, metadata["namespace"], poll_pod(metadata["name"], metadata["uid"]))
+        if pod is not None and not _has_ended(pod):
+            yield metadata["namespace"], metadata["name"]
+
+
+def polls_wait_elsewhere(watches: InformerSet, scope: Scope, namespace: str, now: float) -> bool:
+    """Return whether a DataImportCron of another namespace waits for its turn to poll."""
+    running = set(active_polls(watches))
+    for cron in watches.values(DATA_IMPORT_CRONS):
+        metadata = cron["metadata"]
+        key = metadata["namespace"], metadata["name"]
+        if key[0] == namespace or key in running or not scope.includes_namespace(key[0]) or not scope.matches(cron):
+            continue
+        if "deletionTimestamp" not in metadata and is_waiting(
+            cron.get("spec") or {}, metadata.get("annotations") or {}, now
+        ):
+            return True
+    return False
+
+
+def active_proofs(watches: InformerSet) -> int:
+    """Return the number of unfinished proof pods."""
+    return sum(1 for pod in watches.values(PODS) if not _has_ended(pod) and _is_proof(watches, pod))
+
+
+def _is_proof(watches: InformerSet, pod: Object) -> bool:
+    """Return whether a pod proves a version that the status of its DataImportCron names."""
+    if _labels(pod).get(LABEL_COMPONENT) != COMPONENT_PROOF:
+        return False
+    metadata = pod["metadata"]
+    owner = next((one for one in metadata.get("ownerReferences") or () if one.get("kind") == CLAIMS.kind), None)
+    claim = watches.get(CLAIMS, metadata["namespace"], owner["name"]) if owner is not None else None
+    if owner is None or claim is None or claim["metadata"]["uid"] != owner["uid"]:
+        return False
+    version = claim["metadata"]["name"]
+    cron = watches.get(DATA_IMPORT_CRONS, metadata["namespace"], _labels(claim).get(LABEL_DATA_IMPORT_CRON) or "")
+    recorded = ((cron or {}).get("status") or {}).get("versions") or ()
+    return metadata["name"] == proof_pod(owner["uid"], version) and any(one.get("name") == version for one in recorded)
+
+
+def _pulls_by_node(cron: Object) -> bool:
+    template = ((cron.get("spec") or {}).get("template") or {}).get("spec") or {}
+    return ((template.get("source") or {}).get("registry") or {}).get("pullMethod") == "node"
+
+
+def _labels(body: Object) -> dict[str, Any]:
+    return body["metadata"].get("labels") or {}
+
+
+def _has_ended(pod: Object) -> bool:
+    return (pod.get("status") or {}).get("phase") in _ENDED
+
+
+def _is_finished(job: Object) -> bool:
+    """Return whether a Job has succeeded or failed."""
+    conditions = (job.get("status") or {}).get("conditions") or ()
+    return any(one.get("type") in ("Complete", "Failed") and one.get("status") == "True" for one in conditions)
