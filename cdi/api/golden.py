@@ -256,6 +256,11 @@ def parse_commands(annotations: Mapping[str, str] | None) -> Commands:
     )
 
 
+def command_label(annotation: str, value: str) -> str:
+    """Return how messages name a command: with its value, by which a client tells whether its own one is meant."""
+    return f"annotation {annotation}={json.dumps(truncate(value.strip(), 200), ensure_ascii=False)}"
+
+
 def check_golden(
     annotations: Mapping[str, str] | None, field: str = "metadata.annotations", *, managed: str = ""
 ) -> Iterator[Problem]:

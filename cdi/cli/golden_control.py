@@ -221,10 +221,10 @@ def _order(
     session: Session, image: GoldenImage, annotation: str, value: str, *, waits: bool, timeout: float
 ) -> GoldenImage | None:
     """Write a command, and return the image once it has been carried out; None if that is not waited for."""
-    from cdi.runtime.golden_commands import annotate, run_command
+    from cdi.runtime.golden_commands import run_command, write_command
 
     if not waits:
-        annotate(session.backend, image, {annotation: value})
+        write_command(session.backend, image, annotation, value)
         click.echo(f"{image.name}: written down; cdi golden describe {image.name}{session.options()} shows the result")
         return None
     where = "in the cluster" if session.in_cluster else "in the background"

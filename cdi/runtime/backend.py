@@ -111,12 +111,20 @@ class Backend(Protocol):
         ...
 
     def annotate(
-        self, kind: str, namespace: str | None, name: str, annotations: Mapping[str, str | None], *, uid: str
+        self,
+        kind: str,
+        namespace: str | None,
+        name: str,
+        annotations: Mapping[str, str | None],
+        *,
+        uid: str,
+        version: str | None = None,
     ) -> Object:
         """Set annotations of an object, None to remove one, and return the object.
 
         Raises:
             NotFound: There is no such object with this UID.
+            Conflict: Its resourceVersion is not `version`.
         """
         ...
 

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from cdi.api.conditions import find_condition
 from cdi.api.dataimportcron import VersionState
 from cdi.api.errors import (
+    Conflict,
     GoldenCommandRefused,
     GoldenVersionUnavailable,
     InternalError,
@@ -19,6 +20,7 @@ from cdi.api.errors import (
     WaitTimeout,
     by_code,
 )
+from cdi.api.golden import command_label
 from cdi.api.names import ANN_CRON_DESIRED_DIGEST, ANN_CRON_LAST_TIME, ANN_CRON_NEXT_TIME, ANN_CRON_POLL
 from cdi.api.phases import Reason
 from cdi.api.timestamps import timestamp
@@ -28,6 +30,8 @@ from cdi.store.base import Key
 
 _CHECK_INTERVAL = 1.0
 """Seconds after which the DataSource is read again, whose changes are not watched."""
+_WRITE_ATTEMPTS = 20
+"""Maximum number of attempts to write an image that others change at the same time."""
 
 
 def run_command(
@@ -39,30 +43,67 @@ def run_command(
         The image as it is then.
 
     Raises:
+        Conflict: Another command with this annotation is pending, or has replaced this one.
         GoldenCommandRefused: The controller refused it; the annotation is removed again.
         WaitTimeout: The timeout has expired; the command stays, and will be carried out.
         NotFound: The image was deleted.
     """
-    # The same command that was written before, and not withdrawn, is refused for the same reason.
-    before = None if image.annotations.get(annotation) == value else _refusal(image, annotation)
-    annotate(backend, image, {annotation: value})
+    earlier = write_command(backend, image, annotation, value)
+    # A command that was refused and withdrawn is still in the condition until the controller has reconciled the image;
+    # one that was refused and not withdrawn is refused for the same reason.
+    before = None if earlier.annotations.get(annotation) == value else _refusal(earlier, annotation, value)
 
     def done(now: GoldenImage) -> bool:
-        if now.annotations.get(annotation) != value:
-            return True
-        refusal = _refusal(now, annotation)
+        pending = now.annotations.get(annotation)
+        if pending not in (None, value):
+            raise Conflict(
+                f"golden image {now.namespace}/{now.name}: {annotation}={pending!r} has replaced {value!r}",
+                remedy=f"cdi golden history {now.name} shows whether it was carried out before; repeat it if not",
+            )
+        refusal = _refusal(now, annotation, value)
         if refusal is not None and refusal != before:
-            annotate(backend, now, {annotation: None})
+            withdraw(backend, now, annotation, value)
             raise GoldenCommandRefused(refusal[1], where=f"golden image {now.namespace}/{now.name}")
-        return False
+        # The controller removes the annotation, and a refusal with it, by the request that writes the result.
+        return pending is None
 
     return wait_until(backend, image, done, timeout=timeout, what=f"carrying out {annotation}={value}")
 
 
-def annotate(backend: Backend, image: GoldenImage, annotations: Mapping[str, str | None]) -> None:
-    """Write annotations of an image, None to remove one; raise `NotFound` if it was deleted or replaced."""
+def write_command(backend: Backend, image: GoldenImage, annotation: str, value: str) -> GoldenImage:
+    """Write a command's annotation, and return the image as it was before.
+
+    A refused command is replaced; one that is pending is not, since it would never be carried out.
+
+    Raises:
+        Conflict: Another command with this annotation is pending.
+        NotFound: The image was deleted or replaced.
+    """
+    for _ in range(_WRITE_ATTEMPTS):
+        now = _read_again(backend, image)
+        pending = now.annotations.get(annotation)
+        if pending not in (None, value) and _refusal(now, annotation, pending) is None:
+            raise Conflict(
+                f"golden image {now.namespace}/{now.name}: {annotation}={pending!r} has not been carried out",
+                remedy=f"wait until it has, or remove the annotation, and repeat {annotation}={value!r}",
+            )
+        with contextlib.suppress(Conflict):
+            annotate(backend, now, {annotation: value}, version=now.cron.metadata.resource_version)
+            return now
+    raise _too_busy(image)
+
+
+def annotate(
+    backend: Backend, image: GoldenImage, annotations: Mapping[str, str | None], *, version: str | None = None
+) -> None:
+    """Write annotations of an image, None to remove one.
+
+    Raises:
+        Conflict: Its resourceVersion is not `version`.
+        NotFound: It was deleted or replaced.
+    """
     uid = image.cron.metadata.uid or ""
-    backend.annotate("dataimportcron", image.namespace, image.name, annotations, uid=uid)
+    backend.annotate("dataimportcron", image.namespace, image.name, annotations, uid=uid, version=version)
 
 
 def start_poll(backend: Backend, image: GoldenImage, *, now: float | None = None) -> str:
@@ -164,18 +205,36 @@ def wait_until(
 def withdraw(backend: Backend, image: GoldenImage, annotation: str, value: str) -> None:
     """Remove a command that has not been carried out, unless it was replaced by another."""
     with contextlib.suppress(NotFound):
-        now = get(backend, image.namespace, image.name)
-        if now.annotations.get(annotation) == value:
-            annotate(backend, now, {annotation: None})
+        for _ in range(_WRITE_ATTEMPTS):
+            now = _read_again(backend, image)
+            if now.annotations.get(annotation) != value:
+                return
+            with contextlib.suppress(Conflict):
+                annotate(backend, now, {annotation: None}, version=now.cron.metadata.resource_version)
+                return
+        raise _too_busy(image)
 
 
-def _refusal(image: GoldenImage, annotation: str) -> tuple[str | None, str] | None:
+def _read_again(backend: Backend, image: GoldenImage) -> GoldenImage:
+    now = get(backend, image.namespace, image.name)
+    if now.cron.metadata.uid != image.cron.metadata.uid:
+        raise NotFound(f"golden image {image.namespace}/{image.name} was replaced by another of that name")
+    return now
+
+
+def _too_busy(image: GoldenImage) -> Conflict:
+    return Conflict(f"golden image {image.namespace}/{image.name} is changed by others faster than it can be written")
+
+
+def _refusal(image: GoldenImage, annotation: str, value: str) -> tuple[str | None, str] | None:
     """Return time and text of the controller's refusal of a command, None if it has not refused it."""
     conditions = (image.cron.status.conditions if image.cron.status else None) or []
     condition = find_condition(conditions, SETTINGS_CONDITION)
     if condition is None or condition.reason != Reason.COMMAND_REFUSED or not condition.message:
         return None  # another reason is a command that waits, or a setting
-    name = annotation.rpartition("/")[2]
-    if name not in condition.message:
-        return None
-    return condition.last_heartbeat_time or condition.last_transition_time, condition.message
+    label = command_label(annotation, value)
+    _, found, rest = f"; {condition.message}".partition(f"; {label}: ")
+    text = rest.partition("; annotation ")[0]
+    if not found or text.startswith("waiting "):
+        return None  # the reason is that of another command
+    return condition.last_heartbeat_time or condition.last_transition_time, f"{label}: {text}"

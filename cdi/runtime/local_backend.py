@@ -15,6 +15,7 @@ from typing import Self
 
 from cdi import atomic_file
 from cdi.api.errors import (
+    Conflict,
     NotFound,
     WaitTimeout,
 )
@@ -157,14 +158,27 @@ class LocalBackend:
             time.sleep(_POLL_INTERVAL / 2)
 
     def annotate(
-        self, kind: str, namespace: str | None, name: str, annotations: Mapping[str, str | None], *, uid: str
+        self,
+        kind: str,
+        namespace: str | None,
+        name: str,
+        annotations: Mapping[str, str | None],
+        *,
+        uid: str,
+        version: str | None = None,
     ) -> Object:
         """See `Backend.annotate`."""
         key = Key.of(kind, namespace, name)
         action = PatchObject(
             plural=key.plural, namespace=key.namespace, name=key.name, uid=uid, annotations=annotations
         )
-        body = update_with_retry(self._store, key, lambda body: patch(body, action), uid=uid)
+
+        def change(body: Object) -> None:
+            if version is not None and body["metadata"]["resourceVersion"] != version:
+                raise Conflict(f"{key} was changed concurrently")
+            patch(body, action)
+
+        body = update_with_retry(self._store, key, change, uid=uid)
         ensure_supervisor(self.home)
         return body
 

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from cdi.api.conditions import find_condition
 from cdi.api.dataimportcron import DataImportCron
-from cdi.api.golden import ARCHITECTURES, CHANNELS, COMMANDS, KNOWN_ARCHITECTURES, PIN, PREFIX
+from cdi.api.golden import ARCHITECTURES, CHANNELS, COMMANDS, KNOWN_ARCHITECTURES, PIN, PREFIX, command_label
 from cdi.api.json_document import parse_json
 from cdi.api.meta import Condition
 from cdi.api.names import ANN_CRON_POLL, ANN_POD_RETAIN, GROUP, MAX_LABEL, joined
@@ -262,7 +262,8 @@ def _commands(context: CronContext) -> Iterator[str]:
     names = ", ".join(child_name(context.name, one) for one in context.settings.architectures)
     for name in COMMANDS:
         if name in context.annotations:
-            yield f"annotation {name}: each architecture has versions of its own. Set it on one of {names}"
+            label = command_label(name, context.annotations[name])
+            yield f"{label}: each architecture has versions of its own. Set it on one of {names}"
 
 
 def _status(context: CronContext, family: _Family) -> dict[str, Any]:
@@ -287,7 +288,10 @@ def _status(context: CronContext, family: _Family) -> dict[str, Any]:
         ConditionType.PROGRESSING: _progressing(family, context),
         ConditionType.UP_TO_DATE: _up_to_date(family, context),
         ConditionType.POLLED: _polled(family, context),
-        ConditionType.GOLDEN_SETTINGS: conditions.settings(family.problems),
+        ConditionType.GOLDEN_SETTINGS: conditions.settings(
+            family.problems,
+            Reason.COMMAND_REFUSED if any(name in context.annotations for name in COMMANDS) else Reason.NOT_FOLLOWED,
+        ),
     }
     known = (old.conditions if old is not None else None) or ()
     optional = (ConditionType.POLLED, ConditionType.GOLDEN_SETTINGS)

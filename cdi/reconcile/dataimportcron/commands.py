@@ -25,6 +25,7 @@ from cdi.api.golden import (
     Retry,
     Revoke,
     Rollback,
+    command_label,
     parse_commands,
 )
 from cdi.api.phases import ConditionType
@@ -81,25 +82,25 @@ def apply_commands(context: CronContext, history: History) -> CommandResult:
     condition = find_condition(status.conditions if status else None, ConditionType.GOLDEN_SETTINGS)
     known = (condition.message or "") if condition is not None else ""
     result = CommandResult(history=history, channels=tuple((status.channels if status else None) or ()))
-    problems: list[str] = [_about(problem.field, problem.message) for problem in commands.problems]
+    problems: list[str] = [_about(context, problem.field, problem.message) for problem in commands.problems]
     refused = list(problems)
     for name, command in commands.valid:
         try:
             result = _apply(context, result, command)
         except (_Refused, VersionNotFound) as error:
-            problems.append(_about(name, str(error)))
+            problems.append(_about(context, name, str(error)))
             refused.append(problems[-1])
         except _Waiting as wait:
             result = wait.result
-            problems.append(_about(name, str(wait)))
+            problems.append(_about(context, name, str(wait)))
         else:
             result = replace(result, annotations={**result.annotations, name: None})
     events = tuple(Event(type="Warning", reason=INVALID_COMMAND, message=text) for text in refused if text not in known)
     return replace(result, events=(*result.events, *events), problems=tuple(problems), refused=bool(refused))
 
 
-def _about(annotation: str, message: str) -> str:
-    text = f"annotation {annotation}: {message}"
+def _about(context: CronContext, annotation: str, message: str) -> str:
+    text = f"{command_label(annotation, context.annotations[annotation])}: {message}"
     return text if len(text) <= MAX_PROBLEM else f"{text[: MAX_PROBLEM - 1]}…"
 
 

@@ -137,17 +137,29 @@ class Cluster:
         return claim if any(owner.get("uid") == uid for owner in owners) else None
 
     def annotate(
-        self, kind: str, namespace: str | None, name: str, annotations: Mapping[str, str | None], *, uid: str
+        self,
+        kind: str,
+        namespace: str | None,
+        name: str,
+        annotations: Mapping[str, str | None],
+        *,
+        uid: str,
+        version: str | None = None,
     ) -> Object:
         """See `Backend.annotate`."""
         key = Key.of(kind, namespace, name)
-        # The API server rejects a patch with another UID than the object's as a conflict.
-        patch = {"metadata": {"uid": uid, "annotations": dict(annotations)}}
+        # The API server rejects a patch with another UID or resourceVersion than the object's as a conflict.
+        metadata: Object = {"uid": uid, "annotations": dict(annotations)}
+        if version is not None:
+            metadata["resourceVersion"] = version
+        patch = {"metadata": metadata}
         try:
             return self._calls.run(
                 self._calls.client.patch(resource_named(key.plural), key.namespace or None, key.name, patch)
             )
         except Conflict as error:
+            if version is not None:
+                raise
             raise NotFound(f"{key} was deleted or replaced") from error
 
     def version_object(self, namespace: str, name: str) -> Object | None:

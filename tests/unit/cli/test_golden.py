@@ -207,16 +207,47 @@ def test_a_command_that_nobody_carries_out_ends_with_the_timeout_and_stays(cdi, 
     assert machine.annotations[f"{GROUP}/golden.rollback"] == "previous"
 
 
-@pytest.mark.parametrize(("reason", "status"), [("CommandRefused", 2), ("NotFollowed", 8)])
-def test_a_command_that_waits_is_not_refused(cdi, machine, reason, status):
-    message = "annotation cdi.kubevirt.io/golden.rollback: the reason"
+ROLLBACK = 'annotation cdi.kubevirt.io/golden.rollback="previous": '
+REVOKE = f'annotation cdi.kubevirt.io/golden.revoke="{OLDER}": refused'
+
+
+@pytest.mark.parametrize(
+    ("reason", "message", "status"),
+    [
+        ("CommandRefused", f"{ROLLBACK}the reason", 2),
+        ("CommandRefused", f"{REVOKE}; {ROLLBACK}the reason; annotation a: b", 2),
+        ("NotFollowed", f"{ROLLBACK}the reason", 8),
+        # Another command is refused, or another value.
+        ("CommandRefused", f"{ROLLBACK}waiting for the reason; {REVOKE}", 8),
+        ("CommandRefused", f"{REVOKE}: not golden.rollback, but the reason", 8),
+        ("CommandRefused", f"{ROLLBACK.replace('previous', OLDER)}the reason", 8),
+    ],
+)
+def test_a_command_that_waits_is_not_refused(cdi, machine, reason, message, status):
     problem = condition("GoldenSettings", "False", reason, message)
     machine.cron(annotations={f"{GROUP}/golden.rollback": "previous"}, conditions=[problem])
     done = cdi("golden", "rollback", "fedora", "--timeout", "0")
     assert done.status == status
     assert "the reason" in done.err
+    assert (REVOKE in done.err) == (status == 8 and REVOKE in message)
     # A refused command is withdrawn, one that waits stays.
     assert (f"{GROUP}/golden.rollback" in machine.annotations) == (status == 8)
+
+
+@pytest.mark.parametrize("options", [("--no-wait",), ("--timeout", "0")])
+def test_a_pending_command_is_not_replaced(cdi, machine, options):
+    machine.cron(annotations={f"{GROUP}/golden.revoke": OLDER})
+    done = cdi("golden", "revoke", "fedora", NEWEST, *options)
+    assert done.status == 2
+    assert f"golden.revoke='{OLDER}' has not been carried out. Try: wait until it has" in done.err
+    assert machine.annotations[f"{GROUP}/golden.revoke"] == OLDER
+
+
+def test_a_refused_command_is_replaced(cdi, machine):
+    problem = condition("GoldenSettings", "False", "CommandRefused", REVOKE)
+    machine.cron(annotations={f"{GROUP}/golden.revoke": OLDER}, conditions=[problem])
+    assert cdi("golden", "revoke", "fedora", NEWEST, "--no-wait").status == 0
+    assert machine.annotations[f"{GROUP}/golden.revoke"] == NEWEST
 
 
 def test_a_poll_is_made_due_now(cdi, machine):

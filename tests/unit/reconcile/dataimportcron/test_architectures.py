@@ -139,7 +139,10 @@ def test_settings_reach_the_children_and_leave_them_again():
 def test_a_command_on_the_parent_is_refused_and_names_the_children():
     made = world(annotations={"cdi.kubevirt.io/golden.rollback": "previous"})
     made.settle()
-    assert "fedora-cron-amd64, fedora-cron-arm64" in made.condition("GoldenSettings")[2]
+    _, reason, message = made.condition("GoldenSettings")
+    assert reason == "CommandRefused"
+    assert 'golden.rollback="previous": ' in message
+    assert "fedora-cron-amd64, fedora-cron-arm64" in message
     assert "cdi.kubevirt.io/golden.rollback" in made.cron_now["metadata"]["annotations"]
 
 
