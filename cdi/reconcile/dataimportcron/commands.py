@@ -28,10 +28,12 @@ from cdi.api.golden import (
     command_label,
     parse_commands,
 )
+from cdi.api.names import ANN_CRON_DESIRED_DIGEST
 from cdi.api.phases import ConditionType
 from cdi.api.timestamps import timestamp
 from cdi.reconcile.actions import Action, DeleteObject, Event
 from cdi.reconcile.dataimportcron.context import CronContext
+from cdi.reconcile.dataimportcron.pinning import is_pinnable, provides
 from cdi.reconcile.dataimportcron.versions import History, VersionNotFound, is_offerable
 from cdi.reconcile.lineage import parse_origin
 
@@ -147,9 +149,7 @@ def _roll_back(context: CronContext, result: CommandResult, command: Rollback) -
 
 def _import_again(context: CronContext, result: CommandResult, target: GoldenVersion) -> CommandResult:
     """Start the import of a version whose volume was removed; the rollback waits for it."""
-    registry = context.cron.spec.template.spec.source
-    pinnable = registry is not None and registry.registry is not None
-    if not pinnable:
+    if not is_pinnable(context):
         raise _Refused(
             f'the volume of version "{target.name}" was removed, and this kind of source provides its current content '
             f"only; {_offerable(result.history)}"
@@ -255,6 +255,14 @@ def _retry(context: CronContext, result: CommandResult, command: Retry) -> Comma
         raise _Refused(f'version "{version.name}" is {version.state} and has not failed; {names}')
     again = "imported" if version.state == VersionState.FAILED or version.removed is not None else "proven"
     if again == "imported":
+        desired = context.annotations.get(ANN_CRON_DESIRED_DIGEST)
+        if not provides(context, version.digest, desired):
+            newest = history.get(desired) if desired else None
+            now = f'that of "{newest.name}"' if newest is not None else "not this version's as far as is known"
+            raise _Refused(
+                f'version "{version.name}" cannot be imported again, because this kind of source provides its current '
+                f"content only, which is {now}. Remove the annotation, or restore the version's content at the source"
+            )
         deletions = tuple(_deletions(context, version.name))
         if deletions or _exists(context, version.name):
             # A new DataVolume must not adopt the incomplete volume of the failed import.

@@ -28,7 +28,7 @@ from cdi.reconcile.context import PVC
 from cdi.reconcile.dataimportcron.context import CloneRight, CronContext
 from cdi.reconcile.dataimportcron.labels import last_use, missing, refreshed_last_use, resource_labels
 from cdi.reconcile.dataimportcron.objects import VersionObjects, delete_data_volume, objects_of
-from cdi.reconcile.dataimportcron.pinning import follows_image_stream, image_reference, pin_source
+from cdi.reconcile.dataimportcron.pinning import follows_image_stream, image_reference, pin_source, provides
 from cdi.reconcile.dataimportcron.storage_class import Storage
 from cdi.reconcile.dataimportcron.versions import History
 from cdi.reconcile.status import ConditionValue, false, true
@@ -100,12 +100,12 @@ def plan_import(
     current = step.current
     if paused or context.settings.hold or (desired and digest_problem(desired)):
         return step
-    if desired and context.annotations.get(ANN_CRON_DESIRED_DIGEST) != desired:
+    if not _is_recorded(context, desired):
         # The digest is written together with the reference of its image, which this pass does not have yet. And a
         # controller that ended before the digest was recorded would not know the import, or import a failed one again.
         return replace(step, requeue_after=DELETION_INTERVAL)
     if not outdated:
-        return _imported_again(context, step, storage, facts) if current is not None else step
+        return _imported_again(context, step, desired, storage, facts) if current is not None else step
     objects = step.objects
     if current is not None and not step.succeeded and objects is not None:
         if objects.deleting:
@@ -119,6 +119,11 @@ def plan_import(
             current=None,
         )
     return _begin(context, step, desired, storage, facts)
+
+
+def _is_recorded(context: CronContext, desired: str) -> bool:
+    """Return whether the desired digest, if there is one, was already recorded before this pass."""
+    return not desired or context.annotations.get(ANN_CRON_DESIRED_DIGEST) == desired
 
 
 def _follow(context: CronContext, history: History) -> ImportStep:
@@ -160,10 +165,12 @@ def _progress(phase: str) -> ConditionValue:
             return false(phase, f"Import DataVolume phase {phase}")
 
 
-def _imported_again(context: CronContext, step: ImportStep, storage: Storage, facts: PollResult | None) -> ImportStep:
+def _imported_again(
+    context: CronContext, step: ImportStep, desired: str, storage: Storage, facts: PollResult | None
+) -> ImportStep:
     """Import the current version into a PVC again where only a snapshot is left and PVCs are wanted now.
 
-    The snapshot is offered until then.
+    The snapshot is offered until then, and stays if the version must not, or cannot, be imported again.
     """
     objects = step.objects
     if (
@@ -174,6 +181,8 @@ def _imported_again(context: CronContext, step: ImportStep, storage: Storage, fa
         or objects.data_volume is not None
         or objects.claim is not None
         or objects.ready_snapshot is None
+        or not step.history.may_import(step.current.digest)
+        or not provides(context, step.current.digest, desired)
     ):
         return step
     return _create(context, step, step.current, storage, facts)
@@ -248,6 +257,7 @@ def plan_requested(
     history, events = step.history, step.events[:0]
     actions: tuple[Action, ...] = ()
     busy = context.settings.hold or not (step.succeeded or step.current is None) or bool(step.actions)
+    busy = busy or not _is_recorded(context, desired)
     for version in step.history.versions:
         current = step.current is not None and version.name == step.current.data_volume_name
         if current or version.digest == desired or version.state != VersionState.IMPORTING:
@@ -258,6 +268,11 @@ def plan_requested(
         if (failure := objects.failure) is not None:
             history = history.failed(version.name, *failure)
             events = (*events, _failed_event(version.name, failure[1]))
+        elif not objects.exist and not provides(context, version.digest, desired):
+            # Importing it would store the source's current content under an older digest.
+            if desired and not context.settings.hold:
+                history = history.failed(version.name, *SUPERSEDED)
+            continue
         elif not objects.exist and not busy and _may_create(context, version):
             body = data_volume_body(context, version.name, version.digest, storage, resolved=version.source)
             actions = (CreateObject(body=body),)

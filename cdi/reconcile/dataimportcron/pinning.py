@@ -17,6 +17,24 @@ def follows_image_stream(context: CronContext) -> bool:
     return registry is not None and not registry.url and bool(registry.image_stream)
 
 
+def is_pinnable(context: CronContext) -> bool:
+    """Return whether the source still provides older images, by their digests."""
+    source = context.cron.spec.template.spec.source
+    return source is not None and source.registry is not None
+
+
+def provides(context: CronContext, digest: str, desired: str | None) -> bool:
+    """Return whether an import gets the content of a digest: by its digest, or because the source has it now.
+
+    Args:
+        context: The DataImportCron.
+        digest: The digest of the version to import.
+        desired: The digest that the source has now; empty or None if it is unknown.
+
+    """
+    return is_pinnable(context) or digest == desired
+
+
 def image_reference(context: CronContext, digest: str, resolved: str | None) -> str:
     """Return the Docker reference of an image stream's image; empty if it is unknown.
 

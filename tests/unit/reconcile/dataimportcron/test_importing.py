@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from cdi.reconcile.dataimportcron.context import ImageStream
-from tests.unit.reconcile.dataimportcron.world import DESIRED, World, cron_body, digest
+from cdi.reconcile.storageprofile import SnapshotClass
+from tests.unit.reconcile.dataimportcron.world import DESIRED, URL, World, cron_body, digest
 
 A, B, C = digest("a"), digest("b"), digest("c")
 NAME_A, NAME_B, NAME_C = (f"fedora-{letter * 12}" for letter in "abc")
@@ -121,3 +122,90 @@ def test_a_failed_volume_whose_data_volume_was_deleted_makes_way_for_a_newer_dig
     made.settle()
     assert made.offered == f"pvc/{NAME_C}"
     assert made.version(B)["reason"] == "Superseded"
+
+
+# --- sources that provide their current content only --------------------------------------------------------------
+
+UNPINNED = [
+    {"http": {"url": "http://server.example/fedora.qcow2"}},
+    {"s3": {"url": "http://server.example/bucket/fedora.qcow2"}},
+    {"gcs": {"url": "gs://bucket/fedora.qcow2"}},
+    {"pvc": {"namespace": "golden", "name": "source"}},
+]
+
+
+@pytest.mark.parametrize("source", UNPINNED)
+def test_a_retry_of_a_version_that_the_source_no_longer_has_is_refused(source):
+    made = world(source=source)
+    made.outcomes[NAME_A] = "Failed"
+    for wanted in (A, B):
+        made.desire(wanted)
+        made.settle()
+        made.now += 60
+    made.outcomes.clear()
+    made.annotate(golden_retry=NAME_A)
+    made.settle()
+    assert made.version(A)["state"] == "Failed"
+    assert made.names("datavolumes") == [NAME_B]
+    status, reason, message = made.condition("GoldenSettings")
+    assert (status, reason) == ("False", "CommandRefused")
+    assert f'current content only, which is that of "{NAME_B}"' in message
+    assert "restore the version's content at the source" in message
+
+
+def test_a_retry_of_the_version_that_the_source_has_imports_it_again():
+    made = world(source=UNPINNED[0])
+    made.outcomes[NAME_A] = "Failed"
+    made.desire(A)
+    made.settle()
+    made.outcomes.clear()
+    made.annotate(golden_retry=NAME_A)
+    made.settle()
+    assert made.offered == f"pvc/{NAME_A}"
+
+
+@pytest.mark.parametrize("source", UNPINNED)
+def test_an_older_version_without_a_volume_does_not_get_the_newest_content(source):
+    made = world(source=source)
+    for wanted in (A, B):
+        made.desire(wanted)
+        made.settle()
+        made.now += 60
+    made.remove("datavolumes", NAME_A)
+    # Its import had been started when the source changed.
+    made.version(A)["state"] = "Importing"
+    made.settle()
+    assert made.names("datavolumes") == [NAME_B]
+    assert (made.version(A)["state"], made.version(A)["reason"]) == ("Failed", "Superseded")
+    made.desire(A)
+    made.settle()
+    assert made.offered == f"pvc/{NAME_A}"
+
+
+def converted(source: dict[str, object], annotations: dict[str, str]) -> World:
+    """Return a world with a version of which only a snapshot is left, and whose storage now prefers PVCs."""
+    made = world(source=source)
+    made.use_class("fast", format="snapshot")
+    made.classes_of_snapshots = [SnapshotClass(name="snap", driver="csi.example", default=True)]
+    made.desire(A)
+    made.settle()
+    assert (made.names("datavolumes"), made.names("volumesnapshots")) == ([], [NAME_A])
+    made.cron_now["metadata"]["annotations"].update(annotations)
+    made.settle()
+    made.use_class("fast", format="pvc")
+    return made
+
+
+def test_a_snapshot_stays_while_it_is_unknown_what_the_source_has():
+    made = converted(UNPINNED[0], {})
+    del made.cron_now["metadata"]["annotations"][DESIRED]
+    made.settle()
+    assert made.names("datavolumes") == []
+    assert made.offered == f"snapshot/{NAME_A}"
+
+
+def test_a_revoked_snapshot_is_not_imported_again():
+    made = converted({"registry": {"url": URL}}, {"cdi.kubevirt.io/golden.revoke": NAME_A})
+    made.settle()
+    assert made.names("datavolumes") == []
+    assert made.version(A)["state"] == "Revoked"
