@@ -273,14 +273,14 @@ def plan_requested(
             if desired and not context.settings.hold:
                 history = history.failed(version.name, *SUPERSEDED)
             continue
-        elif not objects.exist and not busy and _may_create(context, version):
+        elif not objects.exist and not busy and may_create(context, version):
             body = data_volume_body(context, version.name, version.digest, storage, resolved=version.source)
             actions = (CreateObject(body=body),)
         busy = True
     return history, actions, events
 
 
-def _may_create(context: CronContext, version: GoldenVersion) -> bool:
+def may_create(context: CronContext, version: GoldenVersion) -> bool:
     """Return whether a version's DataVolume can name its content, and may be created."""
     known = not follows_image_stream(context) or bool(image_reference(context, version.digest, version.source))
     return known and not digest_problem(version.digest) and _is_authorized(context)

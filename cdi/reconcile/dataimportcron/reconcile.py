@@ -50,6 +50,7 @@ from cdi.reconcile.dataimportcron.importing import (
     DELETION_INTERVAL,
     ImportStep,
     mark_current,
+    may_create,
     plan_import,
     plan_requested,
 )
@@ -257,7 +258,11 @@ def _storage_class(
     if version is None:
         return plan_storage_class(context, storage, None)
     keep = ""
-    if context.settings.hold:
+    if version.state in BAD and not _is_retried(context, version):
+        keep = f"it is {version.state}, so it would not be imported again"
+    elif not may_create(context, version):
+        keep = "it must not be imported again now"
+    elif context.settings.hold:
         keep = "it is held"
     elif context.settings.pin is not None:
         keep = "a version is pinned"
@@ -266,6 +271,13 @@ def _storage_class(
     elif clones := context.objects.clones_in_progress(context.namespace, version.name):
         keep = f"it is being cloned to {clones[0]}"
     return plan_storage_class(context, storage, objects_of(context, version.name), keep=keep)
+
+
+def _is_retried(context: CronContext, version: GoldenVersion) -> bool:
+    """Return whether a version is imported again once its objects are deleted, although it is not good."""
+    current = (context.cron.status.current_imports if context.cron.status is not None else None) or ()
+    # The storage may be why it failed.
+    return version.state == VersionState.FAILED and any(one.data_volume_name == version.name for one in current)
 
 
 def _succeeded(context: CronContext, history: History) -> History:

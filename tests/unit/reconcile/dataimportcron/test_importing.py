@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from cdi.api.proof import ProofResult
 from cdi.reconcile.dataimportcron.context import ImageStream
 from cdi.reconcile.storageprofile import SnapshotClass
 from tests.unit.reconcile.dataimportcron.world import DESIRED, URL, World, cron_body, digest
@@ -209,3 +210,76 @@ def test_a_revoked_snapshot_is_not_imported_again():
     made.settle()
     assert made.names("datavolumes") == []
     assert made.version(A)["state"] == "Revoked"
+
+
+# --- the storage class --------------------------------------------------------------------------------------------
+
+
+def bad(state: str) -> World:
+    """Return a world whose newest version is in this state, and whose volume still exists."""
+    made = world(annotations={"cdi.kubevirt.io/golden.proof": "boot"} if state == "Unproven" else None)
+    made.desire(A)
+    made.settle()
+    made.now += 60
+    if state == "Unproven":
+        made.guests[NAME_B] = ProofResult(id="", booted=False, message="panic", accelerator="tcg", seconds=1)
+    made.desire(B)
+    made.settle()
+    if state == "Revoked":
+        made.annotate(golden_revoke=NAME_B)
+        made.settle()
+    assert made.version(B)["state"] == state
+    return made
+
+
+@pytest.mark.parametrize("state", ["Revoked", "Unproven"])
+def test_a_change_of_the_default_class_keeps_a_version_that_is_not_imported_again(state):
+    made = bad(state)
+    kept = made.get("persistentvolumeclaims", NAME_B)["metadata"]["uid"]
+    made.use_class("slow")
+    made.settle()
+    assert made.get("persistentvolumeclaims", NAME_B)["metadata"]["uid"] == kept
+    assert made.version(B)["state"] == state
+    assert made.offered == f"pvc/{NAME_A}"
+    # The next version is imported into the new class.
+    made.desire(C)
+    made.settle()
+    assert made.get("persistentvolumeclaims", NAME_C)["spec"]["storageClassName"] == "slow"
+
+
+def test_a_change_of_the_default_class_keeps_a_failed_version_that_is_not_the_current_import():
+    made = bad("Revoked")
+    # The source went back to a version that had failed, and whose volume is left for a diagnosis.
+    made.version(B)["state"] = "Failed"
+    made.get("datavolumes", NAME_B)["status"]["phase"] = "Failed"
+    made.status["currentImports"] = [{"DataVolumeName": NAME_A, "Digest": A}]
+    kept = made.get("persistentvolumeclaims", NAME_B)["metadata"]["uid"]
+    made.use_class("slow")
+    made.settle()
+    assert made.get("persistentvolumeclaims", NAME_B)["metadata"]["uid"] == kept
+    assert made.version(B)["state"] == "Failed"
+
+
+def test_a_change_of_the_default_class_imports_a_failed_version_again():
+    made = world()
+    made.outcomes[NAME_A] = "Failed"
+    made.desire(A)
+    made.settle()
+    made.outcomes.clear()
+    made.use_class("slow")
+    made.settle()
+    assert made.offered == f"pvc/{NAME_A}"
+    assert made.get("persistentvolumeclaims", NAME_A)["spec"]["storageClassName"] == "slow"
+
+
+def test_a_change_of_the_default_class_keeps_a_version_whose_source_may_not_be_cloned_any_more():
+    made = world(source={"pvc": {"namespace": "elsewhere", "name": "source"}})
+    made.desire(A)
+    made.settle()
+    made.allowed = False
+    made.use_class("slow")
+    made.settle()
+    assert made.names("persistentvolumeclaims") == [NAME_A]
+    made.allowed = True
+    made.settle()
+    assert made.get("persistentvolumeclaims", NAME_A)["spec"]["storageClassName"] == "slow"
