@@ -6,7 +6,7 @@ Implements `cdi.reconcile.dataimportcron.context.CronLister`.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Literal
 
 from cdi.api.dataimportcron import DataImportCron
@@ -15,11 +15,11 @@ from cdi.api.datavolume import DataVolume
 from cdi.api.errors import InvalidManifest
 from cdi.api.storageprofile import StorageProfile
 from cdi.controller import cron_slots
-from cdi.controller.clone_lister import InformerCloneLister
+from cdi.controller.clone_lister import SUBJECTS, InformerCloneLister
 from cdi.controller.cron_reads import CronReads
 from cdi.controller.informers import InformerSet
 from cdi.controller.lister import ClusterLister
-from cdi.controller.request import Scope
+from cdi.controller.request import Request, Scope
 from cdi.kube.resources import (
     CLAIMS,
     CRON_JOBS,
@@ -34,10 +34,12 @@ from cdi.kube.resources import (
     Resource,
 )
 from cdi.reconcile.actions import ObjectRef
+from cdi.reconcile.clone.authorization import authorize
 from cdi.reconcile.clone.lister import Snapshot
 from cdi.reconcile.clone.plan_annotation import requested_source
-from cdi.reconcile.context import PVC, Input
+from cdi.reconcile.context import PVC, Input, ReconcileContext
 from cdi.reconcile.dataimportcron.context import CloneRight, ImageStream, LocalTask
+from cdi.reconcile.source import Clone, Rejected
 from cdi.reconcile.storageclass import StorageClass
 from cdi.reconcile.storageprofile import SnapshotClass
 
@@ -54,12 +56,26 @@ class InformerCronLister:
         *,
         scope: Scope,
         install_namespace: str,
+        volume_context: Callable[[Request], ReconcileContext | None],
     ) -> None:
+        """Create the view.
+
+        Args:
+            watches: The watch caches.
+            observed: View of volumes.
+            clones: View of clones.
+            reads: Answers of the API server.
+            scope: Objects that this controller handles.
+            install_namespace: The installation's namespace.
+            volume_context: Returns the context of a DataVolume or PVC; None if this controller does not act on it.
+
+        """
         self._watches = watches
         self._observed = observed
         self._clones = clones
         self._reads = reads
         self._scope = scope
+        self._volume_context = volume_context
         self._install_namespace = install_namespace
 
     def cron(self, namespace: str, name: str) -> DataImportCron | None:
@@ -107,8 +123,28 @@ class InformerCronLister:
     def _clones_of(self, namespace: str, name: str) -> Iterator[str]:
         for snapshot in (False, True):
             for key in self._watches.waiting.clones_of(namespace, name, snapshot=snapshot):
-                if self._clones_from(key.namespace, key.name, namespace, name):
+                named = self._clones_from(key.namespace, key.name, namespace, name)
+                if named and self._may_clone(key, namespace, name):
                     yield f"{key.namespace}/{key.name}"
+
+    def _may_clone(self, target: Request, namespace: str, name: str) -> bool:
+        """Return whether this installation reconciles an object as a clone, and its source may be cloned into it.
+
+        Anybody may create an object that names a source in another namespace; it must not keep that source.
+        """
+        try:
+            context = self._volume_context(target)
+        except InvalidManifest:
+            return target.namespace == namespace  # it may have been valid when the clone began
+        if context is None:
+            return False
+        spec, claim = context.datavolume.spec, self.claim(target.namespace, target.name)
+        cloned = spec.source is not None and (spec.source.pvc is not None or spec.source.snapshot is not None)
+        # Without the signing key it is unknown whether the clone is authorized, so the source is kept.
+        return (cloned or spec.source_ref is not None) and not all(
+            isinstance(authorize(context, Clone(namespace=namespace, name=name, kind=kind), claim), Rejected)
+            for kind in SUBJECTS
+        )
 
     def _clones_from(self, namespace: str, name: str, source_namespace: str, source: str) -> bool:
         """Return whether an unfinished clone is one of this source; DataSources are resolved as they are now."""

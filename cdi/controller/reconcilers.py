@@ -424,7 +424,13 @@ class Reconcilers:
             reads,
             scope=self._scope,
             install_namespace=self._install_namespace,
+            volume_context=self._own_context,
         )
+
+    def _own_context(self, key: Request) -> ReconcileContext | None:
+        """Return the context of a volume; None if this installation does not handle it."""
+        body = self.get_object(key)
+        return self._context(key, None) if body is not None and self._is_ours(key, body) else None
 
     def _acts_on(self, key: Request, body: Object) -> bool:
         return self._scope.includes_namespace(key.namespace) and self._scope.matches(body)

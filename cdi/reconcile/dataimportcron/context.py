@@ -89,7 +89,10 @@ class CronLister(Protocol):
         """Return the PVCs of all namespaces whose annotation `cdi.api.golden.ORIGIN` names this DataImportCron."""
 
     def clones_in_progress(self, namespace: str, name: str) -> tuple[str, ...]:
-        """Return ``namespace/name`` of the unfinished clones of the PVC or VolumeSnapshot of this name."""
+        """Return ``namespace/name`` of the unfinished clones of the PVC or VolumeSnapshot of this name.
+
+        A clone into another namespace is one only if it is authorized.
+        """
 
     def local_task(self, task: Literal["poll", "proof"], uid: str) -> LocalTask | None:
         """Return the newest task of this kind for a DataImportCron (poll) or PVC (proof); on one machine only."""

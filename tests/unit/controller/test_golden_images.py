@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import datetime as dt
 import json
 
 import pytest
 
 from cdi.api.errors import Conflict, KindNotServed, NotFound, Retry
 from cdi.api.job import Failure
-from cdi.api.names import ANN_CRON_POLL, COMPONENT_PROOF, LABEL_COMPONENT, poll_pod, proof_pod
+from cdi.api.names import (
+    ANN_CLONE_TOKEN,
+    ANN_CRON_POLL,
+    ANN_EXTENDED_CLONE_TOKEN,
+    COMPONENT_PROOF,
+    LABEL_COMPONENT,
+    poll_pod,
+    proof_pod,
+)
 from cdi.controller.applier import PlanApplier
-from cdi.controller.clone_lister import InformerCloneLister, NoPodUsage
-from cdi.controller.cron_lister import InformerCronLister
+from cdi.controller.clone_lister import InformerCloneLister, NoPodUsage, claims_of
 from cdi.controller.cron_reads import CronReads
 from cdi.controller.handlers import initial_requests, requests_for
 from cdi.controller.lister import ClusterLister
@@ -21,6 +29,7 @@ from cdi.controller.reconcilers import Reconcilers
 from cdi.controller.referenced_objects import ReferencedObjects
 from cdi.controller.request import Request, Scope
 from cdi.controller.transfer_lister import TransferLister
+from cdi.kube.jwt import SigningKey
 from cdi.kube.resources import (
     CLAIMS,
     CRON_JOBS,
@@ -37,6 +46,8 @@ from cdi.kube.resources import (
     VOLUME_SNAPSHOTS,
 )
 from cdi.reconcile.actions import PatchObject, Plan
+from cdi.reconcile.clone.lister import CloneAuthorization
+from cdi.reconcile.clone.plan_annotation import ANN_SNAPSHOT_REQUEST
 from cdi.reconcile.context import WorkerPodConfig
 from cdi.reconcile.dataimportcron.context import CloneRight
 from cdi.reconcile.dataimportcron.poll_record import PollRecord
@@ -176,15 +187,15 @@ class NoUsers:
         return ()
 
 
-def lister(*known):
+def lister(*known, scope=None, key=None):
     made = watches()
     for resource, each in known:
         made.record_write(resource, each)
         made.crons.changed(resource, added(each))
         made.waiting.changed(resource, added(each))
-    observed = ClusterLister(made, None, NoInputs(), NoUsers(), pods=WorkerPodConfig(), install_namespace="cdi")
-    clones = InformerCloneLister(made, observed, NoPodUsage())
-    return InformerCronLister(made, observed, clones, CronReads(None), scope=Scope(), install_namespace="cdi")
+    controller = reconcilers(Server(), made, scope or Scope())
+    controller._clones.key = key
+    return controller._crons(CronReads(None))
 
 
 def test_objects_are_selected_by_the_label_and_sorted():
@@ -327,14 +338,94 @@ def test_unfinished_clones_of_a_version_are_found():
     source = {"source": {"pvc": {"namespace": "ns", "name": "fedora-1"}}}
     elsewhere = {"sourceRef": {"kind": "DataSource", "namespace": "ns", "name": "debian"}}
     storage = {"storage": {"resources": {"requests": {"storage": "1Gi"}}}}
+    token = {ANN_CLONE_TOKEN: "not verified without the key"}
     found = lister(
         (DATA_SOURCES, body(DATA_SOURCES, "fedora", spec=source)),
-        (DATA_VOLUMES, body(DATA_VOLUMES, "a", "vms", spec={**direct, **storage})),
-        (DATA_VOLUMES, body(DATA_VOLUMES, "b", "vms", spec={**by_reference, **storage})),
-        (DATA_VOLUMES, body(DATA_VOLUMES, "c", "vms", spec={**elsewhere, **storage})),
-        (DATA_VOLUMES, body(DATA_VOLUMES, "d", "vms", spec={**direct, **storage}, status={"phase": "Succeeded"})),
+        (DATA_VOLUMES, body(DATA_VOLUMES, "a", "vms", annotations=token, spec={**direct, **storage})),
+        (DATA_VOLUMES, body(DATA_VOLUMES, "b", "vms", annotations=token, spec={**by_reference, **storage})),
+        (DATA_VOLUMES, body(DATA_VOLUMES, "c", "vms", annotations=token, spec={**elsewhere, **storage})),
+        (
+            DATA_VOLUMES,
+            body(
+                DATA_VOLUMES, "d", "vms", annotations=token, spec={**direct, **storage}, status={"phase": "Succeeded"}
+            ),
+        ),
     )
     assert found.clones_in_progress("ns", "fedora-1") == ("vms/a", "vms/b")
+
+
+SIGNER = SigningKey.generate()
+NOW = 1_800_000_000.0
+REQUEST = {"k8s.io/CloneRequest": "ns/fedora-1"}
+PVC_SPEC = {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}
+
+
+def clone_token(**changed):
+    """Return a token that allows ns/fedora-1 to be cloned to tenant/a."""
+    grant = {
+        "kind": "PersistentVolumeClaim",
+        "namespace": "ns",
+        "name": "fedora-1",
+        "target_namespace": "tenant",
+        "target_name": "a",
+        "target_uid": "uid-a",
+        **changed,
+    }
+    return SIGNER.sign(claims_of(CloneAuthorization(**grant)), NOW, 3600)
+
+
+def annotated(namespace="tenant", **annotations):
+    return CLAIMS, body(CLAIMS, "a", namespace, annotations={**REQUEST, **annotations}, spec=PVC_SPEC)
+
+
+@pytest.mark.parametrize(
+    ("token", "counted"),
+    [
+        (None, False),
+        ("forged", False),
+        (clone_token(), True),
+        (clone_token(kind="VolumeSnapshot"), True),
+        (clone_token(name="fedora-2"), False),
+        (clone_token(namespace="other"), False),
+        (clone_token(target_namespace="other"), False),
+        (clone_token(target_uid="another"), False),
+    ],
+    ids=["none", "forged", "ours", "snapshot", "other-name", "other-namespace", "other-target", "other-uid"],
+)
+def test_an_annotation_in_another_namespace_keeps_a_version_only_if_the_clone_is_authorized(token, counted):
+    claim = annotated(**({ANN_EXTENDED_CLONE_TOKEN: token} if token else {}))
+    assert lister(claim, key=SIGNER).clones_in_progress("ns", "fedora-1") == (("tenant/a",) if counted else ())
+
+
+def test_a_clone_whose_authorization_cannot_be_verified_yet_is_counted():
+    claim = annotated(**{ANN_EXTENDED_CLONE_TOKEN: "a token"})
+    assert lister(claim, key=None).clones_in_progress("ns", "fedora-1") == ("tenant/a",)
+    assert lister(annotated(), key=None).clones_in_progress("ns", "fedora-1") == ()
+
+
+def test_a_clone_within_the_namespace_needs_no_authorization():
+    assert lister(annotated("ns"), key=SIGNER).clones_in_progress("ns", "fedora-1") == ("ns/a",)
+
+
+@pytest.mark.parametrize("authorized", [True, False])
+@pytest.mark.parametrize("spec", [CLONE, FROM_DATA_SOURCE], ids=["volume", "DataSource"])
+def test_a_data_volume_of_another_namespace_counts_by_the_token_of_the_webhook(spec, authorized):
+    token = {ANN_CLONE_TOKEN: clone_token(target_uid="")} if authorized else {}
+    dv = body(DATA_VOLUMES, "a", "tenant", annotations=token, spec={**spec, "storage": {}})
+    dv["metadata"]["creationTimestamp"] = dt.datetime.fromtimestamp(NOW + 60, dt.UTC).isoformat()
+    found = lister((DATA_VOLUMES, dv), (DATA_SOURCES, MANAGED), key=SIGNER)
+    assert found.clones_in_progress("ns", "fedora-1") == (("tenant/a",) if authorized else ())
+
+
+def test_what_the_controller_does_not_clone_is_not_counted():
+    _, orphan = annotated("ns")
+    owner = body(DATA_VOLUMES, "a", "ns", spec={"source": {"blank": {}}, "pvc": PVC_SPEC})
+    orphan["metadata"]["ownerReferences"] = body(CLAIMS, "x", owner=owner)["metadata"]["ownerReferences"]
+    restored = body(CLAIMS, "b", "ns", annotations={ANN_SNAPSHOT_REQUEST: "ns/fedora-1"}, spec=PVC_SPEC)
+    assert lister((CLAIMS, orphan), (CLAIMS, restored)).clones_in_progress("ns", "fedora-1") == ()
+    assert lister((CLAIMS, orphan), (DATA_VOLUMES, owner)).clones_in_progress("ns", "fedora-1") == ()
+    scope = Scope(selector={"team": "a"})
+    assert lister(annotated("ns"), scope=scope).clones_in_progress("ns", "fedora-1") == ()
 
 
 # --- questions ----------------------------------------------------------------------------------------------------
