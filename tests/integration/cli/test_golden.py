@@ -14,7 +14,11 @@ import time
 import pytest
 import yaml
 
+from cdi.api.names import ANN_CRON_NEXT_TIME
+from cdi.runtime.home import Home
 from cdi.runtime.processes import with_arguments
+from cdi.store.base import Key
+from cdi.store.file_store import LocalStore
 
 MIB = 1 << 20
 WAIT = 90.0
@@ -65,6 +69,15 @@ def source(nginx, request):
 
 def shown(cdi, name="os"):
     return json.loads(cdi("golden", "describe", name, "-o", "json").stdout)
+
+
+def make_due(cdi):
+    """Request a poll without starting the supervisor, which would make it before anything else is run."""
+    until(lambda: not _supervisors(cdi))
+    store = LocalStore(Home.find(cdi.home).objects)
+    body = store.get(Key("dataimportcrons", "default", "os"))
+    body["metadata"]["annotations"][ANN_CRON_NEXT_TIME] = "2026-01-01T00:00:00Z"
+    store.update(body)
 
 
 def clone(cdi, name):
@@ -216,7 +229,7 @@ def test_run_once_does_what_is_due_and_nothing_else(cdi, source, images):
     new = source.publish(images[1][0])
     assert cdi("golden", "run", "--once").stdout == ""
     assert shown(cdi)["current"] == old
-    cdi("golden", "poll", "os", "--no-wait")
+    make_due(cdi)
     assert f"default/os: offers {new}" in cdi("golden", "run", "--once").stdout
 
 
@@ -224,7 +237,7 @@ def test_run_once_ends_with_the_failure_of_a_poll(cdi, source, images):
     source.publish(images[0][0])
     cdi("golden", "add", source.url, "--schedule", "@yearly", "--wait")
     source.remove()
-    cdi("golden", "poll", "os", "--no-wait")
+    make_due(cdi)
     done = cdi("golden", "run", "--once", status=3)
     assert "error[SourceNotFound]" in done.stderr
 
@@ -252,7 +265,8 @@ def test_a_supervisor_that_is_killed_midway_is_continued(cdi, source, images):
     waiting = cdi.start("golden", "poll", "os")
     # At every moment of the poll and the import: the next supervisor finds the same processes and objects.
     for _ in range(6):
-        until(lambda: _supervisors(cdi) or shown(cdi)["current"] == new)
+        # A command that waits starts the next supervisor; this one is done once the poll is.
+        until(lambda: _supervisors(cdi) or waiting.poll() is not None)
         for process in _supervisors(cdi):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(process, signal.SIGKILL)
