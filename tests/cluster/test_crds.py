@@ -31,6 +31,8 @@ WEBHOOK_ONLY = {
     "too many connections",
     "a signature without keys",
     "an empty region",
+    "cosign's keys for a web server",
+    "cosign's keys for a clone",
 }
 """DataVolume cases that only the webhook rejects: CEL cannot express them, does not see annotations, or costs too much."""
 
@@ -85,12 +87,12 @@ def api(cluster):
     """Create objects with `kubectl create --raw`, in a namespace of this module's own."""
     with cluster.namespace("crds") as kubectl:
 
-        def create(document, *, dry_run=True):
+        def create(document, *, dry_run=True, validation="Strict"):
             kind = DEFINED[document["kind"]]
             path = f"/apis/{kind.group}/{kind.version}"
             if kind.namespaced:
                 path += f"/namespaces/{kubectl.namespace}"
-            path += f"/{kind.plural}?fieldValidation=Strict" + ("&dryRun=All" if dry_run else "")
+            path += f"/{kind.plural}?fieldValidation={validation}" + ("&dryRun=All" if dry_run else "")
             body = copy.deepcopy(document)
             body["metadata"].pop("namespace", None)
             return kubectl.run("create", "--raw", path, "--filename=-", given=json.dumps(body))
@@ -141,12 +143,17 @@ def test_wrong_objects_of_the_other_kinds_are_refused(api, document):
 
 @pytest.mark.parametrize("which", [which for which in SOUND if SOUND[which]["kind"] in DEFINED])
 def test_what_is_sound_is_admitted(api, which):
-    api(sound(which))
+    try:
+        api(sound(which))
+    except KubectlError as error:
+        # The controller of another test may have made the only one of its kind; the rules are checked before.
+        assert "AlreadyExists" in str(error)
 
 
 @pytest.mark.parametrize("who", CONSUMERS)
 def test_what_other_programs_write_is_admitted(api, who):
-    api(CONSUMERS[who])
+    # Their clients send fields that the API server drops: HCO's templates have metadata.
+    api(CONSUMERS[who], validation="Warn")
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("*.yaml")), ids=lambda path: path.name)
