@@ -15,7 +15,7 @@ from cdi.api.job import Job, Outcome
 from cdi.api.names import ANN_FILLED_FOR
 from cdi.api.quantity import Quantity
 from cdi.api.validation import parse
-from cdi.controller.reconcilers import PLATFORM
+from cdi.controller.reconcilers import PLATFORM as CLUSTER
 from cdi.reconcile.actions import (
     CreateObject,
     DeleteObject,
@@ -267,7 +267,7 @@ class Cluster:
     def context(self, name=None, refusal=None):
         return build_context(
             self, self.key[0], name or self.key[1],
-            now=self.now, config=self.config, retries=self.retries, platform=PLATFORM, refusal=refusal,
+            now=self.now, config=self.config, retries=self.retries, platform=CLUSTER, refusal=refusal,
         )  # fmt: skip
 
     def step(self, kept=None, name=None, repeat=False, late=()):
