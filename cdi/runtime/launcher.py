@@ -24,7 +24,7 @@ from cdi.api.job import Failure, Job, Limits, Outcome, Progress
 from cdi.reconcile.actions import Mount, ObjectRef, StartWorker
 from cdi.reconcile.context import Worker
 from cdi.runtime.home import Home, WorkerDirectory
-from cdi.runtime.processes import Processes, rotate, with_arguments
+from cdi.runtime.processes import Processes, rotate, signal_processes
 
 GRACE_PERIOD = 10.0
 """Seconds between SIGTERM and SIGKILL."""
@@ -163,11 +163,11 @@ class Launcher:
                 asked = directory.stopping.stat().st_mtime
             except FileNotFoundError:
                 # A process that has not called exec yet has no matching arguments: it is signalled next time.
-                if self._signal(directory, signal.SIGTERM):
+                if signal_processes(signal.SIGTERM, *_arguments(directory)):
                     directory.stopping.touch()
                 return False
             if time.time() - asked >= grace:
-                self._signal(directory, signal.SIGKILL)
+                signal_processes(signal.SIGKILL, *_arguments(directory))
         return False
 
     def limit(self, claim: str, limits: Limits) -> bool:
@@ -275,19 +275,10 @@ class Launcher:
         shutil.rmtree(directory.inputs, ignore_errors=True)
         write_mounts(action.mounts, read_input)
 
-    @staticmethod
-    def _signal(directory: WorkerDirectory, number: signal.Signals) -> bool:
-        """Signal the worker's process group; return False if it was not found."""
-        found = False
-        for pid in with_arguments("--status-dir", str(directory.path)):
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                group = os.getpgid(pid)
-                if group == pid:
-                    os.killpg(group, number)
-                else:
-                    os.kill(pid, number)
-                found = True
-        return found
+
+def _arguments(directory: WorkerDirectory) -> tuple[str, str]:
+    """Return the arguments by which the worker's processes are found."""
+    return "--status-dir", str(directory.path)
 
 
 def write_mounts(mounts: Iterable[Mount], read_input: ReadInput) -> None:

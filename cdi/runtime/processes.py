@@ -131,6 +131,20 @@ def with_arguments(*arguments: str) -> list[int]:
     return found
 
 
+def signal_processes(number: signal.Signals, *arguments: str) -> bool:
+    """Signal the process groups of the processes that have these arguments; return False if there are none."""
+    found = False
+    for pid in with_arguments(*arguments):
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            group = os.getpgid(pid)
+            if group == pid:
+                os.killpg(group, number)
+            else:
+                os.kill(pid, number)
+            found = True
+    return found
+
+
 def _lifted(descriptor: int, stack: contextlib.ExitStack) -> int:
     """Duplicate a descriptor above 0 to 3, so that setting those up does not overwrite it."""
     copy = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, _ABOVE_STDIO)

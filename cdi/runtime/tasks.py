@@ -22,7 +22,7 @@ from cdi.reconcile.actions import StartTask
 from cdi.reconcile.dataimportcron.context import LocalTask
 from cdi.runtime.home import Home
 from cdi.runtime.launcher import GRACE_PERIOD, ReadInput, write_mounts
-from cdi.runtime.processes import Processes, with_arguments
+from cdi.runtime.processes import Processes, signal_processes
 
 Task = Literal["poll", "proof"]
 TASKS: tuple[Task, ...] = ("poll", "proof")
@@ -156,11 +156,11 @@ class Tasks:
             try:
                 asked = directory.stopping.stat().st_mtime
             except FileNotFoundError:
-                if _signal(directory, signal.SIGTERM):
+                if signal_processes(signal.SIGTERM, *_arguments(directory)):
                     directory.stopping.touch()
                 return False
             if time.time() - asked >= grace:
-                _signal(directory, signal.SIGKILL)
+                signal_processes(signal.SIGKILL, *_arguments(directory))
         return False
 
     def collect(self, exists: Callable[[Task, str], bool]) -> bool:
@@ -191,15 +191,6 @@ def task_directory(home: Home, task: Task, uid: str) -> TaskDirectory:
     return TaskDirectory(home.task(task, uid))
 
 
-def _signal(directory: TaskDirectory, number: signal.Signals) -> bool:
-    """Signal the task's process group; return False if it was not found."""
-    found = False
-    for pid in with_arguments("--termination-log", str(directory.result)):
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            group = os.getpgid(pid)
-            if group == pid:
-                os.killpg(group, number)
-            else:
-                os.kill(pid, number)
-            found = True
-    return found
+def _arguments(directory: TaskDirectory) -> tuple[str, str]:
+    """Return the arguments by which the task's processes are found."""
+    return "--termination-log", str(directory.result)
