@@ -299,6 +299,12 @@ class VolumeLayout:
     """Parent directory, with one directory for each mount."""
 
 
+class InputLister(Protocol):
+    """A view of the Secrets and ConfigMaps; lookups do no I/O."""
+
+    def input(self, ref: ObjectRef) -> Input | None: ...
+
+
 class Lister(Protocol):
     """A read-only view of the observed objects; lookups do no I/O."""
 

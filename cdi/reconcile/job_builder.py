@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Protocol, assert_never
+from typing import assert_never
 
 from cdi.api.datavolume import ContentType, DataVolume
 from cdi.api.digest import Digest
@@ -36,7 +36,7 @@ from cdi.api.poll import PollJob
 from cdi.api.sources import SourceBlank, SourceGcs, SourceHttp, SourceRegistry, SourceS3
 from cdi.reconcile.actions import CloneJob, Mount, ObjectRef, Work
 from cdi.reconcile.claim_defaults import overhead_of
-from cdi.reconcile.context import PVC, Input, Platform, ReconcileContext, ResolvedConfig, VolumeLayout
+from cdi.reconcile.context import PVC, InputLister, Platform, ReconcileContext, ResolvedConfig, VolumeLayout
 from cdi.reconcile.source import Clone, ExternalPopulator, Import, Origin, Pending, Upload, requested_size
 from cdi.reconcile.upload_request import UploadRequest
 
@@ -88,12 +88,6 @@ def prepare(
         ).build(origin, source, upload)
     except _InputMissing as missing:
         return missing.wait
-
-
-class InputLister(Protocol):
-    """A view of the Secrets and ConfigMaps; lookups do no I/O."""
-
-    def input(self, ref: ObjectRef) -> Input | None: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

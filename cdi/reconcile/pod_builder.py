@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from cdi.api.datavolume import DataVolume
@@ -37,7 +38,7 @@ from cdi.api.names import (
 from cdi.api.quantity import human
 from cdi.reconcile.actions import MirrorObject, Mount, ObjectRef, Work
 from cdi.reconcile.configuration import DEFAULT_RESOURCES
-from cdi.reconcile.context import PVC, Lister, ResolvedConfig, VolumeLayout, WorkerPodConfig
+from cdi.reconcile.context import PVC, InputLister, Lister, ResolvedConfig, VolumeLayout, WorkerPodConfig
 
 ANN_JOB = f"{GROUP}/job"
 ANN_LIMITS = f"{GROUP}/limits"
@@ -52,6 +53,8 @@ ANN_STORED_JOURNAL = f"{GROUP}/storage.journal"
 """Annotation of the filled PVC with the newest journal, if the volume cannot keep one itself."""
 
 CONTAINER = "importer"
+ARCHITECTURE = "kubernetes.io/arch"
+"""Label of nodes."""
 USER = 107
 """UID and GID of qemu, which virtual machines run as."""
 PORT = 8443
@@ -66,6 +69,7 @@ SCRATCH = "/scratch"
 STATE = "/var/run/cdi/state"
 INPUTS = "/var/run/cdi/inputs"
 ANNOTATIONS = "/var/run/cdi/pod"
+TMP_MOUNT = {"name": "tmp", "mountPath": "/tmp"}  # noqa: S108 - the pod's own
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,7 +133,10 @@ def build_pod(
         **restricted_pod_spec(grace=GRACE_PERIOD),
         "restartPolicy": "OnFailure" if _restarts(attempt.work) else "Never",
         "containers": [_container(target, filled, attempt, config.pods, scratch=scratch)],
-        "volumes": [*_volumes(filled, scratch=scratch), *_inputs(attempt.mounts, filled, objects)],
+        "volumes": [
+            *_volumes(filled, scratch=scratch),
+            *input_volumes(attempt.mounts, objects, partial(mirrored_ref, filled=filled), mode=0o440),
+        ],
         **_service_account(dv, target, config.pods),
         **_placement(filled.selected_node or target.selected_node, config.pods.placement),
     }
@@ -223,14 +230,11 @@ def _container(target: PVC, filled: PVC, attempt: Attempt, pods: WorkerPodConfig
     mounts: list[dict[str, Any]] = [
         {"name": "pod", "mountPath": ANNOTATIONS, "readOnly": True},
         {"name": "state", "mountPath": STATE},
-        {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108 - the pod's own
+        TMP_MOUNT,
     ]
     if scratch:
         mounts.append({"name": "scratch", "mountPath": SCRATCH})
-    mounts += [
-        {"name": f"input-{number}", "mountPath": mount.directory, "readOnly": True}
-        for number, mount in enumerate(attempt.mounts)
-    ]
+    mounts += input_mounts(attempt.mounts)
     container = worker_container(pods, owner=target.uid)
     if filled.volume_mode == "Block":
         container["volumeDevices"] = [{"name": "data", "devicePath": DEVICE}]
@@ -269,18 +273,37 @@ def _volumes(filled: PVC, *, scratch: bool) -> list[dict[str, Any]]:
     return volumes
 
 
-def _inputs(mounts: Iterable[Mount], filled: PVC, objects: Lister) -> Iterable[dict[str, Any]]:
+def input_volumes(
+    mounts: Iterable[Mount], objects: InputLister, refer: Callable[[ObjectRef], ObjectRef], *, mode: int
+) -> Iterable[dict[str, Any]]:
+    """Yield a projected volume for each mount, with the names that `input_mounts` gives them.
+
+    Args:
+        mounts: What to mount.
+        objects: The keys of the Secrets and ConfigMaps.
+        refer: Returns the reference to use in the pod's namespace.
+        mode: Permissions of the files.
+
+    """
     for number, mount in enumerate(mounts):
         sources = []
         for ref in mount.inputs:
-            source: dict[str, Any] = {"name": mirrored_ref(ref, filled).name}
+            source: dict[str, Any] = {"name": refer(ref).name}
             if len(mount.inputs) > 1:
                 # Prefix the file names, because keys of different objects may be equal.
                 found = objects.input(ref)
                 keys = sorted(found.keys) if found is not None else []
                 source["items"] = [{"key": key, "path": f"{ref.kind.lower()}-{ref.name}-{key}"[-200:]} for key in keys]
             sources.append({"secret" if ref.kind == "Secret" else "configMap": source})
-        yield {"name": f"input-{number}", "projected": {"defaultMode": 0o440, "sources": sources}}
+        yield {"name": f"input-{number}", "projected": {"defaultMode": mode, "sources": sources}}
+
+
+def input_mounts(mounts: Iterable[Mount]) -> list[dict[str, Any]]:
+    """Return the container's mounts of `input_volumes`."""
+    return [
+        {"name": f"input-{number}", "mountPath": mount.directory, "readOnly": True}
+        for number, mount in enumerate(mounts)
+    ]
 
 
 def _service_account(dv: DataVolume, target: PVC, pods: WorkerPodConfig) -> dict[str, Any]:
@@ -292,9 +315,26 @@ def _service_account(dv: DataVolume, target: PVC, pods: WorkerPodConfig) -> dict
         spec["priorityClassName"] = priority
     if account:
         spec["serviceAccountName"] = account
-    if pods.pull_secrets:
-        spec["imagePullSecrets"] = [{"name": name} for name in pods.pull_secrets]
-    return spec
+    return {**spec, **_pull_secrets(pods)}
+
+
+def _pull_secrets(pods: WorkerPodConfig) -> dict[str, Any]:
+    return {"imagePullSecrets": [{"name": name} for name in pods.pull_secrets]} if pods.pull_secrets else {}
+
+
+def scheduling(pods: WorkerPodConfig, *, architecture: str | None = None) -> dict[str, Any]:
+    """Return the pull secrets and the administrator's placement of a pod that may run on any node.
+
+    Args:
+        pods: The settings of worker pods.
+        architecture: Architecture of the nodes that are eligible; None for any.
+
+    """
+    placement = pods.placement
+    spec = {part: placement[part] for part in ("nodeSelector", "tolerations", "affinity") if placement.get(part)}
+    if architecture:
+        spec["nodeSelector"] = {**spec.get("nodeSelector", {}), ARCHITECTURE: architecture}
+    return {**spec, **_pull_secrets(pods)}
 
 
 def _placement(node: str, placement: Mapping[str, Any]) -> dict[str, Any]:

@@ -29,7 +29,9 @@ from cdi.reconcile.pod_builder import (
     GRACE_PERIOD,
     PORT,
     STATE,
+    TMP_MOUNT,
     restricted_pod_spec,
+    scheduling,
     worker_container,
 )
 
@@ -86,7 +88,7 @@ def build_reader(
     mounts = [
         {"name": "pod", "mountPath": ANNOTATIONS, "readOnly": True},
         {"name": "state", "mountPath": STATE},
-        {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108 - the pod's own
+        TMP_MOUNT,
         {"name": "tls", "mountPath": TLS, "readOnly": True},
     ]
     if not block:
@@ -117,14 +119,8 @@ def build_reader(
             {"name": "tmp", "emptyDir": {}},
             _tls(name),
         ],
-        **{
-            part: pods.placement[part]
-            for part in ("nodeSelector", "tolerations", "affinity")
-            if pods.placement.get(part)
-        },
+        **scheduling(pods),
     }
-    if pods.pull_secrets:
-        spec["imagePullSecrets"] = [{"name": one} for one in pods.pull_secrets]
     priority = context.datavolume.spec.priority_class_name or target.annotations.get(ANN_PRIORITY_CLASS)
     if priority:
         spec["priorityClassName"] = priority

@@ -30,7 +30,15 @@ from cdi.reconcile.clone.plan_annotation import (
     temporary_pvc,
 )
 from cdi.reconcile.clone.source import CloneSource
-from cdi.reconcile.pod_builder import DEVICE, DIRECTORY, USER, claim_owner, restricted_pod_spec, worker_container
+from cdi.reconcile.pod_builder import (
+    DEVICE,
+    DIRECTORY,
+    USER,
+    claim_owner,
+    restricted_pod_spec,
+    scheduling,
+    worker_container,
+)
 from cdi.reconcile.source import Clone
 
 if TYPE_CHECKING:
@@ -206,15 +214,12 @@ def build_prep_pod(context: ReconcileContext, target: PVC, prime: PVC) -> dict[s
         container["volumeDevices"] = [{"name": "data", "devicePath": DEVICE}]
     else:
         container["volumeMounts"] = [{"name": "data", "mountPath": DIRECTORY}]
-    placement = pods.placement
     spec: dict[str, Any] = {
         **restricted_pod_spec(grace=0, opens_volume=False),
         "containers": [container],
         "volumes": [{"name": "data", "persistentVolumeClaim": {"claimName": prime.name}}],
-        **{name: placement[name] for name in ("nodeSelector", "tolerations", "affinity") if placement.get(name)},
+        **scheduling(pods),
     }
-    if pods.pull_secrets:
-        spec["imagePullSecrets"] = [{"name": name} for name in pods.pull_secrets]
     account = target.annotations.get(ANN_SERVICE_ACCOUNT)
     if account and prime.namespace == target.namespace:
         spec["serviceAccountName"] = account
@@ -245,14 +250,8 @@ def build_size_detection_pod(context: ReconcileContext, found: CloneSource) -> d
         **restricted_pod_spec(grace=0),
         "containers": [container],
         "volumes": [{"name": "data", "persistentVolumeClaim": {"claimName": found.name, "readOnly": True}}],
-        **{
-            part: pods.placement[part]
-            for part in ("nodeSelector", "tolerations", "affinity")
-            if pods.placement.get(part)
-        },
+        **scheduling(pods),
     }
-    if pods.pull_secrets:
-        spec["imagePullSecrets"] = [{"name": name} for name in pods.pull_secrets]
     if dv.spec.priority_class_name:
         spec["priorityClassName"] = dv.spec.priority_class_name
     metadata: dict[str, Any] = {

@@ -10,7 +10,8 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
+from functools import partial
 from typing import Any, Final
 
 from cdi.api.names import (
@@ -25,12 +26,23 @@ from cdi.api.names import (
     poll_cron_job,
     poll_pod,
 )
-from cdi.reconcile.actions import MirrorObject, Mount, ObjectRef
+from cdi.reconcile.actions import MirrorObject, ObjectRef
 from cdi.reconcile.dataimportcron.context import CronContext
 from cdi.reconcile.dataimportcron.labels import MANAGED_LABELS
 from cdi.reconcile.dataimportcron.poll_observed import CONTAINER, IMAGE_CONTAINER
-from cdi.reconcile.job_builder import InputLister, PollSpec
-from cdi.reconcile.pod_builder import ANN_JOB, ANN_SPEC, ANNOTATIONS, STATE, restricted_pod_spec, worker_container
+from cdi.reconcile.job_builder import PollSpec
+from cdi.reconcile.pod_builder import (
+    ANN_JOB,
+    ANN_SPEC,
+    ANNOTATIONS,
+    STATE,
+    TMP_MOUNT,
+    input_mounts,
+    input_volumes,
+    restricted_pod_spec,
+    scheduling,
+    worker_container,
+)
 
 ANN_REQUIRED_SCC: Final = "openshift.io/required-scc"
 _SHARED: Final = "/shared"
@@ -125,7 +137,7 @@ def build_node_pod(context: CronContext, image: str, architecture: str | None) -
         "args": ["poll-program", _PROGRAM],
         "volumeMounts": [
             {"name": "shared-volume", "mountPath": _SHARED},
-            {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108 - the pod's own
+            TMP_MOUNT,
         ],
     }
     init["securityContext"] = {**init["securityContext"], "runAsUser": 107}
@@ -139,16 +151,12 @@ def build_node_pod(context: CronContext, image: str, architecture: str | None) -
         "volumeMounts": [{"name": "shared-volume", "mountPath": _SHARED}],
         "securityContext": init["securityContext"],
     }
-    placement = _placement(pods.placement)
-    if architecture:
-        placement["nodeSelector"] = {**placement.get("nodeSelector", {}), "kubernetes.io/arch": architecture}
     spec = {
         **restricted_pod_spec(grace=0, opens_volume=False),
         "initContainers": [init],
         "containers": [container],
         "volumes": [{"name": "shared-volume", "emptyDir": {}}, {"name": "tmp", "emptyDir": {}}],
-        **_pull_secrets(pods.pull_secrets),
-        **placement,
+        **scheduling(pods, architecture=architecture),
     }
     owner = {
         "apiVersion": context.cron.group_version,
@@ -228,11 +236,8 @@ def _pod_spec(context: CronContext, poll: PollSpec) -> dict[str, Any]:
         "volumeMounts": [
             {"name": "pod", "mountPath": ANNOTATIONS, "readOnly": True},
             {"name": "state", "mountPath": STATE},
-            {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108 - the pod's own
-            *(
-                {"name": f"input-{number}", "mountPath": mount.directory, "readOnly": True}
-                for number, mount in enumerate(poll.mounts)
-            ),
+            TMP_MOUNT,
+            *input_mounts(poll.mounts),
         ],
     }
     job = {"path": "job", "fieldRef": {"fieldPath": f"metadata.annotations['{ANN_JOB}']"}}
@@ -244,26 +249,11 @@ def _pod_spec(context: CronContext, poll: PollSpec) -> dict[str, Any]:
             {"name": "pod", "downwardAPI": {"items": [job]}},
             {"name": "state", "emptyDir": {}},
             {"name": "tmp", "emptyDir": {}},
-            *_inputs(context, poll.mounts, context.objects),
+            # The pod has no group of its own, so its user may read the files only if everybody may.
+            *input_volumes(poll.mounts, context.objects, partial(_mirrored, context), mode=0o444),
         ],
-        **_pull_secrets(pods.pull_secrets),
-        **_placement(pods.placement),
+        **scheduling(pods),
     }
-
-
-def _inputs(context: CronContext, mounts: Iterable[Mount], objects: InputLister) -> Iterable[dict[str, Any]]:
-    for number, mount in enumerate(mounts):
-        sources = []
-        for ref in mount.inputs:
-            source: dict[str, Any] = {"name": _mirrored(context, ref).name}
-            if len(mount.inputs) > 1:
-                # Prefix the file names, because keys of different objects may be equal.
-                found = objects.input(ref)
-                keys = sorted(found.keys) if found is not None else []
-                source["items"] = [{"key": key, "path": f"{ref.kind.lower()}-{ref.name}-{key}"[-200:]} for key in keys]
-            sources.append({"secret" if ref.kind == "Secret" else "configMap": source})
-        # The pod has no group of its own, so its user may read the files only if everybody may.
-        yield {"name": f"input-{number}", "projected": {"defaultMode": 0o444, "sources": sources}}
 
 
 def _mirrored(context: CronContext, ref: ObjectRef) -> ObjectRef:
@@ -284,13 +274,3 @@ def _without_user(container: dict[str, Any]) -> dict[str, Any]:
 
 def _without(given: Mapping[str, Any], *names: str) -> dict[str, Any]:
     return {name: value for name, value in given.items() if name not in names}
-
-
-def _pull_secrets(names: Iterable[str]) -> dict[str, Any]:
-    secrets = [{"name": name} for name in names]
-    return {"imagePullSecrets": secrets} if secrets else {}
-
-
-def _placement(placement: Mapping[str, Any]) -> dict[str, Any]:
-    parts = ("nodeSelector", "tolerations", "affinity")
-    return {part: placement[part] for part in parts if placement.get(part)}

@@ -33,15 +33,16 @@ from cdi.reconcile.pod_builder import (
     DEVICE,
     DIRECTORY,
     DISK,
+    TMP_MOUNT,
     claim_owner,
     restricted_pod_spec,
+    scheduling,
     spec_digest,
     worker_container,
 )
 
 KVM: Final = "devices.kubevirt.io/kvm"
 """Extended resource of KubeVirt's device plugin, which gives a pod access to /dev/kvm."""
-ARCHITECTURE: Final = "kubernetes.io/arch"
 OVERLAY: Final = 4 << 30
 """Bytes that a virtual machine may write; more fails inside it before the kubelet evicts the pod."""
 MEMORY_OVERHEAD: Final = 512 << 20
@@ -121,10 +122,9 @@ def build_proof_pod(
             },
             {"name": "tmp", "emptyDir": {"sizeLimit": str(OVERLAY + EPHEMERAL_OVERHEAD)}},
         ],
-        **_placement(config, architecture),
+        # Topology needs nothing here: the volume is bound, and the scheduler knows which nodes can mount it.
+        **scheduling(config.pods, architecture=architecture),
     }
-    if config.pods.pull_secrets:
-        spec["imagePullSecrets"] = [{"name": name} for name in config.pods.pull_secrets]
     if template.priority_class_name:
         spec["priorityClassName"] = template.priority_class_name
     annotations = {
@@ -171,7 +171,7 @@ def _container(config: ResolvedConfig, claim: PVC, job: ProofJob, *, kvm: bool) 
     memory, overlay = str(job.memory + MEMORY_OVERHEAD), str(OVERLAY + EPHEMERAL_OVERHEAD)
     mounts: list[dict[str, Any]] = [
         {"name": "pod", "mountPath": ANNOTATIONS, "readOnly": True},
-        {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108 - the pod's own
+        TMP_MOUNT,
     ]
     if claim.volume_mode == "Block":
         container["volumeDevices"] = [{"name": "data", "devicePath": DEVICE}]
@@ -191,15 +191,3 @@ def _container(config: ResolvedConfig, claim: PVC, job: ProofJob, *, kvm: bool) 
             },
         },
     }
-
-
-def _placement(config: ResolvedConfig, architecture: str | None) -> dict[str, Any]:
-    """Return the administrator's placement, on nodes of the version's architecture.
-
-    Topology needs nothing here: the volume is bound, and the scheduler knows which nodes can mount it.
-    """
-    placement = config.pods.placement
-    spec = {name: placement[name] for name in ("nodeSelector", "tolerations", "affinity") if placement.get(name)}
-    if architecture:
-        spec["nodeSelector"] = {**spec.get("nodeSelector", {}), ARCHITECTURE: architecture}
-    return spec
