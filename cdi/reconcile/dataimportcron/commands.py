@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import Final, Literal, assert_never
+from typing import Final, assert_never
 
 from cdi.api.conditions import find_condition
 from cdi.api.dataimportcron import ChannelStatus, GoldenVersion, VersionState
@@ -31,8 +31,9 @@ from cdi.api.golden import (
 from cdi.api.names import ANN_CRON_DESIRED_DIGEST
 from cdi.api.phases import ConditionType
 from cdi.api.timestamps import timestamp
-from cdi.reconcile.actions import Action, DeleteObject, Event
+from cdi.reconcile.actions import Action, Event
 from cdi.reconcile.dataimportcron.context import CronContext
+from cdi.reconcile.dataimportcron.objects import delete_data_volume, delete_snapshot, objects_of
 from cdi.reconcile.dataimportcron.pinning import is_pinnable, provides
 from cdi.reconcile.dataimportcron.versions import History, VersionNotFound, is_offerable
 from cdi.reconcile.lineage import parse_origin
@@ -196,7 +197,8 @@ def _revoke(context: CronContext, result: CommandResult, command: Revoke) -> Com
     message = f"Revoked{reason}. {count} volume{'s descend' if count != 1 else ' descends'} from it"
     actions = result.actions
     if version.state == VersionState.IMPORTING:
-        actions = (*actions, *_deletions(context, version.name))
+        objects = objects_of(context, version.name)
+        actions = (*actions, *delete_data_volume(objects), *delete_snapshot(objects))
     changed = replace(result, history=result.history.revoke(version.name, message), actions=actions)
     text = f'Version "{version.name}" was revoked and is offered no longer{reason}'[:MAX_PROBLEM] + _pinned(context)
     events = [*changed.events, Event(type="Warning", reason="VersionRevoked", message=text)]
@@ -263,11 +265,12 @@ def _retry(context: CronContext, result: CommandResult, command: Retry) -> Comma
                 f'version "{version.name}" cannot be imported again, because this kind of source provides its current '
                 f"content only, which is {now}. Remove the annotation, or restore the version's content at the source"
             )
-        deletions = tuple(_deletions(context, version.name))
-        if deletions or _exists(context, version.name):
+        objects = objects_of(context, version.name)
+        if objects.exist:
             # A new DataVolume must not adopt the incomplete volume of the failed import.
+            actions = (*result.actions, *delete_data_volume(objects), *delete_snapshot(objects))
             message = f'waiting until the incomplete volume of version "{version.name}" is deleted'
-            raise _Waiting(message, replace(result, actions=(*result.actions, *deletions)))
+            raise _Waiting(message, replace(result, actions=actions))
     changed = replace(result, history=history.retried(version.name))
     return _done(changed, "VersionRetried", f'Version "{version.name}" is {again} again')
 
@@ -288,38 +291,6 @@ def _release(context: CronContext, result: CommandResult, command: Release) -> C
     listed = ", ".join(names[:8]) or "none"
     message = f"Released withheld versions: {listed}{f' and {len(names) - 8} more' if len(names) > 8 else ''}"
     return _done(replace(result, history=history), "VersionReleased", message + _pinned(context))
-
-
-def _deletions(context: CronContext, name: str) -> Iterator[DeleteObject]:
-    """Yield the deletion of a version's DataVolume, or of its PVC if there is no DataVolume."""
-    dv = context.objects.data_volume(context.namespace, name)
-    claim = context.objects.claim(context.namespace, name)
-    if dv is not None:
-        if dv.metadata.deletion_timestamp is None:
-            yield _delete(context, "datavolumes", name, dv.metadata.uid or "")
-    elif claim is not None and not claim.deleting:
-        yield _delete(context, "persistentvolumeclaims", name, claim.uid)
-    snapshot = context.objects.snapshot(context.namespace, name) if context.platform.cluster else None
-    if snapshot is not None and not snapshot.deleting:
-        yield _delete(context, "volumesnapshots", name, snapshot.uid)
-
-
-def _exists(context: CronContext, name: str) -> bool:
-    objects, namespace = context.objects, context.namespace
-    return (
-        objects.data_volume(namespace, name) is not None
-        or objects.claim(namespace, name) is not None
-        or (context.platform.cluster and objects.snapshot(namespace, name) is not None)
-    )
-
-
-def _delete(
-    context: CronContext,
-    plural: Literal["datavolumes", "persistentvolumeclaims", "volumesnapshots"],
-    name: str,
-    uid: str,
-) -> DeleteObject:
-    return DeleteObject(plural=plural, namespace=context.namespace, name=name, uid=uid)
 
 
 def _offerable(history: History) -> str:

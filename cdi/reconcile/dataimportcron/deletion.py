@@ -8,6 +8,7 @@ from cdi.api.meta import ObjectMeta
 from cdi.api.names import LABEL_DATA_IMPORT_CRON_CLEANUP
 from cdi.reconcile.actions import Action, DeleteObject, Plan
 from cdi.reconcile.dataimportcron.context import Body, CronLister
+from cdi.reconcile.dataimportcron.objects import delete_volume
 
 
 def plan_deletion(objects: CronLister, namespace: str, name: str, *, cluster: bool = True) -> Plan:
@@ -31,13 +32,13 @@ def plan_deletion(objects: CronLister, namespace: str, name: str, *, cluster: bo
     data_volumes = objects.data_volumes_of(namespace, name)
     actions += _models("datavolumes", (one.metadata for one in data_volumes))
     actions += [
-        DeleteObject(plural="persistentvolumeclaims", namespace=namespace, name=one.name, uid=one.uid)
+        delete_volume(one)
         for one in objects.claims_of(namespace, name)
         if one.labels.get(LABEL_DATA_IMPORT_CRON_CLEANUP) == "true" and not one.deleting
     ]
     if cluster:
         actions += [
-            DeleteObject(plural="volumesnapshots", namespace=namespace, name=one.name, uid=one.uid)
+            delete_volume(one)
             for one in objects.snapshots_of(namespace, name)
             if one.labels.get(LABEL_DATA_IMPORT_CRON_CLEANUP) == "true" and not one.deleting
         ]

@@ -11,7 +11,7 @@ from cdi.api.dataimportcron import GoldenVersion, VersionState
 from cdi.api.golden import DEPRECATED, END_OF_LIFE, ORIGIN, REVOKED, origin_of
 from cdi.reconcile.actions import Action, DeleteObject, PatchObject
 from cdi.reconcile.dataimportcron.context import CronContext
-from cdi.reconcile.dataimportcron.objects import objects_of
+from cdi.reconcile.dataimportcron.objects import objects_of, patch_volume
 from cdi.reconcile.dataimportcron.versions import History
 
 
@@ -48,25 +48,10 @@ def plan_annotations(context: CronContext, history: History, planned: Iterable[A
             shown = {name: text for name, text in wanted.items() if name != ORIGIN}
             changed = _changed(shown, dv.metadata.annotations or {})
             actions += [PatchObject.of_data_volume(dv, annotations=changed)] if changed else []
-        if claim is not None and not claim.deleting:
-            actions += _patch(context, "persistentvolumeclaims", claim.name, claim.uid, wanted, claim.annotations)
-        if snapshot is not None and not snapshot.deleting:
-            actions += _patch(context, "volumesnapshots", snapshot.name, snapshot.uid, wanted, snapshot.annotations)
+        for volume in (claim, snapshot):
+            if volume is not None and not volume.deleting:
+                actions += patch_volume(volume, annotations=_changed(wanted, volume.annotations))
     return tuple(one for one in actions if (one.plural, one.name) not in deleted)
-
-
-def _patch(
-    context: CronContext,
-    plural: str,
-    name: str,
-    uid: str,
-    wanted: Mapping[str, str | None],
-    present: Mapping[str, str],
-) -> list[PatchObject]:
-    changed = _changed(wanted, present)
-    if not changed:
-        return []
-    return [PatchObject(plural=plural, namespace=context.namespace, name=name, uid=uid, annotations=changed)]
 
 
 def _changed(wanted: Mapping[str, str | None], present: Mapping[str, str]) -> dict[str, str | None]:

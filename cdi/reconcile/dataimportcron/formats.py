@@ -18,12 +18,12 @@ from cdi.api.names import (
 )
 from cdi.api.quantity import Quantity
 from cdi.api.storageprofile import CronSourceFormat
-from cdi.reconcile.actions import Action, CreateObject, Event, ObjectEvent, PatchObject
+from cdi.reconcile.actions import Action, CreateObject, Event, ObjectEvent
 from cdi.reconcile.clone.lister import Snapshot
 from cdi.reconcile.context import PVC
 from cdi.reconcile.dataimportcron.context import CronContext
 from cdi.reconcile.dataimportcron.labels import last_use, missing, resource_labels
-from cdi.reconcile.dataimportcron.objects import VersionObjects, delete_data_volume, delete_snapshot
+from cdi.reconcile.dataimportcron.objects import VersionObjects, delete_data_volume, delete_snapshot, patch_volume
 from cdi.reconcile.dataimportcron.storage_class import Storage
 
 SNAPSHOT_CLASS_SELECTED: Final = "VolumeSnapshotClassSelected"
@@ -149,16 +149,7 @@ def _annotate(context: CronContext, snapshot: Snapshot, claim: PVC | None) -> tu
     if claim is not None:
         wanted |= {name: claim.annotations[name] for name in CARRIED if name in claim.annotations}
     annotations = missing(wanted, snapshot.annotations)
-    if not annotations or snapshot.deleting:
-        return ()
-    patch = PatchObject(
-        plural="volumesnapshots",
-        namespace=snapshot.namespace,
-        name=snapshot.name,
-        uid=snapshot.uid,
-        annotations=annotations,
-    )
-    return (patch,)
+    return () if snapshot.deleting else patch_volume(snapshot, annotations=annotations)
 
 
 def _restore_size(context: CronContext, claim: PVC | None, snapshot: Snapshot | None) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -23,11 +24,12 @@ from cdi.api.policy import CHECKSUM
 from cdi.api.policy import PREFIX as POLICY_PREFIX
 from cdi.api.poll import PollResult
 from cdi.api.storageprofile import CronSourceFormat
-from cdi.reconcile.actions import Action, CreateObject, Event, PatchObject
+from cdi.reconcile.actions import Action, CreateObject, Event
+from cdi.reconcile.clone.lister import Snapshot
 from cdi.reconcile.context import PVC
 from cdi.reconcile.dataimportcron.context import CloneRight, CronContext
 from cdi.reconcile.dataimportcron.labels import last_use, missing, refreshed_last_use, resource_labels
-from cdi.reconcile.dataimportcron.objects import VersionObjects, delete_data_volume, objects_of
+from cdi.reconcile.dataimportcron.objects import VersionObjects, delete_data_volume, objects_of, patch_volume
 from cdi.reconcile.dataimportcron.pinning import follows_image_stream, image_reference, pin_source, provides
 from cdi.reconcile.dataimportcron.storage_class import Storage
 from cdi.reconcile.dataimportcron.versions import History
@@ -340,45 +342,21 @@ def _is_authorized(context: CronContext) -> bool:
 
 def mark_current(context: CronContext, objects: VersionObjects) -> tuple[Action, ...]:
     """Return the patches that give the current version's volume its labels and make it the one used last."""
-    labels = resource_labels(context)
     actions: list[Action] = []
-    claim, snapshot = objects.claim, objects.snapshot
-    if claim is not None and not claim.deleting:
-        others = (one.annotations.get(ANN_CRON_LAST_USE_TIME, "") for one in _other_claims(context, claim.name))
-        annotations = refreshed_last_use(context, claim.annotations, others)
-        lacking = missing(labels, claim.labels)
-        if lacking or annotations:
-            actions.append(
-                PatchObject(
-                    plural="persistentvolumeclaims",
-                    namespace=claim.namespace,
-                    name=claim.name,
-                    uid=claim.uid,
-                    labels=lacking,
-                    annotations=annotations,
-                )
-            )
-    if snapshot is not None and not snapshot.deleting:
-        siblings = context.objects.snapshots_of(context.namespace, context.name)
-        used = (one.annotations.get(ANN_CRON_LAST_USE_TIME, "") for one in siblings if one.name != snapshot.name)
-        annotations = refreshed_last_use(context, snapshot.annotations, used)
-        lacking = missing(labels, snapshot.labels)
-        if lacking or annotations:
-            actions.append(
-                PatchObject(
-                    plural="volumesnapshots",
-                    namespace=snapshot.namespace,
-                    name=snapshot.name,
-                    uid=snapshot.uid,
-                    labels=lacking,
-                    annotations=annotations,
-                )
-            )
+    if objects.claim is not None:
+        actions += _mark(context, objects.claim, context.objects.claims_of(context.namespace, context.name))
+    if objects.snapshot is not None:
+        actions += _mark(context, objects.snapshot, context.objects.snapshots_of(context.namespace, context.name))
     return tuple(actions)
 
 
-def _other_claims(context: CronContext, name: str) -> tuple[PVC, ...]:
-    return tuple(one for one in context.objects.claims_of(context.namespace, context.name) if one.name != name)
+def _mark(context: CronContext, volume: PVC | Snapshot, siblings: Iterable[PVC | Snapshot]) -> tuple[Action, ...]:
+    """Return the patch of a volume; `siblings` are the volumes of its kind of all versions."""
+    if volume.deleting:
+        return ()
+    used = (one.annotations.get(ANN_CRON_LAST_USE_TIME, "") for one in siblings if one.name != volume.name)
+    annotations = refreshed_last_use(context, volume.annotations, used)
+    return patch_volume(volume, annotations=annotations, labels=missing(resource_labels(context), volume.labels))
 
 
 # --- the DataVolume ---------------------------------------------------------------------------------------------

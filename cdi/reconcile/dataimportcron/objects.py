@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -9,7 +10,7 @@ from cdi.api.datavolume import DataVolume
 from cdi.api.meta import Condition
 from cdi.api.names import ANN_POD_PHASE, ANN_USE_POPULATOR
 from cdi.api.phases import FAILING, ConditionStatus, ConditionType, Phase, Reason
-from cdi.reconcile.actions import Action, DeleteObject
+from cdi.reconcile.actions import Action, DeleteObject, PatchObject
 from cdi.reconcile.clone.lister import Snapshot
 from cdi.reconcile.context import PVC
 from cdi.reconcile.dataimportcron.context import CronContext
@@ -176,7 +177,7 @@ def delete_data_volume(objects: VersionObjects) -> tuple[Action, ...]:
         )
     if claim is None or claim.deleting:
         return ()
-    return (DeleteObject(plural="persistentvolumeclaims", namespace=claim.namespace, name=claim.name, uid=claim.uid),)
+    return (delete_volume(claim),)
 
 
 def delete_snapshot(objects: VersionObjects) -> tuple[Action, ...]:
@@ -184,4 +185,34 @@ def delete_snapshot(objects: VersionObjects) -> tuple[Action, ...]:
     snapshot = objects.snapshot
     if snapshot is None or snapshot.deleting:
         return ()
-    return (DeleteObject(plural="volumesnapshots", namespace=snapshot.namespace, name=snapshot.name, uid=snapshot.uid),)
+    return (delete_volume(snapshot),)
+
+
+def delete_volume(volume: PVC | Snapshot) -> DeleteObject:
+    """Return the deletion of a PVC or VolumeSnapshot."""
+    return DeleteObject(plural=plural_of(volume), namespace=volume.namespace, name=volume.name, uid=volume.uid)
+
+
+def patch_volume(
+    volume: PVC | Snapshot,
+    *,
+    annotations: Mapping[str, str | None] | None = None,
+    labels: Mapping[str, str] | None = None,
+) -> tuple[PatchObject, ...]:
+    """Return the patch that sets annotations and labels of a PVC or VolumeSnapshot; empty if there are none to set."""
+    if not annotations and not labels:
+        return ()
+    patch = PatchObject(
+        plural=plural_of(volume),
+        namespace=volume.namespace,
+        name=volume.name,
+        uid=volume.uid,
+        annotations=annotations or {},
+        labels=labels or {},
+    )
+    return (patch,)
+
+
+def plural_of(volume: PVC | Snapshot) -> str:
+    """Return the plural name of the kind of a PVC or VolumeSnapshot."""
+    return "persistentvolumeclaims" if isinstance(volume, PVC) else "volumesnapshots"

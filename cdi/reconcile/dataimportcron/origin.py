@@ -41,12 +41,13 @@ from cdi.api.origin import (
     build_statement,
     parse_record,
 )
-from cdi.reconcile.actions import Action, CreateObject, DeleteObject, Event, ObjectRef, PatchObject, SignRecord
+from cdi.reconcile.actions import Action, CreateObject, DeleteObject, Event, ObjectRef, SignRecord
 from cdi.reconcile.clone.lister import Snapshot
 from cdi.reconcile.context import PVC
 from cdi.reconcile.dataimportcron.context import Body, CronContext
+from cdi.reconcile.dataimportcron.objects import patch_volume, plural_of
 from cdi.reconcile.dataimportcron.versions import History
-from cdi.reconcile.pod_builder import CONTAINER, restricted_pod_spec, worker_container
+from cdi.reconcile.pod_builder import CONTAINER, restricted_pod_spec, scheduling, worker_container
 
 COMPONENT: Final = "cdi-record-signer"
 ANN_STATEMENT: Final = f"{GROUP}/golden.statement"
@@ -125,7 +126,7 @@ def plan_records(context: CronContext, recorded: History, history: History) -> R
         events += [] if step.trouble is None else [step.trouble]
         record = holder.annotations.get(RECORD)
         if snapshot is not None and holder is not snapshot and record and snapshot.annotations.get(RECORD) != record:
-            actions.append(_write(snapshot, record))
+            actions += patch_volume(snapshot, annotations={RECORD: record})
     return RecordsStep(
         actions=tuple(actions),
         events=tuple(events),
@@ -149,7 +150,7 @@ def plan_record(context: CronContext, version: GoldenVersion, holder: PVC | Snap
         statement = build_statement(_with_source(context, version), facts).decode("ascii")
     except CdiError as error:
         return RecordStep(trouble=_trouble(version, error.message))
-    plain = () if signed is False else (_write(holder, statement),)
+    plain = () if signed is False else patch_volume(holder, annotations={RECORD: statement})
     if context.settings.record_key is None:
         return RecordStep(actions=plain)
     key = ObjectRef(kind="Secret", namespace=context.namespace, name=context.settings.record_key)
@@ -158,7 +159,7 @@ def plan_record(context: CronContext, version: GoldenVersion, holder: PVC | Snap
         reason = f"{key} is not found. Try: create it with a private key" if known is None else known.refused
         return RecordStep(actions=plain, requeue_after=RETRY_DELAY, trouble=_trouble(version, reason))
     if not context.platform.cluster:
-        plural = _plural(holder)
+        plural = plural_of(holder)
         sign = SignRecord(
             key=key,
             statement=statement,
@@ -204,7 +205,7 @@ def _plan_pod(
         return RecordStep(actions=actions, requeue_after=RETRY_DELAY, trouble=_trouble(version, message))
     envelope = None if result.failure is not None else _envelope(result, statement)
     if envelope is not None:
-        return RecordStep(actions=(_write(holder, envelope), gone))
+        return RecordStep(actions=(*patch_volume(holder, annotations={RECORD: envelope}), gone))
     message = "the signature does not belong to the record" if result.failure is None else result.failure.message
     actions = (*plain, gone) if age >= RETRY_DELAY else plain
     return RecordStep(actions=actions, requeue_after=max(1.0, RETRY_DELAY - age), trouble=_trouble(version, message))
@@ -237,14 +238,8 @@ def build_signing_pod(
             {"name": "record", "downwardAPI": {"items": [{"path": "statement", "fieldRef": field_ref}]}},
             {"name": "keys", "secret": {"secretName": key.name, "defaultMode": 0o440}},
         ],
-        **{
-            part: pods.placement[part]
-            for part in ("nodeSelector", "tolerations", "affinity")
-            if pods.placement.get(part)
-        },
+        **scheduling(pods),
     }
-    if pods.pull_secrets:
-        spec["imagePullSecrets"] = [{"name": secret} for secret in pods.pull_secrets]
     return {
         "apiVersion": "v1",
         "kind": "Pod",
@@ -310,20 +305,6 @@ def _envelope(result: SignResult, statement: str) -> str | None:
     signature = Signature(keyid=result.keyid, value=value)
     envelope = Envelope(payload=statement.encode("ascii"), payload_type=PAYLOAD_TYPE, signatures=(signature,))
     return envelope.to_json().decode("ascii")
-
-
-def _write(holder: PVC | Snapshot, record: str) -> PatchObject:
-    return PatchObject(
-        plural=_plural(holder),
-        namespace=holder.namespace,
-        name=holder.name,
-        uid=holder.uid,
-        annotations={RECORD: record},
-    )
-
-
-def _plural(holder: PVC | Snapshot) -> str:
-    return "persistentvolumeclaims" if isinstance(holder, PVC) else "volumesnapshots"
 
 
 def _owner(holder: PVC | Snapshot) -> dict[str, Any]:

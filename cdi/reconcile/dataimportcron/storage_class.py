@@ -13,9 +13,9 @@ from cdi.api.names import (
     LABEL_DATA_IMPORT_CRON,
 )
 from cdi.api.storageprofile import CronSourceFormat, StorageProfile
-from cdi.reconcile.actions import Action, DeleteObject
+from cdi.reconcile.actions import Action
 from cdi.reconcile.dataimportcron.context import CronContext
-from cdi.reconcile.dataimportcron.objects import VersionObjects, delete_data_volume, delete_snapshot
+from cdi.reconcile.dataimportcron.objects import VersionObjects, delete_data_volume, delete_snapshot, delete_volume
 from cdi.reconcile.storageclass import StorageClass
 
 CLASS_FROM_PROFILE: Final = "VolumeSnapshotClass selected according to StorageProfile"
@@ -142,9 +142,7 @@ def plan_storage_class(
             and claim.storage_class != storage.name
         ):
             # It waits for a class that is not the default any more, or was created when there was none.
-            pending = DeleteObject(
-                plural="persistentvolumeclaims", namespace=claim.namespace, name=claim.name, uid=claim.uid
-            )
+            pending = delete_volume(claim)
             return ClassStep(actions=(pending,), in_progress=True)
         return ClassStep(annotations=remember)
     if before == storage.name or wanted is None or not wanted.exist:
