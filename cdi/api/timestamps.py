@@ -25,3 +25,11 @@ def parse_timestamp(text: str | None) -> dt.datetime | None:
         return dt.datetime.fromisoformat(text.upper()).astimezone(dt.UTC)
     except (ValueError, OverflowError):
         return None  # such as February 30
+
+
+def epoch_seconds(text: object) -> float | None:
+    """Return the seconds since the epoch of a timestamp of an API object; None if it is absent or invalid."""
+    try:
+        return dt.datetime.fromisoformat(str(text)).timestamp()
+    except (ValueError, OverflowError):
+        return None

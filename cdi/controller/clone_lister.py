@@ -6,7 +6,6 @@ import contextlib
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
-from datetime import datetime
 from typing import Any, Final, Protocol
 
 from cdi.api.copy import TICKET_PREFIX, Ticket
@@ -17,6 +16,7 @@ from cdi.api.phases import Reason
 from cdi.api.populators import VolumeCloneSource
 from cdi.api.quantity import Quantity
 from cdi.api.storageprofile import CloneStrategy
+from cdi.api.timestamps import epoch_seconds
 from cdi.controller import clone_handlers
 from cdi.controller.lister import Cache, ClusterLister
 from cdi.kube.jwt import Operation, ResourceKind, SigningKey, TokenClaims
@@ -153,7 +153,9 @@ class InformerCloneLister:
             source=annotations.get(ANN_SOURCE_UID, ""),
             tickets=_tickets(annotations),
             running=status.get("phase") == "Running",
-            ended=_seconds(last.get("finishedAt") or metadata.get("creationTimestamp")) if ended else None,
+            ended=(epoch_seconds(last.get("finishedAt") or metadata.get("creationTimestamp")) or 0.0)
+            if ended
+            else None,
             reason=_reason(status.get("phase"), hold),
             message=_termination_message(last) if ended else hold.message if hold is not None else "",
             deleting="deletionTimestamp" in metadata,
@@ -219,7 +221,7 @@ class InformerCloneLister:
             uid=metadata["uid"],
             ready=bool(status.get("readyToUse")) and content is not None,
             taken=bool(status.get("creationTime")),
-            begun=_seconds(metadata.get("creationTimestamp")),
+            begun=epoch_seconds(metadata.get("creationTimestamp")) or 0.0,
             size=_size(status.get("restoreSize")),
             driver=held.get("driver") or "",
             volume_mode=held.get("sourceVolumeMode") or "",
@@ -271,13 +273,6 @@ def _size(text: Any) -> int | None:
         return None if text is None else Quantity.parse(str(text)).bytes
     except InvalidManifest:
         return None
-
-
-def _seconds(text: Any) -> float:
-    try:
-        return datetime.fromisoformat(str(text)).timestamp()
-    except (ValueError, OverflowError):
-        return 0.0
 
 
 def _tickets(annotations: Mapping[str, str]) -> dict[str, Ticket]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from datetime import datetime
 from typing import Any
 
 from cdi.api.errors import CdiError, ResourceLimit, WorkerEvicted, WorkerLost
@@ -17,6 +16,7 @@ from cdi.api.job import Failure, Outcome, Progress
 from cdi.api.json_document import parse_json
 from cdi.api.names import COMPONENT_IMPORTER, COMPONENT_UPLOAD_SERVER, LABEL_COMPONENT
 from cdi.api.phases import PULL_FAILED, Reason
+from cdi.api.timestamps import epoch_seconds
 from cdi.reconcile.context import Pod, PodBlocker, Worker
 from cdi.reconcile.pod_builder import ANN_ATTEMPT, ANN_FINGERPRINT, ANN_LIMITS, ANN_SPEC, ANN_UPLOAD, CONTAINER
 
@@ -76,8 +76,8 @@ def worker_from_pod(
     terminated = last if _needs_new_pod(last) else last_termination(container)
     # Other containers of the pod (a service mesh's proxy) do not count: the attempt ends with the worker's container.
     ended = terminated is not None or status.get("phase") in ("Succeeded", "Failed")
-    created = _seconds(metadata.get("creationTimestamp")) or 0.0
-    began = _seconds((state.get("running") or terminated or {}).get("startedAt")) or created
+    created = epoch_seconds(metadata.get("creationTimestamp")) or 0.0
+    began = epoch_seconds((state.get("running") or terminated or {}).get("startedAt")) or created
     claim = str(owner.get("uid") or "")
     base = Worker(
         attempt=number,
@@ -122,7 +122,7 @@ def _ended_worker(
     """Return the attempt with the result of a container that has terminated; `first` is the first one in its pod."""
     document = _document(terminated.get("message"))
     journal = document.get("journal")
-    began = _seconds(terminated.get("startedAt")) or worker.started
+    began = epoch_seconds(terminated.get("startedAt")) or worker.started
     outcome = _outcome(pod, terminated, document, claim)
     run = document.get("run")
     return replace(
@@ -133,7 +133,7 @@ def _ended_worker(
         else worker.attempt,
         running=False,
         started=began,
-        ended=_seconds(terminated.get("finishedAt")) or began,
+        ended=epoch_seconds(terminated.get("finishedAt")) or began,
         outcome=outcome,
         journal=journal if isinstance(journal, str) and len(journal) <= _MAX_JOURNAL else "",
     )
@@ -187,7 +187,7 @@ def termination_outcome(pod: Mapping[str, Any], identity: str) -> tuple[Outcome,
     if terminated is None and status.get("phase") not in ("Succeeded", "Failed"):
         return None
     words = terminated or {}
-    ended = _seconds(words.get("finishedAt")) or _seconds(metadata.get("creationTimestamp")) or 0.0
+    ended = epoch_seconds(words.get("finishedAt")) or epoch_seconds(metadata.get("creationTimestamp")) or 0.0
     return _outcome(pod, words, _document(words.get("message")), identity), ended
 
 
@@ -217,7 +217,7 @@ def termination(pod: Mapping[str, Any]) -> Termination | None:
     return Termination(
         document=_document(words.get("message")) if trusted else {},
         exit_status=code if isinstance(code, int) else None,
-        ended=_seconds(words.get("finishedAt")) or _seconds(metadata.get("creationTimestamp")) or 0.0,
+        ended=epoch_seconds(words.get("finishedAt")) or epoch_seconds(metadata.get("creationTimestamp")) or 0.0,
         cause=_infer_failure(pod, words),
     )
 
@@ -230,7 +230,7 @@ def is_started(pod: Mapping[str, Any]) -> bool:
 
 def created_at(pod: Mapping[str, Any]) -> float:
     """Return when the pod was created, in seconds since the epoch; 0 if unknown."""
-    return _seconds((pod.get("metadata") or {}).get("creationTimestamp")) or 0.0
+    return epoch_seconds((pod.get("metadata") or {}).get("creationTimestamp")) or 0.0
 
 
 def _container(status: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -366,11 +366,3 @@ def _sanitize_reason(text: str) -> str:
     """Return the text reduced to the characters allowed in a condition's reason."""
     word = "".join(character for character in text if character.isascii() and character.isalnum())
     return word[:64] or "Unknown"
-
-
-def _seconds(text: object) -> float | None:
-    """Parse an RFC 3339 timestamp to seconds since the epoch."""
-    try:
-        return datetime.fromisoformat(str(text)).timestamp()
-    except (ValueError, OverflowError):
-        return None

@@ -17,7 +17,6 @@ import binascii
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any, Final
 
 from cdi.api.dataimportcron import GoldenVersion, VersionState
@@ -41,6 +40,7 @@ from cdi.api.origin import (
     build_statement,
     parse_record,
 )
+from cdi.api.timestamps import epoch_seconds
 from cdi.reconcile.actions import Action, CreateObject, DeleteObject, Event, ObjectRef, SignRecord
 from cdi.reconcile.clone.lister import Snapshot
 from cdi.reconcile.context import PVC
@@ -187,7 +187,7 @@ def _plan_pod(
         body = build_signing_pod(context, holder, name, statement, key)
         return RecordStep(actions=(CreateObject(body=body),), requeue_after=_REQUEUE, waiting=True)
     metadata = pod.get("metadata") or {}
-    age = max(0.0, context.now - (_seconds(metadata.get("creationTimestamp")) or context.now))
+    age = max(0.0, context.now - (epoch_seconds(metadata.get("creationTimestamp")) or context.now))
     young = age < SIGNING_TIMEOUT
     if metadata.get("deletionTimestamp") is not None:
         return RecordStep(requeue_after=_REQUEUE, waiting=young)
@@ -316,10 +316,3 @@ def _owner(holder: PVC | Snapshot) -> dict[str, Any]:
 
 def _trouble(version: GoldenVersion, message: str) -> Event:
     return Event(type="Warning", reason=RECORD_FAILED, message=f"The record of {version.name} is not signed: {message}")
-
-
-def _seconds(text: Any) -> float | None:
-    try:
-        return datetime.fromisoformat(str(text)).timestamp()
-    except ValueError:
-        return None

@@ -9,13 +9,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from datetime import datetime
 from typing import Any, Final
 
 from cdi.api.errors import SourceProtocolError, SourceUnreachable, WorkerLost
 from cdi.api.job import Failure
 from cdi.api.names import ANN_CRON_NEXT_TIME
 from cdi.api.poll import PollResult
+from cdi.api.timestamps import epoch_seconds
 from cdi.reconcile.dataimportcron.context import Body, CronContext, LocalTask
 
 CONTAINER: Final = "cdi-source-update-poller"
@@ -86,7 +86,7 @@ def poll_of_job(context: CronContext, job: Body) -> ObservedPoll:
 def _started_poll(metadata: Mapping[str, Any]) -> ObservedPoll:
     return ObservedPoll(
         task=str(metadata.get("uid") or ""),
-        started=_seconds(metadata.get("creationTimestamp")),
+        started=epoch_seconds(metadata.get("creationTimestamp")) or 0.0,
         due=(metadata.get("annotations") or {}).get(ANN_CRON_NEXT_TIME),
     )
 
@@ -219,10 +219,3 @@ def _terminated(pod: Body, name: str) -> Mapping[str, Any] | None:
 def _first_line(text: object) -> str:
     shown = "".join(c if c.isprintable() else " " for c in str(text or "")[: 4 * _MAX_LINE])
     return " ".join(shown.split())[:_MAX_LINE]
-
-
-def _seconds(text: object) -> float:
-    try:
-        return datetime.fromisoformat(str(text)).timestamp()
-    except (ValueError, OverflowError):
-        return 0.0
