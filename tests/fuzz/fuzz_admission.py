@@ -67,6 +67,9 @@ class World:
     async def claim(self, namespace: str, name: str) -> dict[str, Any] | None:
         return CLAIM if name == "a" else None
 
+    async def data_volume(self, namespace: str, name: str) -> dict[str, Any] | None:
+        return {"metadata": {"name": "a"}} if name == "a" else None
+
     async def has_data_volumes(self) -> bool:
         return True
 
