@@ -34,7 +34,7 @@ from cdi.boot.machine import (
     prepare_uefi,
 )
 from cdi.boot.seed import nocloud
-from cdi.runtime.private import private_directory
+from cdi.private_directory import private_directory
 from cdi.transfer.qemu import sandbox
 
 if TYPE_CHECKING:

@@ -50,7 +50,7 @@ def command(
     All manifests are validated before anything is written.  A glob after -f may be expanded by the shell: every file
     that follows is read too.
     """
-    from cdi.runtime.manifests import load
+    from cdi.client.manifests import load
 
     documents = load((*names, *more), recursive=recursive)
     if not documents:

@@ -11,8 +11,8 @@ import click
 from cdi.api.job import Progress
 from cdi.api.phases import Phase
 from cdi.cli.show import duration, paint, printable, rate
+from cdi.client.backend import Advance, Fraction
 from cdi.image.sizes import format_size
-from cdi.runtime.backend import Advance, Fraction
 
 QUIET = 10.0
 """Seconds between lines of one import that only report progress."""

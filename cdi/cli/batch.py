@@ -20,10 +20,10 @@ from cdi.image.sizes import format_size
 
 if TYPE_CHECKING:
     from cdi.api.job import Failure
-    from cdi.runtime.backend import Advance
-    from cdi.runtime.batch.item import Item
-    from cdi.runtime.batch.probe import ReferenceReader
-    from cdi.runtime.batch.report import Report, Result
+    from cdi.batch.report import Report, Result
+    from cdi.client.backend import Advance
+    from cdi.explain.item import Item
+    from cdi.explain.source_probe import ReferenceReader
 
 HEADERS = ("NAME", "RESULT", "SIZE", "FORMAT", "TIME", "RATE", "DIGEST")
 _COLOURS = {"imported": "green", "failed": "red", "refused": "red", "outdated": "yellow", "running": "yellow"}
@@ -84,8 +84,8 @@ def command(
            8  the timeout expired
          130  interrupted; running imports continue in the background
     """  # noqa: D301  click wants the character itself
-    from cdi.runtime.batch.load import load_batch
-    from cdi.runtime.batch.run import Options, default_jobs, run_batch
+    from cdi.batch.load import load_batch
+    from cdi.batch.run import Options, default_jobs, run_batch
 
     session.patience = _SHUTDOWN_TIMEOUT
     batch = load_batch(files, namespace=session.namespace, immediate=session.in_cluster)
@@ -111,7 +111,7 @@ def command(
 def _reference_reader(session: Session) -> Callable[[], ReferenceReader] | None:
     if not session.in_cluster:
         return None
-    from cdi.controller.live_reader import LiveReader
+    from cdi.explain.live_reader import LiveReader
 
     return partial(LiveReader, session.remote.calls)
 

@@ -22,11 +22,11 @@ from cdi.cli.wait import wait_for
 from cdi.image.sizes import MEBI, format_size
 
 if TYPE_CHECKING:
-    from cdi.runtime.bundle.create import FindAccess, Written
-    from cdi.runtime.bundle.install import Checked
-    from cdi.runtime.bundle.layout import OnBytes
-    from cdi.runtime.bundle.selection import Selection
-    from cdi.runtime.request import Access
+    from cdi.bundle.create import FindAccess, Written
+    from cdi.bundle.install import Checked
+    from cdi.bundle.layout import OnBytes
+    from cdi.bundle.selection import Selection
+    from cdi.client.request import Access
 
 _FILE = click.Path(path_type=Path)
 
@@ -72,10 +72,10 @@ def create(
     NAME is a DataSource, of which the offered version is bundled, or a volume.  Run the same command again to continue
     after an interruption.
     """
-    from cdi.runtime.bundle.create import BundleCreator, Options
-    from cdi.runtime.bundle.selection import select
-    from cdi.runtime.home import Home
-    from cdi.runtime.request import read_option_file
+    from cdi.bundle.create import BundleCreator, Options
+    from cdi.bundle.selection import select
+    from cdi.client.request import read_option_file
+    from cdi.local.home import Home
 
     key = None if sign_key is None else read_option_file(sign_key)
     access = read_access(options)
@@ -119,7 +119,7 @@ def _volume_path(session: Session) -> Any:
 
 
 def _find_access(session: Session, given: Access) -> FindAccess:
-    from cdi.runtime.request import Access, secret_values
+    from cdi.client.request import Access, secret_values
 
     def find(selection: Selection) -> tuple[Access, Mapping[str, bytes] | None]:
         """Return the options of the command line, else what the DataVolume's source refers to."""
@@ -157,9 +157,9 @@ def _certificates(body: Mapping[str, Any]) -> bytes:
 @click.option("-o", "--output", type=click.Choice(["json", "yaml"]), help="Print everything in this format.")
 def list_(session: Session, *, file: Path, record_key: Path | None, output: str | None) -> None:  # noqa: ARG001  part of the protocol
     """List the golden images in a bundle, and verify everything except the layers."""
-    from cdi.runtime.bundle.contents import Bundle
-    from cdi.runtime.bundle.install import check
-    from cdi.runtime.request import read_option_file
+    from cdi.bundle.contents import Bundle
+    from cdi.bundle.install import check
+    from cdi.client.request import read_option_file
 
     key = None if record_key is None else read_option_file(record_key)
     with Bundle(file.absolute()) as bundle:
@@ -239,9 +239,9 @@ def import_(
     On this machine the volumes are read from the bundle in place; no network is used.  In a cluster the images are
     uploaded.  Everything is verified before a DataSource is changed.
     """
-    from cdi.runtime.bundle.contents import Bundle
-    from cdi.runtime.bundle.install import check, offer, require_free
-    from cdi.runtime.request import read_option_file
+    from cdi.bundle.contents import Bundle
+    from cdi.bundle.install import check, offer, require_free
+    from cdi.client.request import read_option_file
 
     if not session.in_cluster and (uploadproxy_url or ca or insecure):
         raise UsageError("--uploadproxy-url, --ca and --insecure apply only to a cluster", remedy="omit them")
@@ -268,8 +268,8 @@ def import_(
 def _import_here(
     session: Session, path: Path, one: Checked, cosign_key: Path | None, storage_class: str | None
 ) -> None:
-    from cdi.runtime.bundle.install import data_volume, find_earlier, request_of
-    from cdi.runtime.preflight import find_size
+    from cdi.bundle.install import data_volume, find_earlier, request_of
+    from cdi.explain.local import find_size
 
     namespace = session.namespace
     size = find_size(session.embedded.home, request_of(path, one), namespace, one.volume)
@@ -292,10 +292,10 @@ def _upload(
     insecure: bool,
 ) -> None:
     """Verify and convert the image on this machine, and upload it as a compressed qcow2, unless it was uploaded."""
-    from cdi.runtime.bundle.disk_image import compress
-    from cdi.runtime.bundle.install import is_uploaded, request_of, upload_volume
-    from cdi.runtime.home import Home
-    from cdi.runtime.import_to_path import import_to_path
+    from cdi.bundle.disk_image import compress
+    from cdi.bundle.install import is_uploaded, request_of, upload_volume
+    from cdi.local.home import Home
+    from cdi.local.import_to_path import import_to_path
 
     if cosign_key is not None:
         raise UsageError(

@@ -69,8 +69,8 @@ def _manifests(session: Session, names: tuple[str, ...]) -> list[Key]:
     """Return the keys of the objects in manifests in reverse order, so that users of a Secret are deleted before it."""
     if not names:
         return []
-    from cdi.runtime.apply import keys_of
-    from cdi.runtime.manifests import load
+    from cdi.client.apply import keys_of
+    from cdi.client.manifests import load
 
     found = keys_of(load(names), namespace=session.namespace)
     return list(reversed(found))

@@ -18,13 +18,13 @@ from cdi.cli.inspect import size as words_of_size
 from cdi.cli.progress_on_demand import progress_command
 from cdi.cli.session import Session, subcommand
 from cdi.cli.show import document, echo_lines, paint, printable
+from cdi.client.with_progress import OnProgress
+from cdi.explain import explanation
+from cdi.explain.image import MEMORY, Explanation, explain
+from cdi.explain.local import preflight
+from cdi.explain.local_dry_run import DryRunResult
 from cdi.image.plan import render
 from cdi.image.sizes import format_size
-from cdi.runtime import explanation
-from cdi.runtime.dry_run import DryRunResult
-from cdi.runtime.explain import MEMORY, Explanation, explain
-from cdi.runtime.preflight import preflight
-from cdi.runtime.with_progress import OnProgress
 from cdi.store.base import Key
 from cdi.store.kinds import kind_of
 
@@ -116,8 +116,8 @@ def _refuse_options(context: click.Context) -> None:
 def _of_objects(
     session: Session, names: tuple[str, ...], applied: str | None, cron: str | None, show: OnProgress
 ) -> Iterator[Explanation]:
-    from cdi.runtime.apply import check
-    from cdi.runtime.manifests import load
+    from cdi.client.apply import check
+    from cdi.client.manifests import load
 
     stored = [session.store.get(Key.of("dic", session.namespace, cron))] if cron is not None else []
     if session.in_cluster:

@@ -14,9 +14,9 @@ from cdi.cli.session import Session
 from cdi.cli.show import document, echo_lines, paint, printable
 
 if TYPE_CHECKING:
-    from cdi.runtime.explain import Explanation
-    from cdi.runtime.request import Request
-    from cdi.runtime.with_progress import OnProgress
+    from cdi.client.request import Request
+    from cdi.client.with_progress import OnProgress
+    from cdi.explain.image import Explanation
     from cdi.store.base import Object
 
 _ANY = 1 << 30
@@ -30,11 +30,11 @@ def explain_manifests(
 
     The Secrets and ConfigMaps in the manifests are treated as if they were applied.
     """
-    from cdi.controller.explain import preflight
-    from cdi.controller.live_reader import LiveReader
+    from cdi.client.apply import check
+    from cdi.client.manifests import load
+    from cdi.explain.cluster import preflight
+    from cdi.explain.live_reader import LiveReader
     from cdi.kube.resources import CONFIG_MAPS, SECRETS, resource_of
-    from cdi.runtime.apply import check
-    from cdi.runtime.manifests import load
 
     documents = load(names) if names else []
     checked = check(session.remote.store, documents, namespace=session.namespace, in_cluster=True)
@@ -62,11 +62,11 @@ def explain_manifests(
 
 def explain_request(session: Session, request: Request, name: str | None, show: OnProgress) -> Explanation:
     """Explain the DataVolume that ``cdi import`` would create for a URL."""
-    from cdi.controller.explain import preflight
-    from cdi.controller.live_reader import LiveReader
+    from cdi.client.request_to_manifests import build_manifests
+    from cdi.explain.cluster import preflight
+    from cdi.explain.live_reader import LiveReader
     from cdi.kube.resources import resource_of
-    from cdi.runtime.request_to_manifests import build_manifests
-    from cdi.runtime.submit import refuse_local
+    from cdi.local.submit import refuse_local
 
     refuse_local(request)
     name = name or request.place.name or "image"
@@ -88,10 +88,10 @@ def diagnose(session: Session, name: str, output: str) -> None:
         CdiError: the DataVolume has failed; this is its error.
     """
     from cdi.cli.explain_clone import clone_lines
-    from cdi.runtime.cluster.clone_info import clone_facts
-    from cdi.runtime.cluster.diagnose import CLONING, blocker_of
-    from cdi.runtime.explanation import clone_document
-    from cdi.runtime.status_view import error_of, failure_of, phase_of
+    from cdi.client.status_view import error_of, failure_of, phase_of
+    from cdi.explain.clone_info import clone_facts
+    from cdi.explain.explanation import clone_document
+    from cdi.remote.diagnose import CLONING, blocker_of
 
     body = session.backend.get("dv", session.namespace, name)
     found = session.remote.filling(session.namespace, name)

@@ -14,7 +14,7 @@ from cdi.cli.session import Session
 from cdi.store.base import Key, Object
 
 if TYPE_CHECKING:
-    from cdi.runtime.explain_cron import CronFacts
+    from cdi.explain.cron import CronFacts
 
 
 def stand_ins(session: Session, bodies: Iterable[Object]) -> list[tuple[Object, CronFacts]]:
@@ -23,7 +23,7 @@ def stand_ins(session: Session, bodies: Iterable[Object]) -> list[tuple[Object, 
     Raises:
         InvalidManifest: A setting is invalid.
     """
-    from cdi.runtime.explain_cron import cron_facts, data_volume_of
+    from cdi.explain.cron import cron_facts, data_volume_of
 
     zone = UTC if session.in_cluster else datetime.now().astimezone().tzinfo or UTC
     found = []

@@ -17,7 +17,7 @@ from cdi.cli.session import Session, subcommand
 from cdi.cli.show import document
 
 if TYPE_CHECKING:
-    from cdi.runtime.request import Request
+    from cdi.client.request import Request
 
 _MAX_DIGITS = 6
 
@@ -86,8 +86,8 @@ def add(
     Creates a DataImportCron: its source is polled on a schedule, and each new version is imported, verified and then
     offered by the managed DataSource.  Without --size the image's size is read first.
     """
-    from cdi.runtime.golden_manifest import GoldenRequest, add_golden, build_golden, default_schedule
-    from cdi.runtime.preflight import name_of
+    from cdi.client.golden_manifest import GoldenRequest, add_golden, build_golden, default_schedule
+    from cdi.explain.local import name_of
 
     settings = _settings(options)
     if waits and (dry_run or no_schedule):
@@ -124,7 +124,7 @@ def add(
 
 def _settings(options: dict[str, Any]) -> dict[str, str]:
     """Remove the options that become annotations from `options`, and return the annotations."""
-    from cdi.runtime.golden_manifest import channels_annotation
+    from cdi.client.golden_manifest import channels_annotation
 
     architectures = options.pop("architectures")
     given = {
@@ -187,9 +187,9 @@ def _size(session: Session, request: Request, name: str) -> int:
         return 1  # the request is rejected with its reason
     with progress_command(name, always=True) as show:
         if session.in_cluster:
-            from cdi.runtime.cluster.probe import find_size as find_size_of_cluster
+            from cdi.explain.remote_probe import find_size as find_size_of_cluster
 
             return find_size_of_cluster(request, stored_secret(session, request), on_progress=show)
-        from cdi.runtime.preflight import find_size
+        from cdi.explain.local import find_size
 
         return find_size(session.embedded.home, request, session.namespace, name, on_progress=show)

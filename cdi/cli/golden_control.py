@@ -17,7 +17,7 @@ from cdi.cli.session import Session, subcommand
 from cdi.cli.show import printable
 
 if TYPE_CHECKING:
-    from cdi.runtime.golden_view import GoldenImage
+    from cdi.client.golden_view import GoldenImage
 
 F = TypeVar("F", bound=Callable[..., Any])
 _TIMEOUT = 60.0
@@ -121,7 +121,7 @@ def revoke(session: Session, *, name: str, version: str, reason: str, waits: boo
 
     Volumes that were cloned from it stay.
     """
-    from cdi.runtime.golden_view import descendants
+    from cdi.client.golden_view import descendants
 
     image = _image(session, name)
     wanted = image.find(version).name
@@ -212,7 +212,7 @@ def release(session: Session, *, name: str, version: str, waits: bool, timeout: 
 
 
 def _image(session: Session, name: str) -> GoldenImage:
-    from cdi.runtime.golden_view import get
+    from cdi.client.golden_view import get
 
     return get(session.backend, session.namespace, name)
 
@@ -221,7 +221,7 @@ def _order(
     session: Session, image: GoldenImage, annotation: str, value: str, *, waits: bool, timeout: float
 ) -> GoldenImage | None:
     """Write a command, and return the image once it has been carried out; None if that is not waited for."""
-    from cdi.runtime.golden_commands import run_command, write_command
+    from cdi.client.golden_commands import run_command, write_command
 
     if not waits:
         write_command(session.backend, image, annotation, value)
@@ -238,13 +238,13 @@ def _order(
 
 
 def _declare(session: Session, image: GoldenImage, annotation: str, value: str | None) -> None:
-    from cdi.runtime.golden_commands import annotate
+    from cdi.client.golden_commands import annotate
 
     annotate(session.backend, image, {annotation: value})
 
 
 def _until_offered(session: Session, image: GoldenImage, version: str, timeout: float) -> GoldenImage:
-    from cdi.runtime.golden_commands import wait_until
+    from cdi.client.golden_commands import wait_until
 
     session.after_interrupt = (
         f"nothing, it is written down; {session.program} golden list{session.options()} shows the result"

@@ -15,7 +15,7 @@ from cdi.cli.options import duration
 from cdi.cli.session import Session, subcommand
 
 if TYPE_CHECKING:
-    from cdi.runtime.golden_view import GoldenImage
+    from cdi.client.golden_view import GoldenImage
 
 
 @subcommand("poll")
@@ -27,8 +27,8 @@ def poll(session: Session, *, name: str, waits: bool, timeout: float) -> None:
 
     A new version is then imported; cdi golden wait waits until it is offered.
     """
-    from cdi.runtime.golden_commands import start_poll, wait_for_poll
-    from cdi.runtime.golden_view import get
+    from cdi.client.golden_commands import start_poll, wait_for_poll
+    from cdi.client.golden_view import get
 
     image = get(session.backend, session.namespace, name)
     began = start_poll(session.backend, image)
@@ -63,7 +63,7 @@ def run(session: Session, *, names: tuple[str, ...], once: bool) -> None:
     Polls what is due (default: all golden images of all namespaces), and prints each version as it is offered.  cdi
     serve keeps the schedules too.  In a cluster the controller does it.
     """
-    from cdi.runtime.golden_schedule import Keeper
+    from cdi.local.golden_schedule import Keeper
 
     embedded = session.here("cdi golden run", "the cluster's controller keeps the schedules")
     stop = threading.Event()
@@ -85,8 +85,8 @@ def wait_for_offer(session: Session, name: str, *, timeout: float | None) -> Gol
         GoldenVersionUnavailable: The wanted version cannot be offered.
         WaitTimeout: The timeout has expired; the work continues.
     """
-    from cdi.runtime.golden_commands import require_offered, wait_until
-    from cdi.runtime.golden_view import get
+    from cdi.client.golden_commands import require_offered, wait_until
+    from cdi.client.golden_view import get
 
     image = get(session.backend, session.namespace, name)
     if not image.cron.spec.schedule and image.wanted is None:

@@ -16,7 +16,7 @@ from cdi.cli.show import age, document, duration, echo_lines, printable, table
 
 if TYPE_CHECKING:
     from cdi.api.dataimportcron import GoldenVersion
-    from cdi.runtime.golden_view import Descendant, GoldenImage
+    from cdi.client.golden_view import Descendant, GoldenImage
     from cdi.store.base import Object
 
 _OUTPUT = click.option("-o", "--output", type=click.Choice(["text", "json", "yaml"]), default="text", show_default=True)
@@ -29,7 +29,7 @@ _MAX_CELL = 100
 @_OUTPUT
 def list_(session: Session, *, all_namespaces: bool, output: str) -> None:
     """List golden images: the version offered, the version wanted, polls, and what is in the way."""
-    from cdi.runtime.golden_view import read
+    from cdi.client.golden_view import read
 
     bodies = session.backend.list("dataimportcron", None if all_namespaces else session.namespace)
     rows: list[list[str]] = []
@@ -73,7 +73,7 @@ def list_(session: Session, *, all_namespaces: bool, output: str) -> None:
 @_OUTPUT
 def history(session: Session, *, name: str, output: str) -> None:
     """Print the versions of a golden image, newest first, with their times and reasons."""
-    from cdi.runtime.golden_view import get
+    from cdi.client.golden_view import get
 
     image = get(session.backend, session.namespace, name)
     if output != "text":
@@ -105,7 +105,7 @@ def describe(session: Session, *, name: str, output: str) -> None:
     Its versions with their verification, boot proof and record of origin, its channels, the volumes that descend from
     each version, and what is in the way of the newest one.
     """
-    from cdi.runtime.golden_view import descendants, get, record_of
+    from cdi.client.golden_view import descendants, get, record_of
 
     image = get(session.backend, session.namespace, name)
     family = descendants(session.backend, image)

@@ -18,9 +18,9 @@ from cdi.cli.progress_on_demand import progress_command
 from cdi.cli.session import Session, subcommand
 from cdi.cli.show import document
 from cdi.cli.wait import phase_text, summary, wait_for
-from cdi.runtime.peek import PeekedPipe
-from cdi.runtime.preflight import find_size, is_pipe, name_of
-from cdi.runtime.request import Request
+from cdi.client.request import Request
+from cdi.explain.local import find_size, is_pipe, name_of
+from cdi.explain.peek import PeekedPipe
 
 
 @subcommand("import")
@@ -77,7 +77,7 @@ def _refuse_unused(*, name: str | None, wait: bool, timeout: float | None) -> No
 
 
 def _import_to(session: Session, request: Request, target: Path, *, force: bool, output: str | None) -> None:
-    from cdi.runtime.import_to_path import import_to_path
+    from cdi.local.import_to_path import import_to_path
 
     secret = stored_secret(session, request)
     session.after_interrupt = (
@@ -101,7 +101,7 @@ def _import_to(session: Session, request: Request, target: Path, *, force: bool,
 def _import(
     session: Session, request: Request, name: str, *, waits: bool, timeout: float | None, output: str | None
 ) -> None:
-    from cdi.runtime.submit import submit
+    from cdi.local.submit import submit
 
     namespace = session.namespace
     with contextlib.ExitStack() as stack:
@@ -151,7 +151,7 @@ def _find_size(session: Session, request: Request, name: str, pipe: PeekedPipe |
 
 
 def _find_size_of_cluster(session: Session, request: Request, name: str) -> int:
-    from cdi.runtime.cluster.probe import find_size
+    from cdi.explain.remote_probe import find_size
 
     with progress_command(name, always=True) as show:
         return find_size(request, stored_secret(session, request), on_progress=show)

@@ -13,9 +13,9 @@ from cdi.cli.access import access_options, request_of, stored_secret
 from cdi.cli.progress_on_demand import progress_command
 from cdi.cli.session import Session, subcommand
 from cdi.cli.show import document, echo_lines, paint, printable, table
+from cdi.explain import inspect
+from cdi.explain.source_check import Findings
 from cdi.image.sizes import format_size
-from cdi.runtime import inspect
-from cdi.runtime.source_check import Findings
 from cdi.store.kinds import kind_of
 
 

@@ -61,7 +61,7 @@ def command(
     uploads in progress resume when it is started again with the same token.  Meanwhile the schedules of golden images
     are kept.
     """
-    from cdi.runtime.golden_schedule import Keeper
+    from cdi.local.golden_schedule import Keeper
     from cdi.server.local_server import Options, served
 
     embedded = session.here("cdi serve", "the upload proxy of the cluster serves the same page")
@@ -102,7 +102,7 @@ def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
 
 
 def _read(file: Path) -> str:
-    from cdi.runtime.request import read_option_file
+    from cdi.client.request import read_option_file
 
     text = read_option_file(file).decode("ascii", "replace").strip()
     if len(text) < _MIN_TOKEN_LENGTH or not text.isascii() or not text.isprintable() or set(text) & set(" ~"):

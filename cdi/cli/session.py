@@ -15,9 +15,9 @@ from cdi.api.errors import UsageError
 from cdi.store.kinds import kind_of
 
 if TYPE_CHECKING:
-    from cdi.runtime.backend import Backend, Reader
-    from cdi.runtime.cluster.backend import Cluster
-    from cdi.runtime.local_backend import LocalBackend
+    from cdi.client.backend import Backend, Reader
+    from cdi.local.backend import LocalBackend
+    from cdi.remote.backend import Cluster
     from cdi.store.base import Watch
     from cdi.store.file_store import LocalStore
 
@@ -82,7 +82,7 @@ class Session:
     def embedded(self) -> LocalBackend:
         """The backend of this machine; commands that support no other use `here`."""
         if self._embedded is None:
-            from cdi.runtime.local_backend import LocalBackend
+            from cdi.local.backend import LocalBackend
 
             self._embedded = LocalBackend(self.root)
         return self._embedded
@@ -95,7 +95,7 @@ class Session:
             ClusterError: the configuration of the cluster cannot be used.
         """
         if self._remote is None:
-            from cdi.runtime.cluster.backend import Cluster
+            from cdi.remote.backend import Cluster
 
             self._remote = Cluster.connect(self.kubeconfig, self.context, patience=self.patience)
         return self._remote
@@ -116,7 +116,7 @@ class Session:
         return self.remote.store if self.in_cluster else self._local_store()
 
     def _local_store(self) -> LocalStore:
-        from cdi.runtime.home import Home
+        from cdi.local.home import Home
         from cdi.store.file_store import LocalStore
 
         home = Home.find(self.root)

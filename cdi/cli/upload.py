@@ -18,7 +18,7 @@ from cdi.cli.session import Session, one_datavolume, subcommand
 from cdi.cli.show import printable
 from cdi.cli.streams import require_input
 from cdi.cli.wait import wait_for
-from cdi.runtime.absolute import absolute
+from cdi.client.absolute import absolute
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -104,7 +104,7 @@ def command(
             remedy="omit --size, --storage-class, --access-mode and --volume-mode, or choose another name",
         )
     elif force_bind:
-        from cdi.runtime.cluster.upload_access import bind_now
+        from cdi.remote.upload_access import bind_now
 
         bind_now(session.remote, session.namespace, name)
     if session.in_cluster:
@@ -151,9 +151,9 @@ def send(
 ) -> None:
     """Send a file to a cluster's DataVolume once it accepts an upload; raise what `UploadClient.send` raises."""
     from cdi.cli import bars
-    from cdi.runtime.cluster.upload_access import await_ready, find_proxy, token
-    from cdi.runtime.request import read_option_file
-    from cdi.runtime.upload_client import UploadClient, Volume
+    from cdi.client.request import read_option_file
+    from cdi.client.upload_client import UploadClient, Volume
+    from cdi.remote.upload_access import await_ready, find_proxy, token
 
     cluster, namespace = session.remote, session.namespace
     authority = None if ca is None else read_option_file(ca).decode("utf-8", "replace")
@@ -243,10 +243,10 @@ def _needed(file: str, content_type: str) -> str:
         UsageError: the size cannot be known before the upload.
         CdiError: the image is refused.
     """
+    from cdi.client.locate import locate
+    from cdi.client.request import Request
+    from cdi.explain.inspect import inspect
     from cdi.image.sizes import MEBI, kubernetes_quantity
-    from cdi.runtime.inspect import inspect
-    from cdi.runtime.locate import locate
-    from cdi.runtime.request import Request
 
     if file == "-" or content_type == "archive":
         what = "a pipe" if file == "-" else "an archive"

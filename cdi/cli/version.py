@@ -42,7 +42,7 @@ def command(session: Session, *, output: str) -> None:
 
 
 def _of_cluster(session: Session, output: str) -> None:
-    from cdi.runtime.cluster.versions import find_versions
+    from cdi.remote.versions import find_versions
 
     found = find_versions(session.remote.calls)
     own = {"cdi": version("cdi"), "python": platform.python_version()}

@@ -16,10 +16,10 @@ from cdi.cli.options import duration
 from cdi.cli.session import Session, references, subcommand
 from cdi.cli.show import duration as words_of
 from cdi.cli.show import rate
+from cdi.client.backend import Advance
+from cdi.client.status_view import blocked_reason
+from cdi.client.wait import wait
 from cdi.image.sizes import format_size
-from cdi.runtime.backend import Advance
-from cdi.runtime.status_view import blocked_reason
-from cdi.runtime.wait import wait
 from cdi.store.base import Object
 
 _JSONPATH = re.compile(r"jsonpath='?\{?\.status\.phase\}?'?=(\w+)", re.IGNORECASE)
@@ -76,7 +76,7 @@ def wait_for(
 ) -> Object:
     """Wait with a bar, print a final line, and return the object as last seen.
 
-    Raises what `cdi.runtime.wait.wait` raises: in particular the failure of a DataVolume and, unless `patient`, a
+    Raises what `cdi.client.wait.wait` raises: in particular the failure of a DataVolume and, unless `patient`, a
     blocked state that only an administrator or user can resolve.
     """
     session.resume_hint(name)
@@ -124,7 +124,7 @@ def summary(outcome: Outcome | None) -> str:
 
 
 def _until(text: str) -> str:
-    """Convert a ``--for`` value to the condition that `cdi.runtime.wait.wait` takes."""
+    """Convert a ``--for`` value to the condition that `cdi.client.wait.wait` takes."""
     if text in ("delete", "deleted"):
         return "deleted"
     kind, _, word = text.partition("=")

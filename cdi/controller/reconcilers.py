@@ -52,6 +52,7 @@ from cdi.kube.resources import (
     Object,
     Resource,
 )
+from cdi.program_versions import program_versions
 from cdi.reconcile.actions import CreateObject, Plan, SetFinalizer, StartWorker
 from cdi.reconcile.configuration import (
     ConfigFacts,
@@ -78,7 +79,6 @@ from cdi.reconcile.invalid_object import report_invalid
 from cdi.reconcile.storageprofile import ProfileFacts, reconcile_orphan, reconcile_storage_profile
 from cdi.reconcile.transfer.context import TransferWorld
 from cdi.reconcile.transfer.reconcile import reconcile_transfer
-from cdi.runtime.program_versions import program_versions
 
 PLATFORM = Platform(cluster=True)
 CRON_PLATFORM = replace(PLATFORM, image_streams=True)

@@ -2,7 +2,7 @@
 
 The pod complies with the restricted Pod Security Standard, has no API credentials, and is owned by the PVC that it
 fills. The `Job` is passed as an annotation, which a downwardAPI volume shows as a file; Secrets and ConfigMaps are
-projected below `INPUTS`, under the names that `cdi.runtime.launcher.write_mounts` gives them.
+projected below `INPUTS`, under the names that `cdi.local.launcher.write_mounts` gives them.
 """
 
 from __future__ import annotations

@@ -14,8 +14,8 @@ from cdi.api.errors import AlreadyUploaded, TokenInvalid, TokenMisused, UsageErr
 from cdi.http.server.certificates import ReloadingSSLContext
 from cdi.http.server.listener import HttpListener
 from cdi.http.server.plaintext import PlaintextContext
-from cdi.runtime.local_backend import LocalBackend
-from cdi.runtime.upload_sockets import UploadSockets
+from cdi.local.backend import LocalBackend
+from cdi.local.upload_sockets import UploadSockets
 from cdi.server.page.machine import LocalBackendProvider
 from cdi.server.page.service import Page
 from cdi.server.proxy.run import server_context

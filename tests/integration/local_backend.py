@@ -8,8 +8,8 @@ from pathlib import Path
 
 from cdi import atomic_file
 from cdi.api.errors import NotFound
-from cdi.runtime.launcher import Launcher
-from cdi.runtime.local_backend import LocalBackend
+from cdi.local.backend import LocalBackend
+from cdi.local.launcher import Launcher
 
 
 def end_embedded(path: Path) -> None:

@@ -14,7 +14,17 @@ from cdi.api import golden, names
 
 PAGE = (Path(__file__).parents[2] / "docs/reference/state.md").read_text()
 NAMES = re.compile(r"(ANN|LABEL)_[A-Z_]+|ANNOTATION|APPLIED|MAX_WORKERS|FINALIZER|TICKET_PREFIX")
-PURE = ("cdi.api", "cdi.reconcile", "cdi.runtime", "cdi.kube")
+PURE = (
+    "cdi.api",
+    "cdi.reconcile",
+    "cdi.client",
+    "cdi.local",
+    "cdi.remote",
+    "cdi.explain",
+    "cdi.batch",
+    "cdi.bundle",
+    "cdi.kube",
+)
 
 
 def constants() -> dict[str, str]:

@@ -24,7 +24,7 @@ from cdi.kube.resources import (
 )
 from cdi.kube.sync import SyncClient
 from cdi.kube.transport import Timeouts
-from cdi.runtime.cluster.backend import share_of
+from cdi.remote.backend import share_of
 from cdi.server.page.backend import Session
 from cdi.server.page.view_model import row
 from cdi.store.base import Object
@@ -130,7 +130,7 @@ class ClusterVolumeBackend:
         self._ask(self._client.delete(DATA_VOLUMES, namespace, name, uid=uid))
 
     def upload_token(self, namespace: str, name: str) -> str:
-        from cdi.runtime.cluster.upload_access import ask_token
+        from cdi.remote.upload_access import ask_token
 
         return self._ask(ask_token(self._client, namespace, name))
 

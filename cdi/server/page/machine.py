@@ -7,7 +7,7 @@ import hmac
 from typing import Any
 
 from cdi.api.errors import AlreadyExists, ClusterUnauthorized, Conflict
-from cdi.runtime.local_backend import LocalBackend
+from cdi.local.backend import LocalBackend
 from cdi.server.page.backend import OPERATIONS, Session
 from cdi.server.page.view_model import row
 from cdi.store.base import Key, Object

@@ -11,9 +11,9 @@ from cdi.api.job import Progress
 from cdi.api.phases import ConditionType, Phase, Reason
 from cdi.api.quantity import Quantity
 from cdi.api.status_detail import status_detail
+from cdi.client.backend import Advance, Fraction
 from cdi.image.sizes import format_size
 from cdi.reconcile.lineage import source_notice
-from cdi.runtime.backend import Advance, Fraction
 
 Tone = Literal["good", "bad", "wait", "work"]
 

@@ -14,10 +14,10 @@ import pytest
 from cdi.api.dataimportcron import GoldenVersion
 from cdi.api.errors import ArchiveUnsafe, CdiError, SourceError
 from cdi.api.origin import canonical
-from cdi.runtime.bundle.contents import GOLDEN, GOLDEN_TYPE, Bundle, GoldenDocument
-from cdi.runtime.bundle.disk_image import build_disk_image
-from cdi.runtime.bundle.install import check
-from cdi.runtime.bundle.layout import REF_NAME, LayoutWriter
+from cdi.bundle.contents import GOLDEN, GOLDEN_TYPE, Bundle, GoldenDocument
+from cdi.bundle.disk_image import build_disk_image
+from cdi.bundle.install import check
+from cdi.bundle.layout import REF_NAME, LayoutWriter
 from tests.integration.bundle.conftest import GUEST, keys
 
 

@@ -14,8 +14,8 @@ import time
 import pytest
 
 from cdi import atomic_file
-from cdi.runtime.local_backend import LocalBackend
-from cdi.runtime.processes import with_arguments
+from cdi.local.backend import LocalBackend
+from cdi.local.processes import with_arguments
 from tests.faults.server import Fault
 from tests.integration.fixtures_registry import OciLayout
 

@@ -15,8 +15,8 @@ import pytest
 import yaml
 
 from cdi.api.names import ANN_CRON_NEXT_TIME
-from cdi.runtime.home import Home
-from cdi.runtime.processes import with_arguments
+from cdi.local.home import Home
+from cdi.local.processes import with_arguments
 from cdi.store.base import Key
 from cdi.store.file_store import LocalStore
 
@@ -312,4 +312,4 @@ def _process(cdi, *command):
 
 
 def _supervisors(cdi):
-    return with_arguments("cdi.runtime.supervisor", "--home", str(cdi.home))
+    return with_arguments("cdi.local.supervisor", "--home", str(cdi.home))

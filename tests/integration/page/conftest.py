@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from cdi import atomic_file
-from cdi.runtime.launcher import Launcher
-from cdi.runtime.local_backend import LocalBackend
+from cdi.local.backend import LocalBackend
+from cdi.local.launcher import Launcher
 from cdi.server.local_server import Options, Server, served
 
 CHROMIUM = "/usr/bin/chromium"

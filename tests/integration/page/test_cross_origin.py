@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 
 from cdi.api.errors import AlreadyUploaded, TokenInvalid
-from cdi.runtime.launcher import Launcher
-from cdi.runtime.upload_client import Proxy, RetryPolicy, UploadClient, Volume
-from cdi.runtime.upload_sockets import UploadSockets
+from cdi.client.upload_client import Proxy, RetryPolicy, UploadClient, Volume
+from cdi.local.launcher import Launcher
+from cdi.local.upload_sockets import UploadSockets
 from tests.integration.page.conftest import MIB, TOKEN
 
 # Longer than one wait for the page, so that a failure names the element that was waited for.
@@ -167,7 +167,7 @@ def nobody_writes_down(machine):
     found = [
         int(directory.name)
         for directory in Path("/proc").iterdir()
-        if directory.name.isdigit() and {b"cdi.runtime.supervisor", home} <= set(command_line(directory))
+        if directory.name.isdigit() and {b"cdi.local.supervisor", home} <= set(command_line(directory))
     ]
     assert found
     for pid in found:

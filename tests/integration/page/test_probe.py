@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from cdi.runtime.inspect import inspect
-from cdi.runtime.locate import locate
-from cdi.runtime.request import Request
+from cdi.client.locate import locate
+from cdi.client.request import Request
+from cdi.explain.inspect import inspect
 
 NAMES = {"vpc": "vhd"}
 
@@ -14,7 +14,7 @@ NAMES = {"vpc": "vhd"}
 @pytest.fixture(scope="module")
 def tab(chromium, tmp_path_factory):
     """Return a tab with the page's modules, without signing in."""
-    from cdi.runtime.local_backend import LocalBackend
+    from cdi.local.backend import LocalBackend
     from cdi.server.local_server import Options, served
 
     embedded = LocalBackend(tmp_path_factory.mktemp("home"))

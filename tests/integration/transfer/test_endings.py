@@ -14,7 +14,7 @@ import pytest
 import trustme
 
 from cdi.api.job import DirectoryTargetSpec, FileTargetSpec, HttpSourceSpec, Job, Outcome, Policy, Tls
-from cdi.runtime.source_check import Ask, Findings, examine
+from cdi.explain.source_check import Ask, Findings, examine
 from cdi.transfer.control import TransferControl
 from cdi.transfer.run import transfer
 from tests.faults.server import Fault, FaultServer

@@ -10,7 +10,7 @@ import pytest
 from backports import zstd
 
 from cdi.api.job import FileSourceSpec, FileTargetSpec, Job
-from cdi.runtime.source_check import Ask, examine
+from cdi.explain.source_check import Ask, examine
 from cdi.transfer.control import TransferControl
 from cdi.transfer.run import transfer
 

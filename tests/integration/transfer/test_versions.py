@@ -9,8 +9,8 @@ from dataclasses import replace
 import pytest
 
 from cdi.api.job import FileTargetSpec, HttpSourceSpec, Job, Policy
+from cdi.explain.source_check import Ask, examine
 from cdi.image.plan import plan, render
-from cdi.runtime.source_check import Ask, examine
 from cdi.transfer.control import TransferControl
 from cdi.transfer.plan_input import plan_input
 from cdi.transfer.run import transfer

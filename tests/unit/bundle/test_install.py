@@ -13,10 +13,8 @@ from cdi.api.dataimportcron import GoldenVersion
 from cdi.api.digest import Digest
 from cdi.api.errors import AlreadyExists, BundleInvalid, Conflict, NotFound, SignatureInvalid, SignatureMissing
 from cdi.api.origin import Envelope, ImportFacts, build_statement
-from cdi.cli.bundle import _upload
-from cdi.runtime.backend import Applied
-from cdi.runtime.bundle.contents import BundledImage, GoldenDocument, bundle_statement, verify_records
-from cdi.runtime.bundle.install import (
+from cdi.bundle.contents import BundledImage, GoldenDocument, bundle_statement, verify_records
+from cdi.bundle.install import (
     Checked,
     data_volume,
     find_earlier,
@@ -26,6 +24,8 @@ from cdi.runtime.bundle.install import (
     require_free,
     upload_volume,
 )
+from cdi.cli.bundle import _upload
+from cdi.client.backend import Applied
 from cdi.source.registry.platform import Platform
 from cdi.source.registry.resolve import ResolvedImage
 from cdi.verify.dsse import sign

@@ -10,9 +10,9 @@ import pytest
 
 from cdi.api.digest import Digest
 from cdi.api.errors import ChecksumMismatch, SourceForbidden, SourceTruncated, TargetUnsuitable
-from cdi.runtime.bundle import layout
-from cdi.runtime.bundle.disk_image import variables
-from cdi.runtime.bundle.layout import LayoutWriter, pack
+from cdi.bundle import layout
+from cdi.bundle.disk_image import variables
+from cdi.bundle.layout import LayoutWriter, pack
 from cdi.source.base import SourceFacts
 from cdi.source.registry.labels import labels_of
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from cdi.api.errors import NotFound
-from cdi.runtime.bundle import selection
-from cdi.runtime.bundle.selection import portable_cron
+from cdi.bundle import selection
+from cdi.bundle.selection import portable_cron
 from cdi.store.base import Key
 
 DIGEST = f"sha256:{'a1' * 32}"

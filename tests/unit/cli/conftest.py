@@ -20,7 +20,7 @@ class Done:
 def cdi(tmp_path, monkeypatch, capsys):
     """Run ``cdi`` with its own empty CDI_HOME and no supervisor in the background."""
     monkeypatch.setenv("CDI_HOME", str(tmp_path / "home"))
-    for module in ("cdi.runtime.local_backend", "cdi.runtime.local_uploads"):
+    for module in ("cdi.local.backend", "cdi.local.uploads"):
         monkeypatch.setattr(f"{module}.ensure_supervisor", lambda home: None)
 
     def call(*arguments):

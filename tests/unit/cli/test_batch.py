@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from cdi.api.job import Progress
+from cdi.batch.load import load_batch
+from cdi.batch.report import Report, Result
 from cdi.cli.batch import Display, _explained, _row
-from cdi.runtime.batch.load import load_batch
-from cdi.runtime.batch.report import Report, Result
 
 
 @pytest.fixture

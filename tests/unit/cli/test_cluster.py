@@ -14,7 +14,7 @@ from cdi.cli.session import Session
 from tests.unit.cli.conftest import Done
 
 CLUSTER = (("--context", "there"), ("--kubeconfig", "file"), ("--cluster",))
-UNUSED = {"kubernetes", "aiohttp", "cdi.kube.client", "cdi.runtime.cluster.backend"}
+UNUSED = {"kubernetes", "aiohttp", "cdi.kube.client", "cdi.remote.backend"}
 
 
 @pytest.fixture
@@ -90,7 +90,7 @@ def test_a_context_that_the_file_does_not_have(cluster_cdi, kubeconfig):
 
 @pytest.mark.parametrize("arguments", [("get", "dv"), ("wait", "dv/x"), ("describe", "dv/x"), ("version",)])
 def test_a_server_that_is_not_there(cluster_cdi, kubeconfig, monkeypatch, arguments):
-    monkeypatch.setattr("cdi.runtime.cluster.backend.START_TIMEOUT", 0.0)
+    monkeypatch.setattr("cdi.remote.backend.START_TIMEOUT", 0.0)
     done = cluster_cdi(*arguments, "--kubeconfig", str(kubeconfig))
     assert (done.status, done.out) == (10, "")
     assert done.err.startswith("error[ClusterUnreachable]: cannot connect to the API server: 127.0.0.1:")

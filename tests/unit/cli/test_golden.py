@@ -7,7 +7,7 @@ import json
 import pytest
 import yaml
 
-from cdi.runtime.home import Home
+from cdi.local.home import Home
 from cdi.store.base import Key
 from cdi.store.file_store import LocalStore
 

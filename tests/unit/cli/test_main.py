@@ -92,7 +92,7 @@ def broken(error):
     ],
 )
 def test_every_failure_is_one_line(cdi, monkeypatch, error, status, line):
-    monkeypatch.setattr(importlib.import_module("cdi.runtime.home").Home, "find", broken(error))
+    monkeypatch.setattr(importlib.import_module("cdi.local.home").Home, "find", broken(error))
     done = cdi("get", "dv")
     assert done.status == status
     assert done.err.strip().splitlines()[-1].startswith(line)
@@ -101,7 +101,7 @@ def test_every_failure_is_one_line(cdi, monkeypatch, error, status, line):
 
 
 def test_a_traceback_is_shown_on_request(cdi, monkeypatch):
-    monkeypatch.setattr(importlib.import_module("cdi.runtime.home").Home, "find", broken(RuntimeError("oh")))
+    monkeypatch.setattr(importlib.import_module("cdi.local.home").Home, "find", broken(RuntimeError("oh")))
     done = cdi("--debug", "get", "dv")
     assert "Traceback" in done.err
     assert InternalError.__name__ in done.err.splitlines()[-1]

@@ -8,9 +8,9 @@ import pytest
 
 from cdi.api.errors import InvalidManifest
 from cdi.api.job import Job
+from cdi.local.launcher import write_mounts
 from cdi.reconcile.actions import Mount, ObjectRef, StartWorker
 from cdi.reconcile.context import WorkerPodConfig
-from cdi.runtime.launcher import write_mounts
 from tests.unit.reconcile.cluster_simulation import CONFIG, NS, PODS, Cluster, dv
 
 HTTP = {"http": {"url": "http://server/x"}}

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cdi.api.job import Progress
-from cdi.runtime.backend import Fraction
+from cdi.client.backend import Fraction
 from cdi.server.page.view_model import row
 
 NOW = dt.datetime(2026, 1, 2, 3, 4, 5, tzinfo=dt.UTC)

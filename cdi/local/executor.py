@@ -1,0 +1,191 @@
+"""Executor of plans; every action is idempotent, and execution may stop between any two of them."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import assert_never
+
+from cdi.api.errors import AlreadyExists, Conflict, InternalError, NotFound, SigningKeyInvalid, TargetFull
+from cdi.local import events
+from cdi.local.environment import Environments
+from cdi.local.launcher import Launcher, ReadInput
+from cdi.local.tasks import Tasks
+from cdi.reconcile.actions import (
+    Action,
+    CreateObject,
+    DeleteObject,
+    DeleteUnboundClaim,
+    EnsureCertificate,
+    Event,
+    ExpandClaim,
+    MirrorObject,
+    PatchObject,
+    Plan,
+    RebindVolume,
+    RequireVersion,
+    SetFinalizer,
+    SetReclaimPolicy,
+    SignRecord,
+    StartTask,
+    StartWorker,
+    StopTask,
+    StopWorker,
+)
+from cdi.reconcile.dataimportcron.origin import RECORD_FAILED
+from cdi.reconcile.merge_patch import apply_merge_patch
+from cdi.store.base import Key, Object, Store, update_with_retry
+
+
+class Executor:
+    """Executor of one CDI_HOME."""
+
+    def __init__(
+        self, store: Store, launcher: Launcher, read_input: ReadInput, environments: Environments, tasks: Tasks
+    ) -> None:
+        self._store = store
+        self._launcher = launcher
+        self._tasks = tasks
+        self._read_input = read_input
+        self._environments = environments
+
+    def carry_out(self, plan: Plan, body: Object, now: float, *, stdin: int | None = None) -> None:
+        """Execute a plan for the object `body`; the status is written last, when what it reports has been done.
+
+        Raises the errors of the store and the launcher. A conflict is no failure: the concurrent change causes another
+        reconcile.
+        """
+        for action in plan.actions:
+            try:
+                self._act(action, body, stdin, now)
+            except NotFound:
+                # An action's object was deleted: the rest of the plan is void, and the deletion causes a new reconcile.
+                return
+        with contextlib.suppress(TargetFull):
+            # The status has the same information as the event, and space is reserved for it.
+            for fact in plan.events:
+                events.record(self._store, body, fact, now)
+        if plan.annotations:
+            self._write_with_annotations(plan, body)
+        elif plan.status is not None:
+            metadata = body["metadata"]
+            with contextlib.suppress(Conflict, NotFound):
+                self._store.update_status(
+                    {
+                        "apiVersion": body["apiVersion"],
+                        "kind": body["kind"],
+                        "metadata": {
+                            field: metadata[field]
+                            for field in ("name", "namespace", "uid", "resourceVersion")
+                            if field in metadata
+                        },
+                        "status": dict(plan.status),
+                    }
+                )
+
+    def _write_with_annotations(self, plan: Plan, body: Object) -> None:
+        """Write annotations and status by one request, so that a command is never removed without its result."""
+        key = Key.of_object(body)
+        if key.kind.has_status:
+            raise InternalError(f"the status of a {key.kind.name} is written separately from its annotations")
+        new = {**body, "metadata": {**body["metadata"]}}
+        patch(
+            new,
+            PatchObject(
+                plural=key.plural, namespace=key.namespace, name=key.name, uid="", annotations=plan.annotations
+            ),
+        )
+        if plan.status is not None:
+            new["status"] = dict(plan.status)
+        with contextlib.suppress(Conflict, NotFound):
+            self._store.update(new)
+
+    def _act(self, action: Action, origin: Object, stdin: int | None, now: float) -> None:
+        match action:
+            case CreateObject():
+                if action.body["kind"] == "DataVolume" and origin["kind"] == "DataImportCron":
+                    # Before its creation: from then on, a worker may be started.
+                    self._environments.inherit(Key.of_object(origin), Key.of_object(action.body))
+                with contextlib.suppress(AlreadyExists):
+                    self._store.create(dict(action.body))
+            case DeleteObject():
+                key = Key.of(action.plural, action.namespace, action.name)
+                with contextlib.suppress(NotFound, Conflict):
+                    self._store.delete(key, uid=action.uid or None)
+            case StartTask():
+                environment = self._environments.of(Key.of_object(origin))
+                self._tasks.start(action, self._read_input, environment=environment)
+            case StopTask():
+                self._tasks.stop(action.task, action.uid)
+            case PatchObject():
+                key = Key.of(action.plural, action.namespace, action.name)
+                update_with_retry(self._store, key, lambda body: patch(body, action), uid=action.uid)
+            case StartWorker():
+                environment = self._environments.of(Key.of_object(origin))
+                self._launcher.start(action, self._read_input, stdin=stdin, environment=environment)
+            case StopWorker():
+                self._launcher.stop(action.claim)
+            case SignRecord():
+                self._sign(action, origin, now)
+            case (
+                MirrorObject()
+                | RebindVolume()
+                | SetReclaimPolicy()
+                | SetFinalizer()
+                | RequireVersion()
+                | DeleteUnboundClaim()
+                | ExpandClaim()
+                | EnsureCertificate()
+            ):
+                raise InternalError(f"{type(action).__name__} is supported only in clusters")
+            case _:
+                assert_never(action)
+
+    def _sign(self, action: SignRecord, origin: Object, now: float) -> None:
+        """Write the signed record; if the key is unusable, write the unsigned one, so that there is a record.
+
+        It is signed once the key is usable, since an unsigned record is signed at every reconcile until it is.
+        """
+        from cdi.verify.dsse import key_entry, sign
+
+        where = str(action.key)
+        record = action.statement
+        try:
+            values = self._read_input(action.key)
+            envelope = sign(action.statement.encode("ascii"), values[key_entry(values)], where=where)
+            record = envelope.to_json().decode("ascii")
+        except (NotFound, SigningKeyInvalid) as error:
+            message = f"The record of {action.name} is not signed: {error.message}"
+            with contextlib.suppress(TargetFull):
+                event = Event(type="Warning", reason=RECORD_FAILED, message=message)
+                events.record(self._store, origin, event, now)
+        key = Key.of(action.plural, action.namespace, action.name)
+        write = PatchObject(
+            plural=action.plural,
+            namespace=action.namespace,
+            name=action.name,
+            uid=action.uid,
+            annotations={action.annotation: record},
+        )
+        update_with_retry(self._store, key, lambda body: patch(body, write), uid=action.uid)
+
+
+def patch(body: Object, action: PatchObject) -> None:
+    """Modify `body` in place."""
+    metadata = body["metadata"]
+    annotations = dict(metadata.get("annotations") or {})
+    for name, text in action.annotations.items():
+        if text is None:
+            annotations.pop(name, None)
+        else:
+            annotations[name] = text
+    metadata.pop("annotations", None)
+    if annotations:
+        metadata["annotations"] = annotations
+    if action.labels:
+        metadata["labels"] = {**(metadata.get("labels") or {}), **action.labels}
+    if action.spec:
+        body["spec"] = apply_merge_patch(body.get("spec") or {}, action.spec)
+    if action.owner is not None:
+        owners = [owner for owner in metadata.get("ownerReferences") or [] if owner.get("uid") != action.owner["uid"]]
+        if not any(owner.get("controller") for owner in owners):
+            metadata["ownerReferences"] = [*owners, dict(action.owner)]

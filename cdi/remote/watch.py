@@ -1,0 +1,101 @@
+"""Changes of a cluster's objects: watches in the background, polled like a `Watch`."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Self
+
+from cdi.api.errors import Retry
+from cdi.kube.reflector import Reflector
+from cdi.kube.resources import Resource
+from cdi.remote.client import ClusterClient
+from cdi.store.base import Change
+from cdi.store.cluster import ChangeBuffer
+
+_POLL_INTERVAL = 0.5
+"""Seconds between checks for watches that have failed permanently."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scope:
+    """The objects to watch."""
+
+    resource: Resource
+    namespace: str | None = None
+    """All namespaces if None."""
+    name: str | None = None
+    labels: str = ""
+    """A label selector."""
+
+
+class Feed:
+    """Watches of several scopes; a server that is unavailable is retried.
+
+    Every method raises errors that require intervention (`ClusterForbidden`, `KindNotServed` …).
+    """
+
+    def __init__(self, calls: ClusterClient, scopes: Iterable[Scope]) -> None:
+        self._calls = calls
+        self._pending = ChangeBuffer()
+        self._reflectors = [
+            Reflector(
+                calls.client,
+                scope.resource,
+                namespace=scope.namespace,
+                fields="" if scope.name is None else f"metadata.name={scope.name}",
+                labels=scope.labels,
+                on_change=self._pending.listener(scope.resource),
+            )
+            for scope in scopes
+        ]
+        self._runs = [calls.start(one.run()) for one in self._reflectors]
+
+    def sync(self, patience: float) -> None:
+        """Wait until all existing objects have been reported.
+
+        Raises the error that prevents this for longer than `patience` seconds.
+        """
+        deadline = time.monotonic() + patience
+        while not self._calls.run(self._all_synced()):
+            self._check()
+            if time.monotonic() >= deadline:
+                for one in self._reflectors:
+                    if one.failure is not None:
+                        raise one.failure
+
+    async def _all_synced(self) -> bool:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_POLL_INTERVAL):
+                for one in self._reflectors:
+                    await one.cache.synced.wait()
+        return all(one.cache.synced.is_set() for one in self._reflectors)
+
+    def poll(self, timeout: float) -> list[Change]:
+        """Return changes since the last call, waiting up to `timeout` seconds for the first of them."""
+        deadline = time.monotonic() + timeout
+        while not (changes := self._pending.take()):
+            self._check()
+            left = deadline - time.monotonic()
+            if left <= 0:
+                break
+            self._pending.wait(min(_POLL_INTERVAL, left))
+        return changes
+
+    def _check(self) -> None:
+        for one in self._reflectors:
+            if one.failure is not None and one.failure.retry is not Retry.BACKOFF:
+                raise one.failure
+
+    def close(self) -> None:
+        for run in self._runs:
+            run.cancel()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
