@@ -1,4 +1,4 @@
-"""Comparison of a DataVolume's status with the rows of `cdi.reconcile.status_cases`."""
+"""Comparison of a DataVolume's status with the rows of `cdi.reconcile.datavolume.status_cases`."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from cdi.reconcile.status import ConditionValue
-from cdi.reconcile.status_cases import CASES, Case
-from cdi.reconcile.status_table import Course
+from cdi.reconcile.datavolume.status import ConditionValue
+from cdi.reconcile.datavolume.status_cases import CASES, Case
+from cdi.reconcile.datavolume.status_table import Course
 
 
 def fits(template: str, text: str) -> bool:

@@ -18,7 +18,7 @@ from cdi.client.status_view import failure_of, phase_of
 from cdi.explain.item import Item, size_of, with_size
 from cdi.explain.source_probe import SourceVersion
 from cdi.local.backend import LocalBackend
-from cdi.reconcile.result import DISK_SIZE, IMAGE
+from cdi.reconcile.datavolume.result import DISK_SIZE, IMAGE
 from cdi.store.base import Object
 
 

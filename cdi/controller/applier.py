@@ -61,8 +61,8 @@ from cdi.reconcile.actions import (
     StopWorker,
 )
 from cdi.reconcile.context import WITHOUT_CLAIM, Rejection
+from cdi.reconcile.datavolume.rejection import refusal_of
 from cdi.reconcile.merge_patch import merge_patch
-from cdi.reconcile.rejection import refusal_of
 
 WITH_STATUS = frozenset({"datavolumes", "storageprofiles", "objecttransfers"})
 """Resources with a status subresource."""

@@ -26,8 +26,8 @@ from cdi.kube.resources import (
     Object,
     Resource,
 )
-from cdi.reconcile.lineage import parse_origin
-from cdi.reconcile.storageclass import StorageClass
+from cdi.reconcile.datavolume.lineage import parse_origin
+from cdi.reconcile.storage.classes import StorageClass
 
 _RELEVANT_TO_ALL: Final = frozenset({STORAGE_CLASSES, STORAGE_PROFILES, VOLUME_SNAPSHOT_CLASSES, CDIS, CDI_CONFIGS})
 

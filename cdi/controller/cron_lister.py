@@ -40,8 +40,8 @@ from cdi.reconcile.clone.plan_annotation import requested_source
 from cdi.reconcile.context import PVC, Input, ReconcileContext
 from cdi.reconcile.dataimportcron.context import CloneRight, ImageStream, LocalTask
 from cdi.reconcile.source import Clone, Rejected
-from cdi.reconcile.storageclass import StorageClass
-from cdi.reconcile.storageprofile import SnapshotClass
+from cdi.reconcile.storage.classes import StorageClass
+from cdi.reconcile.storage.profiles import SnapshotClass
 
 
 class InformerCronLister:

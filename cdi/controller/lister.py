@@ -43,13 +43,13 @@ from cdi.kube.resources import (
     Resource,
 )
 from cdi.reconcile.actions import ObjectRef
-from cdi.reconcile.capabilities import ObservedVolume
-from cdi.reconcile.claim_defaults import StorageDefaults, storage_defaults
-from cdi.reconcile.configuration import active_cdi, effective_spec, resolve_config
+from cdi.reconcile.cdi.configuration import active_cdi, effective_spec, resolve_config
 from cdi.reconcile.context import PVC, DataRef, Input, Profile, ResolvedConfig, Service, Volume, Worker, WorkerPodConfig
-from cdi.reconcile.pod_status import worker_from_pod
-from cdi.reconcile.storageclass import StorageClass, default_class, named_or_default
-from cdi.reconcile.storageprofile import SnapshotClass
+from cdi.reconcile.pods.status import worker_from_pod
+from cdi.reconcile.storage.capabilities import ObservedVolume
+from cdi.reconcile.storage.claim_defaults import StorageDefaults, storage_defaults
+from cdi.reconcile.storage.classes import StorageClass, default_class, named_or_default
+from cdi.reconcile.storage.profiles import SnapshotClass
 
 M = TypeVar("M", bound=KubeObject)
 _MODELS = 256

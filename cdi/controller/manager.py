@@ -31,10 +31,10 @@ from cdi.kube.client import Client
 from cdi.kube.jwt import SIGNING_KEY, ensure_signing_key
 from cdi.kube.reflector import WatchEvent
 from cdi.kube.resources import CLAIMS, PODS, SERVICES, Object, Resource
-from cdi.reconcile.configuration import active_cdi
+from cdi.reconcile.cdi.configuration import active_cdi
 from cdi.reconcile.context import Worker, WorkerPodConfig
-from cdi.reconcile.pod_builder import ANN_STORED_JOURNAL, CONTAINER
-from cdi.reconcile.pod_status import WORKERS, worker_from_pod
+from cdi.reconcile.pods.builder import ANN_STORED_JOURNAL, CONTAINER
+from cdi.reconcile.pods.status import WORKERS, worker_from_pod
 
 PROGRESS_PORT = 8443
 SHUTDOWN_TIMEOUT = 20.0

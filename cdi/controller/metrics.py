@@ -38,8 +38,8 @@ from cdi.kube.resources import (
     Object,
     Resource,
 )
-from cdi.reconcile.storageclass import StorageClass, default_class
-from cdi.reconcile.storageprofile import SnapshotClass, is_complete, supports_rwx, supports_smart_clone
+from cdi.reconcile.storage.classes import StorageClass, default_class
+from cdi.reconcile.storage.profiles import SnapshotClass, is_complete, supports_rwx, supports_smart_clone
 
 Values = Callable[[Resource], Iterable[Object]]
 """Function that returns all known objects of a resource."""

@@ -36,7 +36,7 @@ JOURNAL_INTERVAL = 10.0
 """Minimum interval in seconds between two stored journals of one pod."""
 _MAX_RESPONSE = 96 * 1024
 _MAX_JOURNAL = 40 * 1024
-"""Maximum size of a journal, which is also the limit for the next attempt's pod (`cdi.reconcile.pod_builder`)."""
+"""Maximum size of a journal, which is also the limit for the next attempt's pod (`cdi.reconcile.pods.builder`)."""
 _MAX_NOTE = 256
 _MAX_MESSAGE = 1024
 

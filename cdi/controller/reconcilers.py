@@ -54,7 +54,7 @@ from cdi.kube.resources import (
 )
 from cdi.program_versions import program_versions
 from cdi.reconcile.actions import CreateObject, Plan, SetFinalizer, StartWorker
-from cdi.reconcile.configuration import (
+from cdi.reconcile.cdi.configuration import (
     ConfigFacts,
     active_cdi,
     problems,
@@ -74,11 +74,11 @@ from cdi.reconcile.dataimportcron.context import CronContext, settings_of
 from cdi.reconcile.dataimportcron.deletion import plan_deletion
 from cdi.reconcile.dataimportcron.reconcile import reconcile_cron
 from cdi.reconcile.datasource import reconcile_data_source
-from cdi.reconcile.datavolume import reconcile
+from cdi.reconcile.datavolume.reconcile import reconcile
 from cdi.reconcile.invalid_object import report_invalid
-from cdi.reconcile.storageprofile import ProfileFacts, reconcile_orphan, reconcile_storage_profile
-from cdi.reconcile.transfer.context import TransferWorld
-from cdi.reconcile.transfer.reconcile import reconcile_transfer
+from cdi.reconcile.objecttransfer.context import TransferWorld
+from cdi.reconcile.objecttransfer.reconcile import reconcile_transfer
+from cdi.reconcile.storage.profiles import ProfileFacts, reconcile_orphan, reconcile_storage_profile
 
 PLATFORM = Platform(cluster=True)
 CRON_PLATFORM = replace(PLATFORM, image_streams=True)

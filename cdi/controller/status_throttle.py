@@ -19,7 +19,7 @@ from cdi.controller.clone_index import TERMINAL_PHASES
 from cdi.controller.request import Request
 from cdi.kube.resources import CLAIMS, Object
 from cdi.reconcile.actions import Action, CreateObject, PatchObject, Plan
-from cdi.reconcile.annotated_claims import ANN_STATUS
+from cdi.reconcile.datavolume.annotated_claims import ANN_STATUS
 
 MIN_INTERVAL = 1.0
 """Minimum interval in seconds between informational writes for one volume."""

@@ -9,7 +9,7 @@ from cdi.api.phases import TransferPhase
 from cdi.controller.informers import require_valid
 from cdi.controller.request import Request, datavolume
 from cdi.kube.resources import CLAIMS, DATA_VOLUMES, OBJECT_TRANSFERS, PODS, Object
-from cdi.reconcile.transfer.record import lock_finalizer
+from cdi.reconcile.objecttransfer.record import lock_finalizer
 
 if TYPE_CHECKING:
     from cdi.controller.lister import Cache, PodUsageSource
@@ -22,7 +22,7 @@ Place = tuple[str, str]
 
 
 class TransferLister:
-    """Implementation of `cdi.reconcile.transfer.context.TransferFacts` on the watch caches."""
+    """Implementation of `cdi.reconcile.objecttransfer.context.TransferFacts` on the watch caches."""
 
     def __init__(self, watches: Cache, users: PodUsageSource) -> None:
         self._watches = watches

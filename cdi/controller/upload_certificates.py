@@ -6,7 +6,7 @@
 
 Beside another CDI their names have another prefix (`cdi.api.names.prefixed_name`).
 
-An upload server's certificate is created with its pod (`cdi.reconcile.upload_server`) and renewed here. Errors do not
+An upload server's certificate is created with its pod (`cdi.reconcile.datavolume.upload_server`) and renewed here. Errors do not
 affect imports: they are logged and the operation is retried.
 """
 
@@ -35,7 +35,7 @@ from cdi.kube.certificates import CertificateConfig, Lifetimes, ensure_certifica
 from cdi.kube.client import Client
 from cdi.kube.resources import CLAIMS, Object
 from cdi.reconcile.context import Service
-from cdi.reconcile.upload_server import certificate
+from cdi.reconcile.datavolume.upload_server import certificate
 
 PROXY: Final = "cdi-uploadproxy"
 """Name of the proxy's Service."""

@@ -24,7 +24,7 @@ from cdi.explain.source_check import Ask, examine
 from cdi.explain.source_probe import Prober
 from cdi.image.sizes import format_size
 from cdi.kube.resources import QUOTAS, Object
-from cdi.reconcile.claim_defaults import overhead_of
+from cdi.reconcile.storage.claim_defaults import overhead_of
 from cdi.remote.client import ClusterClient
 from cdi.transfer.control import TransferControl
 

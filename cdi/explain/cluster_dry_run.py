@@ -29,10 +29,10 @@ from cdi.reconcile.clone.plan_annotation import ANN_SOURCE_UID, ANNOTATION
 from cdi.reconcile.clone.size_detection import unknown_size
 from cdi.reconcile.context import Operation, Platform, ReconcileContext, Retries
 from cdi.reconcile.context_builder import build_context
-from cdi.reconcile.datavolume import reconcile
-from cdi.reconcile.result import operation_of
+from cdi.reconcile.datavolume.reconcile import reconcile
+from cdi.reconcile.datavolume.result import operation_of
 from cdi.reconcile.source import Clone, resolve_source
-from cdi.reconcile.storageclass import StorageClass
+from cdi.reconcile.storage.classes import StorageClass
 from cdi.store.base import Key
 
 PLATFORM: Final = Platform(cluster=True)

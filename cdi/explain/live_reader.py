@@ -16,7 +16,7 @@ from cdi.controller.pod_usage import users_of
 from cdi.kube.resources import CLAIMS, CONFIG_MAPS, PODS, SECRETS, VOLUMES, Object, Resource
 from cdi.kube.sync import SyncClient
 from cdi.reconcile.actions import ObjectRef
-from cdi.reconcile.configuration import INSTALL_NAMESPACE
+from cdi.reconcile.cdi.configuration import INSTALL_NAMESPACE
 from cdi.reconcile.context import Input, Platform, ReconcileContext, WorkerPodConfig
 
 SIMULATED: Final = "explained"

@@ -22,9 +22,9 @@ from cdi.local.lister import WATCHED, Observed, Setting
 from cdi.private_directory import private_directory
 from cdi.reconcile.actions import Mount, ObjectRef
 from cdi.reconcile.context import PVC, ReconcileContext, VolumeLayout
-from cdi.reconcile.job_builder import WorkerSpec, prepare
+from cdi.reconcile.datavolume.upload_request import UploadRequest
+from cdi.reconcile.pods.job import WorkerSpec, prepare
 from cdi.reconcile.source import Clone, ExternalPopulator, Import, Pending, Rejected, Upload, resolve_source
-from cdi.reconcile.upload_request import UploadRequest
 from cdi.source.open import open_source
 from cdi.store.base import Store
 from cdi.transfer.control import TransferControl

@@ -23,8 +23,7 @@ from cdi.api.storageprofile import StorageProfile
 from cdi.api.validation import parse
 from cdi.local.home import Home
 from cdi.reconcile.actions import ObjectRef
-from cdi.reconcile.claim_defaults import StorageDefaults
-from cdi.reconcile.configuration import active_cdi, resolve_config
+from cdi.reconcile.cdi.configuration import active_cdi, resolve_config
 from cdi.reconcile.context import (
     PVC,
     Input,
@@ -38,7 +37,8 @@ from cdi.reconcile.context import (
     VolumeLayout,
     Worker,
 )
-from cdi.reconcile.storageclass import StorageClass
+from cdi.reconcile.storage.claim_defaults import StorageDefaults
+from cdi.reconcile.storage.classes import StorageClass
 from cdi.store.base import Change, Key, Object
 
 PLATFORM = Platform(local_files=True)

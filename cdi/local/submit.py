@@ -14,8 +14,8 @@ from cdi.client.backend import Backend
 from cdi.client.request import Request
 from cdi.client.request_to_manifests import Manifests, build_manifests, owned
 from cdi.local.backend import LocalBackend
-from cdi.reconcile import upload_request as uploads
-from cdi.reconcile.upload_request import UploadRequest
+from cdi.reconcile.datavolume import upload_request as uploads
+from cdi.reconcile.datavolume.upload_request import UploadRequest
 
 
 def submit(

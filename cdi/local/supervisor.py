@@ -39,14 +39,14 @@ from cdi.local.processes import GUARD, Processes, rotate
 from cdi.local.provisioner import Provisioner
 from cdi.local.tasks import Task, Tasks
 from cdi.local.trouble import Troubles
-from cdi.reconcile import upload_request as uploads
 from cdi.reconcile.actions import Plan, StartWorker
 from cdi.reconcile.dataimportcron.deletion import plan_deletion
 from cdi.reconcile.dataimportcron.reconcile import reconcile_cron
 from cdi.reconcile.datasource import reconcile_data_source
-from cdi.reconcile.datavolume import reconcile
+from cdi.reconcile.datavolume import upload_request as uploads
+from cdi.reconcile.datavolume.reconcile import reconcile
+from cdi.reconcile.datavolume.upload_request import UploadRequest
 from cdi.reconcile.invalid_object import report_invalid
-from cdi.reconcile.upload_request import UploadRequest
 from cdi.store.base import Change, Key, Object
 from cdi.store.file_store import LocalStore
 

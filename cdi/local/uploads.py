@@ -19,11 +19,11 @@ from cdi.local.launcher import Launcher
 from cdi.local.lister import WATCHED, Observed, Setting
 from cdi.local.supervisor import ensure_supervisor
 from cdi.local.tasks import Tasks
-from cdi.reconcile import upload_request as uploads
 from cdi.reconcile.actions import StartWorker
-from cdi.reconcile.attempts import ANNOTATION, AttemptHistory
-from cdi.reconcile.datavolume import reconcile
-from cdi.reconcile.upload_request import UploadRequest
+from cdi.reconcile.datavolume import upload_request as uploads
+from cdi.reconcile.datavolume.attempts import ANNOTATION, AttemptHistory
+from cdi.reconcile.datavolume.reconcile import reconcile
+from cdi.reconcile.datavolume.upload_request import UploadRequest
 from cdi.store.base import Key, Object, update_with_retry
 from cdi.store.file_store import LocalStore
 

@@ -13,11 +13,11 @@ from cdi.api.job import Failure, Outcome, Progress, Proxy
 from cdi.api.overhead import NO_OVERHEAD
 from cdi.api.populators import VolumeImportSource, VolumeUploadSource
 from cdi.reconcile.actions import Action, ObjectRef
-from cdi.reconcile.storageclass import StorageClass
+from cdi.reconcile.storage.classes import StorageClass
 
 if TYPE_CHECKING:
-    from cdi.reconcile.claim_defaults import StorageDefaults  # which needs `ResolvedConfig`
     from cdi.reconcile.clone.lister import CloneLister
+    from cdi.reconcile.storage.claim_defaults import StorageDefaults  # which needs `ResolvedConfig`
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -209,7 +209,7 @@ class WorkerPodConfig:
     resources: Mapping[str, Any] = field(default_factory=dict)
     """CDIConfig's podResourceRequirements as an API object (``limits``, ``requests``).
 
-    Omitted values get the defaults of `cdi.reconcile.pod_builder`.
+    Omitted values get the defaults of `cdi.reconcile.pods.builder`.
     """
     placement: Mapping[str, Any] = field(default_factory=dict)
     """The CDI object's ``spec.workload`` as an API object: ``nodeSelector``, ``affinity``, ``tolerations``."""
@@ -323,7 +323,7 @@ class Lister(Protocol):
     def storage_class(self, name: str) -> StorageClass | None: ...
 
     def default_storage_class(self, *, virtualization: bool) -> StorageClass | None:
-        """Return the class for PVCs that name none (`cdi.reconcile.storageclass.default_class`).
+        """Return the class for PVCs that name none (`cdi.reconcile.storage.classes.default_class`).
 
         Args:
             virtualization: Prefer the default class for virtual machines.
@@ -351,7 +351,7 @@ class Lister(Protocol):
     def service(self, namespace: str, name: str) -> Service | None: ...
 
     def worker(self, namespace: str, pod: str) -> Worker | None:
-        """Return the worker in the pod of this name, as parsed by `cdi.reconcile.pod_status.worker_from_pod`."""
+        """Return the worker in the pod of this name, as parsed by `cdi.reconcile.pods.status.worker_from_pod`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -360,7 +360,7 @@ class Rejection:
 
     action: Action
     failure: Failure
-    """The failure made from the `CdiError` by `cdi.reconcile.rejection.refusal_of`."""
+    """The failure made from the `CdiError` by `cdi.reconcile.datavolume.rejection.refusal_of`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

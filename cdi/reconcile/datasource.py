@@ -12,8 +12,8 @@ from cdi.api.sources import SourcePvc, SourceSnapshot
 from cdi.reconcile.actions import PatchObject, Plan
 from cdi.reconcile.clone.lister import CloneLister, Snapshot
 from cdi.reconcile.context import PVC, Lister, Platform
+from cdi.reconcile.datavolume.status import ConditionValue, conditions, false, true
 from cdi.reconcile.source import UnresolvedDataSource, resolve_data_source
-from cdi.reconcile.status import ConditionValue, conditions, false, true
 
 
 def reconcile_data_source(

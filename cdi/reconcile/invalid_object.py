@@ -16,7 +16,7 @@ from cdi.api.errors import CdiError
 from cdi.api.meta import Condition
 from cdi.api.phases import PROGRESS_UNKNOWN, ConditionType, Phase, Reason
 from cdi.reconcile.actions import Event, Plan
-from cdi.reconcile.status import ConditionValue, conditions, false
+from cdi.reconcile.datavolume.status import ConditionValue, conditions, false
 
 _FINAL: Final = (Phase.SUCCEEDED, Phase.FAILED)
 _ASPECTS: Final[Mapping[str, tuple[ConditionType, ...]]] = {

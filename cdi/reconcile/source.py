@@ -26,17 +26,17 @@ from cdi.api.sources import (
     SourceUpload,
     SourceVddk,
 )
-from cdi.reconcile.annotated_claims import (
+from cdi.reconcile.clone.lister import SourceKind as CloneKind
+from cdi.reconcile.clone.plan_annotation import requested_source
+from cdi.reconcile.context import PVC, DataRef, Lister, Platform, ReconcileContext
+from cdi.reconcile.datavolume.annotated_claims import (
     names_clone_source,
     names_import_source,
     names_upload_source,
     recorded_source,
 )
-from cdi.reconcile.clone.lister import SourceKind as CloneKind
-from cdi.reconcile.clone.plan_annotation import requested_source
-from cdi.reconcile.context import PVC, DataRef, Lister, Platform, ReconcileContext
-from cdi.reconcile.status_table import WITHOUT_SOURCE
-from cdi.reconcile.upload_target import UPLOAD_SOURCE
+from cdi.reconcile.datavolume.status_table import WITHOUT_SOURCE
+from cdi.reconcile.datavolume.upload_target import UPLOAD_SOURCE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

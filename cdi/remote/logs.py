@@ -9,7 +9,7 @@ from cdi.api.errors import NotFound
 from cdi.api.phases import Phase
 from cdi.client.status_view import phase_of
 from cdi.kube.resources import CLAIMS, DATA_VOLUMES, PODS, Object
-from cdi.reconcile.pod_status import last_termination
+from cdi.reconcile.pods.status import last_termination
 from cdi.remote.client import ClusterClient
 from cdi.remote.watch import Feed, Scope
 from cdi.remote.worker_lookup import CONTAINER, container_status, find_filling

@@ -63,7 +63,9 @@ def outcome_of(filling: Filling) -> Outcome | None:
     Returns None if it has not ended, or left nothing readable.
     """
     if filling.pod is not None:
-        from cdi.reconcile.pod_status import last_termination  # imports the API models, which other lookups do not need
+        from cdi.reconcile.pods.status import (
+            last_termination,  # imports the API models, which other lookups do not need
+        )
 
         ended = last_termination(container_status(filling.pod)) or {}
         with contextlib.suppress(ValueError, TypeError, KeyError):
@@ -73,7 +75,7 @@ def outcome_of(filling: Filling) -> Outcome | None:
 
 
 def _recorded(filling: Filling) -> Outcome | None:
-    from cdi.reconcile.result import IMAGE  # as above
+    from cdi.reconcile.datavolume.result import IMAGE  # as above
 
     notes = notes_of(filling.claim)
     if filling.claim is None or f"{IMAGE}format" not in notes:

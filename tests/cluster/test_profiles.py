@@ -14,9 +14,7 @@ import pytest
 from cdi.api.installation import CDI
 from cdi.api.validation import parse
 from cdi.reconcile.actions import CreateObject, DeleteObject, PatchObject
-from cdi.reconcile.capabilities import ObservedVolume
-from cdi.reconcile.claim_defaults import default_claim, storage_defaults
-from cdi.reconcile.configuration import (
+from cdi.reconcile.cdi.configuration import (
     ConfigFacts,
     Installed,
     problems,
@@ -24,8 +22,10 @@ from cdi.reconcile.configuration import (
     reconcile_installation,
     resolve_config,
 )
-from cdi.reconcile.storageclass import StorageClass
-from cdi.reconcile.storageprofile import ProfileFacts, SnapshotClass, reconcile_orphan, reconcile_storage_profile
+from cdi.reconcile.storage.capabilities import ObservedVolume
+from cdi.reconcile.storage.claim_defaults import default_claim, storage_defaults
+from cdi.reconcile.storage.classes import StorageClass
+from cdi.reconcile.storage.profiles import ProfileFacts, SnapshotClass, reconcile_orphan, reconcile_storage_profile
 from tests.cluster.cdi import controller
 from tests.cluster.kubectl import Document, Kubectl, KubectlError
 

@@ -13,8 +13,8 @@ import pytest
 from cdi.api import names
 from cdi.api.errors import Retry, SourceNotFound
 from cdi.api.phases import Phase
-from cdi.reconcile.status_cases import CASES, Case
-from cdi.reconcile.status_table import COMPLETE, EVENTS, OPERATIONS, Course
+from cdi.reconcile.datavolume.status_cases import CASES, Case
+from cdi.reconcile.datavolume.status_table import COMPLETE, EVENTS, OPERATIONS, Course
 from tests.cluster.cdi import controller
 from tests.cluster.event_log import following
 from tests.cluster.objects import claim, snapshot

@@ -22,7 +22,7 @@ from cdi.api.names import (
 )
 from cdi.reconcile.actions import EnsureCertificate
 from cdi.reconcile.clone.plan_annotation import ANN_SOURCE_UID, ANN_TARGET, LABEL_TEMPORARY
-from cdi.reconcile.pod_builder import (
+from cdi.reconcile.pods.builder import (
     ANN_JOB,
     ANN_LIMITS,
     ANNOTATIONS,

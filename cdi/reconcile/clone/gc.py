@@ -14,8 +14,6 @@ from cdi.api.copy import TICKET_PREFIX
 from cdi.api.names import ANN_POD_PHASE
 from cdi.api.storageprofile import CloneStrategy
 from cdi.reconcile.actions import DeleteObject, PatchObject, Plan
-from cdi.reconcile.attempts import ANNOTATION as LEDGER
-from cdi.reconcile.attempts import AttemptHistory
 from cdi.reconcile.clone.lister import SizeDetectionPod, Snapshot, SourcePod
 from cdi.reconcile.clone.plan_annotation import (
     ANN_SOURCE_UID,
@@ -26,6 +24,8 @@ from cdi.reconcile.clone.plan_annotation import (
     temporary_pvc,
 )
 from cdi.reconcile.clone.size_detection import is_wanted
+from cdi.reconcile.datavolume.attempts import ANNOTATION as LEDGER
+from cdi.reconcile.datavolume.attempts import AttemptHistory
 
 if TYPE_CHECKING:
     from cdi.api.datavolume import DataVolume

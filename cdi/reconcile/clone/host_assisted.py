@@ -37,17 +37,17 @@ from cdi.reconcile.clone.plan_annotation import ANNOTATION as RECORD
 from cdi.reconcile.clone.plan_annotation import ClonePlanRecord
 from cdi.reconcile.clone.snapshot_restore import resolve_restored
 from cdi.reconcile.clone.source import facts, source_in_use
-from cdi.reconcile.job_builder import WorkerSpec, file_size
-from cdi.reconcile.pod_builder import claim_owner, retains_after_completion
+from cdi.reconcile.pods.builder import claim_owner, retains_after_completion
+from cdi.reconcile.pods.job import WorkerSpec, file_size
 from cdi.reconcile.source import Clone, Pending, Rejected
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from cdi.reconcile.attempts import AttemptHistory
     from cdi.reconcile.clone.source import CloneSource
     from cdi.reconcile.context import PVC, ReconcileContext, VolumeLayout, Worker
-    from cdi.reconcile.result import Result
+    from cdi.reconcile.datavolume.attempts import AttemptHistory
+    from cdi.reconcile.datavolume.result import Result
 
 REQUEUE_DELAY: Final = 5.0
 """Seconds before a failed source pod is recreated."""

@@ -12,7 +12,7 @@ from cdi.api.storageprofile import CloneStrategy
 
 if TYPE_CHECKING:
     from cdi.api.populators import VolumeCloneSource
-    from cdi.reconcile.storageclass import StorageClass
+    from cdi.reconcile.storage.classes import StorageClass
 
 SourceKind = Literal["PersistentVolumeClaim", "VolumeSnapshot"]
 

@@ -20,8 +20,6 @@ from cdi.api.names import (
     joined,
 )
 from cdi.api.quantity import Quantity
-from cdi.reconcile.annotated_claims import CLONE_SOURCE
-from cdi.reconcile.claim_builder import build_prime, owner_reference
 from cdi.reconcile.clone.plan_annotation import (
     ANN_SOURCE_UID,
     ANN_TARGET,
@@ -30,7 +28,9 @@ from cdi.reconcile.clone.plan_annotation import (
     temporary_pvc,
 )
 from cdi.reconcile.clone.source import CloneSource
-from cdi.reconcile.pod_builder import (
+from cdi.reconcile.datavolume.annotated_claims import CLONE_SOURCE
+from cdi.reconcile.datavolume.claim_builder import build_prime, owner_reference
+from cdi.reconcile.pods.builder import (
     DEVICE,
     DIRECTORY,
     USER,
@@ -44,7 +44,7 @@ from cdi.reconcile.source import Clone
 if TYPE_CHECKING:
     from cdi.api.datavolume import DataVolume
     from cdi.reconcile.context import PVC, ReconcileContext
-    from cdi.reconcile.storageclass import StorageClass
+    from cdi.reconcile.storage.classes import StorageClass
 
 SNAPSHOT_GROUP: Final = "snapshot.storage.k8s.io"
 COMPONENT: Final = "cdi-clone-preparation"

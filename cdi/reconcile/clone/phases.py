@@ -4,7 +4,7 @@
                     └── temporary PVC from the source ────── expanded ── rebound        (csi-clone)
                     └── pods that copy                                                  (copy)
 
-The temporary PVC is filled in place of the target, and `cdi.reconcile.rebind` rebinds its volume. The source is
+The temporary PVC is filled in place of the target, and `cdi.reconcile.datavolume.rebind` rebinds its volume. The source is
 never modified: it is only read, or named in a ``dataSource`` or snapshot.
 """
 
@@ -44,15 +44,15 @@ from cdi.reconcile.clone.snapshot_restore import cannot_restore, is_known, resto
 from cdi.reconcile.clone.source import CloneSource, facts, find, source_in_use
 from cdi.reconcile.clone.status import clone_in_progress, clone_pending
 from cdi.reconcile.clone.validation import refusal
-from cdi.reconcile.lineage import inherited_origin, mark_clone, source_warnings
-from cdi.reconcile.provisioning import is_populated, provisioning_blocker
-from cdi.reconcile.rebind import recreate_prime, volume_of
-from cdi.reconcile.result import Result, failed, pending
+from cdi.reconcile.datavolume.lineage import inherited_origin, mark_clone, source_warnings
+from cdi.reconcile.datavolume.provisioning import is_populated, provisioning_blocker
+from cdi.reconcile.datavolume.rebind import recreate_prime, volume_of
+from cdi.reconcile.datavolume.result import Result, failed, pending
 from cdi.reconcile.source import Clone, Pending, Rejected
 
 if TYPE_CHECKING:
-    from cdi.reconcile.attempts import AttemptHistory
     from cdi.reconcile.context import PVC, ReconcileContext
+    from cdi.reconcile.datavolume.attempts import AttemptHistory
 
 PHASE_TIMEOUT: Final = 1800.0
 """Default timeout of a strategy in seconds; an annotation overrides it (`cdi.api.policy`)."""

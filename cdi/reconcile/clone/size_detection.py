@@ -17,11 +17,11 @@ from cdi.api.errors import Retry
 from cdi.api.names import ANN_CONTENT_TYPE, GROUP
 from cdi.api.phases import Reason
 from cdi.reconcile.actions import Action, CreateObject, DeleteObject, PatchObject
-from cdi.reconcile.claim_defaults import overhead_of
 from cdi.reconcile.clone.manifests import build_size_detection_pod, measurement_pod
 from cdi.reconcile.clone.source import CloneSource, detected_size, facts, source_in_use
-from cdi.reconcile.result import Result, pending
+from cdi.reconcile.datavolume.result import Result, pending
 from cdi.reconcile.source import Pending
+from cdi.reconcile.storage.claim_defaults import overhead_of
 
 if TYPE_CHECKING:
     from cdi.api.datavolume import DataVolume

@@ -20,15 +20,15 @@ from cdi.reconcile.clone.manifests import build_restored_pvc
 from cdi.reconcile.clone.plan_annotation import ANN_SOURCE_UID, LABEL_TEMPORARY, ClonePlanRecord
 from cdi.reconcile.clone.source import CloneSource, facts, find
 from cdi.reconcile.clone.status import clone_in_progress, clone_pending
-from cdi.reconcile.job_builder import content_type
-from cdi.reconcile.rebind import recreate_prime
-from cdi.reconcile.result import Result, failed
+from cdi.reconcile.datavolume.rebind import recreate_prime
+from cdi.reconcile.datavolume.result import Result, failed
+from cdi.reconcile.pods.job import content_type
 from cdi.reconcile.source import Clone, Pending, Rejected
 
 if TYPE_CHECKING:
     from cdi.reconcile.clone.lister import SourceKind
     from cdi.reconcile.context import PVC, ReconcileContext
-    from cdi.reconcile.storageclass import StorageClass
+    from cdi.reconcile.storage.classes import StorageClass
 
 
 def temporary_name(kind: SourceKind, uid: str) -> str:

@@ -17,11 +17,11 @@ from cdi.api.names import (
 from cdi.api.overhead import required, usable
 from cdi.api.phases import EventReason, Reason
 from cdi.api.quantity import Quantity, human
-from cdi.reconcile.claim_defaults import overhead_of
 from cdi.reconcile.clone.lister import CloneLister, Snapshot, SourceKind
 from cdi.reconcile.clone.planner import Source
-from cdi.reconcile.result import DISK_SIZE, VOLUME_SIZE
+from cdi.reconcile.datavolume.result import DISK_SIZE, VOLUME_SIZE
 from cdi.reconcile.source import Clone, Pending, Rejected, unpopulated_reason, without_source
+from cdi.reconcile.storage.claim_defaults import overhead_of
 
 if TYPE_CHECKING:
     from cdi.reconcile.context import PVC, ReconcileContext

@@ -18,8 +18,8 @@ from cdi.api.quantity import human
 from cdi.api.storageprofile import CloneStrategy
 from cdi.reconcile.actions import Action, Event, PatchObject
 from cdi.reconcile.clone.plan_annotation import ClonePlanRecord
-from cdi.reconcile.result import Result, bound_condition
-from cdi.reconcile.status import DataVolumeState, false
+from cdi.reconcile.datavolume.result import Result, bound_condition
+from cdi.reconcile.datavolume.status import DataVolumeState, false
 
 if TYPE_CHECKING:
     from cdi.api.datavolume import DataVolume

@@ -21,8 +21,6 @@ from cdi.api.phases import Phase, Reason
 from cdi.api.quantity import Quantity
 from cdi.api.storageprofile import CloneStrategy
 from cdi.reconcile.actions import Action, CreateObject
-from cdi.reconcile.claim_builder import build_claim
-from cdi.reconcile.claim_defaults import MIN_CLAIM_SIZE, default_size
 from cdi.reconcile.clone.authorization import authorize
 from cdi.reconcile.clone.manifests import build_clone_source, clone_source_ref
 from cdi.reconcile.clone.phases import plan, shared_snapshot
@@ -36,18 +34,20 @@ from cdi.reconcile.clone.size_detection import depends_on_disk, detect_size
 from cdi.reconcile.clone.source import CloneSource, facts, find, size_for, source_in_use, target_too_small
 from cdi.reconcile.clone.validation import invalid, is_known_strategy, is_validated_first
 from cdi.reconcile.context import PVC, DataRef
-from cdi.reconcile.invalid_claim import claim_not_valid
-from cdi.reconcile.lineage import inherited_origin, mark_clone, source_warnings
-from cdi.reconcile.provisioning import (
+from cdi.reconcile.datavolume.claim_builder import build_claim
+from cdi.reconcile.datavolume.invalid_claim import claim_not_valid
+from cdi.reconcile.datavolume.lineage import inherited_origin, mark_clone, source_warnings
+from cdi.reconcile.datavolume.provisioning import (
     class_of,
     provisioner_annotations,
     provisioning_blocker,
     uses_populator,
     uses_virt_default_class,
 )
-from cdi.reconcile.result import Result, failed, pending
+from cdi.reconcile.datavolume.result import Result, failed, pending
+from cdi.reconcile.datavolume.status import DataVolumeState, false
 from cdi.reconcile.source import Clone, Pending, Rejected
-from cdi.reconcile.status import DataVolumeState, false
+from cdi.reconcile.storage.claim_defaults import MIN_CLAIM_SIZE, default_size
 
 if TYPE_CHECKING:
     from cdi.reconcile.context import ReconcileContext
@@ -110,7 +110,7 @@ def _body(context: ReconcileContext, origin: Clone, found: CloneSource) -> dict[
     """Return the PVC's manifest, or the result that applies until its size is known.
 
     Raises:
-        CdiError: Any error of `cdi.reconcile.claim_builder.build_claim`.
+        CdiError: Any error of `cdi.reconcile.datavolume.claim_builder.build_claim`.
         InvalidManifest: The size is neither given nor known from the source.
 
     """

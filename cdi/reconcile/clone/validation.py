@@ -18,9 +18,9 @@ from cdi.api.storageprofile import CloneStrategy
 from cdi.reconcile.actions import Event
 from cdi.reconcile.clone.plan_annotation import requested_strategy
 from cdi.reconcile.clone.source import CloneSource, target_too_small
-from cdi.reconcile.result import Result, bound_condition
+from cdi.reconcile.datavolume.result import Result, bound_condition
+from cdi.reconcile.datavolume.status import DataVolumeState, false
 from cdi.reconcile.source import Pending
-from cdi.reconcile.status import DataVolumeState, false
 
 if TYPE_CHECKING:
     from cdi.api.datavolume import DataVolume

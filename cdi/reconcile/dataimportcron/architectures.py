@@ -26,7 +26,7 @@ from cdi.reconcile.dataimportcron.channels import delete_channels
 from cdi.reconcile.dataimportcron.context import CronContext
 from cdi.reconcile.dataimportcron.data_source import plan_data_source
 from cdi.reconcile.dataimportcron.poll_record import PollRecord
-from cdi.reconcile.status import ConditionValue, false, true
+from cdi.reconcile.datavolume.status import ConditionValue, false, true
 
 LABEL_ARCHITECTURE: Final = "template.kubevirt.io/architecture"
 LABEL_DATA_SOURCE_NAME: Final = f"{GROUP}/storage.import.datasource-name"

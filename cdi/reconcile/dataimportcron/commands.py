@@ -36,7 +36,7 @@ from cdi.reconcile.dataimportcron.context import CronContext
 from cdi.reconcile.dataimportcron.objects import delete_data_volume, delete_snapshot, objects_of
 from cdi.reconcile.dataimportcron.pinning import is_pinnable, provides
 from cdi.reconcile.dataimportcron.versions import History, VersionNotFound, is_offerable
-from cdi.reconcile.lineage import parse_origin
+from cdi.reconcile.datavolume.lineage import parse_origin
 
 INVALID_COMMAND: Final = "InvalidGoldenCommand"
 MAX_PROBLEM: Final = 900

@@ -22,7 +22,7 @@ from cdi.reconcile.dataimportcron.objects import VersionObjects
 from cdi.reconcile.dataimportcron.poll import Trouble
 from cdi.reconcile.dataimportcron.proof_result import REGULAR
 from cdi.reconcile.dataimportcron.storage_class import Storage
-from cdi.reconcile.status import ConditionValue, conditions, false, true
+from cdi.reconcile.datavolume.status import ConditionValue, conditions, false, true
 
 UP_TO_DATE: Final = true(Reason.UP_TO_DATE, "Latest import is up to date")
 OUTDATED: Final = false(Reason.OUTDATED, "Source digest updated since last import")

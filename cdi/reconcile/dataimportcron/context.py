@@ -17,11 +17,11 @@ from cdi.api.storageprofile import StorageProfile
 from cdi.reconcile.actions import ObjectRef
 from cdi.reconcile.clone.lister import Snapshot
 from cdi.reconcile.context import PVC, Input, Platform, Rejection, ResolvedConfig
-from cdi.reconcile.pod_builder import INPUTS
-from cdi.reconcile.storageclass import StorageClass
+from cdi.reconcile.pods.builder import INPUTS
+from cdi.reconcile.storage.classes import StorageClass
 
 if TYPE_CHECKING:
-    from cdi.reconcile.storageprofile import SnapshotClass
+    from cdi.reconcile.storage.profiles import SnapshotClass
 
 Body = Mapping[str, Any]
 """An API object, which must not be modified."""
@@ -106,7 +106,7 @@ class CronLister(Protocol):
     def storage_class(self, name: str) -> StorageClass | None: ...
 
     def default_storage_class(self, *, virtualization: bool) -> StorageClass | None:
-        """Return the class for PVCs that name none (`cdi.reconcile.storageclass.default_class`)."""
+        """Return the class for PVCs that name none (`cdi.reconcile.storage.classes.default_class`)."""
 
     def storage_profile(self, storage_class: str) -> StorageProfile | None: ...
 

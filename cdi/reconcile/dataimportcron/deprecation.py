@@ -1,6 +1,6 @@
 """Deprecation: what clones need to know about a version, as annotations of its objects.
 
-A clone reads them from its source (`cdi.reconcile.lineage`) and needs no look at the DataImportCron.
+A clone reads them from its source (`cdi.reconcile.datavolume.lineage`) and needs no look at the DataImportCron.
 """
 
 from __future__ import annotations

@@ -33,7 +33,7 @@ from cdi.reconcile.dataimportcron.objects import VersionObjects, delete_data_vol
 from cdi.reconcile.dataimportcron.pinning import follows_image_stream, image_reference, pin_source, provides
 from cdi.reconcile.dataimportcron.storage_class import Storage
 from cdi.reconcile.dataimportcron.versions import History
-from cdi.reconcile.status import ConditionValue, false, true
+from cdi.reconcile.datavolume.status import ConditionValue, false, true
 
 DELETION_INTERVAL: Final = 1.0
 """Seconds until it is checked again whether a deleted volume is gone."""

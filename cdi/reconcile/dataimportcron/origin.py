@@ -47,7 +47,7 @@ from cdi.reconcile.context import PVC
 from cdi.reconcile.dataimportcron.context import Body, CronContext
 from cdi.reconcile.dataimportcron.objects import patch_volume, plural_of
 from cdi.reconcile.dataimportcron.versions import History
-from cdi.reconcile.pod_builder import CONTAINER, restricted_pod_spec, scheduling, worker_container
+from cdi.reconcile.pods.builder import CONTAINER, restricted_pod_spec, scheduling, worker_container
 
 COMPONENT: Final = "cdi-record-signer"
 ANN_STATEMENT: Final = f"{GROUP}/golden.statement"

@@ -30,8 +30,7 @@ from cdi.reconcile.actions import MirrorObject, ObjectRef
 from cdi.reconcile.dataimportcron.context import CronContext
 from cdi.reconcile.dataimportcron.labels import MANAGED_LABELS
 from cdi.reconcile.dataimportcron.poll_observed import CONTAINER, IMAGE_CONTAINER
-from cdi.reconcile.job_builder import PollSpec
-from cdi.reconcile.pod_builder import (
+from cdi.reconcile.pods.builder import (
     ANN_JOB,
     ANN_SPEC,
     ANNOTATIONS,
@@ -43,6 +42,7 @@ from cdi.reconcile.pod_builder import (
     scheduling,
     worker_container,
 )
+from cdi.reconcile.pods.job import PollSpec
 
 ANN_REQUIRED_SCC: Final = "openshift.io/required-scc"
 _SHARED: Final = "/shared"

@@ -9,9 +9,9 @@ from cdi.reconcile.dataimportcron.context import Body, CronContext
 from cdi.reconcile.dataimportcron.poll_manifests import cron_job_spec, job_name, spec_digest
 from cdi.reconcile.dataimportcron.poll_observed import ObservedPoll, poll_of_job, poll_of_pod, poll_of_task
 from cdi.reconcile.dataimportcron.poll_source import keeps_cron_job, method_of, prepared_poll
-from cdi.reconcile.job_builder import PollSpec
 from cdi.reconcile.merge_patch import merge_patch
-from cdi.reconcile.pod_builder import ANN_SPEC
+from cdi.reconcile.pods.builder import ANN_SPEC
+from cdi.reconcile.pods.job import PollSpec
 from cdi.reconcile.source import Pending
 
 

@@ -13,7 +13,7 @@ from cdi.api.poll import PollResult
 from cdi.api.sources import SourceGcs, SourceHttp, SourcePvc, SourceRegistry, SourceS3
 from cdi.reconcile.dataimportcron.context import Body, CronContext
 from cdi.reconcile.dataimportcron.poll_observed import failed
-from cdi.reconcile.job_builder import PollSpec, prepare_poll
+from cdi.reconcile.pods.job import PollSpec, prepare_poll
 from cdi.reconcile.source import Pending
 
 _MIN_DIGEST: Final = 12

@@ -48,8 +48,8 @@ from cdi.reconcile.dataimportcron.proof_result import (
     report_result,
     waiting_for,
 )
-from cdi.reconcile.pod_builder import ANN_ATTEMPT, ANN_FINGERPRINT, ANN_SPEC
-from cdi.reconcile.pod_status import Termination, created_at, is_started, pending_reason, termination
+from cdi.reconcile.pods.builder import ANN_ATTEMPT, ANN_FINGERPRINT, ANN_SPEC
+from cdi.reconcile.pods.status import Termination, created_at, is_started, pending_reason, termination
 
 MAX_ACTIVE: Final = 8
 """Proof pods of all DataImportCrons at a time."""

@@ -24,7 +24,7 @@ from cdi.api.names import (
 from cdi.api.proof import ProofJob
 from cdi.reconcile.context import PVC, ResolvedConfig
 from cdi.reconcile.dataimportcron.context import CronContext
-from cdi.reconcile.pod_builder import (
+from cdi.reconcile.pods.builder import (
     ANN_ATTEMPT,
     ANN_FINGERPRINT,
     ANN_JOB,

@@ -61,8 +61,8 @@ from cdi.reconcile.dataimportcron.proof import plan_proof
 from cdi.reconcile.dataimportcron.retention import plan_retention
 from cdi.reconcile.dataimportcron.storage_class import ClassStep, Storage, plan_storage_class, storage_in_force
 from cdi.reconcile.dataimportcron.versions import BAD, History, is_offerable
-from cdi.reconcile.result import VERIFIED_BY
-from cdi.reconcile.status import ConditionValue
+from cdi.reconcile.datavolume.result import VERIFIED_BY
+from cdi.reconcile.datavolume.status import ConditionValue
 
 OPTIONAL: Final = (ConditionType.POLLED, ConditionType.GOLDEN_SETTINGS)
 """Conditions that are present only while there is something to say."""

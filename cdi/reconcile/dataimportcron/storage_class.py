@@ -16,7 +16,7 @@ from cdi.api.storageprofile import CronSourceFormat, StorageProfile
 from cdi.reconcile.actions import Action
 from cdi.reconcile.dataimportcron.context import CronContext
 from cdi.reconcile.dataimportcron.objects import VersionObjects, delete_data_volume, delete_snapshot, delete_volume
-from cdi.reconcile.storageclass import StorageClass
+from cdi.reconcile.storage.classes import StorageClass
 
 CLASS_FROM_PROFILE: Final = "VolumeSnapshotClass selected according to StorageProfile"
 DEFAULT_CLASS: Final = "Default VolumeSnapshotClass selected"

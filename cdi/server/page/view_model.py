@@ -13,7 +13,7 @@ from cdi.api.quantity import Quantity
 from cdi.api.status_detail import status_detail
 from cdi.client.backend import Advance, Fraction
 from cdi.image.sizes import format_size
-from cdi.reconcile.lineage import source_notice
+from cdi.reconcile.datavolume.lineage import source_notice
 
 Tone = Literal["good", "bad", "wait", "work"]
 

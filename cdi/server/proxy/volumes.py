@@ -23,7 +23,7 @@ from cdi.api.names import (
 from cdi.api.upload_protocol import SERVER_PORT
 from cdi.kube.resources import CLAIMS
 from cdi.kube.sync import SyncClient
-from cdi.reconcile.upload_target import is_upload_target
+from cdi.reconcile.datavolume.upload_target import is_upload_target
 
 _MAX_SHOWN = 200
 """Largest number of characters of an annotation's value in a message."""

@@ -13,7 +13,7 @@ from cdi.api.names import (
 from cdi.controller.request import datavolume
 from cdi.controller.status_throttle import MAX_DELAY, MIN_INTERVAL, RATE, StatusThrottle
 from cdi.reconcile.actions import CreateObject, DeleteObject, Event, PatchObject, Plan
-from cdi.reconcile.attempts import ANNOTATION
+from cdi.reconcile.datavolume.attempts import ANNOTATION
 
 CLAIM = "persistentvolumeclaims"
 KEY, OTHER = datavolume("vms", "golden"), datavolume("vms", "other")

@@ -5,12 +5,12 @@ from __future__ import annotations
 import stat
 
 import pytest
-from tests.unit.client.test_apply import data_volume
 
 from cdi.client.apply import apply
 from cdi.local.environment import Environments, of_process, of_user
 from cdi.store.base import Key
 from cdi.store.file_store import LocalStore
+from tests.unit.client.test_apply import data_volume
 
 A, B = (Key("datavolumes", "default", name) for name in "ab")
 

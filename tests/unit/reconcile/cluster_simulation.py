@@ -27,8 +27,6 @@ from cdi.reconcile.actions import (
     StartWorker,
     StopWorker,
 )
-from cdi.reconcile.capabilities import PropertySet
-from cdi.reconcile.claim_defaults import StorageDefaults, overhead_of
 from cdi.reconcile.context import (
     CLUSTER_RETRIES,
     PVC,
@@ -41,10 +39,12 @@ from cdi.reconcile.context import (
     WorkerPodConfig,
 )
 from cdi.reconcile.context_builder import build_context
-from cdi.reconcile.datavolume import reconcile
-from cdi.reconcile.pod_status import worker_from_pod
-from cdi.reconcile.rejection import refusal_of
-from cdi.reconcile.storageclass import StorageClass
+from cdi.reconcile.datavolume.reconcile import reconcile
+from cdi.reconcile.datavolume.rejection import refusal_of
+from cdi.reconcile.pods.status import worker_from_pod
+from cdi.reconcile.storage.capabilities import PropertySet
+from cdi.reconcile.storage.claim_defaults import StorageDefaults, overhead_of
+from cdi.reconcile.storage.classes import StorageClass
 from tests.unit.reconcile.simulation import HTTP, End, data_volume
 
 NS = "default"

@@ -21,7 +21,7 @@ from cdi.reconcile.context import (
     VolumeLayout,
     Worker,
 )
-from cdi.reconcile.datavolume import reconcile
+from cdi.reconcile.datavolume.reconcile import reconcile
 
 LAYOUT = VolumeLayout(
     disk="/v/disk.img", directory="/v", journal="/w/journal", scratch="/w/scratch", inputs="/w/inputs"

@@ -7,7 +7,7 @@ import ssl
 import pytest
 
 from cdi.api.errors import ClusterUnavailable, NotFound
-from cdi.reconcile.capabilities import PropertySet
+from cdi.reconcile.storage.capabilities import PropertySet
 from cdi.server.informers import Observed
 from tests.unit.api.manifests import sound, spoilt
 

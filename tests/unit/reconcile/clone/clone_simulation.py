@@ -22,8 +22,8 @@ from cdi.reconcile.clone.lister import PrepPod, SizeDetectionPod, Snapshot, Sour
 from cdi.reconcile.clone.manifests import COMPONENT, MEASUREMENT
 from cdi.reconcile.clone.plan_annotation import ANN_SOURCE_UID, ANN_TARGET
 from cdi.reconcile.context_builder import build_context
-from cdi.reconcile.pod_status import termination_outcome, worker_from_pod
-from cdi.reconcile.storageclass import StorageClass
+from cdi.reconcile.pods.status import termination_outcome, worker_from_pod
+from cdi.reconcile.storage.classes import StorageClass
 from tests.unit.reconcile import cluster_simulation as base
 from tests.unit.reconcile.cluster_simulation import CLAIMS, CLASSES, CLUSTER, KINDS, NS, PODS, VOLUMES, Cluster
 

@@ -17,7 +17,7 @@ from cdi.reconcile.clone.lister import CloneAuthorization
 from cdi.reconcile.clone.plan_annotation import ANNOTATION, ClonePlanRecord
 from cdi.reconcile.clone.planner import FALLBACK_SENTENCES
 from cdi.reconcile.context import ResolvedConfig, Retries, WorkerPodConfig
-from cdi.reconcile.datavolume import reconcile
+from cdi.reconcile.datavolume.reconcile import reconcile
 from tests.unit.reconcile.clone.clone_simulation import GOLDEN, MIB, SNAPSHOTS, CloneCluster
 from tests.unit.reconcile.cluster_simulation import CLAIMS, DVS, NS, PODS, VOLUMES, dv, pvc
 from tests.unit.reconcile.simulation import failing

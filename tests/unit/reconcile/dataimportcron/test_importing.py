@@ -6,7 +6,7 @@ import pytest
 
 from cdi.api.proof import ProofResult
 from cdi.reconcile.dataimportcron.context import ImageStream
-from cdi.reconcile.storageprofile import SnapshotClass
+from cdi.reconcile.storage.profiles import SnapshotClass
 from tests.unit.reconcile.dataimportcron.world import DESIRED, URL, World, cron_body, digest
 
 A, B, C = digest("a"), digest("b"), digest("c")

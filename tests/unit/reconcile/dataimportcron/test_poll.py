@@ -23,7 +23,7 @@ from cdi.reconcile.dataimportcron.poll import (
 from cdi.reconcile.dataimportcron.poll_record import LONGEST_DELAY, PollRecord
 from cdi.reconcile.dataimportcron.poll_source import split_image_stream
 from cdi.reconcile.dataimportcron.poll_turn import MAX_NAMESPACE_POLLS, MAX_POLLS
-from cdi.reconcile.rejection import refusal_of
+from cdi.reconcile.datavolume.rejection import refusal_of
 
 P = "cdi.kubevirt.io/storage.import."
 NOW = dt.datetime(2026, 3, 4, 12, 30, 15, tzinfo=dt.UTC).timestamp()

@@ -22,8 +22,8 @@ from cdi.reconcile.dataimportcron.context import CronContext, LocalTask
 from cdi.reconcile.dataimportcron.proof import KVM_PATIENCE, MAX_ACTIVE, plan_proof
 from cdi.reconcile.dataimportcron.proof_pod import KVM, MEMORY_OVERHEAD
 from cdi.reconcile.dataimportcron.proof_result import ANNOTATION, MAX_FAILURES, ProofStep
-from cdi.reconcile.pod_builder import ANN_FINGERPRINT, ANN_JOB
-from cdi.reconcile.rejection import refusal_of
+from cdi.reconcile.datavolume.rejection import refusal_of
+from cdi.reconcile.pods.builder import ANN_FINGERPRINT, ANN_JOB
 
 NOW = 1_800_000_000.0
 NAME = "debian-0123456789ab"

@@ -8,7 +8,7 @@ from cdi.api.errors import QemuMissing, QuotaExceeded
 from cdi.api.job import Failure
 from cdi.api.proof import ProofResult
 from cdi.reconcile.dataimportcron.context import CloneRight
-from cdi.reconcile.storageprofile import SnapshotClass
+from cdi.reconcile.storage.profiles import SnapshotClass
 from tests.unit.reconcile.dataimportcron.world import NAMESPACE, Killed, World, cron_body, digest
 
 A, B, C = digest("a"), digest("b"), digest("c")

@@ -8,7 +8,7 @@ import random
 import pytest
 
 from cdi.reconcile.dataimportcron.reconcile import reconcile_cron
-from cdi.reconcile.storageprofile import SnapshotClass
+from cdi.reconcile.storage.profiles import SnapshotClass
 from tests.unit.reconcile.dataimportcron.world import START, Killed, World, cron_body, digest
 
 DAY = 86_400.0

@@ -35,9 +35,9 @@ from cdi.reconcile.context import PVC, Input, Platform, Rejection
 from cdi.reconcile.dataimportcron.context import Body, CloneRight, CronContext, ImageStream, LocalTask, settings_of
 from cdi.reconcile.dataimportcron.deletion import plan_deletion
 from cdi.reconcile.dataimportcron.reconcile import reconcile_cron
-from cdi.reconcile.rejection import refusal_of
-from cdi.reconcile.storageclass import StorageClass, default_class
-from cdi.reconcile.storageprofile import SnapshotClass
+from cdi.reconcile.datavolume.rejection import refusal_of
+from cdi.reconcile.storage.classes import StorageClass, default_class
+from cdi.reconcile.storage.profiles import SnapshotClass
 
 Key = tuple[str, str, str]
 """Plural, namespace and name."""

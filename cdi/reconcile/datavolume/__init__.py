@@ -1,0 +1,1 @@
+"""DataVolumes and the PVCs that they fill."""

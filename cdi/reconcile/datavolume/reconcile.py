@@ -1,0 +1,491 @@
+"""Reconciler of DataVolumes.
+
+    (new) ── Pending ── PVCBound ── ImportScheduled ── ImportInProgress ── Succeeded
+                │          │        CloneScheduled     CloneInProgress  └─ Failed
+                │          └─────── UploadScheduled    UploadReady
+                └────────── WaitForFirstConsumer, PendingPopulation: until the volume has a consumer
+
+The phase is derived from observed state: the PVC, its attempt history and the worker. A worker's result is written into
+the ledger (`cdi.reconcile.datavolume.attempts`) before anything acts on it, so a lost action or a stale read at worst
+repeats a step.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from cdi.api.datavolume import DataVolume
+from cdi.api.errors import CdiError, InvalidManifest, Retry
+from cdi.api.job import Failure
+from cdi.api.names import (
+    ANN_POD_PHASE,
+    propagates,
+)
+from cdi.api.phases import Phase, Reason
+from cdi.reconcile.actions import Action, PatchObject, Plan, StartWorker
+from cdi.reconcile.clone.host_assisted import (
+    ensure_source_pod,
+    is_copied,
+    merge_source_pod_status,
+    prepare_copy,
+    release_source_pod,
+)
+from cdi.reconcile.clone.phases import cleared_preparation, mark_complete, next_phase, unprepared
+from cdi.reconcile.clone.plan_annotation import by_storage
+from cdi.reconcile.clone.snapshot_restore import restore
+from cdi.reconcile.clone.status import data_volume_marks
+from cdi.reconcile.context import PVC, Operation, ReconcileContext, Worker
+from cdi.reconcile.datavolume import upload_request as uploads
+from cdi.reconcile.datavolume.attempts import ANNOTATION, AttemptHistory
+from cdi.reconcile.datavolume.claim_annotations import claim_patches
+from cdi.reconcile.datavolume.claim_builder import populated_for
+from cdi.reconcile.datavolume.create_claim import adopt_or_conflict, ensure_claim
+from cdi.reconcile.datavolume.events import Events, events_for_transition
+from cdi.reconcile.datavolume.populate import (
+    already_populated,
+    ensure_prime,
+    ensure_scratch,
+    for_pods,
+    in_use,
+    is_stuck,
+    rebind_status,
+    restarts_in_place,
+    scratch_deleted,
+    start_worker_pod,
+    status_annotations,
+    template_changed,
+    update_limits,
+)
+from cdi.reconcile.datavolume.provisioning import is_populated, worker_claim
+from cdi.reconcile.datavolume.rebind import (
+    Rebinding,
+    VolumeLost,
+    cleanup_actions,
+    mark_populated,
+    rebind_state,
+    release_worker,
+    stopped,
+)
+from cdi.reconcile.datavolume.rejection import apply_rejection
+from cdi.reconcile.datavolume.result import (
+    Result,
+    bound_condition,
+    claim_lost,
+    failed,
+    failing,
+    operation_of,
+    pending,
+    phase_of,
+    progress_of,
+    running,
+    succeeded,
+    upload_ready,
+    waiting_for_inputs,
+    was_populated,
+    with_provisioning_event,
+)
+from cdi.reconcile.datavolume.retrying import ended, paused, shown_failure
+from cdi.reconcile.datavolume.static_volume import check_static_binding
+from cdi.reconcile.datavolume.status import DataVolumeState, false, render
+from cdi.reconcile.datavolume.upload_request import UploadRequest
+from cdi.reconcile.datavolume.upload_server import (
+    delete_service,
+    ensure_service,
+    is_upload_withdrawn,
+    ready_for_upload,
+    service_conflict,
+    upload_withdrawn,
+)
+from cdi.reconcile.pods.job import WorkerSpec, prepare, with_attempt
+from cdi.reconcile.source import Clone, ExternalPopulator, Pending, Rejected, Upload, check_clone_source, resolve_source
+
+
+def reconcile(context: ReconcileContext) -> Plan:
+    """Return the plan for one reconcile.
+
+    It is a pure function: no I/O, no clock, the same context gives the same plan.
+    """
+    dv = context.datavolume
+    if dv.metadata.deletion_timestamp is not None:
+        return Plan(actions=(*release_worker(context), *unprepared(context)))
+    claim = context.objects.claim(dv.metadata.namespace or "", dv.metadata.name or "")
+    context = _with_own_worker(context, claim)
+    result = _decide(context, claim)
+    if context.refusal is not None:
+        result = apply_rejection(context, claim, result, context.refusal)
+    result = replace(result, state=with_provisioning_event(context, claim, result.state))
+    status = render(dv, result.state, context.now)
+    before = dv.status.to_dict() if dv.status is not None else None
+    changed = status != before
+    actions = result.actions
+    if claim is not None and _is_own(context, claim) and not claim.deleting:
+        if context.platform.cluster:
+            result = replace(
+                result, annotations={**status_annotations(context, claim, result, status), **result.annotations}
+            )
+        first, later = claim_patches(claim, worker_claim(context, claim), result, context.worker)
+        actions = (*first, *actions, *later)
+        labels = None if context.synthetic else _inherited_labels(dv, claim)
+        actions = (*actions, labels) if labels is not None else actions
+        clones = context.platform.cluster and not context.synthetic and operation_of(dv) == "Clone"
+        marks = data_volume_marks(dv, claim, result.annotations) if clones else None
+        actions = (*actions, marks) if marks is not None else actions
+    events = Events()
+    if changed:
+        events = events_for_transition(context, claim, operation_of(dv), result.state, result.events)
+    return Plan(
+        actions=actions,
+        # A synthesized DataVolume does not exist in the API, so its events go to the PVC.
+        events=(*events.steps, *events.claim) if context.synthetic else (*events.bound, *events.steps, *events.failure),
+        claim_events=() if context.synthetic else events.claim,
+        status=status if changed and not context.synthetic else None,
+        requeue_after=result.requeue_after,
+        wants_worker=result.wants_worker,
+    )
+
+
+def _is_own(context: ReconcileContext, claim: PVC) -> bool:
+    return context.synthetic or claim.controller_uid == context.datavolume.metadata.uid
+
+
+def _with_own_worker(context: ReconcileContext, claim: PVC | None) -> ReconcileContext:
+    """Drop a worker whose pod belongs to an earlier PVC of the same name."""
+    pod = context.worker.pod if context.worker is not None else None
+    if pod is None:
+        return context
+    filled = worker_claim(context, claim) if claim is not None else None
+    return context if filled is not None and filled.uid == pod.claim else replace(context, worker=None)
+
+
+def _inherited_labels(dv: DataVolume, claim: PVC) -> PatchObject | None:
+    """Return a patch with KubeVirt's own labels that the PVC inherited from the source.
+
+    Labels that the DataVolume already has are kept.
+    """
+    own = dv.metadata.labels or {}
+    labels = {name: text for name, text in claim.labels.items() if propagates(name) and name not in own}
+    if not labels:
+        return None
+    return PatchObject.of_data_volume(dv, labels=labels)
+
+
+def _decide(context: ReconcileContext, claim: PVC | None) -> Result:
+    dv = context.datavolume
+    if claim is None:
+        return ensure_claim(context)
+    if not _is_own(context, claim):
+        return adopt_or_conflict(context, claim)
+    if claim.deleting:
+        return replace(_being_deleted(context, claim), actions=release_worker(context))
+    if claim.phase == "Lost":
+        return claim_lost(dv, claim.name)
+    if populated_for(claim, dv):
+        return already_populated(context, claim)
+    return check_static_binding(context, claim) or _with_claim(context, claim)
+
+
+def _being_deleted(context: ReconcileContext, claim: PVC) -> Result:
+    """Return the state of a PVC that is being deleted: what it was, as pods may use its volume for a long time yet."""
+    dv = context.datavolume
+    if claim.phase == "Lost" and was_populated(dv):
+        return claim_lost(dv, claim.name)
+    if was_populated(dv):
+        kept = already_populated(context, claim) if populated_for(claim, dv) else None
+        return kept or succeeded(claim, _record_attempt(context, claim), "", operation=_completed_operation(context))
+    return pending(claim, Pending(reason=Reason.PENDING, message=f"PVC {claim.name} is being deleted"))
+
+
+# --- the DataVolume's own PVC -----------------------------------------------------------------------------------
+
+
+def _with_claim(context: ReconcileContext, claim: PVC) -> Result:
+    worker = context.worker
+    recorded = _record_attempt(context, claim)
+    attempts = recorded.with_result(worker.previous if worker is not None else None).with_result(worker)
+    settled: Rebinding | VolumeLost | Rejected | None = None
+    if is_populated(context, claim):
+        attempts = mark_complete(context, claim, mark_populated(context, claim, attempts))
+        settled = rebind_state(context, claim, attempts) if attempts.done else None
+        if isinstance(settled, VolumeLost):
+            attempts = attempts.reset()
+    request = _request(context, claim)
+    if request is not None and not attempts.done and request.id != attempts.upload and not (worker and worker.running):
+        attempts = attempts.for_upload(request.id)
+    result = _follow(context, claim, attempts, request, settled, news=attempts.attempt > recorded.attempt)
+    final = result.state.phase.final
+    left: tuple[Action, ...] = ()
+    if context.clones is not None:
+        left = release_source_pod(context, claim, attempts, final=final)
+        left += cleared_preparation(context, claim, attempts, final=final)
+    restarts = not final and _restarts_in_place(context, claim, attempts)
+    cleanup = cleanup_actions(context, claim, attempts, final=final, restarts=restarts)
+    result = replace(result, actions=(*result.actions, *left, *cleanup))
+    if context.platform.cluster and any(isinstance(action, StartWorker) for action in result.actions):
+        attempts = attempts.with_start()
+    # If the storage created the volume, the volume records everything. An unbound PVC is not written, because each
+    # write makes every provisioner sync it and record an Event.
+    told_by_volume = isinstance(settled, Rebinding) and by_storage(claim) is not None
+    if attempts != recorded and not told_by_volume:
+        # The first action writes the attempt history, so no action that depends on it is applied without it.
+        result = replace(result, attempts=attempts)
+    count = max(0, max(attempts.attempt, worker.attempt if worker else 0) - 1)
+    return replace(result, state=replace(result.state, restarts=count))
+
+
+def _record_attempt(context: ReconcileContext, claim: PVC) -> AttemptHistory:
+    """Return the recorded ledger; for a volume that another importer filled earlier, a ledger that is done."""
+    text = claim.annotations.get(ANNOTATION)
+    if text is None and context.platform.cluster and context.worker is None and claim.phase == "Bound":
+        told = claim.annotations.get(ANN_POD_PHASE) == "Succeeded"
+        if told or (was_populated(context.datavolume) and not context.synthetic):
+            return AttemptHistory(done=True)
+    return AttemptHistory.read(text)
+
+
+def _follow(
+    context: ReconcileContext,
+    claim: PVC,
+    attempts: AttemptHistory,
+    request: UploadRequest | None,
+    settled: Rebinding | VolumeLost | Rejected | None,
+    *,
+    news: bool,
+) -> Result:
+    """Return the result for a PVC.
+
+    Args:
+        context: The observed state.
+        claim: The PVC.
+        attempts: Its attempt history, updated with the worker's result.
+        request: The upload request of a local client.
+        settled: State of rebinding the volume, if the PVC uses a populator and its content is complete.
+        news: Whether the end of the last attempt was not recorded before.
+
+    """
+    worker = context.worker
+    if isinstance(settled, Rejected):
+        return failed(claim, settled.failure)
+    if attempts.done:
+        news = worker is not None and worker.outcome is not None and worker.attempt == attempts.attempt
+        outcome = worker.outcome if worker is not None and news else None
+        if isinstance(settled, Rebinding):
+            return replace(rebind_status(context, claim, settled.actions), outcome=outcome)
+        return succeeded(claim, attempts, "", outcome, operation=_completed_operation(context))
+    if is_upload_withdrawn(context, claim, worker_claim(context, claim)):
+        return _withdrawn(context, claim)
+    replaced = (
+        worker is not None
+        and worker.pod is not None
+        and worker.pod.restarted
+        and attempts.failure is not None
+        and not _restarts_in_place(context, claim, attempts)
+    )
+    if worker is not None and worker.running and worker.attempt > attempts.attempt and not replaced:
+        at_it = running(context, claim, worker, shown_failure(context, attempts))
+        reading, message = _source_pod_actions(context, claim, worker)
+        actions = (*update_limits(context, worker), *_stop_outdated_worker(context, claim, worker), *reading)
+        actions = (*actions, *ensure_service(context, worker_claim(context, claim)))
+        return ready_for_upload(
+            context, claim, worker, merge_source_pod_status(replace(at_it, actions=actions), message)
+        )
+    if attempts.failure is not None:
+        result = _retry_or_fail(context, claim, attempts, attempts.failure, news=news)
+        if result is not None:
+            return result
+    if context.platform.cluster:
+        origin = resolve_source(context)
+        result = next_phase(context, claim, origin) if isinstance(origin, Clone) else None
+        result = result or ensure_prime(context, claim)
+        if result is not None:
+            return result
+    elif claim.phase != "Bound":
+        return pending(claim, Pending(reason=Reason.PENDING, message=claim.provisioning_message))
+    return _next_attempt(context, claim, attempts, request)
+
+
+def _withdrawn(context: ReconcileContext, claim: PVC) -> Result:
+    """Stop the upload server of a PVC whose request for an upload was removed."""
+    wait = upload_withdrawn(claim)
+    result = waiting_for_inputs(claim, wait) if claim.phase == "Bound" else pending(claim, wait)
+    actions = (*release_worker(context), *delete_service(context, worker_claim(context, claim)))
+    return replace(result, actions=actions)
+
+
+def _completed_operation(context: ReconcileContext) -> Operation | None:
+    """Return the operation that has filled the PVC; None if another populator has."""
+    return None if isinstance(resolve_source(context), ExternalPopulator) else operation_of(context.datavolume)
+
+
+def _request(context: ReconcileContext, claim: PVC) -> UploadRequest | None:
+    """Return the upload request of a client on this machine; in a cluster clients connect to the worker itself."""
+    return None if context.platform.cluster else UploadRequest.read(claim.annotations.get(uploads.ANNOTATION))
+
+
+def _source_pod_actions(context: ReconcileContext, claim: PVC, worker: Worker) -> tuple[tuple[Action, ...], str]:
+    """Return, for a host-assisted clone, the source pod's actions and the reason why the source pod is not running."""
+    filled = worker_claim(context, claim)
+    if context.clones is None or filled is None or is_copied(claim) is None:
+        return (), ""
+    origin = resolve_source(context)
+    if not isinstance(origin, Clone):
+        return (), ""
+    reading, message = ensure_source_pod(context, claim, filled, origin, worker)
+    return (*restore(context, claim, origin), *reading), message
+
+
+def _stop_outdated_worker(context: ReconcileContext, claim: PVC, worker: Worker) -> tuple[Action, ...]:
+    """Return the action that stops a pod that cannot start, if its template has changed or its scratch PVC is deleted.
+
+    What blocks the pod may have been corrected since in CDI, CDIConfig or the controller's options.
+    """
+    pod, filled = worker.pod, worker_claim(context, claim)
+    if pod is None or filled is None:
+        return ()
+    if scratch_deleted(context, pod):
+        return (stopped(filled.namespace, pod),)
+    if not is_stuck(pod):
+        return ()
+    prepared = _prepare_job(context, claim)
+    if not isinstance(prepared, WorkerSpec):
+        return ()
+    try:
+        return template_changed(context, claim, filled, prepared, worker)
+    except InvalidManifest:
+        return ()
+
+
+def _retry_or_fail(
+    context: ReconcileContext, claim: PVC, attempts: AttemptHistory, failure: Failure, *, news: bool
+) -> Result | None:
+    """Return the state after a failed attempt; None if the next attempt is due.
+
+    A failure that was not recorded before is always shown first, however late it is observed.
+    """
+    end = ended(context, claim, attempts, failure)
+    if end is not None:
+        return end
+    if operation_of(context.datavolume) == "Upload" and not context.platform.cluster:
+        request = _request(context, claim)
+        if request is None or request.path is None:
+            return upload_ready(claim, failure)
+    scratch = ensure_scratch(context, claim, attempts)
+    if scratch is not None:
+        return scratch
+    if failure.retry is Retry.ON_CHANGE:
+        prepared = _prepare_job(context, claim)
+        if isinstance(prepared, WorkerSpec) and prepared.fingerprint != attempts.fingerprint:
+            return None
+    pause = paused(context, claim, attempts, failure)
+    if _restarts_in_place(context, claim, attempts):
+        # The kubelet chooses when; the pod's status changes then.
+        return replace(pause, requeue_after=None)
+    return pause if pause.requeue_after or news else None
+
+
+def _restarts_in_place(context: ReconcileContext, claim: PVC, attempts: AttemptHistory) -> bool:
+    """Return whether the kubelet restarts the worker's container for the next attempt."""
+    worker, failure = context.worker, attempts.failure
+    if worker is None or worker.pod is None or not worker.pod.restarts or failure is None:
+        return False
+    if ended(context, claim, attempts, failure) is not None or in_use(context, claim) is not None:
+        return False
+    prepared = _prepare_job(context, claim)
+    return isinstance(prepared, WorkerSpec) and restarts_in_place(context, claim, prepared, worker, failure)
+
+
+def _prepare_job(context: ReconcileContext, claim: PVC) -> WorkerSpec | Pending | Rejected | None:
+    """Return the work of the next attempt; None if an upload must be requested first or there is no PVC to fill yet."""
+    filled = worker_claim(context, claim)
+    if filled is None:
+        return None
+    if context.platform.cluster:
+        context = for_pods(context, filled)
+    origin = resolve_source(context)
+    if isinstance(origin, Pending | Rejected):
+        return origin
+    if isinstance(origin, Clone) and context.platform.cluster:
+        assert context.layout is not None
+        try:
+            return prepare_copy(context, claim, filled, origin, context.layout)
+        except CdiError as error:
+            return Rejected.because(error)
+    source: PVC | None = None
+    if isinstance(origin, Clone):
+        found = check_clone_source(context, origin)
+        if isinstance(found, Pending | Rejected):
+            return found
+        source = found
+    request = _request(context, claim)
+    if isinstance(origin, Upload) and request is None and not context.platform.cluster:
+        return None
+    try:
+        return prepare(context, filled, origin, source=source, upload=request)
+    except CdiError as error:
+        return Rejected.because(error)
+
+
+def _next_attempt(
+    context: ReconcileContext, claim: PVC, attempts: AttemptHistory, request: UploadRequest | None
+) -> Result:
+    dv = context.datavolume
+    prepared = _prepare_job(context, claim)
+    if prepared is None:
+        return upload_ready(claim, None)
+    if isinstance(prepared, WorkerSpec):
+        prepared = in_use(context, claim) or service_conflict(context, worker_claim(context, claim)) or prepared
+    if isinstance(prepared, Rejected):
+        return failed(claim, prepared.failure)
+    if isinstance(prepared, Pending):
+        if claim.phase != "Bound":
+            return pending(claim, prepared)
+        return waiting_for_inputs(claim, prepared)
+    upload = request.id if request is not None and operation_of(dv) == "Upload" else ""
+    number = max(attempts.attempt, context.worker.attempt if context.worker else 0) + 1
+    reason, message = ("", "") if context.has_worker_slot else (Reason.PENDING, context.queue_message)
+    actions: tuple[Action, ...] = ()
+    if context.worker is not None and context.worker.pod is not None:
+        reason, message = Reason.PENDING, f"Pod {context.worker.pod.name} of the last attempt is being deleted"
+    elif context.has_worker_slot:
+        try:
+            actions = _start(context, claim, with_attempt(prepared, number), number, upload)
+        except InvalidManifest as error:
+            return failed(claim, Failure.from_error(error))
+    # The client was shown UploadReady before it sent anything, and phases do not go back.
+    uploaded = Phase.UPLOAD_READY if upload else Phase.UPLOAD_SCHEDULED
+    last = shown_failure(context, attempts)
+    if last is not None and context.has_worker_slot:
+        result = failing(context, claim, last, context.worker)
+    else:
+        state = DataVolumeState(
+            phase=phase_of(dv, Phase.IMPORT_SCHEDULED, Phase.CLONE_SCHEDULED, uploaded),
+            bound=bound_condition(claim),
+            running=false(reason, message),
+            ready=false(reason, message),
+            claim_name=claim.name,
+            progress=progress_of(context.worker),
+        )
+        result = Result(state=state, pod="Pending")
+    return replace(
+        result,
+        actions=actions,
+        wants_worker=not context.has_worker_slot,
+        # An unrelated pod of that name causes no event for this object when it is deleted, so poll.
+        requeue_after=context.retries.patience if context.platform.cluster else None,
+    )
+
+
+def _start(context: ReconcileContext, claim: PVC, prepared: WorkerSpec, number: int, upload: str) -> tuple[Action, ...]:
+    if context.platform.cluster:
+        filled = worker_claim(context, claim)
+        assert filled is not None
+        return start_worker_pod(context, claim, filled, prepared, number, upload)
+    start = StartWorker(
+        claim=claim.uid,
+        namespace=claim.namespace,
+        attempt=number,
+        work=prepared.work,
+        mounts=prepared.mounts,
+        fingerprint=prepared.fingerprint,
+        upload=upload,
+    )
+    return (start,)

@@ -1,0 +1,1 @@
+"""Pods of workers: manifests, jobs, and what their status says."""

@@ -1,0 +1,1 @@
+"""Storage classes, their profiles, and the defaults that PVCs get from them."""
