@@ -6,8 +6,8 @@
 
 Beside another CDI their names have another prefix (`cdi.api.names.prefixed_name`).
 
-An upload server's certificate is created with its pod (`cdi.reconcile.datavolume.upload_server`) and renewed here. Errors do not
-affect imports: they are logged and the operation is retried.
+An upload server's certificate is created with its pod (`cdi.reconcile.datavolume.upload_server`) and renewed here.
+Errors do not affect imports: they are logged and the operation is retried.
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@
                     └── temporary PVC from the source ────── expanded ── rebound        (csi-clone)
                     └── pods that copy                                                  (copy)
 
-The temporary PVC is filled in place of the target, and `cdi.reconcile.datavolume.rebind` rebinds its volume. The source is
-never modified: it is only read, or named in a ``dataSource`` or snapshot.
+The temporary PVC is filled in place of the target, and `cdi.reconcile.datavolume.rebind` rebinds its volume. The
+source is never modified: it is only read, or named in a ``dataSource`` or snapshot.
 """
 
 from __future__ import annotations
