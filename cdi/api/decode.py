@@ -59,6 +59,11 @@ def decode(cls: type[T], text: str | bytes) -> T:
         document = parse_json(text, unique_fields=True)
     except ValueError as error:
         raise DecodeError([f"not JSON: {error}"]) from error
+    return decode_parsed(cls, document)
+
+
+def decode_parsed(cls: type[T], document: Any) -> T:
+    """Return a parsed JSON document as `cls`; raise `DecodeError` with all problems."""
     problems: list[str] = []
     value = _value(cls, document, "", problems)
     if problems:

@@ -2,27 +2,25 @@
 
 They are compatible with those of KubeVirt's CDI: PS256 (RFC 7518, section 3.5), issuer ``cdi-apiserver``, valid for
 five minutes; the key is in a Secret, as ``id_rsa`` and ``id_rsa.pub``. There is one algorithm and one key: a token's
-header is only compared with them and never selects either, so no token decides how it is verified (RFC 8725).
+header is only compared with them and never selects either, so no token decides how it is verified (RFC 8725). PyJWT
+signs and verifies; the validity is checked here, because PyJWT reads the system's clock and has one tolerance for both
+ends of it.
 """
 
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
 import enum
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, Self
+from typing import Self
 
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import padding, rsa
+import jwt
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
 
-from cdi.api.decode import DecodeError, decode
+from cdi.api.decode import DecodeError, decode_parsed
 from cdi.api.errors import ClusterConfigInvalid, TokenInvalid, TokenMisused
-from cdi.api.json_document import parse_json
 from cdi.kube import shared_objects
 from cdi.kube.client import Client
 from cdi.kube.resources import SECRETS
@@ -39,7 +37,13 @@ _SKEW = 60
 """Seconds that another replica's clock may be ahead; expiry has no such tolerance."""
 _MAX_TOKEN = 8192
 """Maximum length of a token, in characters."""
-_PADDING = padding.PSS(padding.MGF1(hashes.SHA256()), padding.PSS.DIGEST_LENGTH)
+_MAX_HEADER = 160
+"""Maximum length of a token's header, in characters, which bounds how deep it is nested.
+
+It is parsed before the signature is verified, and Python's parser recurses for each level.
+"""
+_REQUIRED_CLAIMS = ["iss", "exp", "nbf", "iat", "operation", "namespace", "name", "resource"]
+"""All but ``params``, which other programs leave out if there are none."""
 
 
 class Operation(enum.StrEnum):
@@ -82,9 +86,9 @@ class _Payload:
     resource: ResourceKind
     iss: str
     exp: float
-    nbf: float = 0
-    iat: float = 0
-    namespace: str = ""
+    nbf: float
+    iat: float
+    namespace: str
     params: dict[str, str] = field(default_factory=dict)
 
 
@@ -115,8 +119,6 @@ class VerifyingKey:
             TokenMisused: the token is valid and authorizes another operation.
         """
         payload = self._payload(text)
-        if payload.iss != ISSUER:
-            raise TokenInvalid("the token has another issuer")
         if not now < payload.exp:
             raise TokenInvalid("the token has expired")
         if max(payload.nbf, payload.iat) > now + _SKEW:
@@ -132,25 +134,31 @@ class VerifyingKey:
         )
 
     def _payload(self, text: str) -> _Payload:
-        parts = text.split(".") if len(text) <= _MAX_TOKEN else []
-        if len(parts) != 3:
+        """Return the payload if this installation signed it, whether or not it is valid now."""
+        # PyJWT encodes the text and accepts padding, which RFC 7515 forbids.
+        if len(text) > _MAX_TOKEN or text.find(".") > _MAX_HEADER or not text.isascii() or "=" in text:
             raise TokenInvalid("malformed token")
         try:
-            header, body, signature = (_decoded(part) for part in parts)
-            document: Any = parse_json(header)
-        except ValueError as error:
-            raise TokenInvalid("malformed token") from error
-        # No extension is supported, so a token with a critical one is not ours.
-        if not isinstance(document, dict) or document.get("alg") != _ALGORITHM or "crit" in document:
-            raise TokenInvalid(f"the token is not signed with {_ALGORITHM}")
-        try:
-            self._key.verify(signature, text.rpartition(".")[0].encode("ascii"), _PADDING, hashes.SHA256())
-        except InvalidSignature as error:
+            claims = jwt.decode(
+                text,
+                self._key,
+                algorithms=[_ALGORITHM],
+                issuer=ISSUER,
+                options={"require": _REQUIRED_CLAIMS, "verify_exp": False, "verify_nbf": False, "verify_iat": False},
+            )
+            return decode_parsed(_Payload, claims)
+        except jwt.InvalidAlgorithmError as error:
+            raise TokenInvalid(f"the token is not signed with {_ALGORITHM}") from error
+        except jwt.InvalidSignatureError as error:
             raise TokenInvalid("the token was not signed by this installation") from error
-        try:
-            return decode(_Payload, body)
+        except jwt.InvalidIssuerError as error:
+            raise TokenInvalid("the token has another issuer") from error
+        except jwt.MissingRequiredClaimError as error:
+            raise TokenInvalid(f"the token's payload is invalid: {error.claim}: is missing") from error
         except DecodeError as error:
             raise TokenInvalid(f"the token's payload is invalid: {error}") from error
+        except jwt.InvalidTokenError as error:
+            raise TokenInvalid("malformed token") from error
 
 
 class SigningKey(VerifyingKey):
@@ -196,9 +204,7 @@ class SigningKey(VerifyingKey):
             "nbf": moment,
             "exp": moment + lifetime,
         }
-        signed = f"{_encoded(_json({'alg': _ALGORITHM, 'typ': 'JWT'}))}.{_encoded(_json(payload))}"
-        signature = self._private.sign(signed.encode("ascii"), _PADDING, hashes.SHA256())
-        return f"{signed}.{_encoded(signature)}"
+        return jwt.encode(payload, self._private, algorithm=_ALGORITHM)
 
 
 async def ensure_signing_key(client: Client, namespace: str, secret: str = SIGNING_KEY) -> SigningKey:
@@ -223,22 +229,3 @@ async def ensure_signing_key(client: Client, namespace: str, secret: str = SIGNI
         return key
 
     return await shared_objects.retry_on_conflict(step)
-
-
-def _json(document: Mapping[str, Any]) -> bytes:
-    return json.dumps(document, separators=(",", ":")).encode()
-
-
-def _encoded(data: bytes) -> str:
-    return base64.urlsafe_b64encode(data).rstrip(b"=").decode("ascii")
-
-
-def _decoded(text: str) -> bytes:
-    """Decode canonical base64url without padding, or raise `ValueError`."""
-    try:
-        data = base64.b64decode(text.encode("ascii") + b"=" * (-len(text) % 4), altchars=b"-_", validate=True)
-    except binascii.Error as error:
-        raise ValueError(str(error)) from error
-    if _encoded(data) != text:
-        raise ValueError("not canonical base64url")
-    return data
