@@ -12,7 +12,6 @@ import asyncio
 import json
 import re
 from collections.abc import AsyncIterator, Callable, Mapping
-from json.decoder import scanstring  # type: ignore[attr-defined]  # undocumented, exists since Python 3.0
 from typing import Any
 
 from cdi.api.errors import (
@@ -172,7 +171,7 @@ async def _members(text: str) -> AsyncIterator[tuple[str, Any]]:
     """Yield the members of the outermost object, and each element of ``items`` separately."""
     at, turn = _after_space(text, 1), 0
     while text[at] != "}":
-        name, at = scanstring(text, at + 1, True) if text[at] == '"' else _malformed()
+        name, at = _DECODER.raw_decode(text, at) if text[at] == '"' else _malformed()
         at = _after_space(text, _past(text, at, ":"))
         if name == "items" and text[at] == "[":
             at = _after_space(text, at + 1)

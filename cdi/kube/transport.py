@@ -52,6 +52,23 @@ class TooLargeError(Exception):
     """The response exceeds `MAX_ANSWER` bytes."""
 
 
+class _ConnectionLostError(Exception):
+    """Loss of a connection, as an exception that aiohttp does not know."""
+
+
+async def _without_retry(request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
+    """Keep aiohttp from repeating a request whose connection was lost.
+
+    It would repeat a DELETE and report the second one's "not found", a case that `Transport.request` handles.
+    """
+    try:
+        return await handler(request)
+    except aiohttp.ClientConnectorError:
+        raise  # aiohttp does not repeat these
+    except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:
+        raise _ConnectionLostError(_said(error)) from error
+
+
 class _PassingError(Exception):
     """Failure that a retry may resolve."""
 
@@ -79,9 +96,8 @@ class Transport:
             cookie_jar=aiohttp.DummyCookieJar(),
             read_bufsize=_READ_BUFFER,
             headers={"User-Agent": self._agent, "Accept": "application/json"},
+            middlewares=[_without_retry],
         )
-        # aiohttp would repeat a DELETE and report the second one's "not found"; `request` handles that case.
-        self._session._retry_connection = False  # noqa: SLF001  there is no public name
 
     async def close(self) -> None:
         session, self._session = self._session, None
@@ -251,7 +267,7 @@ def _mapped(where: str) -> Iterator[None]:
         raise _PassingError(
             ClusterUnreachable("timed out waiting for data from the API server", where=where), not_sent=False
         ) from error
-    except (aiohttp.ClientPayloadError, aiohttp.ClientConnectionError, OSError) as error:
+    except (_ConnectionLostError, aiohttp.ClientPayloadError, aiohttp.ClientConnectionError, OSError) as error:
         raise _PassingError(
             ClusterUnreachable(f"lost the connection to the API server: {_said(error)}", where=where), not_sent=False
         ) from error
