@@ -71,7 +71,7 @@ class ProxySettings:
         server = self.https if url.scheme == "https" else self.http
         if server is None or matches_no_proxy(self.no_proxy, url.host, url.port):
             return None
-        return None if not self.loopback and _is_loopback(url.host) else server
+        return None if not self.loopback and is_loopback(url.host) else server
 
 
 def _server(text: str) -> ProxyServer | None:
@@ -96,7 +96,8 @@ def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
     return mapped or address
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Return whether a host is this machine, by its address or as ``localhost``."""
     address = _address(host)
     return address.is_loopback if address is not None else host.rstrip(".") == "localhost"
 

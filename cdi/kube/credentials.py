@@ -7,11 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ipaddress
 import os
 import ssl
 import time
-import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +17,7 @@ from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 from cdi.api.errors import ClusterConfigInvalid, ClusterTlsUntrusted
+from cdi.http.proxy import is_loopback, matches_no_proxy
 
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 _EXPIRY_MARGIN = 60.0
@@ -237,26 +236,18 @@ def tls(
 
 
 def proxy_for(server: str) -> str | None:
-    """Return the environment's proxy for a URL; NO_PROXY may list hosts, domains and, as in Go, networks."""
+    """Return the environment's proxy for a URL, as Go's clients choose it."""
     parts = urlsplit(server)
     host = parts.hostname or ""
-    proxies = urllib.request.getproxies_environment()
-    proxy = proxies.get(parts.scheme)
-    if proxy is None or host == "localhost" or _bypassed(host, proxies):
+    proxy = _environment(f"{parts.scheme}_proxy")
+    if not proxy or is_loopback(host):
         return None
-    with contextlib.suppress(ValueError):
-        address = ipaddress.ip_address(host)
-        if address.is_loopback:
-            return None
-        for word in proxies.get("no", "").split(","):
-            with contextlib.suppress(ValueError):
-                if address in ipaddress.ip_network(word.strip(), strict=False):
-                    return None
-    return proxy
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    return None if matches_no_proxy(_environment("no_proxy"), host, port) else proxy
 
 
-def _bypassed(host: str, proxies: dict[str, str]) -> bool:
-    return bool(urllib.request.proxy_bypass_environment(host, proxies))  # type: ignore[attr-defined]  # not in typeshed
+def _environment(name: str) -> str:
+    return os.environ.get(name) or os.environ.get(name.upper()) or ""
 
 
 def _section(items: Any, name: Any, what: str) -> dict[str, Any]:
