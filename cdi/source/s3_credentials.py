@@ -70,20 +70,21 @@ class BotocoreCredentials:
 
     def __init__(self, tls: Tls, proxy: Proxy) -> None:
         """Find credentials; raise `SourceCredentialsInvalid` or `SourceUnreachable` if configured ones do not work."""
-        # The import takes 0.2 s of CPU time, which is avoided for jobs with their own secret.
+        # The import takes a quarter of a second of CPU time, which is avoided for jobs with their own secret.
+        import boto3
         import botocore.config
         import botocore.session
 
-        session = botocore.session.get_session()
-        # Requests to token services use the same CA certificates and proxy as those for the object.
+        # Requests to token services use the same CA certificates and proxy as those for the object; boto3 has no
+        # settings for them that hold for all its clients.
+        core = botocore.session.get_session()
         if tls.ca_dir is not None:
-            session.set_config_variable("ca_bundle", _bundle(tls.ca_dir))
+            core.set_config_variable("ca_bundle", _bundle(tls.ca_dir))
         proxies = {scheme: url for scheme, url in (("http", proxy.http), ("https", proxy.https)) if url}
-        session.set_default_client_config(botocore.config.Config(proxies=proxies or None, connect_timeout=30))
+        core.set_default_client_config(botocore.config.Config(proxies=proxies or None, connect_timeout=30))
+        session = _map_botocore_errors(lambda: boto3.Session(botocore_session=core))
         self._credentials: Any = _map_botocore_errors(session.get_credentials)
-        self.region: str | None = environment_region() or _map_botocore_errors(
-            lambda: session.get_config_variable("region")
-        )
+        self.region: str | None = environment_region() or _map_botocore_errors(lambda: session.region_name)
 
     def keys(self) -> AwsCredentials | None:
         if self._credentials is None:
