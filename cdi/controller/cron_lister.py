@@ -6,7 +6,7 @@ Implements `cdi.reconcile.dataimportcron.context.CronLister`.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Literal
 
 from cdi.api.dataimportcron import DataImportCron
@@ -207,17 +207,17 @@ class InformerCronLister:
     def pod(self, namespace: str, name: str) -> Object | None:
         return self._watches.get(PODS, namespace, name)
 
-    def active_polls(self) -> int:
-        return sum(1 for _ in cron_slots.active_polls(self._watches))
+    def running_polls(self) -> Mapping[str, int]:
+        return cron_slots.running_polls(self._watches)
 
-    def active_polls_of(self, namespace: str) -> int:
-        return sum(1 for space, _ in cron_slots.active_polls(self._watches) if space == namespace)
+    def waiting_polls(self, now: float) -> Mapping[str, int]:
+        return cron_slots.waiting_polls(self._watches, self._scope, now)
 
-    def polls_wait_elsewhere(self, namespace: str, now: float) -> bool:
-        return cron_slots.polls_wait_elsewhere(self._watches, self._scope, namespace, now)
+    def running_proofs(self) -> Mapping[str, int]:
+        return cron_slots.running_proofs(self._watches)
 
-    def active_proofs(self) -> int:
-        return cron_slots.active_proofs(self._watches)
+    def waiting_proofs(self, now: float) -> Mapping[str, int]:
+        return cron_slots.waiting_proofs(self._watches, self._scope, now)
 
     def offers_device(self, resource: str) -> bool:
         for body in self._watches.values(NODES):

@@ -1,4 +1,4 @@
-"""Count of the polls and boot proofs that run, and of the polls that wait.
+"""Counts of the polls and boot proofs that run and that wait, by namespace.
 
 Any tenant may create pods with the labels of ours. A pod counts only if it is the one that a DataImportCron's poll or
 proof has; otherwise pods of one tenant could stop the polls and proofs of all.
@@ -6,6 +6,7 @@ proof has; otherwise pods of one tenant could stop the polls and proofs of all.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any, Final
 
@@ -21,11 +22,17 @@ from cdi.controller.informers import InformerSet
 from cdi.controller.request import Scope
 from cdi.kube.resources import CLAIMS, DATA_IMPORT_CRONS, JOBS, PODS, Object
 from cdi.reconcile.dataimportcron.poll_turn import is_waiting
+from cdi.reconcile.dataimportcron.proof_turn import is_due, versions_to_prove
 
 _ENDED: Final = ("Succeeded", "Failed")
 
 
-def active_polls(watches: InformerSet) -> Iterator[tuple[str, str]]:
+def running_polls(watches: InformerSet) -> Counter[str]:
+    """Return the number of unfinished poll Jobs and poll pods, by the namespace of the DataImportCron."""
+    return Counter(namespace for namespace, _ in _active_polls(watches))
+
+
+def _active_polls(watches: InformerSet) -> Iterator[tuple[str, str]]:
     """Yield namespace and name of the DataImportCron of each unfinished poll Job and poll pod."""
     # Only the installation's own namespace is watched for Jobs. A pod of a Job is counted with its Job.
     for job in watches.values(JOBS):
@@ -41,24 +48,55 @@ def active_polls(watches: InformerSet) -> Iterator[tuple[str, str]]:
             yield metadata["namespace"], metadata["name"]
 
 
-def polls_wait_elsewhere(watches: InformerSet, scope: Scope, namespace: str, now: float) -> bool:
-    """Return whether a DataImportCron of another namespace waits for its turn to poll."""
-    running = set(active_polls(watches))
-    for cron in watches.values(DATA_IMPORT_CRONS):
+def waiting_polls(watches: InformerSet, scope: Scope, now: float) -> Counter[str]:
+    """Return the number of DataImportCrons that wait for their turn to poll, by namespace."""
+    running = set(_active_polls(watches))
+    waiting: Counter[str] = Counter()
+    for cron in _reconciled(watches, scope):
         metadata = cron["metadata"]
         key = metadata["namespace"], metadata["name"]
-        if key[0] == namespace or key in running or not scope.includes_namespace(key[0]) or not scope.matches(cron):
-            continue
-        if "deletionTimestamp" not in metadata and is_waiting(
-            cron.get("spec") or {}, metadata.get("annotations") or {}, now
+        if key not in running and is_waiting(cron.get("spec") or {}, metadata.get("annotations") or {}, now):
+            waiting[metadata["namespace"]] += 1
+    return waiting
+
+
+def running_proofs(watches: InformerSet) -> Counter[str]:
+    """Return the number of unfinished proof pods, by namespace."""
+    pods = (pod for pod in watches.values(PODS) if not _has_ended(pod) and _is_proof(watches, pod))
+    return Counter(pod["metadata"]["namespace"] for pod in pods)
+
+
+def waiting_proofs(watches: InformerSet, scope: Scope, now: float) -> Counter[str]:
+    """Return the number of versions that wait for their turn to be proven, by namespace."""
+    waiting: Counter[str] = Counter()
+    for cron in _reconciled(watches, scope):
+        metadata = cron["metadata"]
+        for version in versions_to_prove(metadata.get("annotations") or {}, cron.get("status") or {}):
+            if _has_no_proof_pod(watches, metadata["namespace"], version, now):
+                waiting[metadata["namespace"]] += 1
+    return waiting
+
+
+def _has_no_proof_pod(watches: InformerSet, namespace: str, version: str, now: float) -> bool:
+    """Return whether a version's proof is due and has no pod."""
+    claim = watches.get(CLAIMS, namespace, version)
+    if claim is None or "deletionTimestamp" in claim["metadata"]:
+        return False
+    uid = claim["metadata"]["uid"]
+    pod = watches.get(PODS, namespace, proof_pod(uid, version))
+    return pod is None and is_due(uid, claim["metadata"].get("annotations") or {}, now)
+
+
+def _reconciled(watches: InformerSet, scope: Scope) -> Iterator[Object]:
+    """Yield the DataImportCrons that this controller handles and that are not being deleted."""
+    for cron in watches.values(DATA_IMPORT_CRONS):
+        metadata = cron["metadata"]
+        if (
+            "deletionTimestamp" not in metadata
+            and scope.includes_namespace(metadata["namespace"])
+            and scope.matches(cron)
         ):
-            return True
-    return False
-
-
-def active_proofs(watches: InformerSet) -> int:
-    """Return the number of unfinished proof pods."""
-    return sum(1 for pod in watches.values(PODS) if not _has_ended(pod) and _is_proof(watches, pod))
+            yield cron
 
 
 def _is_proof(watches: InformerSet, pod: Object) -> bool:

@@ -115,7 +115,7 @@ class LocalCronLister:
         volume = data_source.volume if data_source is not None else None
         return volume is not None and (volume.namespace, volume.name) == (namespace, name)
 
-    # A machine has no snapshots, storage classes, Jobs or pods; the reconciler asks for none of these.
+    # A machine has no snapshots, storage classes, Jobs or pods, and one user; the reconciler asks for none of these.
 
     def snapshot(self, namespace: str, name: str) -> Snapshot | None:
         return None
@@ -154,30 +154,20 @@ class LocalCronLister:
     def pod(self, namespace: str, name: str) -> Body | None:
         return None
 
-    def active_polls(self) -> int:
-        """Return the number of running polls."""
-        return sum(self._tasks.running("poll", uid) for uid in self._uids("dataimportcrons"))
+    def running_polls(self) -> Mapping[str, int]:
+        return {}
 
-    def active_polls_of(self, namespace: str) -> int:
-        """Return the number of running polls of one namespace."""
-        return sum(self._tasks.running("poll", uid) for uid in self._uids("dataimportcrons", namespace))
+    def waiting_polls(self, now: float) -> Mapping[str, int]:
+        return {}
 
-    def polls_wait_elsewhere(self, namespace: str, now: float) -> bool:
-        """Return False: all objects are of the user of this machine, who does not compete with anybody."""
-        return False
+    def running_proofs(self) -> Mapping[str, int]:
+        return {}
 
-    def active_proofs(self) -> int:
-        """Return the number of running boot proofs."""
-        return sum(self._tasks.running("proof", uid) for uid in self._tasks.known("proof"))
+    def waiting_proofs(self, now: float) -> Mapping[str, int]:
+        return {}
 
     def offers_device(self, resource: str) -> bool:
         return False
-
-    def _uids(self, plural: str, namespace: str | None = None) -> Iterator[str]:
-        for key in self._observed.keys(plural):
-            body = self._observed.body(key) if namespace in (None, key.namespace) else None
-            if body is not None:
-                yield str(body["metadata"]["uid"])
 
 
 def cron_context(

@@ -93,8 +93,11 @@ class Observed:
     def pod(self, _namespace: str, name: str) -> Document | None:
         return self.pods.get(name)
 
-    def active_proofs(self) -> int:
-        return 0
+    def running_proofs(self) -> dict[str, int]:
+        return {}
+
+    def waiting_proofs(self, _now: float) -> dict[str, int]:
+        return {}
 
     def offers_device(self, _resource: str) -> bool:
         return False

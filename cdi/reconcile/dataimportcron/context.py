@@ -133,17 +133,17 @@ class CronLister(Protocol):
     def pod(self, namespace: str, name: str) -> Body | None:
         """Return a pod with the label ``app: containerized-data-importer``."""
 
-    def active_polls(self) -> int:
-        """Return the number of unfinished poll Jobs and poll pods of all DataImportCrons."""
+    def running_polls(self) -> Mapping[str, int]:
+        """Return the number of unfinished poll Jobs and poll pods, by the namespace of the DataImportCron."""
 
-    def active_polls_of(self, namespace: str) -> int:
-        """Return the number of those of the DataImportCrons of one namespace."""
+    def waiting_polls(self, now: float) -> Mapping[str, int]:
+        """Return the number of DataImportCrons that wait for their turn to poll, by namespace."""
 
-    def polls_wait_elsewhere(self, namespace: str, now: float) -> bool:
-        """Return whether a DataImportCron of another namespace waits for its turn to poll."""
+    def running_proofs(self) -> Mapping[str, int]:
+        """Return the number of unfinished proof pods, by namespace."""
 
-    def active_proofs(self) -> int:
-        """Return the number of unfinished proof pods."""
+    def waiting_proofs(self, now: float) -> Mapping[str, int]:
+        """Return the number of versions that wait for their turn to be proven, by namespace."""
 
     def offers_device(self, resource: str) -> bool:
         """Return whether a ready node offers an extended resource, such as ``devices.kubevirt.io/kvm``."""

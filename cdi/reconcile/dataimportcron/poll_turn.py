@@ -1,7 +1,4 @@
-"""Turns of polls: how many run at once, and how many of them in one namespace.
-
-All is decided from the objects as they are, without a queue: a poll that has to wait is considered again later.
-"""
+"""Turns of polls: how many run at once, and which DataImportCrons wait."""
 
 from __future__ import annotations
 
@@ -13,21 +10,16 @@ from cdi.api.schedule import Schedule
 from cdi.api.timestamps import parse_timestamp
 from cdi.reconcile.dataimportcron.context import CronContext
 from cdi.reconcile.dataimportcron.poll_record import PollRecord
+from cdi.reconcile.dataimportcron.slots import may_start
 
 MAX_POLLS: Final = 8
 """Maximum number of polls that run at once, for all DataImportCrons together."""
-MAX_NAMESPACE_POLLS: Final = MAX_POLLS // 2
-"""Maximum number of polls of one namespace while a poll of another one waits."""
 
 
 def has_turn(context: CronContext) -> bool:
     """Return whether a due poll may start now."""
-    objects, namespace = context.objects, context.namespace
-    if objects.active_polls() >= MAX_POLLS:
-        return False
-    return objects.active_polls_of(namespace) < MAX_NAMESPACE_POLLS or not objects.polls_wait_elsewhere(
-        namespace, context.now
-    )
+    objects, now = context.objects, context.now
+    return may_start(context.namespace, objects.running_polls(), lambda: objects.waiting_polls(now), MAX_POLLS, now)
 
 
 def is_waiting(spec: Mapping[str, Any], annotations: Mapping[str, str], now: float) -> bool:

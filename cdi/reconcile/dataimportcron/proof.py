@@ -48,11 +48,10 @@ from cdi.reconcile.dataimportcron.proof_result import (
     report_result,
     waiting_for,
 )
+from cdi.reconcile.dataimportcron.proof_turn import MAX_PROOFS, has_turn
 from cdi.reconcile.pods.builder import ANN_ATTEMPT, ANN_FINGERPRINT, ANN_SPEC
 from cdi.reconcile.pods.status import Termination, created_at, is_started, pending_reason, termination
 
-MAX_ACTIVE: Final = 8
-"""Proof pods of all DataImportCrons at a time."""
 KVM_PATIENCE: Final = 60.0
 """Seconds that a pod may wait for a node with free KVM before the processor is emulated."""
 REFUSED_DELAY: Final = 30.0
@@ -110,8 +109,8 @@ def _start(context: CronContext, version: GoldenVersion, claim: PVC, attempts: P
     if refusal is not None and _creates(refusal.action, pod):
         blocker = PodBlocker(reason=refusal.failure.code, message=refusal.failure.message)
         return ProofStep(blocker=blocker, requeue_after=REFUSED_DELAY)
-    if context.objects.active_proofs() >= MAX_ACTIVE:
-        message = f"{MAX_ACTIVE} boot proofs are running; this one starts automatically after one of them"
+    if not has_turn(context):
+        message = f"at most {MAX_PROOFS} boot proofs run at once; this one starts automatically when it is its turn"
         return ProofStep(blocker=PodBlocker(reason=QUEUED, message=message), requeue_after=REFUSED_DELAY)
     blocker = failing(attempts.failure) if attempts.failure is not None else waiting_for("the pod is created")
     return ProofStep(actions=(CreateObject(body=pod),), blocker=blocker)

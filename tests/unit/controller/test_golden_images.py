@@ -6,6 +6,7 @@ import asyncio
 import copy
 import datetime as dt
 import json
+from collections import Counter
 
 import pytest
 
@@ -51,7 +52,9 @@ from cdi.reconcile.clone.plan_annotation import ANN_SNAPSHOT_REQUEST
 from cdi.reconcile.context import WorkerPodConfig
 from cdi.reconcile.dataimportcron.context import CloneRight
 from cdi.reconcile.dataimportcron.poll_record import PollRecord
-from cdi.reconcile.dataimportcron.poll_turn import MAX_NAMESPACE_POLLS, MAX_POLLS
+from cdi.reconcile.dataimportcron.poll_turn import MAX_POLLS
+from cdi.reconcile.dataimportcron.proof_result import ANNOTATION as PROOF_ATTEMPTS
+from cdi.reconcile.dataimportcron.proof_result import ProofAttempts
 from tests.unit.controller.objects import added, body, deleted, modified, watches
 
 OWN = {"cdi.kubevirt.io/dataImportCron": "fedora-cron"}
@@ -235,8 +238,7 @@ def test_polls_of_jobs_and_pods_are_counted_until_they_end():
         polled("done", source=NODE_PULL),
         (PODS, body(PODS, poll_pod("done", "uid-done"), labels=POLLER, spec={}, status={"phase": "Succeeded"})),
     )
-    assert found.active_polls() == 2
-    assert (found.active_polls_of("ns"), found.active_polls_of("cdi")) == (2, 0)
+    assert found.running_polls() == {"ns": 2}
 
 
 def test_pods_with_the_labels_of_polls_do_not_take_the_place_of_polls():
@@ -247,7 +249,7 @@ def test_pods_with_the_labels_of_polls_do_not_take_the_place_of_polls():
         for name in ("a", poll_pod("gone", "uid-gone"), poll_pod("node", "uid-other"), poll_pod("url", "uid-url"))
     ]
     found = lister(polled("node", source=NODE_PULL), polled("url"), *((PODS, pod) for pod in pods))
-    assert found.active_polls() == 0
+    assert found.running_polls() == {}
 
 
 def proof(claim, name=None, **more):
@@ -263,7 +265,7 @@ def test_proofs_of_versions_are_counted_until_they_end():
     versions = [{"name": name, "Digest": "uid:1", "state": "Proving"} for name in ("fedora-1", "fedora-2")]
     _, cron = polled("fedora-cron", status={"versions": versions})
     ended = proof(claims[1], status={"phase": "Failed"})
-    assert lister((DATA_IMPORT_CRONS, cron), *known, proof(claims[0]), ended).active_proofs() == 1
+    assert lister((DATA_IMPORT_CRONS, cron), *known, proof(claims[0]), ended).running_proofs() == {"ns": 1}
 
 
 @pytest.mark.parametrize("forged", ["nothing", "name", "label", "version", "owner", "cron"])
@@ -274,7 +276,7 @@ def test_pods_with_the_labels_of_proofs_do_not_take_the_place_of_proofs(forged):
     pod = proof(claim, "a-pod" if forged == "name" else None)
     if forged == "owner":
         pod[1]["metadata"]["ownerReferences"][0]["uid"] = "another"
-    assert lister(cron, (CLAIMS, claim), pod).active_proofs() == (1 if forged == "nothing" else 0)
+    assert lister(cron, (CLAIMS, claim), pod).running_proofs() == ({"ns": 1} if forged == "nothing" else {})
 
 
 DUE = {"cdi.kubevirt.io/storage.import.nextCronTime": "2020-01-01T00:00:00Z"}
@@ -286,15 +288,14 @@ LATER = {"cdi.kubevirt.io/storage.import.nextCronTime": "2099-01-01T00:00:00Z"}
     [
         (polled("a", "tenant"), True),
         (polled("a", "tenant", annotations=DUE), True),
-        (polled("a", "ns"), False),
         (polled("a", "tenant", annotations=LATER), False),
         (polled("a", "tenant", {"pvc": {"namespace": "x", "name": "y"}}), False),
         (polled("a", "tenant", deletionTimestamp="2026"), False),
     ],
-    ids=["new", "due", "same-namespace", "later", "no-pod", "deleted"],
+    ids=["new", "due", "later", "no-pod", "deleted"],
 )
-def test_a_poll_of_another_namespace_that_is_due_waits(cron, waits):
-    assert lister(cron).polls_wait_elsewhere("ns", 1_800_000_000.0) is waits
+def test_a_poll_that_is_due_waits(cron, waits):
+    assert lister(cron).waiting_polls(1_800_000_000.0) == ({"tenant": 1} if waits else {})
 
 
 def test_a_poll_that_runs_or_cannot_run_does_not_wait():
@@ -308,7 +309,46 @@ def test_a_poll_that_runs_or_cannot_run_does_not_wait():
         polled("blocked", "tenant", annotations={ANN_CRON_POLL: missing}),
         invalid,
     )
-    assert not found.polls_wait_elsewhere("ns", 1_800_000_000.0)
+    assert found.waiting_polls(1_800_000_000.0) == {}
+
+
+FAILED_ONCE = ProofAttempts(
+    attempt=1, ended=1_800_000_000.0, failure=Failure(code="WorkerLost", message="", retry=Retry.BACKOFF)
+)
+
+
+@pytest.mark.parametrize(
+    ("case", "waits"),
+    [
+        ("due", True),
+        ("invalid-settings", True),
+        ("has-a-pod", False),
+        ("no-claim", False),
+        ("available", False),
+        ("no-longer-wanted", False),
+        ("delayed-after-a-failure", False),
+        ("cron-deleted", False),
+        ("another-installation", False),
+    ],
+)
+def test_a_version_whose_proof_is_due_and_has_no_pod_waits(case, waits):
+    settings = {"due": "boot", "invalid-settings": "flight", "no-longer-wanted": "none"}.get(case, "boot")
+    attempts = {PROOF_ATTEMPTS: FAILED_ONCE.write()} if case == "delayed-after-a-failure" else {}
+    claim = body(CLAIMS, "fedora-1", labels=OWN, annotations=attempts, spec={})
+    state = "Available" if case == "available" else "Proving"
+    cron = polled(
+        "fedora-cron",
+        annotations={"cdi.kubevirt.io/golden.proof": settings},
+        status={"versions": [{"name": "fedora-1", "Digest": "uid:1", "state": state}]},
+        **({"deletionTimestamp": "2026"} if case == "cron-deleted" else {}),
+    )
+    known = [cron]
+    if case != "no-claim":
+        known.append((CLAIMS, claim))
+    if case == "has-a-pod":
+        known.append(proof(claim))
+    scope = Scope(namespaces=frozenset({"x"})) if case == "another-installation" else None
+    assert lister(*known, scope=scope).waiting_proofs(1_800_000_000.0) == ({"ns": 1} if waits else {})
 
 
 @pytest.mark.parametrize(
@@ -633,21 +673,76 @@ async def test_crons_that_are_reconciled_at_once_do_not_exceed_the_limit_of_poll
     assert kinds.count("Job") == MAX_POLLS
 
 
-async def test_polls_of_one_namespace_leave_half_of_the_places_to_those_of_others():
-    crons = [polled(f"cron-{number}", "greedy") for number in range(2 * MAX_POLLS)] + [polled("other", "tenant")]
-    server = Server()
-    made = reconcilers(server, watches(*crons), Scope())
+class Turns:
+    """DataImportCrons of several namespaces that are all due, and the Jobs or pods that are created for them."""
 
-    async def jobs(*chosen):
-        for _, cron in chosen:
+    def __init__(self, kind, *known):
+        self._kind = kind
+        self._server = Server()
+        self._watches = watches(*known)
+        for resource, each in known:
+            self._watches.crons.changed(resource, added(each))
+        self._reconcilers = reconcilers(self._server, self._watches, Scope())
+
+    async def reconcile(self, namespace):
+        """Reconcile all DataImportCrons of a namespace, and return the number of pods held by each namespace."""
+        for cron in list(self._watches.values(DATA_IMPORT_CRONS)):
             metadata = cron["metadata"]
-            await made.reconcile(Request(kind="cron", namespace=metadata["namespace"], name=metadata["name"]))
-        return [one["metadata"]["name"] for one in server.created if one["kind"] == "Job"]
+            if metadata["namespace"] == namespace:
+                await self._reconcilers.reconcile(Request(kind="cron", namespace=namespace, name=metadata["name"]))
+        return self.held
 
-    assert len(await jobs(*crons[:-1])) == MAX_NAMESPACE_POLLS
-    assert any("other" in name for name in await jobs(crons[-1]))
-    # The others may have the rest once nothing else waits.
-    assert len(await jobs(*crons[:-1])) == MAX_POLLS
+    @property
+    def _created(self):
+        return [one for one in self._server.created if one["kind"] == self._kind]
+
+    @property
+    def held(self):
+        label = "cdi.kubevirt.io/dataImportCronNs"
+        places = (one["metadata"].get("labels", {}).get(label) or one["metadata"]["namespace"] for one in self._created)
+        return dict(Counter(places))
+
+
+def due_polls(**namespaces):
+    return [polled(f"{space}-{number}", space) for space, count in namespaces.items() for number in range(count)]
+
+
+def due_proofs(**namespaces):
+    """DataImportCrons with one imported version each, whose proof is due."""
+    for space, count in namespaces.items():
+        for number in range(count):
+            name = f"image-{number}-1"
+            labels = {"cdi.kubevirt.io/dataImportCron": f"image-{number}"}
+            success = {"cdi.kubevirt.io/storage.pod.phase": "Succeeded"}
+            claim = body(CLAIMS, name, space, labels=labels, annotations=success, spec={}, status={"phase": "Bound"})
+            claim["metadata"]["uid"] = f"{space}-{number}"
+            yield CLAIMS, claim
+            cron = polled(
+                f"image-{number}",
+                space,
+                annotations={"cdi.kubevirt.io/golden.proof": "boot", **LATER},
+                status={"versions": [{"name": name, "Digest": "uid:1", "state": "Proving"}]},
+            )
+            yield cron
+
+
+TURNS = pytest.mark.parametrize(("kind", "due"), [("Job", due_polls), ("Pod", due_proofs)], ids=["polls", "proofs"])
+
+
+@TURNS
+async def test_a_namespace_leaves_slots_to_those_of_others_that_wait(kind, due):
+    turns = Turns(kind, *due(greedy=2 * MAX_POLLS, tenant=1))
+    assert await turns.reconcile("greedy") == {"greedy": MAX_POLLS - 1}
+    assert await turns.reconcile("tenant") == {"greedy": MAX_POLLS - 1, "tenant": 1}
+
+
+@TURNS
+async def test_two_namespaces_with_many_crons_do_not_hold_the_slots_of_a_third(kind, due):
+    turns = Turns(kind, *due(a=2 * MAX_POLLS, b=2 * MAX_POLLS, c=3))
+    for namespace in ("a", "b", "c"):
+        held = await turns.reconcile(namespace)
+    assert sum(held.values()) == MAX_POLLS
+    assert sorted(held.values()) == [2, 3, 3]
 
 
 async def test_what_a_deleted_cron_left_is_deleted():

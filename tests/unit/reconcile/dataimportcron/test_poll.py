@@ -22,7 +22,7 @@ from cdi.reconcile.dataimportcron.poll import (
 )
 from cdi.reconcile.dataimportcron.poll_record import LONGEST_DELAY, PollRecord
 from cdi.reconcile.dataimportcron.poll_source import split_image_stream
-from cdi.reconcile.dataimportcron.poll_turn import MAX_NAMESPACE_POLLS, MAX_POLLS
+from cdi.reconcile.dataimportcron.poll_turn import MAX_POLLS
 from cdi.reconcile.datavolume.rejection import refusal_of
 
 P = "cdi.kubevirt.io/storage.import."
@@ -53,7 +53,7 @@ class Cluster:
         self.task = None
         self.others = 0
         self.others_of_namespace = 0
-        self.waiting_elsewhere = False
+        self.waiting = {}
         self.config = ResolvedConfig(
             insecure_registries=frozenset({"registry.example:5000"}),
             pods=WorkerPodConfig(image="cdi:1", pull_secrets=("pull",), placement={"nodeSelector": {"a": "b"}}),
@@ -81,16 +81,12 @@ class Cluster:
     def pod(self, namespace, name):
         return copy.deepcopy(self.objects.get(("pods", namespace, name)))
 
-    def active_polls(self):
-        return self.others + len(self._of("jobs"))
+    def running_polls(self):
+        return {"golden": self.others_of_namespace + len(self._of("jobs")), "other": self.others}
 
-    def active_polls_of(self, namespace):
-        assert namespace == "golden"
-        return self.others_of_namespace + len(self._of("jobs"))
-
-    def polls_wait_elsewhere(self, namespace, now):
-        assert (namespace, now) == ("golden", self.now)
-        return self.waiting_elsewhere
+    def waiting_polls(self, now):
+        assert now == self.now
+        return self.waiting
 
     def input(self, ref):
         return self.inputs.get(ref)
@@ -568,12 +564,12 @@ class TestLimits:
         cluster.step()
         assert len(cluster.jobs) == 1
 
-    def test_a_namespace_leaves_half_of_the_turns_to_polls_of_others_that_wait(self, cluster):
-        cluster.others = cluster.others_of_namespace = MAX_NAMESPACE_POLLS
-        cluster.waiting_elsewhere = True
+    def test_a_poll_waits_while_a_namespace_that_holds_fewer_turns_waits(self, cluster):
+        cluster.others, cluster.others_of_namespace = 4, 3
+        cluster.waiting = {"golden": 5, "third": 1}
         assert 5 <= cluster.step().requeue_after <= 15
         assert cluster.jobs == []
-        cluster.waiting_elsewhere = False
+        cluster.waiting = {"golden": 5}
         cluster.step()
         assert len(cluster.jobs) == 1
 

@@ -19,9 +19,10 @@ from cdi.api.proof import ProofJob, ProofResult
 from cdi.reconcile.actions import CreateObject, DeleteObject, PatchObject, StartTask, StopTask
 from cdi.reconcile.context import PVC, Platform, ResolvedConfig, WorkerPodConfig
 from cdi.reconcile.dataimportcron.context import CronContext, LocalTask
-from cdi.reconcile.dataimportcron.proof import KVM_PATIENCE, MAX_ACTIVE, plan_proof
+from cdi.reconcile.dataimportcron.proof import KVM_PATIENCE, plan_proof
 from cdi.reconcile.dataimportcron.proof_pod import KVM, MEMORY_OVERHEAD
 from cdi.reconcile.dataimportcron.proof_result import ANNOTATION, MAX_FAILURES, ProofStep
+from cdi.reconcile.dataimportcron.proof_turn import MAX_PROOFS
 from cdi.reconcile.datavolume.rejection import refusal_of
 from cdi.reconcile.pods.builder import ANN_FINGERPRINT, ANN_JOB
 
@@ -59,7 +60,10 @@ class Cluster:
     pods_config: WorkerPodConfig = field(default_factory=lambda: WorkerPodConfig(image="cdi:1"))
     now: float = NOW
     kvm: bool = False
-    active: int = 0
+    slots: dict[str, int] = field(default_factory=dict)
+    """Proof pods by namespace."""
+    waiting: dict[str, int] = field(default_factory=dict)
+    """Versions that wait for their turn, by namespace."""
     refusal: object = None
     started: int = 0
     """Number of pods or processes that were started."""
@@ -72,8 +76,12 @@ class Cluster:
         assert namespace == "golden"
         return self.pods.get(name)
 
-    def active_proofs(self):
-        return self.active
+    def running_proofs(self):
+        return self.slots
+
+    def waiting_proofs(self, now):
+        assert now == self.now
+        return self.waiting
 
     def offers_device(self, resource):
         assert resource == KVM
@@ -280,11 +288,20 @@ def test_the_architecture_of_the_version_chooses_the_node(cluster):
 
 
 def test_too_many_proofs_at_a_time_wait(cluster):
-    cluster.active = MAX_ACTIVE
+    cluster.slots = {"other": MAX_PROOFS}
     step = cluster.run()
     assert cluster.pods == {}
     assert step.blocker.reason == "ProofQueued"
     assert step.requeue_after
+
+
+def test_a_proof_waits_while_a_namespace_that_holds_fewer_slots_waits(cluster):
+    cluster.slots = {"golden": 3, "other": 4}
+    cluster.waiting = {"golden": 5, "third": 1}
+    assert cluster.run().blocker.reason == "ProofQueued"
+    assert cluster.pods == {}
+    cluster.waiting = {"golden": 5}
+    started(cluster)
 
 
 def test_a_rejected_pod_is_reported_and_tried_again_later(cluster):

@@ -519,17 +519,17 @@ class World:
     def pod(self, namespace: str, name: str) -> Body | None:
         return self.get("pods", name, namespace)
 
-    def active_polls(self) -> int:
-        return sum(1 for kind, _, _ in self.objects if kind == "jobs")
+    def running_polls(self) -> dict[str, int]:
+        return {NAMESPACE: sum(1 for kind, _, _ in self.objects if kind == "jobs")}
 
-    def active_polls_of(self, namespace: str) -> int:
-        return self.active_polls()
+    def waiting_polls(self, now: float) -> dict[str, int]:
+        return {}
 
-    def polls_wait_elsewhere(self, namespace: str, now: float) -> bool:
-        return False
+    def running_proofs(self) -> dict[str, int]:
+        return {}
 
-    def active_proofs(self) -> int:
-        return 0
+    def waiting_proofs(self, now: float) -> dict[str, int]:
+        return {}
 
     def offers_device(self, resource: str) -> bool:
         return resource in self.devices
