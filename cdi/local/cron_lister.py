@@ -3,7 +3,7 @@
 # ruff: noqa: ARG002  parameters of the protocol that a machine has no objects for
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Literal, TypeVar
 
