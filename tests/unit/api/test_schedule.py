@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import datetime as dt
+import re
 import zoneinfo
 
 import pytest
+from cronsim import CronSim, CronSimError
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -254,6 +256,28 @@ def test_the_next_time_equals_that_of_a_search_minute_by_minute(schedule: str, a
         assert found == expected
     else:
         assert found is None or found >= after + minutes * 60 - 60
+
+
+def _has_one_meaning(schedule: str) -> bool:
+    """Return whether cronsim reads a schedule alike.
+
+    A day field that contains a star other than ``*`` restricts there and not here, or the reverse, and a range of one
+    value with a step has no end there.
+    """
+    days = schedule.split()[2::2]
+    return all(text == "*" or "*" not in text for text in days) and not re.search(r"\b(\d+)-\1/", schedule)
+
+
+@settings(max_examples=200, deadline=None)
+@given(SCHEDULES.filter(_has_one_meaning), st.integers(1_600_000_000, 1_900_000_000))
+def test_the_next_time_in_utc_equals_that_of_cronsim(schedule: str, after: int) -> None:
+    moment = dt.datetime.fromtimestamp(after, dt.UTC)
+    try:
+        expected = next(CronSim(schedule, moment.replace(second=0)))
+    except CronSimError:  # a day that no month has
+        assert Schedule.parse(schedule).next_after(after) is None
+        return
+    assert Schedule.parse(schedule).next_after(after) == expected.timestamp()
 
 
 @settings(max_examples=300, deadline=None)
