@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 
 import click
 
@@ -79,11 +78,10 @@ def command(
 
         click.echo(yaml.safe_dump_all(webhook_configurations(installation), sort_keys=False), nl=False)
         return
-    from cdi.controller.logging import configure
+    from cdi.logs import LogFormat, configure
     from cdi.server.server import Options, serve
 
-    configure(2 if log_level == "debug" else 1)
-    logging.getLogger("cdi").setLevel(log_level.upper())
+    configure(LogFormat.JSON, log_level)
     options = Options(
         installation=installation,
         prefix=prefix,

@@ -128,14 +128,13 @@ def command(
     -n is the namespace of the installation: it contains the Lease and the objects that CDIConfig names.  With
     --watch-namespaces or --selector other objects, including cluster-scoped ones, are left to another installation.
     """
-    from cdi.controller.logging import configure
     from cdi.controller.main import Options
     from cdi.controller.request import Scope
     from cdi.kube.client import connect
+    from cdi.logs import LogFormat, configure
     from cdi.reconcile.context import WorkerPodConfig
 
-    configure(2 if log_level == "debug" else 1)
-    logging.getLogger("cdi").setLevel(log_level.upper())
+    configure(LogFormat.JSON, log_level)
     options = Options(
         namespace=session.namespace,
         pods=WorkerPodConfig(image=image, pull_policy=pull_policy),
@@ -158,9 +157,9 @@ def command(
 
 async def _run(client: Client, options: Options) -> None:
     from cdi.api.names import prefixed_name
-    from cdi.controller.logging import fields
     from cdi.controller.main import ControllerProcess
     from cdi.kube.certificates import service_hosts
+    from cdi.logs import fields
     from cdi.server.metrics_server import SERVICE, serve_metrics
 
     stop = asyncio.Event()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 
 import click
 
@@ -72,18 +71,17 @@ def command(
     Clients authenticate with a token from an UploadTokenRequest; the page acts with the permissions of its user's own
     token.  The files are read again when they change.
     """
-    from cdi.controller.logging import configure
     from cdi.kube.client import Client
     from cdi.kube.credentials import find
     from cdi.kube.sync import SyncClient
+    from cdi.logs import LogFormat, configure
     from cdi.server.page.cluster import ClusterBackendProvider
     from cdi.server.page.service import Page
     from cdi.server.proxy.policy import ClusterPolicy
     from cdi.server.proxy.run import Options, serve
     from cdi.server.proxy.volumes import ClusterVolumes
 
-    configure(2 if log_level == "debug" else 1)
-    logging.getLogger("cdi").setLevel(log_level.upper())
+    configure(LogFormat.JSON, log_level)
     options = Options(
         tls=tls,
         client=client_tls,

@@ -9,9 +9,9 @@ from datetime import UTC, datetime
 
 from cdi.api.errors import AlreadyExists, CdiError, NotFound
 from cdi.api.timestamps import timestamp
-from cdi.controller.logging import fields
 from cdi.kube.client import Client
 from cdi.kube.resources import EVENTS, Object
+from cdi.logs import fields
 from cdi.reconcile.actions import Event
 
 COMPONENT = "cdi-controller"

@@ -19,13 +19,13 @@ from dataclasses import dataclass, field
 from cdi.api.names import INSTALLATION, prefixed_name
 from cdi.controller.components import Component
 from cdi.controller.health import serve_health
-from cdi.controller.logging import fields
 from cdi.controller.manager import Manager
 from cdi.controller.metrics import Metrics
 from cdi.controller.request import Scope
 from cdi.kube.client import Client
 from cdi.kube.lease import LeaderElector
 from cdi.kube.resources import Object, Resource
+from cdi.logs import fields
 from cdi.reconcile.context import WorkerPodConfig
 
 LEASE = "cdi-controller"

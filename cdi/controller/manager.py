@@ -15,7 +15,6 @@ from cdi.controller.components import Component, ComponentHealth
 from cdi.controller.handlers import initial_requests, owners_of, requests_for
 from cdi.controller.informers import InformerSet
 from cdi.controller.lister import ClusterLister
-from cdi.controller.logging import fields
 from cdi.controller.metrics import SUCCEEDED, Metrics
 from cdi.controller.pod_usage import PodUsageTracker
 from cdi.controller.progress import ProgressPoller, Target, progress_client
@@ -31,6 +30,7 @@ from cdi.kube.client import Client
 from cdi.kube.jwt import SIGNING_KEY, ensure_signing_key
 from cdi.kube.reflector import WatchEvent
 from cdi.kube.resources import CLAIMS, PODS, SERVICES, Object, Resource
+from cdi.logs import fields
 from cdi.reconcile.cdi.configuration import active_cdi
 from cdi.reconcile.context import Worker, WorkerPodConfig
 from cdi.reconcile.pods.builder import ANN_STORED_JOURNAL, CONTAINER

@@ -22,8 +22,8 @@ import aiohttp
 
 from cdi.api.decode import decode
 from cdi.api.job import Failure, Progress
-from cdi.controller.logging import fields
 from cdi.controller.workqueue import WorkQueue
+from cdi.logs import fields
 
 POLL_INTERVAL = 1.0
 """Polling interval of one pod in seconds, also before the first request: most small imports end before that."""

@@ -29,7 +29,6 @@ from cdi.controller.cron_reads import CronReads
 from cdi.controller.events import event
 from cdi.controller.informers import InformerSet
 from cdi.controller.lister import ClusterLister
-from cdi.controller.logging import fields
 from cdi.controller.referenced_objects import ReferencedObjects
 from cdi.controller.request import Kind, Request, Scope, datavolume
 from cdi.controller.status_throttle import StatusThrottle
@@ -52,6 +51,7 @@ from cdi.kube.resources import (
     Object,
     Resource,
 )
+from cdi.logs import fields
 from cdi.program_versions import program_versions
 from cdi.reconcile.actions import CreateObject, Plan, SetFinalizer, StartWorker
 from cdi.reconcile.cdi.configuration import (

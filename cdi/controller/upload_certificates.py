@@ -30,10 +30,10 @@ from cdi.controller.certificates import (
     SERVER_SIGNER,
     CertificateManager,
 )
-from cdi.controller.logging import fields
 from cdi.kube.certificates import CertificateConfig, Lifetimes, ensure_certificate, service_hosts
 from cdi.kube.client import Client
 from cdi.kube.resources import CLAIMS, Object
+from cdi.logs import fields
 from cdi.reconcile.context import Service
 from cdi.reconcile.datavolume.upload_server import certificate
 

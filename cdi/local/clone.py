@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import logging
 import os
 import shutil
 import signal
@@ -34,9 +35,11 @@ from cdi.api.errors import (
 )
 from cdi.api.job import Failure, Outcome, Progress
 from cdi.local.home import WorkerDirectory
+from cdi.logs import LogFormat, configure, fields
 from cdi.reconcile.actions import CloneJob
 from cdi.target.errors import map_os_errors
 
+LOG = logging.getLogger(__name__)
 _FICLONE = 0x40049409
 _CHUNK_SIZE = 64 << 20
 _REPORT = 0.5
@@ -218,16 +221,17 @@ def main(arguments: list[str]) -> int:
     if len(arguments) != 4 or arguments[0] != "run" or arguments[2] != "--status-dir":
         sys.stderr.write("usage: python -m cdi.local.clone run JOB.json --status-dir DIR\n")
         return InvalidManifest.exit_status
+    configure(LogFormat.TEXT)
     directory = WorkerDirectory(Path(arguments[3]))
     with atomic_file.locked(directory.lock, wait=False) as lock:
         if lock is None:
             busy = TargetBusy("another worker runs this job", where=str(directory.path))
-            sys.stderr.write(f"{busy}\n")
+            LOG.error(busy.message, extra=fields(code=busy.code))
             return busy.exit_status
         outcome = _carry_out(Path(arguments[1]), directory)
         atomic_file.write(directory.outcome, outcome.to_json().encode(), single_writer=True)
     if outcome.failure is not None:
-        sys.stderr.write(f"error[{outcome.failure.code}]: {outcome.failure.message}\n")
+        LOG.error(outcome.failure.message, extra=fields(code=outcome.failure.code))
         return outcome.failure.exit_status
     return 0
 

@@ -39,6 +39,7 @@ from cdi.local.processes import GUARD, Processes, rotate
 from cdi.local.provisioner import Provisioner
 from cdi.local.tasks import Task, Tasks
 from cdi.local.trouble import Troubles
+from cdi.logs import LogFormat, configure
 from cdi.reconcile.actions import Plan, StartWorker
 from cdi.reconcile.dataimportcron.deletion import plan_deletion
 from cdi.reconcile.dataimportcron.reconcile import reconcile_cron
@@ -435,7 +436,7 @@ def main(arguments: list[str]) -> int:
     if len(arguments) not in (2, 3) or arguments[0] != "--home" or arguments[2:] not in ([], ["--locked"]):
         sys.stderr.write("usage: python -m cdi.local.supervisor --home DIR [--locked]\n")
         return 2
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+    configure(LogFormat.TEXT)
     os.umask(0o077)
     inherited = GUARD if len(arguments) == 3 else None
     if inherited is not None:

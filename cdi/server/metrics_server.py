@@ -28,10 +28,10 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from cdi.api.errors import CdiError
 from cdi.controller.health import listen
-from cdi.controller.logging import fields
 from cdi.kube import pki
 from cdi.kube.client import Client
 from cdi.kube.pki import Lifetime
+from cdi.logs import fields
 from cdi.server.proxy.policy import POLL_INTERVAL, policy_of
 from cdi.server.tls import ServingTls
 from cdi.server.uploadtoken_api.authentication import may_get_path, user_of_token

@@ -20,7 +20,6 @@ from cdi.api.datasource import DataSource
 from cdi.api.errors import CdiError, NotFound, UsageError
 from cdi.api.names import prefixed_name
 from cdi.api.validation import parse
-from cdi.controller.logging import fields
 from cdi.kube.certificates import (
     CertificateConfig,
     SignerConfig,
@@ -31,6 +30,7 @@ from cdi.kube.certificates import (
 from cdi.kube.client import Client, connect
 from cdi.kube.jwt import SIGNING_KEY, TokenClaims
 from cdi.kube.resources import DATA_SOURCES
+from cdi.logs import fields
 from cdi.server.ca_injection import publish, publish_service
 from cdi.server.hooks import Installation
 from cdi.server.informers import Observed

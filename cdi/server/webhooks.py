@@ -17,7 +17,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from cdi.api.errors import CdiError, InvalidManifest
 from cdi.api.rules.problems import Problem
-from cdi.controller.logging import fields
+from cdi.logs import fields
 from cdi.server import admission, clone_authorization, mutation
 from cdi.server.admission import Cluster
 from cdi.server.clone_authorization import Access

@@ -9,6 +9,8 @@ import importlib
 import sys
 from typing import Final
 
+from cdi.logs import LogFormat, configure
+
 _SUBCOMMANDS: Final = {
     "clone-source": ("cdi.worker.clone", "source"),
     "clone-target": ("cdi.worker.clone", "target"),
@@ -30,6 +32,7 @@ def command(arguments: list[str]) -> int:
 
 
 def _main(arguments: list[str]) -> int:
+    configure(LogFormat.TEXT)
     if arguments and arguments[0] in _SUBCOMMANDS:
         module, function = _SUBCOMMANDS[arguments[0]]
         status: int = getattr(importlib.import_module(module), function)(arguments[1:])

@@ -43,13 +43,16 @@ SIGTERM stops either pod at its current position; its progress is kept for the n
 
 from __future__ import annotations
 
+import logging
+
 from cdi.api.copy import CopySourceJob, CopyTargetJob
 from cdi.api.job import Outcome
 from cdi.transfer.clone.receive import receive
 from cdi.transfer.clone.send import send
 from cdi.transfer.control import TransferControl
-from cdi.worker import log
 from cdi.worker.pod import Options, WorkerTask, parse_and_run, run_task
+
+LOG = logging.getLogger(__name__)
 
 
 def source(arguments: list[str]) -> int:
@@ -68,7 +71,7 @@ def run_source(options: Options) -> int:
         options,
         WorkerTask(
             parse=CopySourceJob.from_json,
-            asked=lambda job: log.logging(f"clone of {job.path} to those of {job.targets}"),
+            asked=lambda job: LOG.info(f"clone of {job.path} to those of {job.targets}"),
             control=TransferControl,
             execute=send,
             volume=lambda _: None,
@@ -83,7 +86,7 @@ def run_target(options: Options) -> int:
         options,
         WorkerTask(
             parse=CopyTargetJob.from_json,
-            asked=lambda job: log.logging(f"clone onto {job.target.kind} {job.target.path}"),
+            asked=lambda job: LOG.info(f"clone onto {job.target.kind} {job.target.path}"),
             control=TransferControl,
             execute=_receive,
             volume=CopyTargetJob.as_job,
@@ -93,4 +96,4 @@ def run_target(options: Options) -> int:
 
 
 def _receive(job: CopyTargetJob, control: TransferControl) -> Outcome:
-    return receive(job, control, lambda port: log.logging(f"waiting for the source on port {port}"))
+    return receive(job, control, lambda port: LOG.info(f"waiting for the source on port {port}"))

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import os
 
 from cdi.api.job import Limits
 from cdi.transfer.control import TransferControl
 from cdi.worker import log
+
+LOG = logging.getLogger(__name__)
 
 _MAX_SIZE = 4096
 
@@ -38,7 +41,7 @@ class LimitsFile:
         except FileNotFoundError:
             return
         except (OSError, ValueError) as error:
-            log.logging(f"cannot read {os.path.basename(self._path)}: {error}")
+            LOG.warning(f"cannot read {os.path.basename(self._path)}: {error}")
             return
         if limits != self._current:
             self._current = limits

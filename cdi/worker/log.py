@@ -1,18 +1,18 @@
-"""Log of the worker on standard error: its job, changes of phase, progress and outcome.
+"""Log lines about a worker's job: its start, changes of phase, progress and outcome.
 
-Every line begins with the time in UTC. No line has a secret: sources are written without user, password and query.
+No line has a secret: sources are written without user, password and query.
 """
 
 from __future__ import annotations
 
-import contextlib
+import logging
 import os
-import sys
 import time
 from typing import assert_never
 
 from cdi.api.job import (
     BlankSourceSpec,
+    Failure,
     FileSourceSpec,
     GcsSourceSpec,
     HttpSourceSpec,
@@ -26,7 +26,9 @@ from cdi.api.job import (
     StreamSourceSpec,
 )
 from cdi.image.sizes import format_size
+from cdi.logs import fields
 
+LOG = logging.getLogger(__name__)
 LOG_INTERVAL = 10.0
 """Interval in seconds between progress lines without another change."""
 MIN_LOG_INTERVAL = 1.0
@@ -36,16 +38,6 @@ VERBOSITY = "CDI_VERBOSITY"
 
 At 0 only start and end are logged, at 1 progress too, and above that progress is logged more often.
 """
-
-
-def logging(text: str) -> None:
-    """Write one line.
-
-    Control characters are escaped, as they may come from a server or an image.
-    """
-    line = "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)
-    with contextlib.suppress(OSError):  # a log that cannot be written is no reason to end the work
-        print(f"{time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())} {line}", file=sys.stderr, flush=True)  # noqa: T201 - the log
 
 
 class ProgressLogger:
@@ -68,25 +60,25 @@ class ProgressLogger:
         if state == self._state and (now - self._when < self._every or progress.done == self._done):
             return
         self._state, self._when, self._done = state, now, progress.done
-        logging(_words(progress))
+        LOG.info(_words(progress))
 
 
 def log_started(job: Job) -> None:
     size = f" of {format_size(job.size)}" if job.size is not None else ""
-    logging(f"import of {place(job.source)} onto {job.target.kind} {job.target.path}{size}")
+    LOG.info(f"import of {place(job.source)} onto {job.target.kind} {job.target.path}{size}")
 
 
 def limited(limits: Limits) -> None:
     bandwidth = f"{format_size(limits.bandwidth)}/s" if limits.bandwidth else "not limited"
-    logging(f"limits: bandwidth {bandwidth}, connections {limits.connections or 'as before'}")
+    LOG.info(f"limits: bandwidth {bandwidth}, connections {limits.connections or 'as before'}")
 
 
 def log_finished(outcome: Outcome) -> None:
     """Log the outcome."""
     for warning in outcome.warnings:
-        logging(f"warning: {warning}")
+        LOG.warning(warning)
     if outcome.failure is not None:
-        logging(f"error[{outcome.failure.code}]: {outcome.failure.message}")
+        log_failure(outcome.failure)
         return
     words = [f"done in {outcome.seconds:.1f} s: {' in '.join((outcome.format or '', *reversed(outcome.wrappers)))}"]
     words.append(f"by {outcome.path}")
@@ -97,7 +89,11 @@ def log_finished(outcome: Outcome) -> None:
         words.append(f"verified by {', '.join(outcome.verified_by)}")
     if outcome.digest:
         words.append(outcome.digest)
-    logging(", ".join(words))
+    LOG.info(", ".join(words))
+
+
+def log_failure(failure: Failure) -> None:
+    LOG.error(failure.message, extra=fields(code=failure.code))
 
 
 def place(source: SourceSpec) -> str:

@@ -6,6 +6,8 @@ termination message is an `Outcome` with `disk_size`, as in other pods; everythi
 
 from __future__ import annotations
 
+import sys
+
 from cdi.api.errors import CdiError, UsageError
 from cdi.api.job import Outcome
 from cdi.transfer.clone.disk_reader import DiskReader
@@ -18,7 +20,7 @@ from cdi.worker.termination import termination_message
 def main(arguments: list[str]) -> int:
     """Run ``measure`` and return the exit status."""
     if len(arguments) not in (2, 3):
-        log.logging("usage: cdi-worker measure PATH ID [TERMINATION-LOG]")
+        print("usage: cdi-worker measure PATH ID [TERMINATION-LOG]", file=sys.stderr)  # noqa: T201 - usage errors go to standard error
         return UsageError.exit_status
     path, identity, *rest = arguments
     try:

@@ -18,11 +18,11 @@ that of the failure (docs/reference/errors.md).
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import sys
 import threading
 import time
-import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Generic, Literal, TypeVar
@@ -38,6 +38,8 @@ from cdi.worker.earlier_runs import EarlierRuns, FinalRun
 from cdi.worker.limits import LimitsFile
 from cdi.worker.signals import SignalHandler
 from cdi.worker.termination import termination_message
+
+LOG = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from cdi.api.copy import CopySourceJob, CopyTargetJob
@@ -151,8 +153,8 @@ def run_task(options: Options, task: WorkerTask[_J]) -> int:
         outcome = _carry_out(job, task, options, stop)
     except CdiError as error:
         outcome = Outcome(id=job.id if job else "", failure=failure_of(error))
-    except Exception as error:  # noqa: BLE001 - without an outcome the pod would have no message
-        traceback.print_exc()
+    except Exception as error:
+        LOG.exception("the worker failed because of a defect")
         defect = InternalError(f"{type(error).__name__}: {error}")
         outcome = Outcome(id=job.id if job else "", failure=failure_of(defect))
     left = journal_of(task.volume(job)) if job is not None and outcome.failure is not None else None
@@ -172,7 +174,7 @@ def _write_termination_message(options: Options, message: str) -> None:
         with open(options.termination_log, "w", encoding="ascii") as file:
             file.write(message)
     except OSError as error:
-        log.logging(f"cannot write the termination message: {error}")
+        LOG.warning(f"cannot write the termination message: {error}")
 
 
 def _source_kind(job: object) -> str:
@@ -294,6 +296,6 @@ def _serve(
         server = Server(port, server_context(os.uname().nodename), answering())
     except OSError as error:
         # The progress is not served then, which does not affect the import.
-        log.logging(f"cannot listen on port {port}: {error.strerror}")
+        LOG.warning(f"cannot listen on port {port}: {error.strerror}")
         return
     serving.callback(server.close)

@@ -6,6 +6,8 @@ message is a `cdi.api.poll.PollResult` of at most 4096 bytes. Nothing is written
 
 from __future__ import annotations
 
+import logging
+
 from cdi.api.errors import CdiError, InvalidManifest
 from cdi.api.job import Failure
 from cdi.api.poll import PollJob, PollResult
@@ -15,6 +17,8 @@ from cdi.worker import log
 from cdi.worker.pod import Options, parse_and_run, read_job
 from cdi.worker.signals import SignalHandler
 from cdi.worker.termination import LIMIT
+
+LOG = logging.getLogger(__name__)
 
 
 def main(arguments: list[str]) -> int:
@@ -29,7 +33,7 @@ def run(options: Options) -> int:
         job = PollJob.from_json(read_job(options.job))
     except InvalidManifest as error:
         return _finish(PollResult(id="", failure=Failure.from_error(error)), options)
-    log.logging(f"poll of {log.place(job.source)}")
+    LOG.info(f"poll of {log.place(job.source)}")
     try:
         control = TransferControl(job)
         stop.watch(control)
@@ -42,13 +46,13 @@ def run(options: Options) -> int:
 def _finish(result: PollResult, options: Options) -> int:
     failure = result.failure
     if failure is None:
-        log.logging(f"found {result.digest} by {result.identity}")
+        LOG.info(f"found {result.digest} by {result.identity}")
     else:
-        log.logging(f"error[{failure.code}]: {failure.message}")
+        log.log_failure(failure)
     try:
         # The kubelet has mounted this file, so it must be written in place.
         with open(options.termination_log, "w", encoding="ascii") as file:
             file.write(result.to_json(LIMIT))
     except OSError as error:
-        log.logging(f"cannot write the termination message: {error}")
+        LOG.warning(f"cannot write the termination message: {error}")
     return 0 if failure is None else failure.exit_status

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import os
 import struct
+import sys
 
 from cdi.api.errors import CdiError, TargetUnsuitable, UsageError
+from cdi.api.job import Failure
 from cdi.target.errors import map_os_errors
 from cdi.worker import log
 
@@ -29,12 +31,12 @@ _MACHINES = {
 def main(arguments: list[str]) -> int:
     """Write the program and return the exit status."""
     if len(arguments) != 1:
-        log.logging("usage: cdi-worker poll-program PATH")
+        print("usage: cdi-worker poll-program PATH", file=sys.stderr)  # noqa: T201 - usage errors go to standard error
         return UsageError.exit_status
     try:
         write(arguments[0], os.uname().machine)
     except CdiError as error:
-        log.logging(str(error))
+        log.log_failure(Failure.from_error(error))
         return error.exit_status
     return 0
 

@@ -10,10 +10,10 @@ of which it could not be tried. SIGTERM stops the proof with the failure `Interr
 
 from __future__ import annotations
 
+import logging
 import re
 import threading
 import time
-import traceback
 
 from cdi.api.errors import BootFailed, CdiError, InternalError, InvalidManifest
 from cdi.api.job import Failure
@@ -21,6 +21,8 @@ from cdi.api.proof import MAX_EXPECT, ProofJob, ProofResult
 from cdi.worker import log
 from cdi.worker.pod import Options, parse_and_run, read_job
 from cdi.worker.signals import SignalHandler
+
+LOG = logging.getLogger(__name__)
 
 LOG_INTERVAL = 10.0
 """Minimum seconds between two console lines in the log."""
@@ -43,8 +45,8 @@ def run(options: Options) -> int:
         result = prove(job, cancellation.cancelled)
     except CdiError as error:
         result = ProofResult(id=identity, failure=Failure.from_error(error))
-    except Exception as error:  # noqa: BLE001 - without a result the pod would have no message
-        traceback.print_exc()
+    except Exception as error:
+        LOG.exception("the worker failed because of a defect")
         defect = InternalError(f"{type(error).__name__}: {error}")
         result = ProofResult(id=identity, failure=Failure.from_error(defect))
     try:
@@ -52,7 +54,7 @@ def run(options: Options) -> int:
         with open(options.termination_log, "w", encoding="ascii") as file:
             file.write(result.to_json())
     except OSError as error:
-        log.logging(f"cannot write the termination message: {error}")
+        LOG.warning(f"cannot write the termination message: {error}")
     return _finish(result)
 
 
@@ -79,7 +81,7 @@ class ConsoleLog:
         now = time.monotonic()
         if completed and not line.startswith(completed) and now - self._when >= LOG_INTERVAL:
             self._when = now
-            log.logging(f"console: {completed}")
+            LOG.info(f"console: {completed}")
 
 
 def prove(job: ProofJob, cancelled: threading.Event) -> ProofResult:
@@ -90,7 +92,7 @@ def prove(job: ProofJob, cancelled: threading.Event) -> ProofResult:
 
     """
     _validate_pattern(job.expect)
-    log.logging(f"boot proof of {job.disk} with {job.memory >> 20} MiB of memory")
+    LOG.info(f"boot proof of {job.disk} with {job.memory >> 20} MiB of memory")
     # QEMU's client is loaded only now, so that an invalid job ends at once.
     from cdi.boot.check import boot_check
 
@@ -130,12 +132,12 @@ def _validate_pattern(pattern: str | None) -> None:
 def _finish(result: ProofResult) -> int:
     """Log the result and return the exit status."""
     if result.failure is not None:
-        log.logging(f"error[{result.failure.code}]: {result.failure.message}")
+        log.log_failure(result.failure)
         return result.failure.exit_status
     if result.booted:
-        log.logging(f"booted in {result.seconds:.1f} s with {result.accelerator}: {result.message}")
+        LOG.info(f"booted in {result.seconds:.1f} s with {result.accelerator}: {result.message}")
         return 0
     for line in result.console.splitlines()[-20:]:
-        log.logging(f"console: {line}")
-    log.logging(f"did not boot within {result.seconds:.1f} s with {result.accelerator}: {result.message}")
+        LOG.info(f"console: {line}")
+    LOG.info(f"did not boot within {result.seconds:.1f} s with {result.accelerator}: {result.message}")
     return BootFailed.exit_status

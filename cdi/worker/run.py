@@ -47,7 +47,7 @@ def run(job_path: str, directory: str) -> int:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             busy = TargetBusy("another worker runs this job", where=directory)
-            log.logging(str(busy))  # the outcome belongs to the other worker
+            log.log_failure(failure_of(busy))  # the outcome belongs to the other worker
             return busy.exit_status
         outcome = _carry_out(job_path, directory)
         # The process that started this worker may have reserved disk space for the outcome.

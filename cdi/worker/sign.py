@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import logging
 import os
+import sys
 
 from cdi.api.errors import CdiError, SigningKeyInvalid, UsageError
 from cdi.api.job import Failure
@@ -18,11 +20,13 @@ from cdi.verify.dsse import MAX_KEY, key_entry, sign
 from cdi.worker import log
 from cdi.worker.pod import Options
 
+LOG = logging.getLogger(__name__)
+
 
 def main(arguments: list[str]) -> int:
     """Run ``sign-record`` and return the exit status."""
     if len(arguments) not in (3, 4):
-        log.logging("usage: cdi-worker sign-record STATEMENT KEYS ID [TERMINATION-LOG]")
+        print("usage: cdi-worker sign-record STATEMENT KEYS ID [TERMINATION-LOG]", file=sys.stderr)  # noqa: T201 - usage errors go to standard error
         return UsageError.exit_status
     statement, keys, identity, *rest = arguments
     try:
@@ -32,9 +36,9 @@ def main(arguments: list[str]) -> int:
     with open(rest[0] if rest else Options().termination_log, "w", encoding="ascii") as file:
         file.write(result.to_json())
     if result.failure is not None:
-        log.logging(f"error[{result.failure.code}]: {result.failure.message}")
+        log.log_failure(result.failure)
         return result.failure.exit_status
-    log.logging(f"signed the record of origin with key {result.keyid}")
+    LOG.info(f"signed the record of origin with key {result.keyid}")
     return 0
 
 

@@ -20,6 +20,7 @@ complete.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import socket
 import ssl
@@ -34,12 +35,13 @@ from cdi.http.server.listener import HttpListener
 from cdi.http.server.turn import in_turns
 from cdi.transfer.control import TransferControl
 from cdi.transfer.run import failure_of
-from cdi.worker import log
 from cdi.worker.pod import Options, WorkerTask, journal_of, parse_and_run, run_task
 from cdi.worker.progress import endpoints
 from cdi.worker.status_server import Response
 from cdi.worker.upload_server import UploadServer
 from cdi.worker.upload_session import Session
+
+LOG = logging.getLogger(__name__)
 
 MAX_REQUESTS = 32
 _ANSWERING = 10.0
@@ -59,7 +61,7 @@ def run(options: Options) -> int:
         replace(options, port="0"),
         WorkerTask(
             parse=Job.from_json,
-            asked=lambda job: log.logging(f"waiting for an upload onto {job.target.kind} {job.target.path}"),
+            asked=lambda job: LOG.info(f"waiting for an upload onto {job.target.kind} {job.target.path}"),
             control=Session,
             execute=partial(_carry_out, options),
             volume=lambda job: job,
@@ -86,7 +88,7 @@ def _carry_out(options: Options, job: Job, control: TransferControl) -> Outcome:
         max_pending=_MAX_WAITING,
         stall_timeout=job.policy.stall_timeout,
     )
-    log.logging(f"listening on port {reception.port}")
+    LOG.info(f"listening on port {reception.port}")
     control.ended.wait()
     reception.close(_ANSWERING)
     assert control.outcome is not None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import email.utils
+import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -42,10 +43,11 @@ from cdi.codec.multipart import MultipartFileParser, boundary_of, parameters
 from cdi.http.connection import RemoteDisconnected
 from cdi.http.server.request import ServerRequest
 from cdi.source.upload import BodyReader
-from cdi.worker import log
 from cdi.worker.status_server import Response
 from cdi.worker.upload_bodies import MAX_BUFFERED, BufferedBody, FormBody, HashedBody, WholeBody, buffer_body
 from cdi.worker.upload_session import EXPIRES, Session, UploadTransfer, client_failure
+
+LOG = logging.getLogger(__name__)
 
 _OPENING = 30.0
 """Seconds until the offset of a transfer must be known."""
@@ -291,7 +293,7 @@ class _HttpError(Exception):
 
 
 def _log_refusal(error: CdiError) -> None:
-    log.logging(upload_log_text(Failure.from_error(error)))
+    LOG.info(upload_log_text(Failure.from_error(error)))
 
 
 def _expiry() -> Mapping[str, str]:

@@ -6,6 +6,7 @@ image, too large, truncated) another may follow; any other failure, and success,
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
 import threading
@@ -42,7 +43,8 @@ from cdi.transfer.cleanup import discard_unfinished
 from cdi.transfer.control import TransferControl
 from cdi.transfer.journal import Journal
 from cdi.transfer.run import failure_of, transfer
-from cdi.worker import log
+
+LOG = logging.getLogger(__name__)
 
 EXPIRES = 24 * 3600.0
 """Seconds without a request after which a resumable upload is removed."""
@@ -319,7 +321,7 @@ class Session(TransferControl):
         outcome, failure = attempt.outcome, attempt.failure
         assert outcome is not None
         if failure is not None:
-            log.logging(upload_log_text(failure))
+            LOG.info(upload_log_text(failure))
         if failure is None:
             self._finished = attempt.upload
             self._end(outcome)

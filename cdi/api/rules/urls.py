@@ -20,7 +20,12 @@ _HOST = re.compile(r"[^\s/?#@\\<>\"^`{|}%]+")
 
 def redacted(url: str) -> str:
     """Return a URL for messages, without user name, password and query."""
-    return truncate(re.sub(r"//[^/?#]*@", "//", url.partition("?")[0].partition("#")[0]))
+    return truncate(without_secrets(url))
+
+
+def without_secrets(url: str) -> str:
+    """Return a URL without user name, password, query and fragment."""
+    return re.sub(r"//[^/?#]*@", "//", url.partition("?")[0].partition("#")[0])
 
 
 def check_url(url: str | None, schemes: Collection[str], field: str, subject: str = "") -> Problems:

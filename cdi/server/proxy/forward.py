@@ -27,9 +27,9 @@ from cdi.api.errors import (
     UploadUnderWay,
     by_code,
 )
-from cdi.controller.logging import fields
 from cdi.http.connection import RemoteDisconnected
 from cdi.http.server.request import ServerRequest
+from cdi.logs import fields
 from cdi.server.proxy.concurrency import ConcurrencyLimiter
 from cdi.server.proxy.metrics import Metrics
 from cdi.server.proxy.relay import BodyStart, Relayed, ServerLost, relay

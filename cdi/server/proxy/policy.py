@@ -11,10 +11,10 @@ from cdi.api.configuration import CONFIG_NAME, CDIConfig
 from cdi.api.errors import CdiError, InvalidManifest, NotFound
 from cdi.api.installation import CDI
 from cdi.api.validation import parse
-from cdi.controller.logging import fields
 from cdi.kube.client import Client
 from cdi.kube.resources import CDI_CONFIGS, CDIS, Object
 from cdi.kube.sync import SyncClient
+from cdi.logs import fields
 from cdi.reconcile.cdi.configuration import active_cdi, effective_spec
 from cdi.server.tls import TlsPolicy
 

@@ -13,13 +13,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from cdi.api.errors import ClusterConfigInvalid, UsageError
-from cdi.controller.logging import fields
 from cdi.http.server.certificates import ReloadingSSLContext
 from cdi.http.server.listener import HttpListener
 from cdi.http.server.plaintext import PlaintextContext
 from cdi.http.server.request import ServerRequest
 from cdi.http.server.turn import Turn, in_turns
 from cdi.kube.jwt import TokenClaims, VerifyingKey
+from cdi.logs import fields
 from cdi.server import tokens
 from cdi.server.proxy.forward import WaitLimits
 from cdi.server.proxy.metrics import Metrics

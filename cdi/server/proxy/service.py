@@ -26,10 +26,10 @@ from cdi.api.upload_protocol import (
     route,
     status_of,
 )
-from cdi.controller.logging import fields
 from cdi.http.connection import RemoteDisconnected
 from cdi.http.server.request import ServerRequest
 from cdi.http.server.turn import Turn
+from cdi.logs import fields
 from cdi.server.proxy.concurrency import ConcurrencyLimiter
 from cdi.server.proxy.forward import Forwarder, WaitLimits
 from cdi.server.proxy.metrics import Metrics

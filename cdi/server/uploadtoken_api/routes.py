@@ -26,9 +26,9 @@ from cdi.api.rules.problems import Problem, truncate
 from cdi.api.timestamps import timestamp
 from cdi.api.upload import UploadTokenRequest
 from cdi.api.validation import examine
-from cdi.controller.logging import fields
 from cdi.kube.client import Client
 from cdi.kube.jwt import SigningKey, TokenClaims, ensure_signing_key
+from cdi.logs import fields
 from cdi.reconcile.datavolume.upload_target import is_upload_target
 from cdi.server import tokens
 from cdi.server.admission import Cluster

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from cdi.api.errors import ClusterUnauthorized, UploadNotReady
-from cdi.controller.logging import configure
+from cdi.logs import LogFormat, configure
 from cdi.server.page.backend import VolumeBackend
 from cdi.server.page.service import Page
 from cdi.server.proxy.forward import WaitLimits
@@ -51,7 +51,7 @@ class NoDesks:
 
 def main(home: str, port: str, stall: str, replacement: str, contention: str) -> None:
     base = Path(home)
-    configure(1)
+    configure(LogFormat.JSON)
     options = Options(
         tls=str(base / "proxy"),
         client=str(base / "client"),

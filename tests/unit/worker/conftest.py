@@ -1,6 +1,9 @@
+import logging
 import signal
 
 import pytest
+
+from cdi.logs import LogFormat, configure
 
 
 @pytest.fixture(autouse=True)
@@ -10,3 +13,15 @@ def signals():
     yield
     for number, handler in kept.items():
         signal.signal(number, handler)
+
+
+@pytest.fixture(autouse=True)
+def worker_log():
+    """Log as a worker's process does."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    configure(LogFormat.TEXT)
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    logging.getLogger("cdi").setLevel(logging.NOTSET)

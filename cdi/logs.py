@@ -1,0 +1,154 @@
+"""Log of every process of this project, on standard error: one set-up, and two forms of a line.
+
+Controller and servers write JSON, for ``jq`` and for log collectors:
+
+    {"time":"2026-01-02T03:04:05.678Z","level":"info","logger":"cdi.controller","message":"phase",
+     "key":"volume images/fedora","phase":"ImportInProgress","reason":"Pod is running"}
+
+Workers and the supervisor of one machine write text, which people read with ``cdi logs``:
+
+    2026-01-02T03:04:05Z transferring: 512 MiB of 1 GiB, 50 %
+    2026-01-02T03:04:09Z error[SourceNotFound]: the server has no such file
+
+Every module logs through the standard library's `logging`. Variable data goes into fields (`fields`), never into the
+message, so that nothing has to be parsed out of text. Messages and fields are bounded, and credentials in them are
+removed, because objects, servers and images may contain any text.
+"""
+
+from __future__ import annotations
+
+import enum
+import json
+import logging
+import re
+import sys
+import time
+from collections.abc import Mapping
+from typing import Any, assert_never
+
+from cdi.api.errors import CdiError
+
+_FIELDS = "cdi"
+_CODE = "code"
+_MAX_TEXT = 4096
+"""Maximum length of a message and of a value, in characters."""
+_MAX_TRACEBACK = 1 << 16
+_URL = re.compile(r"://[^\s\"'<>]+")
+_TOKEN = re.compile(r"\b(?:eyJ[\w-]{5,}\.[\w-]+\.[\w-]+|(?<=Bearer )[\w.~+/=-]{8,}|(?<=Basic )[\w.~+/=-]{8,})")
+"""A JSON Web Token, and the credentials of an HTTP header."""
+
+
+class LogFormat(enum.Enum):
+    """Form of a line."""
+
+    JSON = "json"
+    TEXT = "text"
+
+
+def configure(log_format: LogFormat, level: str = "info") -> None:
+    """Send all records to standard error, those of this project from the given level on."""
+    handler = _StandardErrorHandler()
+    match log_format:
+        case LogFormat.JSON:
+            handler.setFormatter(JsonFormatter())
+        case LogFormat.TEXT:
+            handler.setFormatter(TextFormatter())
+        case _:
+            assert_never(log_format)
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(logging.INFO)
+    logging.getLogger("cdi").setLevel(level.upper())
+    # The access log has one line for each request, and scrapes and probes send several a minute.
+    logging.getLogger("aiohttp.access").setLevel(logging.WARNING)
+
+
+def fields(**values: object) -> Mapping[str, Any]:
+    """Return the ``extra=`` argument with a log record's fields; empty values are left out."""
+    return {_FIELDS: {name: value for name, value in values.items() if value not in ("", None)}}
+
+
+def redact(text: str) -> str:
+    """Return a text without the user, password and query of URLs, without tokens, and without those of HTTP headers."""
+    if "://" in text:
+        from cdi.api.rules.urls import without_secrets
+
+        text = _URL.sub(lambda match: without_secrets(match[0]), text)
+    return _TOKEN.sub("[redacted]", text)
+
+
+class _StandardErrorHandler(logging.Handler):
+    """Handler for what standard error is at the moment; a log that cannot be written is no reason to end the work."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            sys.stderr.write(self.format(record) + "\n")
+            sys.stderr.flush()
+        except OSError:
+            pass
+        except Exception:  # noqa: BLE001  logging must not break what it reports about
+            self.handleError(record)
+
+
+class JsonFormatter(logging.Formatter):
+    """Formatter that writes a record as one line of JSON."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        moment = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+        line: dict[str, object] = {
+            "time": f"{moment}.{int(record.msecs):03d}Z",
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": _text(record.getMessage()),
+        }
+        for name, value in _fields_of(record).items():
+            line.setdefault(name, _plain(value))
+        if record.exc_info and record.exc_info[1] is not None:
+            error = record.exc_info[1]
+            line.setdefault("error", _text(str(error)))
+            if not isinstance(error, CdiError):
+                line["traceback"] = redact(self.formatException(record.exc_info)[-_MAX_TRACEBACK:])
+        return json.dumps(line, separators=(",", ":"), ensure_ascii=True)
+
+
+class TextFormatter(logging.Formatter):
+    """Formatter that writes a record as one line of text, and a defect's traceback on lines of its own."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        found = dict(_fields_of(record))
+        code = found.pop(_CODE, "")
+        prefix = record.levelname.lower() if record.levelno >= logging.WARNING else ""
+        if prefix:
+            prefix += f"[{code}]: " if code else ": "
+        more = "".join(f", {name}: {_plain(value)}" for name, value in found.items())
+        lines = [_escape(f"{prefix}{_text(record.getMessage())}{more}")]
+        if record.exc_info and record.exc_info[1] is not None:
+            if isinstance(record.exc_info[1], CdiError):
+                lines[0] += _escape(f": {_text(str(record.exc_info[1]))}")
+            else:
+                trace = redact(self.formatException(record.exc_info)[-_MAX_TRACEBACK:])
+                lines += [_escape(line) for line in trace.splitlines()]
+        moment = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(record.created))
+        return "\n".join(f"{moment} {line}" for line in lines)
+
+
+def _fields_of(record: logging.LogRecord) -> Mapping[str, object]:
+    found: Mapping[str, object] = getattr(record, _FIELDS, {})
+    return found
+
+
+def _text(text: str) -> str:
+    return redact(text[: 4 * _MAX_TEXT])[:_MAX_TEXT]
+
+
+def _plain(value: object) -> object:
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    if isinstance(value, CdiError):
+        return _text(value.message)
+    return _text(str(value))
+
+
+def _escape(text: str) -> str:
+    """Return a text with its control characters escaped, as they may come from a server or an image."""
+    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)
