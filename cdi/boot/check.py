@@ -15,7 +15,7 @@ import socket
 import stat
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -58,6 +58,8 @@ TAIL = 4096
 """Characters of console output in a report."""
 POLL = 0.1
 """Seconds between checks of timeout and cancellation."""
+START_TIMEOUT = 120.0
+"""Seconds for QEMU to answer before it runs the VM."""
 DEFAULT_TIMEOUTS: Mapping[Accelerator, float] = {"kvm": 300.0, "tcg": 1200.0}
 """Seconds for a VM to boot. A small Debian takes six minutes under emulation on a busy machine."""
 
@@ -279,11 +281,11 @@ class BootWatcher:
         reading: asyncio.Task[None] | None = None
         watching: asyncio.Task[None] | None = None
         try:
-            await client.connect(monitor)
+            await self._answered(client.connect(monitor))
             reading = asyncio.create_task(self._read(console))
             watching = asyncio.create_task(self._watch(client))
             await asyncio.sleep(0)  # registers the listener before the first event
-            await client.execute("cont")
+            await self._answered(client.execute("cont"))
             self.began = time.monotonic()
             await self._wait(guest, client)
             await asyncio.sleep(POLL)  # for the rest of the deciding line
@@ -304,6 +306,23 @@ class BootWatcher:
         if self.unable is not None:
             raise AcceleratorFailed(self.unable, time.monotonic() - self.began)
         return self._report(time.monotonic() - self.began)
+
+    async def _answered(self, call: Coroutine[Any, Any, object]) -> None:
+        """Wait for QEMU's answer; raise `AcceleratorFailed` after `START_TIMEOUT`, or `Interrupted`."""
+        task = asyncio.create_task(call)
+        deadline = time.monotonic() + START_TIMEOUT
+        try:
+            while not (await asyncio.wait((task,), timeout=POLL))[0]:
+                if self.cancelled.is_set():
+                    raise Interrupted("the boot check was stopped")
+                if time.monotonic() >= deadline:
+                    what = f"{self.machine.program} did not answer within {START_TIMEOUT:.0f} seconds of its start"
+                    raise AcceleratorFailed(QemuFailed(what), START_TIMEOUT)
+            await task
+        finally:
+            task.cancel()
+            # A cancelled connection attempt disconnects by itself, which must end before anything else disconnects.
+            await asyncio.gather(task, return_exceptions=True)
 
     async def _wait(self, guest: sandbox.SandboxedProcess, client: QMPClient) -> None:
         deadline = self.began + self.timeout

@@ -7,17 +7,23 @@ from pathlib import Path
 
 import pytest
 
-from cdi.api.errors import BootFailed, Interrupted, TargetIo
+from cdi.api.errors import BootFailed, Interrupted, QemuFailed, TargetIo
 from cdi.boot import check as boot
 from cdi.boot.check import boot_check
+from cdi.boot.machine import Machine
 
 HALT = bytes.fromhex("f4ebfd")  # hlt; jmp $-1
 RESET = bytes.fromhex("b0fee664f4ebfd")  # mov al,0xfe; out 0x64,al; hlt; jmp $-1
 
 
 def boot_sector(text, then):
+    """Return a boot sector that prints a text on a new line of the serial port, and then runs the code `then`.
+
+    Interrupts are off: SeaBIOS prints the last characters of its screen from the timer interrupt, in the middle of the
+    text if the machine is busy.
+    """
     code = bytearray.fromhex(
-        "31c0 8ed8 fc"  # xor ax,ax; mov ds,ax; cld
+        "fa 31c0 8ed8 fc"  # cli; xor ax,ax; mov ds,ax; cld
         "ba f803 be 0000"  # mov dx,0x3f8; mov si,text
         "ac 84c0 7412"  # next: lodsb; test al,al; jz done
         "88c3"  # mov bl,al
@@ -26,8 +32,8 @@ def boot_sector(text, then):
         "88d8 ee ebe9"  # mov al,bl; out dx,al; jmp next
     )
     code += then  # done:
-    code[9:11] = (0x7C00 + len(code)).to_bytes(2, "little")
-    return (bytes(code) + text + b"\0").ljust(510, b"\0") + b"\x55\xaa"
+    code[10:12] = (0x7C00 + len(code)).to_bytes(2, "little")
+    return (bytes(code) + b"\r\n" + text + b"\0").ljust(510, b"\0") + b"\x55\xaa"
 
 
 @pytest.fixture
@@ -132,6 +138,30 @@ def test_uefi_finds_nothing_on_a_blank_disk(disk, tmp_path):
     assert not report.booted
     assert report.firmware == "uefi"
     assert "the firmware" in report.why_not  # it found nothing, or started its shell if it has one
+
+
+class Silent(Machine):
+    """A machine whose emulator runs and never answers."""
+
+    program = "sleep"
+
+    def arguments(self, **_descriptors):
+        return ["600"]
+
+
+def test_an_emulator_that_does_not_answer_is_given_up(disk, tmp_path, monkeypatch):
+    monkeypatch.setattr(boot, "Machine", Silent)
+    monkeypatch.setattr(boot, "START_TIMEOUT", 0.5)
+    with pytest.raises(QemuFailed, match="did not answer"):
+        check(disk(), tmp_path)
+
+
+def test_it_can_be_stopped_while_the_emulator_does_not_answer(disk, tmp_path, monkeypatch):
+    monkeypatch.setattr(boot, "Machine", Silent)
+    cancelled = threading.Event()
+    cancelled.set()
+    with pytest.raises(Interrupted):
+        check(disk(), tmp_path, cancelled=cancelled)
 
 
 def test_it_can_be_stopped(disk, tmp_path):
