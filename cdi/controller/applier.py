@@ -25,7 +25,7 @@ from cdi.api.errors import (
 from cdi.api.names import ANN_FILLED_FOR
 from cdi.api.quantity import Quantity
 from cdi.controller.certificates import CertificateManager
-from cdi.controller.events import event
+from cdi.controller.event_recorder import EventRecorder
 from cdi.controller.informers import InformerSet
 from cdi.kube.client import Client
 from cdi.kube.resources import (
@@ -73,8 +73,15 @@ REJECTION_ERRORS = (InvalidManifest, QuotaExceeded, ClusterForbidden, ClusterRef
 class PlanApplier:
     """Executor of plans."""
 
-    def __init__(self, client: Client, watches: InformerSet, certifier: CertificateManager) -> None:
+    def __init__(
+        self,
+        client: Client,
+        watches: InformerSet,
+        certifier: CertificateManager,
+        recorder: EventRecorder | None = None,
+    ) -> None:
         self._client = client
+        self._recorder = recorder or EventRecorder(client)
         self._watches = watches
         self._certifier = certifier
 
@@ -109,13 +116,13 @@ class PlanApplier:
             except REJECTION_ERRORS as error:
                 return refusal_of(action, error)
         for fact in plan.events:
-            await event(self._client, involved_object, fact, now)
+            await self._recorder.record(involved_object, fact, now)
         if plan.claim_events:
             await self._record_claim_event(plan, involved_object, now)
         for other in plan.object_events:
             body = self._watches.get(resource_named(other.plural), other.namespace, other.name)
             if body is not None:
-                await event(self._client, body, other.event, now)
+                await self._recorder.record(body, other.event, now)
         if plan.status is not None or plan.annotations:
             with contextlib.suppress(NotFound):
                 await self.write_status(involved_object, plan.status, plan.annotations)
@@ -126,7 +133,7 @@ class PlanApplier:
         claim = self._watches.get(CLAIMS, involved_object["metadata"]["namespace"], involved_object["metadata"]["name"])
         if claim is not None:
             for fact in plan.claim_events:
-                await event(self._client, claim, fact, now)
+                await self._recorder.record(claim, fact, now)
 
     async def write_status(
         self,

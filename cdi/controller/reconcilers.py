@@ -26,7 +26,7 @@ from cdi.controller.clone_lister import InformerCloneLister
 from cdi.controller.components import ComponentHealth
 from cdi.controller.cron_lister import InformerCronLister
 from cdi.controller.cron_reads import CronReads
-from cdi.controller.events import event
+from cdi.controller.event_recorder import EventRecorder
 from cdi.controller.informers import InformerSet
 from cdi.controller.lister import ClusterLister
 from cdi.controller.referenced_objects import ReferencedObjects
@@ -127,7 +127,8 @@ class Reconcilers:
         self._inputs = inputs
         self._clones = clones
         self._transfers = transfers
-        self._applier = PlanApplier(client, watches, certifier)
+        self._recorder = EventRecorder(client)
+        self._applier = PlanApplier(client, watches, certifier, self._recorder)
         self._uploads = uploads
         self._scope = scope
         self._install_namespace = install_namespace
@@ -492,7 +493,7 @@ class Reconcilers:
             made = await self._client.update(CDI_CONFIGS, dict(plan.update))
             self._watches.record_write(CDI_CONFIGS, made)
             for fact in plan.events:
-                await event(self._client, made, fact, self.now())
+                await self._recorder.record(made, fact, self.now())
 
     async def _reconcile_cdi(self, key: Request) -> float | None:
         if self._scope.is_restricted:

@@ -1,4 +1,4 @@
-"""Work queue that holds each key once and never hands out a key to two workers.
+"""Work queue that holds each key once and never hands out a key to two workers, and keeps why each was added.
 
 `add` and `pop_ready` are synchronous and use an injected clock, so that tests need neither an event loop nor real time;
 only `get` waits.
@@ -16,6 +16,7 @@ import itertools
 import random
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 K = TypeVar("K")
@@ -24,6 +25,21 @@ BASE = 0.5
 """Seconds of the first backoff after a failure; each further one is twice as long."""
 MAX_DELAY = 60.0
 """Maximum backoff in seconds."""
+MAX_REASONS = 3
+"""Number of reasons that are kept for a key: the first ones, which made it due."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """Why a key was added: an explanation, which has no influence on when the key is due."""
+
+    trigger: str
+    """One word of a small set, for metrics: the plural of the changed resource, or what else happened."""
+    text: str
+    """One sentence for logs, with names."""
+
+    def __str__(self) -> str:
+        return self.text
 
 
 class WorkQueue(Generic[K]):
@@ -56,6 +72,10 @@ class WorkQueue(Generic[K]):
         self._working: set[K] = set()
         self._dirty: dict[K, float] = {}
         self._failures: dict[K, int] = {}
+        self._reasons: dict[K, tuple[Reason, ...]] = {}
+        """Reasons of keys that are due or will be; of a key in work, those of its next turn."""
+        self._taken: dict[K, tuple[Reason, ...]] = {}
+        """Reasons of keys in work."""
         self._news = asyncio.Event()
 
     def __len__(self) -> int:
@@ -72,20 +92,28 @@ class WorkQueue(Generic[K]):
         now = self._clock()
         return sum(moment <= now for moment, _ in self._due.values())
 
-    def add(self, key: K, delay: float = 0.0) -> None:
+    def add(self, key: K, delay: float = 0.0, *, reason: Reason | None = None) -> None:
         """Make `key` due in `delay` seconds, or earlier if it is already due earlier.
 
         A key that is in work becomes due again after `done`, and not before that time.
         """
         moment = self._clock() + max(0.0, delay)
         if key in self._working:
-            self._dirty[key] = min(moment, self._dirty.get(key, moment))
+            planned = self._dirty.get(key)
+            self._keep(key, reason, earlier=planned is None or moment < planned, at_once=delay <= 0)
+            self._dirty[key] = moment if planned is None else min(moment, planned)
             return
         known = self._due.get(key)
-        if known is None or moment < known[0]:
+        earlier = known is None or moment < known[0]
+        self._keep(key, reason, earlier=earlier, at_once=delay <= 0)
+        if earlier:
             self._put(key, moment)
 
-    def retry(self, key: K) -> float:
+    def reasons(self, key: K) -> tuple[Reason, ...]:
+        """Return why a key in work became due, oldest first and at most `MAX_REASONS`; empty if it is not in work."""
+        return self._taken.get(key, ())
+
+    def retry(self, key: K, *, reason: Reason | None = None) -> float:
         """Add `key` after a failure and return the backoff in seconds, which grows with every call until `forget`.
 
         A jitter of a quarter in both directions keeps a thousand keys that failed together from being due together.
@@ -93,7 +121,7 @@ class WorkQueue(Generic[K]):
         failures = self._failures.get(key, 0)
         self._failures[key] = failures + 1
         pause = min(self._base * 2.0 ** min(failures, 32), self._longest) * (0.75 + self._chance() / 2)
-        self.add(key, pause)
+        self.add(key, pause, reason=reason)
         return pause
 
     def forget(self, key: K) -> None:
@@ -111,11 +139,13 @@ class WorkQueue(Generic[K]):
         _, _, key = heapq.heappop(self._heap)
         del self._due[key]
         self._working.add(key)
+        self._taken[key] = self._reasons.pop(key, ())
         return key
 
     def done(self, key: K) -> None:
         """Mark the work on a taken key as ended, successful or not."""
         self._working.discard(key)
+        self._taken.pop(key, None)
         moment = self._dirty.pop(key, None)
         if moment is not None:
             self._put(key, moment)
@@ -135,6 +165,15 @@ class WorkQueue(Generic[K]):
             # Another waiter may sleep until the time of the key that was just taken: wake it to look at the next one.
             self._news.set()
         return key
+
+    def _keep(self, key: K, reason: Reason | None, *, earlier: bool, at_once: bool) -> None:
+        """Keep a reason unless the key is due anyway before the moment that the reason asks for."""
+        if earlier:
+            self._reasons[key] = (reason,) if reason is not None else ()
+        elif at_once and reason is not None:
+            known = self._reasons.get(key, ())
+            if len(known) < MAX_REASONS and reason not in known:
+                self._reasons[key] = (*known, reason)
 
     def _put(self, key: K, moment: float) -> None:
         entry = (moment, next(self._order))

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cdi.controller.workqueue import WorkQueue
+from cdi.controller.workqueue import MAX_REASONS, Reason, WorkQueue
 
 
 class Clock:
@@ -101,6 +101,60 @@ def test_pauses_double_up_to_the_longest_and_start_anew_after_success() -> None:
 def test_pauses_are_spread_by_a_quarter() -> None:
     assert queue(Clock(), 0.0).retry("a") == 0.75
     assert queue(Clock(), 1.0).retry("a") == 1.25
+
+
+def because(*texts: str) -> tuple[Reason, ...]:
+    return tuple(Reason("pods", text) for text in texts)
+
+
+def test_a_key_in_work_carries_the_reasons_that_made_it_due() -> None:
+    keys = queue(Clock())
+    for reason in because("pod x changed", "pod y changed", "pod x changed"):
+        keys.add("a", reason=reason)
+    keys.pop_ready()
+    assert keys.reasons("a") == because("pod x changed", "pod y changed")
+    keys.done("a")
+    assert keys.reasons("a") == ()
+
+
+def test_a_reason_given_during_work_belongs_to_the_next_turn() -> None:
+    keys = queue(Clock())
+    (first, second) = because("pod x changed", "pod y changed")
+    keys.add("a", reason=first)
+    keys.pop_ready()
+    keys.add("a", reason=second)
+    assert keys.reasons("a") == (first,)
+    keys.done("a")
+    keys.pop_ready()
+    assert keys.reasons("a") == (second,)
+
+
+def test_a_requeue_that_an_event_overtakes_is_no_reason() -> None:
+    keys = queue(Clock())
+    (event, requeue) = because("pod x changed", "requeued after 30 s")
+    keys.add("a", 30, reason=requeue)
+    keys.add("a", reason=event)
+    keys.add("a", 60, reason=requeue)
+    keys.pop_ready()
+    assert keys.reasons("a") == (event,)
+
+
+def test_only_the_first_reasons_of_a_key_are_kept() -> None:
+    keys = queue(Clock())
+    texts = [f"pod {number} changed" for number in range(100)]
+    for reason in because(*texts):
+        keys.add("a", reason=reason)
+    keys.pop_ready()
+    assert keys.reasons("a") == because(*texts[:MAX_REASONS])
+
+
+def test_a_retry_states_its_reason() -> None:
+    keys = queue(clock := Clock())
+    (failed,) = because("retried after an error")
+    keys.retry("a", reason=failed)
+    clock.now += 60
+    keys.pop_ready()
+    assert keys.reasons("a") == (failed,)
 
 
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 9)), max_size=30), st.integers(0, 9))
