@@ -1,7 +1,7 @@
 """Work queue that holds each key once and never hands out a key to two workers, and keeps why each was added.
 
-`add` and `pop_ready` are synchronous and use an injected clock, so that tests need neither an event loop nor real time;
-only `get` waits.
+`add` and `pop_ready` are synchronous and use an injected clock, so that tests, and the supervisor of one machine, need
+neither an event loop nor real time; only `get` waits.
 
     (not queued) ── add ──► due or later ── take ──► in work ── done ──► (not queued)
                                   ▲                    │ added meanwhile
@@ -10,14 +10,16 @@ only `get` waits.
 
 from __future__ import annotations
 
-import asyncio
 import heapq
 import itertools
 import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+if TYPE_CHECKING:
+    import asyncio
 
 K = TypeVar("K")
 
@@ -43,7 +45,7 @@ class Reason:
 
 
 class WorkQueue(Generic[K]):
-    """Keys in the order in which they become due; belongs to one event loop."""
+    """Keys in the order in which they become due; belongs to one event loop or one thread."""
 
     def __init__(
         self,
@@ -76,7 +78,8 @@ class WorkQueue(Generic[K]):
         """Reasons of keys that are due or will be; of a key in work, those of its next turn."""
         self._taken: dict[K, tuple[Reason, ...]] = {}
         """Reasons of keys in work."""
-        self._news = asyncio.Event()
+        self._news: asyncio.Event | None = None
+        """Set when a key becomes due; created by the first `get`."""
 
     def __len__(self) -> int:
         """Return the number of keys that are due or will be, without those in work."""
@@ -132,9 +135,16 @@ class WorkQueue(Generic[K]):
         """Return the number of consecutive failures of `key`."""
         return self._failures.get(key, 0)
 
+    def next_due(self) -> float | None:
+        """Return the moment of the clock at which the next key is due; None if there is no key."""
+        # Entries that were replaced by an earlier time are dropped.
+        while self._heap and self._due.get(self._heap[0][2]) != self._heap[0][:2]:
+            heapq.heappop(self._heap)
+        return self._heap[0][0] if self._heap else None
+
     def pop_ready(self) -> K | None:
         """Take the key that has been due longest, or return None; `done` must be called for it afterwards."""
-        if (nearest := self._nearest()) is None or nearest > self._clock():
+        if (nearest := self.next_due()) is None or nearest > self._clock():
             return None
         _, _, key = heapq.heappop(self._heap)
         del self._due[key]
@@ -152,9 +162,13 @@ class WorkQueue(Generic[K]):
 
     async def get(self) -> K:
         """Wait until a key is due and take it."""
+        import asyncio  # here, as the commands of one machine start faster without it
+
+        if self._news is None:
+            self._news = asyncio.Event()
         while (key := self.pop_ready()) is None:
             self._news.clear()
-            nearest = self._nearest()
+            nearest = self.next_due()
             pause = None if nearest is None else max(0.0, nearest - self._clock())
             try:
                 async with asyncio.timeout(pause):
@@ -179,10 +193,5 @@ class WorkQueue(Generic[K]):
         entry = (moment, next(self._order))
         self._due[key] = entry
         heapq.heappush(self._heap, (*entry, key))
-        self._news.set()
-
-    def _nearest(self) -> float | None:
-        """Return when the next key is due; entries that were replaced by an earlier time are dropped."""
-        while self._heap and self._due.get(self._heap[0][2]) != self._heap[0][:2]:
-            heapq.heappop(self._heap)
-        return self._heap[0][0] if self._heap else None
+        if self._news is not None:
+            self._news.set()

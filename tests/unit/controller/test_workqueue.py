@@ -71,6 +71,19 @@ def test_the_earliest_moment_counts_and_only_that(delays: tuple[float, float], w
     assert drained(keys) == []
 
 
+def test_the_next_moment_is_that_of_the_earliest_key_that_is_not_in_work() -> None:
+    clock = Clock()
+    keys = queue(clock)
+    assert keys.next_due() is None
+    keys.add("a", 5)
+    keys.add("b", 3)
+    assert keys.next_due() == clock.now + 3
+    keys.add("a")
+    assert keys.next_due() == clock.now
+    keys.pop_ready()
+    assert keys.next_due() == clock.now + 3
+
+
 def test_a_delay_that_is_asked_for_during_work_begins_then() -> None:
     clock = Clock()
     keys = queue(clock)
