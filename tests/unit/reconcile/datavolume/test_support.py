@@ -20,7 +20,7 @@ from cdi.api.model import Model, wire_name
 from cdi.api.storageprofile import StorageProfile
 from cdi.reconcile.cdi.configuration import NO_EFFECT
 
-PAGE = Path(__file__).parents[3] / "docs" / "reference" / "support.md"
+PAGE = Path(__file__).parents[4] / "docs" / "reference" / "support.md"
 PACKAGE = Path(__file__).parents[3] / "cdi"
 STATES = {"done", "no effect", "refused"}
 WRITTEN_BY_PROGRAMS = {

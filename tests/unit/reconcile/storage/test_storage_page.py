@@ -10,7 +10,7 @@ from cdi.reconcile.storage.capabilities_table import PROVISIONERS
 from cdi.reconcile.storage.classes import StorageClass
 from cdi.reconcile.storage.profiles import profile_patch, volume_sets
 
-PAGE = Path(__file__).parents[3] / "docs" / "reference" / "storage-classes.md"
+PAGE = Path(__file__).parents[4] / "docs" / "reference" / "storage-classes.md"
 MODES = {"ReadWriteMany": "RWX", "ReadWriteOnce": "RWO", "ReadOnlyMany": "ROX"}
 
 
