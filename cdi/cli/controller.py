@@ -132,7 +132,7 @@ def command(
     from cdi.controller.request import Scope
     from cdi.kube.client import connect
     from cdi.logs import LogFormat, configure
-    from cdi.reconcile.context import WorkerPodConfig
+    from cdi.reconcile.settings import WorkerPodConfig
 
     configure(LogFormat.JSON, log_level)
     options = Options(

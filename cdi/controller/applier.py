@@ -60,9 +60,10 @@ from cdi.reconcile.actions import (
     StopTask,
     StopWorker,
 )
-from cdi.reconcile.context import WITHOUT_CLAIM, Rejection
+from cdi.reconcile.context import Rejection
 from cdi.reconcile.datavolume.rejection import refusal_of
 from cdi.reconcile.merge_patch import merge_patch
+from cdi.reconcile.types import WITHOUT_CLAIM
 
 WITH_STATUS = frozenset({"datavolumes", "storageprofiles", "objecttransfers"})
 """Resources with a status subresource."""

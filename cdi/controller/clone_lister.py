@@ -30,13 +30,14 @@ from cdi.kube.resources import (
     Object,
 )
 from cdi.reconcile.clone.gc import is_copying
-from cdi.reconcile.clone.lister import CloneAuthorization, PrepPod, SizeDetectionPod, Snapshot, SourceKind, SourcePod
 from cdi.reconcile.clone.plan_annotation import ANN_SOURCE_UID, ANNOTATION
-from cdi.reconcile.context import PVC, PodBlocker
+from cdi.reconcile.clone.types import CloneAuthorization, PrepPod, SizeDetectionPod, Snapshot, SourceKind, SourcePod
 from cdi.reconcile.datavolume.status_table import RUNS
 from cdi.reconcile.pods.status import pending_reason, termination_outcome
+from cdi.reconcile.pods.types import PodBlocker
 from cdi.reconcile.storage.classes import StorageClass
 from cdi.reconcile.storage.profiles import SnapshotClass
+from cdi.reconcile.types import PVC
 
 LONG_LIVED_TOKEN_SECONDS: Final = 10 * 365 * 24 * 3600
 """Lifetime in seconds of the token on a PVC: longer than any clone takes."""

@@ -35,13 +35,13 @@ from cdi.kube.resources import (
 )
 from cdi.reconcile.actions import ObjectRef
 from cdi.reconcile.clone.authorization import authorize
-from cdi.reconcile.clone.lister import Snapshot
 from cdi.reconcile.clone.plan_annotation import requested_source
-from cdi.reconcile.context import PVC, Input, ReconcileContext
+from cdi.reconcile.clone.types import Snapshot
+from cdi.reconcile.context import ReconcileContext
 from cdi.reconcile.dataimportcron.context import CloneRight, ImageStream, LocalTask
-from cdi.reconcile.source import Clone, Rejected
 from cdi.reconcile.storage.classes import StorageClass
 from cdi.reconcile.storage.profiles import SnapshotClass
+from cdi.reconcile.types import PVC, Clone, Input, Rejected
 
 
 class InformerCronLister:

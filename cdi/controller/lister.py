@@ -44,12 +44,14 @@ from cdi.kube.resources import (
 )
 from cdi.reconcile.actions import ObjectRef
 from cdi.reconcile.cdi.configuration import active_cdi, effective_spec, resolve_config
-from cdi.reconcile.context import PVC, DataRef, Input, Profile, ResolvedConfig, Service, Volume, Worker, WorkerPodConfig
 from cdi.reconcile.pods.status import worker_from_pod
+from cdi.reconcile.pods.types import Worker
+from cdi.reconcile.settings import ResolvedConfig, WorkerPodConfig
 from cdi.reconcile.storage.capabilities import ObservedVolume
-from cdi.reconcile.storage.claim_defaults import StorageDefaults, storage_defaults
+from cdi.reconcile.storage.claim_defaults import storage_defaults
 from cdi.reconcile.storage.classes import StorageClass, default_class, named_or_default
 from cdi.reconcile.storage.profiles import SnapshotClass
+from cdi.reconcile.types import PVC, DataRef, Input, Profile, Service, StorageDefaults, Volume
 
 M = TypeVar("M", bound=KubeObject)
 _MODELS = 256

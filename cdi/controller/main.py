@@ -26,7 +26,7 @@ from cdi.kube.client import Client
 from cdi.kube.lease import LeaderElector
 from cdi.kube.resources import Object, Resource
 from cdi.logs import fields
-from cdi.reconcile.context import WorkerPodConfig
+from cdi.reconcile.settings import WorkerPodConfig
 
 LEASE = "cdi-controller"
 

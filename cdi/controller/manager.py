@@ -32,9 +32,10 @@ from cdi.kube.reflector import WatchEvent
 from cdi.kube.resources import CLAIMS, PODS, SERVICES, Object, Resource
 from cdi.logs import fields
 from cdi.reconcile.cdi.configuration import active_cdi
-from cdi.reconcile.context import Worker, WorkerPodConfig
 from cdi.reconcile.pods.builder import ANN_STORED_JOURNAL, CONTAINER
 from cdi.reconcile.pods.status import WORKERS, worker_from_pod
+from cdi.reconcile.pods.types import Worker
+from cdi.reconcile.settings import WorkerPodConfig
 
 PROGRESS_PORT = 8443
 SHUTDOWN_TIMEOUT = 20.0

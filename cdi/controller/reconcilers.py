@@ -61,14 +61,7 @@ from cdi.reconcile.cdi.configuration import (
     reconcile_config,
     reconcile_installation,
 )
-from cdi.reconcile.context import (
-    CLUSTER_RETRIES,
-    Platform,
-    ReconcileContext,
-    Rejection,
-    ResolvedConfig,
-    Retries,
-)
+from cdi.reconcile.context import ReconcileContext, Rejection
 from cdi.reconcile.context_builder import build_context
 from cdi.reconcile.dataimportcron.context import CronContext, settings_of
 from cdi.reconcile.dataimportcron.deletion import plan_deletion
@@ -78,6 +71,7 @@ from cdi.reconcile.datavolume.reconcile import reconcile
 from cdi.reconcile.invalid_object import report_invalid
 from cdi.reconcile.objecttransfer.context import TransferWorld
 from cdi.reconcile.objecttransfer.reconcile import reconcile_transfer
+from cdi.reconcile.settings import CLUSTER_RETRIES, Platform, ResolvedConfig, Retries
 from cdi.reconcile.storage.profiles import ProfileFacts, reconcile_orphan, reconcile_storage_profile
 
 PLATFORM = Platform(cluster=True)

@@ -18,7 +18,7 @@ from cdi.controller.request import Request
 from cdi.kube.client import Client
 from cdi.kube.resources import CONFIG_MAPS, SECRETS
 from cdi.reconcile.actions import ObjectRef
-from cdi.reconcile.context import Input
+from cdi.reconcile.types import Input
 
 MISSING, POLL_MIN = 1.0, 5.0
 """Initial polling interval in seconds of an object that is missing and of one that exists.

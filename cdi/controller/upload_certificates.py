@@ -34,8 +34,8 @@ from cdi.kube.certificates import CertificateConfig, Lifetimes, ensure_certifica
 from cdi.kube.client import Client
 from cdi.kube.resources import CLAIMS, Object
 from cdi.logs import fields
-from cdi.reconcile.context import Service
 from cdi.reconcile.datavolume.upload_server import certificate
+from cdi.reconcile.types import Service
 
 PROXY: Final = "cdi-uploadproxy"
 """Name of the proxy's Service."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from cdi.kube.resources import SELF_SUBJECT_ACCESS_REVIEWS
 from cdi.kube.sync import SyncClient
 from cdi.reconcile.clone.authorization import has_permission
-from cdi.reconcile.source import Clone
+from cdi.reconcile.types import Clone
 
 
 def can_clone(calls: SyncClient, origin: Clone) -> bool:

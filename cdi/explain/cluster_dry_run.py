@@ -24,15 +24,17 @@ from cdi.controller.clone_lister import InformerCloneLister, NoPodUsage
 from cdi.explain.live_reader import SIMULATED, LiveReader
 from cdi.kube.resources import CLAIMS, DATA_VOLUMES, PODS, Object, resource_named, resource_of
 from cdi.reconcile.actions import CreateObject, PatchObject, Plan, StartWorker, Work
-from cdi.reconcile.clone.lister import CloneAuthorization
 from cdi.reconcile.clone.plan_annotation import ANN_SOURCE_UID, ANNOTATION
 from cdi.reconcile.clone.size_detection import unknown_size
-from cdi.reconcile.context import Operation, Platform, ReconcileContext, Retries
+from cdi.reconcile.clone.types import CloneAuthorization
+from cdi.reconcile.context import ReconcileContext
 from cdi.reconcile.context_builder import build_context
 from cdi.reconcile.datavolume.reconcile import reconcile
 from cdi.reconcile.datavolume.result import operation_of
-from cdi.reconcile.source import Clone, resolve_source
+from cdi.reconcile.settings import Platform, Retries
+from cdi.reconcile.source import resolve_source
 from cdi.reconcile.storage.classes import StorageClass
+from cdi.reconcile.types import Clone, Operation
 from cdi.store.base import Key
 
 PLATFORM: Final = Platform(cluster=True)

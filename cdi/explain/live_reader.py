@@ -17,7 +17,9 @@ from cdi.kube.resources import CLAIMS, CONFIG_MAPS, PODS, SECRETS, VOLUMES, Obje
 from cdi.kube.sync import SyncClient
 from cdi.reconcile.actions import ObjectRef
 from cdi.reconcile.cdi.configuration import INSTALL_NAMESPACE
-from cdi.reconcile.context import Input, Platform, ReconcileContext, WorkerPodConfig
+from cdi.reconcile.context import ReconcileContext
+from cdi.reconcile.settings import Platform, WorkerPodConfig
+from cdi.reconcile.types import Input
 
 SIMULATED: Final = "explained"
 """Prefix of the resourceVersion of simulated objects."""

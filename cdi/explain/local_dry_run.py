@@ -24,12 +24,12 @@ from cdi.local.launcher import write_mounts
 from cdi.local.lister import WATCHED, Observed, Setting
 from cdi.private_directory import private_directory
 from cdi.reconcile.actions import CreateObject, StartWorker, Work
-from cdi.reconcile.context import PVC, Operation
 from cdi.reconcile.datavolume import upload_request as uploads
 from cdi.reconcile.datavolume.attempts import ANNOTATION
 from cdi.reconcile.datavolume.reconcile import reconcile
 from cdi.reconcile.datavolume.result import operation_of
 from cdi.reconcile.datavolume.upload_request import UploadRequest
+from cdi.reconcile.types import PVC, Operation
 from cdi.store.base import Key, Object, update_with_retry
 from cdi.store.file_store import LocalStore
 

@@ -21,10 +21,12 @@ from cdi.local.home import Home
 from cdi.local.lister import WATCHED, Observed, Setting
 from cdi.private_directory import private_directory
 from cdi.reconcile.actions import Mount, ObjectRef
-from cdi.reconcile.context import PVC, ReconcileContext, VolumeLayout
+from cdi.reconcile.context import ReconcileContext
 from cdi.reconcile.datavolume.upload_request import UploadRequest
 from cdi.reconcile.pods.job import WorkerSpec, prepare
-from cdi.reconcile.source import Clone, ExternalPopulator, Import, Pending, Rejected, Upload, resolve_source
+from cdi.reconcile.pods.types import VolumeLayout
+from cdi.reconcile.source import resolve_source
+from cdi.reconcile.types import PVC, Clone, ExternalPopulator, Import, Pending, Rejected, Upload
 from cdi.source.open import open_source
 from cdi.store.base import Store
 from cdi.transfer.control import TransferControl

@@ -20,14 +20,15 @@ from cdi.local.lister import PLATFORM, Observed
 from cdi.local.tasks import Tasks, task_directory
 from cdi.program_versions import program_versions
 from cdi.reconcile.actions import ObjectRef
-from cdi.reconcile.context import PVC, Input, ResolvedConfig
 from cdi.reconcile.dataimportcron.context import Body, CloneRight, CronContext, ImageStream, LocalTask, settings_of
+from cdi.reconcile.settings import ResolvedConfig
 from cdi.reconcile.storage.classes import StorageClass
+from cdi.reconcile.types import PVC, Input
 from cdi.store.base import Key
 
 if TYPE_CHECKING:
     from cdi.api.storageprofile import StorageProfile
-    from cdi.reconcile.clone.lister import Snapshot
+    from cdi.reconcile.clone.types import Snapshot
     from cdi.reconcile.storage.profiles import SnapshotClass
 
 M = TypeVar("M", bound=KubeObject)

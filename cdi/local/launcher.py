@@ -24,7 +24,7 @@ from cdi.api.job import Failure, Job, Limits, Outcome, Progress
 from cdi.local.home import Home, WorkerDirectory
 from cdi.local.processes import Processes, rotate, signal_processes
 from cdi.reconcile.actions import Mount, ObjectRef, StartWorker
-from cdi.reconcile.context import Worker
+from cdi.reconcile.pods.types import Worker
 
 GRACE_PERIOD = 10.0
 """Seconds between SIGTERM and SIGKILL."""

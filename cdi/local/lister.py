@@ -24,21 +24,11 @@ from cdi.api.validation import parse
 from cdi.local.home import Home
 from cdi.reconcile.actions import ObjectRef
 from cdi.reconcile.cdi.configuration import active_cdi, resolve_config
-from cdi.reconcile.context import (
-    PVC,
-    Input,
-    Platform,
-    Profile,
-    ReconcileContext,
-    ResolvedConfig,
-    Retries,
-    Service,
-    Volume,
-    VolumeLayout,
-    Worker,
-)
-from cdi.reconcile.storage.claim_defaults import StorageDefaults
+from cdi.reconcile.context import ReconcileContext
+from cdi.reconcile.pods.types import VolumeLayout, Worker
+from cdi.reconcile.settings import Platform, ResolvedConfig, Retries
 from cdi.reconcile.storage.classes import StorageClass
+from cdi.reconcile.types import PVC, Input, Profile, Service, StorageDefaults, Volume
 from cdi.store.base import Change, Key, Object
 
 PLATFORM = Platform(local_files=True)

@@ -8,17 +8,15 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import Any, Literal, Self
 
 from cdi.api.copy import CopyTargetJob
+from cdi.api.datavolume import DataVolume
 from cdi.api.decode import DecodeError, decode
 from cdi.api.errors import InvalidManifest
 from cdi.api.job import Job
 from cdi.api.poll import PollJob
 from cdi.api.proof import ProofJob
-
-if TYPE_CHECKING:
-    from cdi.api.datavolume import DataVolume
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

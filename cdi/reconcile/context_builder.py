@@ -7,9 +7,11 @@ from dataclasses import replace
 from cdi.api.names import importer_pod, scratch_claim, upload_pod, upload_service
 from cdi.reconcile.clone.lister import CloneLister
 from cdi.reconcile.clone.plan_annotation import is_temporary_for, temporary_pvc
-from cdi.reconcile.context import PVC, Lister, Platform, ReconcileContext, Rejection, ResolvedConfig, Retries
+from cdi.reconcile.context import Lister, ReconcileContext, Rejection
 from cdi.reconcile.datavolume.annotated_claims import data_volume_for_claim, placeholder_for_deletion
 from cdi.reconcile.datavolume.provisioning import worker_claim
+from cdi.reconcile.settings import Platform, ResolvedConfig, Retries
+from cdi.reconcile.types import PVC
 
 
 def build_context(

@@ -10,10 +10,13 @@ from cdi.api.names import propagates
 from cdi.api.phases import ConditionType, Phase, Reason
 from cdi.api.sources import SourcePvc, SourceSnapshot
 from cdi.reconcile.actions import PatchObject, Plan
-from cdi.reconcile.clone.lister import CloneLister, Snapshot
-from cdi.reconcile.context import PVC, Lister, Platform
+from cdi.reconcile.clone.lister import CloneLister
+from cdi.reconcile.clone.types import Snapshot
+from cdi.reconcile.context import Lister
 from cdi.reconcile.datavolume.status import ConditionValue, conditions, false, true
+from cdi.reconcile.settings import Platform
 from cdi.reconcile.source import UnresolvedDataSource, resolve_data_source
+from cdi.reconcile.types import PVC
 
 
 def reconcile_data_source(

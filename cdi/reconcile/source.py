@@ -7,8 +7,7 @@ from typing import Literal
 
 from cdi.api.datasource import DataSource
 from cdi.api.datavolume import ContentType, DataVolume
-from cdi.api.errors import CdiError, InvalidManifest, SourceNotSupported, TargetTooSmall
-from cdi.api.job import Failure
+from cdi.api.errors import InvalidManifest, SourceNotSupported, TargetTooSmall
 from cdi.api.names import ANN_PERMISSIVE_CLONE, ANN_POD_PHASE, ANN_POPULATOR_KIND
 from cdi.api.phases import EventReason, Phase, Reason
 from cdi.api.quantity import human
@@ -26,9 +25,9 @@ from cdi.api.sources import (
     SourceUpload,
     SourceVddk,
 )
-from cdi.reconcile.clone.lister import SourceKind as CloneKind
 from cdi.reconcile.clone.plan_annotation import requested_source
-from cdi.reconcile.context import PVC, DataRef, Lister, Platform, ReconcileContext
+from cdi.reconcile.clone.types import SourceKind as CloneKind
+from cdi.reconcile.context import Lister, ReconcileContext
 from cdi.reconcile.datavolume.annotated_claims import (
     names_clone_source,
     names_import_source,
@@ -37,67 +36,8 @@ from cdi.reconcile.datavolume.annotated_claims import (
 )
 from cdi.reconcile.datavolume.status_table import WITHOUT_SOURCE
 from cdi.reconcile.datavolume.upload_target import UPLOAD_SOURCE
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Import:
-    """A source outside the cluster, or a blank disk."""
-
-    kind: SourceKind
-    source: SourceHttp | SourceS3 | SourceGcs | SourceRegistry | SourceBlank
-    kept_in: str | None = None
-    """Name of the VolumeImportSource that holds the source; None if the DataVolume does."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Upload:
-    """A source that a client uploads."""
-
-    kept_in: str | None = None
-    """Name of the VolumeUploadSource that requests it; None if the DataVolume does."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Clone:
-    """Another PVC or a snapshot as the source."""
-
-    namespace: str
-    name: str
-    kind: CloneKind = "PersistentVolumeClaim"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ExternalPopulator:
-    """A dataSource or dataSourceRef of another populator or of the storage, which fills the PVC."""
-
-    name: str
-    """Name of the object that it refers to."""
-
-
-Origin = Import | Upload | Clone | ExternalPopulator
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Pending:
-    """The result for a source that cannot be used until something else changes."""
-
-    reason: str
-    message: str
-    """What is missing, and the remedy."""
-    event: str | None = None
-    words: str = ""
-    """The sentence of KubeVirt's CDI for the event and, if there is no PVC, for the conditions."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rejected:
-    """A source that can never be used."""
-
-    failure: Failure
-
-    @classmethod
-    def because(cls, error: CdiError) -> Rejected:
-        return cls(failure=Failure.from_error(error))
+from cdi.reconcile.settings import Platform
+from cdi.reconcile.types import PVC, Clone, DataRef, ExternalPopulator, Import, Origin, Pending, Rejected, Upload
 
 
 def resolve_source(context: ReconcileContext) -> Origin | Pending | Rejected:

@@ -12,8 +12,8 @@ from cdi.api.phases import ConditionType, Phase, Reason
 from cdi.api.status_detail import status_detail
 from cdi.client.status_view import failure_of, phase_of
 from cdi.kube.resources import Object
-from cdi.reconcile.context import PodBlocker
 from cdi.reconcile.pods.status import last_termination, pending_reason
+from cdi.reconcile.pods.types import PodBlocker
 from cdi.remote.worker_lookup import Filling, container_status, notes_of
 
 _BEGINNING = frozenset({Reason.CONTAINER_CREATING, Reason.PENDING})

@@ -29,7 +29,7 @@ from cdi.api.validation import parse
 from cdi.controller.clone_lister import claims_of
 from cdi.kube.jwt import TokenClaims
 from cdi.reconcile.clone.authorization import has_permission
-from cdi.reconcile.clone.lister import CloneAuthorization
+from cdi.reconcile.clone.types import CloneAuthorization
 from cdi.reconcile.datavolume.lineage import source_notice
 from cdi.server.hooks import Operation
 from cdi.server.review import Allowed, Refused, Review, Verdict

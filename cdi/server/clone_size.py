@@ -10,7 +10,8 @@ from cdi.api.errors import InvalidManifest
 from cdi.api.names import ANN_DATA_SOURCE_NAMESPACE, ANN_SNAPSHOT_SOURCE_VOLUME_MODE, GROUP
 from cdi.api.populators import VolumeCloneSource
 from cdi.api.quantity import Quantity
-from cdi.reconcile.clone.source import CloneSource, clone_size
+from cdi.reconcile.clone.source import clone_size
+from cdi.reconcile.clone.types import CloneSource
 
 Object = Mapping[str, Any]
 

@@ -36,8 +36,9 @@ from cdi.kube.resources import (
 )
 from cdi.reconcile.cdi.configuration import active_cdi, adopts_claims, effective_spec, renders_claims, resolve_config
 from cdi.reconcile.storage.capabilities import PropertySet
-from cdi.reconcile.storage.claim_defaults import StorageDefaults, storage_defaults
+from cdi.reconcile.storage.claim_defaults import storage_defaults
 from cdi.reconcile.storage.classes import StorageClass, named_or_default
+from cdi.reconcile.types import StorageDefaults
 from cdi.server.tls import TlsPolicy
 from cdi.server.uploadtoken_api.discovery import API_SERVICE
 

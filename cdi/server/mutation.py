@@ -11,7 +11,8 @@ from cdi.api.overhead import NO_OVERHEAD
 from cdi.api.quantity import Quantity
 from cdi.api.rules.problems import Problem
 from cdi.api.validation import parse
-from cdi.reconcile.storage.claim_defaults import StorageDefaults, default_claim, is_archive, needs_defaults
+from cdi.reconcile.storage.claim_defaults import default_claim, is_archive, needs_defaults
+from cdi.reconcile.types import StorageDefaults
 from cdi.server.clone_size import CloneSources, clone_source_name, requested_size, source_size
 from cdi.server.review import Allowed, Refused, Review, Verdict
 

@@ -16,8 +16,8 @@ import yaml
 
 from cdi.controller.clone_lister import claims_of
 from cdi.kube.jwt import Operation, SigningKey
-from cdi.reconcile.clone.lister import CloneAuthorization
 from cdi.reconcile.clone.plan_annotation import ANN_TARGET, LABEL_TEMPORARY
+from cdi.reconcile.clone.types import CloneAuthorization
 from tests.cluster import helm as helms
 from tests.cluster.accounts import Asker, account, bind, person
 from tests.cluster.cdi import controller

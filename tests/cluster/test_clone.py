@@ -13,8 +13,8 @@ import pytest
 
 from cdi.controller.clone_lister import claims_of
 from cdi.kube.jwt import SigningKey
-from cdi.reconcile.clone.lister import CloneAuthorization
 from cdi.reconcile.clone.planner import FALLBACK_SENTENCES
+from cdi.reconcile.clone.types import CloneAuthorization
 from tests.cluster.cdi import controller
 from tests.cluster.event_log import following
 from tests.cluster.objects import claim as claim_of

@@ -17,10 +17,11 @@ from cdi.api.dataimportcron import DataImportCron, GoldenVersion, VersionState
 from cdi.api.golden import GoldenSettings
 from cdi.api.names import cron_import, proof_pod
 from cdi.reconcile.actions import CreateObject
-from cdi.reconcile.context import PVC, Platform, ResolvedConfig, WorkerPodConfig
 from cdi.reconcile.dataimportcron.context import CronContext
 from cdi.reconcile.dataimportcron.proof import ProofStep, plan_proof
 from cdi.reconcile.dataimportcron.proof_pod import KVM
+from cdi.reconcile.settings import Platform, ResolvedConfig, WorkerPodConfig
+from cdi.reconcile.types import PVC
 from tests.cluster.cdi import controller
 from tests.cluster.kubectl import Kubectl
 from tests.cluster.objects import is_phase

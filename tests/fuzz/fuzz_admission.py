@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 with atheris.instrument_imports(include=["cdi.api", "cdi.server", "cdi.reconcile.storage.claim_defaults"]):
     from cdi.api.errors import CdiError, InvalidManifest
-    from cdi.reconcile.storage.claim_defaults import StorageDefaults
+    from cdi.reconcile.types import StorageDefaults
     from cdi.server import admission, clone_authorization, mutation
     from cdi.server.hooks import HOOKS, Hook
     from cdi.server.review import Review, answer, read

@@ -28,7 +28,7 @@ from cdi.api.quantity import Quantity
 from cdi.api.rules.configuration import check_config, check_installation
 from cdi.api.rules.problems import Problem
 from cdi.reconcile.actions import Event, ObjectRef, PatchObject, Plan
-from cdi.reconcile.context import ResolvedConfig, WorkerPodConfig
+from cdi.reconcile.settings import ResolvedConfig, WorkerPodConfig
 from cdi.reconcile.storage.classes import StorageClass, scratch_class
 
 INSTALL_NAMESPACE = "cdi"

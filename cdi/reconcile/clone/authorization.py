@@ -10,17 +10,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import datetime
-from typing import TYPE_CHECKING
 
 from cdi.api.errors import CloneUnauthorised, ClusterUnavailable
 from cdi.api.names import ANN_CLONE_TOKEN, ANN_EXTENDED_CLONE_TOKEN, GROUP
-from cdi.reconcile.clone.lister import CloneAuthorization
 from cdi.reconcile.clone.source import facts
-from cdi.reconcile.source import Clone, Pending, Rejected
-
-if TYPE_CHECKING:
-    from cdi.reconcile.clone.lister import SourceKind
-    from cdi.reconcile.context import PVC, ReconcileContext
+from cdi.reconcile.clone.types import CloneAuthorization, SourceKind
+from cdi.reconcile.context import ReconcileContext
+from cdi.reconcile.types import PVC, Clone, Pending, Rejected
 
 
 def has_permission(kind: SourceKind, namespace: str, name: str) -> tuple[tuple[dict[str, str], ...], ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from cdi.api.copy import TARGETS, TICKET_PREFIX, CopySourceJob, Ticket
 from cdi.api.job import Limits
@@ -22,6 +22,8 @@ from cdi.api.names import (
 )
 from cdi.reconcile.actions import EnsureCertificate
 from cdi.reconcile.clone.plan_annotation import ANN_SOURCE_UID, ANN_TARGET, LABEL_TEMPORARY
+from cdi.reconcile.clone.types import CloneSource, SourcePod
+from cdi.reconcile.context import ReconcileContext
 from cdi.reconcile.pods.builder import (
     ANN_JOB,
     ANN_LIMITS,
@@ -34,11 +36,7 @@ from cdi.reconcile.pods.builder import (
     scheduling,
     worker_container,
 )
-
-if TYPE_CHECKING:
-    from cdi.reconcile.clone.lister import SourcePod
-    from cdi.reconcile.clone.source import CloneSource
-    from cdi.reconcile.context import PVC, ReconcileContext
+from cdi.reconcile.types import PVC
 
 SOURCE: Final = "/var/run/cdi/clone/source"
 """Mount path of a filesystem volume in the source pod."""

@@ -8,13 +8,12 @@ change, so a lost action leaves nothing behind.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING
 
 from cdi.api.copy import TICKET_PREFIX
+from cdi.api.datavolume import DataVolume
 from cdi.api.names import ANN_POD_PHASE
 from cdi.api.storageprofile import CloneStrategy
 from cdi.reconcile.actions import DeleteObject, PatchObject, Plan
-from cdi.reconcile.clone.lister import SizeDetectionPod, Snapshot, SourcePod
 from cdi.reconcile.clone.plan_annotation import (
     ANN_SOURCE_UID,
     ANN_TARGET,
@@ -24,12 +23,11 @@ from cdi.reconcile.clone.plan_annotation import (
     temporary_pvc,
 )
 from cdi.reconcile.clone.size_detection import is_wanted
+from cdi.reconcile.clone.types import SizeDetectionPod, Snapshot, SourcePod
+from cdi.reconcile.context import Lister
 from cdi.reconcile.datavolume.attempts import ANNOTATION as LEDGER
 from cdi.reconcile.datavolume.attempts import AttemptHistory
-
-if TYPE_CHECKING:
-    from cdi.api.datavolume import DataVolume
-    from cdi.reconcile.context import PVC, Lister
+from cdi.reconcile.types import PVC
 
 
 def reconcile_snapshot(snapshot: Snapshot, targets: Iterable[PVC]) -> Plan:

@@ -10,8 +10,9 @@ source pod, or else a new source pod. The ticket is removed with the clone, and 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from cdi.api.copy import MAX_TARGETS, PORT, TICKET_PREFIX, CopySourceJob, CopyTargetJob, Ticket
 from cdi.api.datavolume import ContentType
@@ -32,22 +33,18 @@ from cdi.reconcile.actions import Action, CreateObject, DeleteObject, EnsureCert
 from cdi.reconcile.clone.authorization import authorize
 from cdi.reconcile.clone.copy_pods import DEVICE, SOURCE, build_reader, certificate_of, with_certificate
 from cdi.reconcile.clone.gc import remove_assignments
-from cdi.reconcile.clone.lister import SourcePod
 from cdi.reconcile.clone.plan_annotation import ANNOTATION as RECORD
 from cdi.reconcile.clone.plan_annotation import ClonePlanRecord
 from cdi.reconcile.clone.snapshot_restore import resolve_restored
 from cdi.reconcile.clone.source import facts, source_in_use
+from cdi.reconcile.clone.types import CloneSource, SourcePod
+from cdi.reconcile.context import ReconcileContext
+from cdi.reconcile.datavolume.attempts import AttemptHistory
+from cdi.reconcile.datavolume.result import Result
 from cdi.reconcile.pods.builder import claim_owner, retains_after_completion
 from cdi.reconcile.pods.job import WorkerSpec, file_size
-from cdi.reconcile.source import Clone, Pending, Rejected
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-
-    from cdi.reconcile.clone.source import CloneSource
-    from cdi.reconcile.context import PVC, ReconcileContext, VolumeLayout, Worker
-    from cdi.reconcile.datavolume.attempts import AttemptHistory
-    from cdi.reconcile.datavolume.result import Result
+from cdi.reconcile.pods.types import VolumeLayout, Worker
+from cdi.reconcile.types import PVC, Clone, Pending, Rejected
 
 REQUEUE_DELAY: Final = 5.0
 """Seconds before a failed source pod is recreated."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
+from cdi.api.datavolume import DataVolume
 from cdi.api.names import (
     ANN_CLONE_TYPE,
     ANN_CONTENT_TYPE,
@@ -27,7 +28,8 @@ from cdi.reconcile.clone.plan_annotation import (
     ClonePlanRecord,
     temporary_pvc,
 )
-from cdi.reconcile.clone.source import CloneSource
+from cdi.reconcile.clone.types import CloneSource
+from cdi.reconcile.context import ReconcileContext
 from cdi.reconcile.datavolume.annotated_claims import CLONE_SOURCE
 from cdi.reconcile.datavolume.claim_builder import build_prime, owner_reference
 from cdi.reconcile.pods.builder import (
@@ -39,12 +41,8 @@ from cdi.reconcile.pods.builder import (
     scheduling,
     worker_container,
 )
-from cdi.reconcile.source import Clone
-
-if TYPE_CHECKING:
-    from cdi.api.datavolume import DataVolume
-    from cdi.reconcile.context import PVC, ReconcileContext
-    from cdi.reconcile.storage.classes import StorageClass
+from cdi.reconcile.storage.classes import StorageClass
+from cdi.reconcile.types import PVC, Clone
 
 SNAPSHOT_GROUP: Final = "snapshot.storage.k8s.io"
 COMPONENT: Final = "cdi-clone-preparation"

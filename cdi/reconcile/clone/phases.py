@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from cdi.api.errors import ClaimMisbound
 from cdi.api.job import Failure
@@ -22,7 +22,6 @@ from cdi.api.policy import parse_policy_annotations
 from cdi.api.storageprofile import CloneStrategy
 from cdi.reconcile.actions import Action, CreateObject, DeleteObject, Event, ExpandClaim, PatchObject
 from cdi.reconcile.clone.authorization import authorize
-from cdi.reconcile.clone.lister import Snapshot
 from cdi.reconcile.clone.manifests import (
     build_prep_pod,
     build_snapshot,
@@ -41,18 +40,17 @@ from cdi.reconcile.clone.plan_annotation import (
 )
 from cdi.reconcile.clone.planner import STRATEGY_FAILED, ClonePlan, Fallback, PreferredStrategy, Target, choose_strategy
 from cdi.reconcile.clone.snapshot_restore import cannot_restore, is_known, restore_in_progress, temporary_name
-from cdi.reconcile.clone.source import CloneSource, facts, find, source_in_use
+from cdi.reconcile.clone.source import facts, find, planner_source, source_in_use
 from cdi.reconcile.clone.status import clone_in_progress, clone_pending
+from cdi.reconcile.clone.types import CloneSource, Snapshot
 from cdi.reconcile.clone.validation import refusal
+from cdi.reconcile.context import ReconcileContext
+from cdi.reconcile.datavolume.attempts import AttemptHistory
 from cdi.reconcile.datavolume.lineage import inherited_origin, mark_clone, source_warnings
 from cdi.reconcile.datavolume.provisioning import is_populated, provisioning_blocker
 from cdi.reconcile.datavolume.rebind import recreate_prime, volume_of
 from cdi.reconcile.datavolume.result import Result, failed, pending
-from cdi.reconcile.source import Clone, Pending, Rejected
-
-if TYPE_CHECKING:
-    from cdi.reconcile.context import PVC, ReconcileContext
-    from cdi.reconcile.datavolume.attempts import AttemptHistory
+from cdi.reconcile.types import PVC, Clone, Pending, Rejected
 
 PHASE_TIMEOUT: Final = 1800.0
 """Default timeout of a strategy in seconds; an annotation overrides it (`cdi.api.policy`)."""
@@ -165,7 +163,7 @@ def plan(context: ReconcileContext, claim: PVC, found: CloneSource, *, failed: t
         facts(context).strategy(claim.storage_class),
         CloneStrategy(requested) if requested in set(CloneStrategy) else None,
     )
-    return choose_strategy(found.for_plan(context, claim.storage_class), target, wish, failed=frozenset(failed))
+    return choose_strategy(planner_source(context, found, claim.storage_class), target, wish, failed=frozenset(failed))
 
 
 def _planned(context: ReconcileContext, claim: PVC, origin: Clone) -> Result:

@@ -9,16 +9,14 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Final, Self
+from typing import Final, Self
 
 from cdi.api.decode import DecodeError, decode
 from cdi.api.names import ANN_CLONE_REQUEST, ANN_CLONE_TYPE, ANN_OWNER_UID, GROUP, prime_claim, temporary_claim
 from cdi.api.storageprofile import CloneStrategy
 from cdi.reconcile.clone.planner import FALLBACK_SENTENCES, ClonePlan, Fallback
-
-if TYPE_CHECKING:
-    from cdi.reconcile.clone.source import CloneSource
-    from cdi.reconcile.context import PVC
+from cdi.reconcile.clone.types import CloneSource
+from cdi.reconcile.types import PVC
 
 ANNOTATION: Final = f"{GROUP}/storage.clone.record"
 ANN_SNAPSHOT_REQUEST: Final = f"{GROUP}/storage.clone.snapshotRequest"

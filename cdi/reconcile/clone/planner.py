@@ -17,7 +17,7 @@ from cdi.api.names import ANN_CLONE_TYPE
 from cdi.api.phases import EventReason
 from cdi.api.quantity import human
 from cdi.api.storageprofile import CloneStrategy
-from cdi.reconcile.clone.lister import SourceKind
+from cdi.reconcile.clone.types import SourceKind
 
 STRATEGY_FAILED: Final = "CloneStrategyFailed"
 """Reason of a fallback from a strategy that timed out."""

@@ -10,23 +10,20 @@ detected, the source volume's size is used as the upper bound.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-from cdi.api.datavolume import ContentType
+from cdi.api.datavolume import ContentType, DataVolume
 from cdi.api.errors import Retry
 from cdi.api.names import ANN_CONTENT_TYPE, GROUP
 from cdi.api.phases import Reason
 from cdi.reconcile.actions import Action, CreateObject, DeleteObject, PatchObject
 from cdi.reconcile.clone.manifests import build_size_detection_pod, measurement_pod
-from cdi.reconcile.clone.source import CloneSource, detected_size, facts, source_in_use
+from cdi.reconcile.clone.source import detected_size, facts, source_in_use
+from cdi.reconcile.clone.types import CloneSource, SizeDetectionPod
+from cdi.reconcile.context import ReconcileContext
 from cdi.reconcile.datavolume.result import Result, pending
-from cdi.reconcile.source import Pending
 from cdi.reconcile.storage.claim_defaults import overhead_of
-
-if TYPE_CHECKING:
-    from cdi.api.datavolume import DataVolume
-    from cdi.reconcile.clone.lister import SizeDetectionPod
-    from cdi.reconcile.context import ReconcileContext
+from cdi.reconcile.types import Pending
 
 ANNOTATION: Final = f"{GROUP}/storage.clone.sourceDiskSize"
 """Annotation of a DataVolume with the size of the disk in the source PVC: ``bytes of uid`` or ``unknown of uid``."""

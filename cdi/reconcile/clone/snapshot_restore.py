@@ -9,7 +9,6 @@ it has a label and is deleted like the temporary snapshots (`cdi.reconcile.clone
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from cdi.api.datavolume import ContentType
 from cdi.api.errors import SourceNotSupported
@@ -18,17 +17,15 @@ from cdi.api.phases import EventReason, Phase, Reason
 from cdi.reconcile.actions import Action, CreateObject
 from cdi.reconcile.clone.manifests import build_restored_pvc
 from cdi.reconcile.clone.plan_annotation import ANN_SOURCE_UID, LABEL_TEMPORARY, ClonePlanRecord
-from cdi.reconcile.clone.source import CloneSource, facts, find
+from cdi.reconcile.clone.source import facts, find
 from cdi.reconcile.clone.status import clone_in_progress, clone_pending
+from cdi.reconcile.clone.types import CloneSource, SourceKind
+from cdi.reconcile.context import ReconcileContext
 from cdi.reconcile.datavolume.rebind import recreate_prime
 from cdi.reconcile.datavolume.result import Result, failed
 from cdi.reconcile.pods.job import content_type
-from cdi.reconcile.source import Clone, Pending, Rejected
-
-if TYPE_CHECKING:
-    from cdi.reconcile.clone.lister import SourceKind
-    from cdi.reconcile.context import PVC, ReconcileContext
-    from cdi.reconcile.storage.classes import StorageClass
+from cdi.reconcile.storage.classes import StorageClass
+from cdi.reconcile.types import PVC, Clone, Pending, Rejected
 
 
 def temporary_name(kind: SourceKind, uid: str) -> str:

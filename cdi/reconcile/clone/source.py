@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from fractions import Fraction
-from typing import TYPE_CHECKING
 
 from cdi.api.errors import InvalidManifest, TargetTooSmall
 from cdi.api.names import (
@@ -17,51 +15,28 @@ from cdi.api.names import (
 from cdi.api.overhead import required, usable
 from cdi.api.phases import EventReason, Reason
 from cdi.api.quantity import Quantity, human
-from cdi.reconcile.clone.lister import CloneLister, Snapshot, SourceKind
+from cdi.reconcile.clone.lister import CloneLister
 from cdi.reconcile.clone.planner import Source
+from cdi.reconcile.clone.types import CloneSource, Snapshot
+from cdi.reconcile.context import ReconcileContext
 from cdi.reconcile.datavolume.result import DISK_SIZE, VOLUME_SIZE
-from cdi.reconcile.source import Clone, Pending, Rejected, unpopulated_reason, without_source
+from cdi.reconcile.source import unpopulated_reason, without_source
 from cdi.reconcile.storage.claim_defaults import overhead_of
-
-if TYPE_CHECKING:
-    from cdi.reconcile.context import PVC, ReconcileContext
+from cdi.reconcile.types import PVC, Clone, Pending, Rejected
 
 USERS_SHOWN = 3
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CloneSource:
-    """An existing source."""
-
-    kind: SourceKind
-    namespace: str
-    name: str
-    uid: str
-    volume_mode: str
-    """Empty if unknown."""
-    storage_class: str | None
-    driver: str
-    size: int | None
-    """Minimum size in bytes of a volume that the storage creates from it."""
-    asked: int | None
-    """Originally requested size in bytes, at most `size`."""
-    labels: Mapping[str, str]
-    annotations: Mapping[str, str]
-
-    @property
-    def place(self) -> str:
-        return f"{self.namespace}/{self.name}"
-
-    def for_plan(self, context: ReconcileContext, target_class: str | None) -> Source:
-        """Return the source as input of the planner."""
-        clones = facts(context)
-        return Source(
-            kind=self.kind,
-            volume_mode=self.volume_mode,
-            size=self.size,
-            driver=self.driver,
-            snapshot_class=clones.snapshot_class(target_class, self.driver) if self.driver else None,
-        )
+def planner_source(context: ReconcileContext, found: CloneSource, target_class: str | None) -> Source:
+    """Return a source as input of the planner."""
+    clones = facts(context)
+    return Source(
+        kind=found.kind,
+        volume_mode=found.volume_mode,
+        size=found.size,
+        driver=found.driver,
+        snapshot_class=clones.snapshot_class(target_class, found.driver) if found.driver else None,
+    )
 
 
 def facts(context: ReconcileContext) -> CloneLister:

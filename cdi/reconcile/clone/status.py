@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING
 
+from cdi.api.datavolume import DataVolume
 from cdi.api.names import (
     ANN_CLONE_ERROR,
     ANN_CLONE_FALLBACK_REASON,
@@ -20,11 +20,7 @@ from cdi.reconcile.actions import Action, Event, PatchObject
 from cdi.reconcile.clone.plan_annotation import ClonePlanRecord
 from cdi.reconcile.datavolume.result import Result, bound_condition
 from cdi.reconcile.datavolume.status import DataVolumeState, false
-
-if TYPE_CHECKING:
-    from cdi.api.datavolume import DataVolume
-    from cdi.reconcile.context import PVC
-    from cdi.reconcile.source import Pending
+from cdi.reconcile.types import PVC, Pending
 
 _PHASES = {
     Phase.SNAPSHOT_FOR_SMART_CLONE_IN_PROGRESS: ClonePhase.SNAPSHOT,

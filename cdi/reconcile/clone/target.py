@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from cdi.api.errors import CdiError, InvalidManifest, Retry
 from cdi.api.job import Failure
@@ -31,9 +31,10 @@ from cdi.reconcile.clone.plan_annotation import (
     requested_strategy,
 )
 from cdi.reconcile.clone.size_detection import depends_on_disk, detect_size
-from cdi.reconcile.clone.source import CloneSource, facts, find, size_for, source_in_use, target_too_small
+from cdi.reconcile.clone.source import facts, find, size_for, source_in_use, target_too_small
+from cdi.reconcile.clone.types import CloneSource
 from cdi.reconcile.clone.validation import invalid, is_known_strategy, is_validated_first
-from cdi.reconcile.context import PVC, DataRef
+from cdi.reconcile.context import ReconcileContext
 from cdi.reconcile.datavolume.claim_builder import build_claim
 from cdi.reconcile.datavolume.invalid_claim import claim_not_valid
 from cdi.reconcile.datavolume.lineage import inherited_origin, mark_clone, source_warnings
@@ -46,11 +47,8 @@ from cdi.reconcile.datavolume.provisioning import (
 )
 from cdi.reconcile.datavolume.result import Result, failed, pending
 from cdi.reconcile.datavolume.status import DataVolumeState, false
-from cdi.reconcile.source import Clone, Pending, Rejected
 from cdi.reconcile.storage.claim_defaults import MIN_CLAIM_SIZE, default_size
-
-if TYPE_CHECKING:
-    from cdi.reconcile.context import ReconcileContext
+from cdi.reconcile.types import PVC, Clone, DataRef, Pending, Rejected
 
 
 def create_target(context: ReconcileContext, origin: Clone) -> Result:

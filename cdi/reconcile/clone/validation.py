@@ -7,8 +7,9 @@ size of a file system includes an overhead, so the PVC is created and reports th
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
+from cdi.api.datavolume import DataVolume
 from cdi.api.errors import InvalidManifest
 from cdi.api.job import Failure
 from cdi.api.names import ANN_CLONE_TYPE
@@ -17,14 +18,12 @@ from cdi.api.rules.problems import truncate
 from cdi.api.storageprofile import CloneStrategy
 from cdi.reconcile.actions import Event
 from cdi.reconcile.clone.plan_annotation import requested_strategy
-from cdi.reconcile.clone.source import CloneSource, target_too_small
+from cdi.reconcile.clone.source import target_too_small
+from cdi.reconcile.clone.types import CloneSource
+from cdi.reconcile.context import ReconcileContext
 from cdi.reconcile.datavolume.result import Result, bound_condition
 from cdi.reconcile.datavolume.status import DataVolumeState, false
-from cdi.reconcile.source import Pending
-
-if TYPE_CHECKING:
-    from cdi.api.datavolume import DataVolume
-    from cdi.reconcile.context import PVC, ReconcileContext
+from cdi.reconcile.types import PVC, Pending
 
 INVALID: Final = "The clone doesn't meet the validation requirements"
 """Message of the event ``CloneValidationFailed``, letter for letter that of KubeVirt's CDI."""

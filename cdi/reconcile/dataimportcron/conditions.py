@@ -15,7 +15,6 @@ from cdi.api.meta import Condition
 from cdi.api.phases import ConditionType, Reason
 from cdi.api.storageprofile import CronSourceFormat
 from cdi.reconcile.actions import Event
-from cdi.reconcile.context import PodBlocker
 from cdi.reconcile.dataimportcron.context import CronContext
 from cdi.reconcile.dataimportcron.importing import MAX_EVENT, ImportStep, not_retried
 from cdi.reconcile.dataimportcron.objects import VersionObjects
@@ -23,6 +22,7 @@ from cdi.reconcile.dataimportcron.poll import Trouble
 from cdi.reconcile.dataimportcron.proof_result import REGULAR
 from cdi.reconcile.dataimportcron.storage_class import Storage
 from cdi.reconcile.datavolume.status import ConditionValue, conditions, false, true
+from cdi.reconcile.pods.types import PodBlocker
 
 UP_TO_DATE: Final = true(Reason.UP_TO_DATE, "Latest import is up to date")
 OUTDATED: Final = false(Reason.OUTDATED, "Source digest updated since last import")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, tzinfo
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from cdi.api.dataimportcron import DataImportCron
 from cdi.api.datasource import DataSource
@@ -15,13 +15,13 @@ from cdi.api.golden import GoldenSettings, parse_golden_settings
 from cdi.api.names import POLL_ACCOUNT
 from cdi.api.storageprofile import StorageProfile
 from cdi.reconcile.actions import ObjectRef
-from cdi.reconcile.clone.lister import Snapshot
-from cdi.reconcile.context import PVC, Input, Platform, Rejection, ResolvedConfig
+from cdi.reconcile.clone.types import Snapshot
+from cdi.reconcile.context import Rejection
 from cdi.reconcile.pods.builder import INPUTS
+from cdi.reconcile.settings import Platform, ResolvedConfig
 from cdi.reconcile.storage.classes import StorageClass
-
-if TYPE_CHECKING:
-    from cdi.reconcile.storage.profiles import SnapshotClass
+from cdi.reconcile.storage.profiles import SnapshotClass
+from cdi.reconcile.types import PVC, Input
 
 Body = Mapping[str, Any]
 """An API object, which must not be modified."""

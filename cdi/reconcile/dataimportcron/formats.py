@@ -19,12 +19,12 @@ from cdi.api.names import (
 from cdi.api.quantity import Quantity
 from cdi.api.storageprofile import CronSourceFormat
 from cdi.reconcile.actions import Action, CreateObject, Event, ObjectEvent
-from cdi.reconcile.clone.lister import Snapshot
-from cdi.reconcile.context import PVC
+from cdi.reconcile.clone.types import Snapshot
 from cdi.reconcile.dataimportcron.context import CronContext
 from cdi.reconcile.dataimportcron.labels import last_use, missing, resource_labels
 from cdi.reconcile.dataimportcron.objects import VersionObjects, delete_data_volume, delete_snapshot, patch_volume
 from cdi.reconcile.dataimportcron.storage_class import Storage
+from cdi.reconcile.types import PVC
 
 SNAPSHOT_CLASS_SELECTED: Final = "VolumeSnapshotClassSelected"
 CARRIED: Final = (RECORD, LAST_CLONED)

@@ -25,8 +25,7 @@ from cdi.api.policy import PREFIX as POLICY_PREFIX
 from cdi.api.poll import PollResult
 from cdi.api.storageprofile import CronSourceFormat
 from cdi.reconcile.actions import Action, CreateObject, Event
-from cdi.reconcile.clone.lister import Snapshot
-from cdi.reconcile.context import PVC
+from cdi.reconcile.clone.types import Snapshot
 from cdi.reconcile.dataimportcron.context import CloneRight, CronContext
 from cdi.reconcile.dataimportcron.labels import last_use, missing, refreshed_last_use, resource_labels
 from cdi.reconcile.dataimportcron.objects import VersionObjects, delete_data_volume, objects_of, patch_volume
@@ -34,6 +33,7 @@ from cdi.reconcile.dataimportcron.pinning import follows_image_stream, image_ref
 from cdi.reconcile.dataimportcron.storage_class import Storage
 from cdi.reconcile.dataimportcron.versions import History
 from cdi.reconcile.datavolume.status import ConditionValue, false, true
+from cdi.reconcile.types import PVC
 
 DELETION_INTERVAL: Final = 1.0
 """Seconds until it is checked again whether a deleted volume is gone."""

@@ -11,9 +11,9 @@ from cdi.api.meta import Condition
 from cdi.api.names import ANN_POD_PHASE, ANN_USE_POPULATOR
 from cdi.api.phases import FAILING, ConditionStatus, ConditionType, Phase, Reason
 from cdi.reconcile.actions import Action, DeleteObject, PatchObject
-from cdi.reconcile.clone.lister import Snapshot
-from cdi.reconcile.context import PVC
+from cdi.reconcile.clone.types import Snapshot
 from cdi.reconcile.dataimportcron.context import CronContext
+from cdi.reconcile.types import PVC
 
 _REGULAR: Final = frozenset(
     {

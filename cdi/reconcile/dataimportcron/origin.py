@@ -42,12 +42,12 @@ from cdi.api.origin import (
 )
 from cdi.api.timestamps import epoch_seconds
 from cdi.reconcile.actions import Action, CreateObject, DeleteObject, Event, ObjectRef, SignRecord
-from cdi.reconcile.clone.lister import Snapshot
-from cdi.reconcile.context import PVC
+from cdi.reconcile.clone.types import Snapshot
 from cdi.reconcile.dataimportcron.context import Body, CronContext
 from cdi.reconcile.dataimportcron.objects import patch_volume, plural_of
 from cdi.reconcile.dataimportcron.versions import History
 from cdi.reconcile.pods.builder import CONTAINER, restricted_pod_spec, scheduling, worker_container
+from cdi.reconcile.types import PVC
 
 COMPONENT: Final = "cdi-record-signer"
 ANN_STATEMENT: Final = f"{GROUP}/golden.statement"

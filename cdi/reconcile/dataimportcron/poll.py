@@ -59,7 +59,7 @@ from cdi.reconcile.dataimportcron.poll_source import (
     prepared_poll,
 )
 from cdi.reconcile.dataimportcron.poll_turn import has_turn
-from cdi.reconcile.source import Pending
+from cdi.reconcile.types import Pending
 
 POD_TIMEOUT: Final = 300.0
 """Seconds until a poll Job without a result is given up; the poll itself takes at most 120."""

@@ -12,7 +12,7 @@ from cdi.reconcile.dataimportcron.poll_source import keeps_cron_job, method_of, 
 from cdi.reconcile.merge_patch import merge_patch
 from cdi.reconcile.pods.builder import ANN_SPEC
 from cdi.reconcile.pods.job import PollSpec
-from cdi.reconcile.source import Pending
+from cdi.reconcile.types import Pending
 
 
 def observed_poll(context: CronContext, recorded: str) -> ObservedPoll | None:

@@ -14,7 +14,7 @@ from cdi.api.sources import SourceGcs, SourceHttp, SourcePvc, SourceRegistry, So
 from cdi.reconcile.dataimportcron.context import Body, CronContext
 from cdi.reconcile.dataimportcron.poll_observed import failed
 from cdi.reconcile.pods.job import PollSpec, prepare_poll
-from cdi.reconcile.source import Pending
+from cdi.reconcile.types import Pending
 
 _MIN_DIGEST: Final = 12
 """Hex digits of a digest that are part of a version's name."""

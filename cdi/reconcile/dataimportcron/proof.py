@@ -24,7 +24,6 @@ from cdi.api.names import ANN_POD_RETAIN, proof_pod
 from cdi.api.phases import Reason
 from cdi.api.proof import ProofResult
 from cdi.reconcile.actions import Action, CreateObject, DeleteObject, Event
-from cdi.reconcile.context import PVC, PodBlocker
 from cdi.reconcile.dataimportcron.context import Body, CronContext
 from cdi.reconcile.dataimportcron.proof_local import plan_local_proof
 from cdi.reconcile.dataimportcron.proof_pod import (
@@ -51,6 +50,8 @@ from cdi.reconcile.dataimportcron.proof_result import (
 from cdi.reconcile.dataimportcron.proof_turn import MAX_PROOFS, has_turn
 from cdi.reconcile.pods.builder import ANN_ATTEMPT, ANN_FINGERPRINT, ANN_SPEC
 from cdi.reconcile.pods.status import Termination, created_at, is_started, pending_reason, termination
+from cdi.reconcile.pods.types import PodBlocker
+from cdi.reconcile.types import PVC
 
 KVM_PATIENCE: Final = 60.0
 """Seconds that a pod may wait for a node with free KVM before the processor is emulated."""

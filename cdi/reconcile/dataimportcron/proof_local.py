@@ -9,7 +9,6 @@ from cdi.api.errors import Interrupted, WorkerLost
 from cdi.api.job import Failure
 from cdi.api.proof import ProofResult
 from cdi.reconcile.actions import Action, StartTask, StopTask
-from cdi.reconcile.context import PVC
 from cdi.reconcile.dataimportcron.context import CronContext, LocalTask
 from cdi.reconcile.dataimportcron.proof_pod import proof_job
 from cdi.reconcile.dataimportcron.proof_result import (
@@ -23,6 +22,7 @@ from cdi.reconcile.dataimportcron.proof_result import (
     report_result,
     waiting_for,
 )
+from cdi.reconcile.types import PVC
 
 
 def plan_local_proof(context: CronContext, version: GoldenVersion, claim: PVC, *, required: bool) -> ProofStep:

@@ -22,7 +22,6 @@ from cdi.api.names import (
     proof_pod,
 )
 from cdi.api.proof import ProofJob
-from cdi.reconcile.context import PVC, ResolvedConfig
 from cdi.reconcile.dataimportcron.context import CronContext
 from cdi.reconcile.pods.builder import (
     ANN_ATTEMPT,
@@ -40,6 +39,8 @@ from cdi.reconcile.pods.builder import (
     spec_digest,
     worker_container,
 )
+from cdi.reconcile.settings import ResolvedConfig
+from cdi.reconcile.types import PVC
 
 KVM: Final = "devices.kubevirt.io/kvm"
 """Extended resource of KubeVirt's device plugin, which gives a pod access to /dev/kvm."""

@@ -17,8 +17,10 @@ from cdi.api.phases import Reason
 from cdi.api.proof import ProofResult
 from cdi.api.timestamps import timestamp
 from cdi.reconcile.actions import Action, Event, PatchObject
-from cdi.reconcile.context import CLUSTER_RETRIES, PVC, PodBlocker
 from cdi.reconcile.datavolume.attempts import AttemptHistory
+from cdi.reconcile.pods.types import PodBlocker
+from cdi.reconcile.settings import CLUSTER_RETRIES
+from cdi.reconcile.types import PVC
 
 ANNOTATION: Final = f"{GROUP}/golden.proofAttempts"
 """Annotation of a version's PVC: JSON of `ProofAttempts`, until the proof has a result."""

@@ -26,7 +26,6 @@ from cdi.reconcile.actions import (
     PatchObject,
     Plan,
 )
-from cdi.reconcile.context import PodBlocker
 from cdi.reconcile.dataimportcron import conditions
 from cdi.reconcile.dataimportcron.architectures import (
     architectures_problem,
@@ -63,6 +62,7 @@ from cdi.reconcile.dataimportcron.storage_class import ClassStep, Storage, plan_
 from cdi.reconcile.dataimportcron.versions import BAD, History, is_offerable
 from cdi.reconcile.datavolume.result import VERIFIED_BY
 from cdi.reconcile.datavolume.status import ConditionValue
+from cdi.reconcile.pods.types import PodBlocker
 
 OPTIONAL: Final = (ConditionType.POLLED, ConditionType.GOLDEN_SETTINGS)
 """Conditions that are present only while there is something to say."""

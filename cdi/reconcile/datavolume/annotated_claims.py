@@ -30,9 +30,10 @@ from cdi.api.quantity import Quantity
 from cdi.api.sources import AnySource
 from cdi.api.validation import parse
 from cdi.reconcile.clone.plan_annotation import requested_source
-from cdi.reconcile.context import PVC, DataRef, Lister
+from cdi.reconcile.context import Lister
 from cdi.reconcile.datavolume.source_annotations import read_source
 from cdi.reconcile.datavolume.upload_target import UPLOAD_SOURCE
+from cdi.reconcile.types import PVC, DataRef
 
 IMPORT_SOURCE = "VolumeImportSource"
 CLONE_SOURCE = "VolumeCloneSource"

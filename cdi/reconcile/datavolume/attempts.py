@@ -15,7 +15,9 @@ from cdi.api.decode import DecodeError, decode
 from cdi.api.errors import Retry, RetryBudgetSpent, WorkerLost
 from cdi.api.job import Failure
 from cdi.api.names import GROUP
-from cdi.reconcile.context import PVC, Retries, Worker
+from cdi.reconcile.pods.types import Worker
+from cdi.reconcile.settings import Retries
+from cdi.reconcile.types import PVC
 
 ANNOTATION = f"{GROUP}/storage.attempts"
 _MAX_MESSAGE = 4096

@@ -23,11 +23,12 @@ from cdi.api.names import (
 )
 from cdi.api.phases import ConditionStatus, Phase
 from cdi.reconcile.actions import Action, DeleteObject, PatchObject, RebindVolume
-from cdi.reconcile.context import PVC, Worker
 from cdi.reconcile.datavolume.attempts import ANNOTATION
 from cdi.reconcile.datavolume.result import DISK_SIZE, IMAGE, VERIFIED_BY, VOLUME_SIZE, Result
 from cdi.reconcile.datavolume.status import DataVolumeState
 from cdi.reconcile.pods.builder import ANN_STORED_JOURNAL
+from cdi.reconcile.pods.types import Worker
+from cdi.reconcile.types import PVC
 
 _MAX_VALUE = 1024
 """Maximum number of characters stored of a value that comes from a server or an image."""

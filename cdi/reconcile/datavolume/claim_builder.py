@@ -34,7 +34,7 @@ from cdi.api.names import (
 from cdi.api.overhead import required
 from cdi.api.quantity import Quantity
 from cdi.reconcile.clone.plan_annotation import ANN_SNAPSHOT_REQUEST
-from cdi.reconcile.context import PVC, ReconcileContext
+from cdi.reconcile.context import ReconcileContext
 from cdi.reconcile.datavolume.annotated_claims import IMPORT_SOURCE
 from cdi.reconcile.datavolume.lineage import inherited_origin
 from cdi.reconcile.datavolume.provisioning import (
@@ -47,8 +47,8 @@ from cdi.reconcile.datavolume.source_annotations import write_source
 from cdi.reconcile.datavolume.upload_target import UPLOAD_SOURCE, upload_annotations
 from cdi.reconcile.pods.builder import claim_owner
 from cdi.reconcile.pods.job import content_type
-from cdi.reconcile.source import Clone, ExternalPopulator, Import, Origin, Upload
 from cdi.reconcile.storage.claim_defaults import default_claim, overhead_of
+from cdi.reconcile.types import PVC, Clone, ExternalPopulator, Import, Origin, Upload
 
 _MAX_RECORD = 128 << 10
 """Maximum number of characters of a recorded source; Kubernetes limits all annotations of an object to 256 KiB."""

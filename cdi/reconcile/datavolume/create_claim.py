@@ -17,7 +17,7 @@ from cdi.api.phases import Phase, Reason
 from cdi.api.policy import parse_policy_annotations
 from cdi.reconcile.actions import Action, CreateObject, Event, PatchObject
 from cdi.reconcile.clone.target import create_target
-from cdi.reconcile.context import PVC, ReconcileContext
+from cdi.reconcile.context import ReconcileContext
 from cdi.reconcile.datavolume.claim_builder import build_claim, build_source, owner_reference, populated_for
 from cdi.reconcile.datavolume.invalid_claim import claim_not_valid
 from cdi.reconcile.datavolume.lineage import mark_clone, source_warnings
@@ -25,17 +25,8 @@ from cdi.reconcile.datavolume.populate import already_populated, mark_prepopulat
 from cdi.reconcile.datavolume.result import Result, failed, pending, was_populated
 from cdi.reconcile.datavolume.static_volume import build_static_claim
 from cdi.reconcile.datavolume.status import DataVolumeState, false
-from cdi.reconcile.source import (
-    Clone,
-    ExternalPopulator,
-    Import,
-    Origin,
-    Pending,
-    Rejected,
-    Upload,
-    check_clone_source,
-    resolve_source,
-)
+from cdi.reconcile.source import check_clone_source, resolve_source
+from cdi.reconcile.types import PVC, Clone, ExternalPopulator, Import, Origin, Pending, Rejected, Upload
 
 
 def ensure_claim(context: ReconcileContext) -> Result:

@@ -10,11 +10,12 @@ from cdi.api.conditions import find_condition
 from cdi.api.phases import FAILING, ConditionStatus, ConditionType, EventReason, Phase, Reason
 from cdi.api.status_detail import status_detail
 from cdi.reconcile.actions import Event
-from cdi.reconcile.context import PVC, Operation, ReconcileContext
+from cdi.reconcile.context import ReconcileContext
 from cdi.reconcile.datavolume.result import provisioning_event
 from cdi.reconcile.datavolume.status import DataVolumeState
 from cdi.reconcile.datavolume.status_table import EVENTS, FAILURES, Course, EventText, Names
-from cdi.reconcile.source import Clone, ExternalPopulator, resolve_source
+from cdi.reconcile.source import resolve_source
+from cdi.reconcile.types import PVC, Clone, ExternalPopulator, Operation
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,7 +12,8 @@ from cdi.api.job import Failure
 from cdi.api.phases import Reason
 from cdi.reconcile.context import ReconcileContext
 from cdi.reconcile.datavolume.status import ConditionValue, false
-from cdi.reconcile.source import Import, resolve_source
+from cdi.reconcile.source import resolve_source
+from cdi.reconcile.types import Import
 
 
 def not_running(context: ReconcileContext, failure: Failure) -> ConditionValue:

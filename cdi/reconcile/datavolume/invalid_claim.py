@@ -11,7 +11,7 @@ from cdi.reconcile.actions import Event
 from cdi.reconcile.context import ReconcileContext
 from cdi.reconcile.datavolume.result import Result, pending
 from cdi.reconcile.datavolume.status import false
-from cdi.reconcile.source import Pending
+from cdi.reconcile.types import Pending
 
 
 def claim_not_valid(context: ReconcileContext, error: CdiError) -> Result:

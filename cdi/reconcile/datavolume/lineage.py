@@ -9,15 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from cdi.api.golden import DEPRECATED, END_OF_LIFE, LAST_CLONED, ORIGIN, REVOKED, Origin
 from cdi.api.timestamps import parse_timestamp, timestamp
 from cdi.reconcile.actions import Event, PatchObject
-
-if TYPE_CHECKING:
-    from cdi.reconcile.clone.source import CloneSource
-    from cdi.reconcile.context import PVC
+from cdi.reconcile.clone.types import CloneSource
+from cdi.reconcile.types import PVC
 
 CLONE_MARK_INTERVAL: Final = 60.0
 """Seconds within which further clones do not change `LAST_CLONED`, since many often begin together."""

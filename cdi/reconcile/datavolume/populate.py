@@ -30,7 +30,7 @@ from cdi.reconcile.actions import Action, CreateObject, Event, PatchObject, Star
 from cdi.reconcile.clone.host_assisted import before_target, source_pod_annotations, target_pod
 from cdi.reconcile.clone.plan_annotation import by_storage, temporary_pvc
 from cdi.reconcile.clone.status import clone_marks
-from cdi.reconcile.context import PVC, Pod, ReconcileContext, Worker
+from cdi.reconcile.context import ReconcileContext
 from cdi.reconcile.datavolume.annotated_claims import ANN_STATUS
 from cdi.reconcile.datavolume.attempts import AttemptHistory
 from cdi.reconcile.datavolume.claim_builder import build_prime, build_scratch
@@ -54,7 +54,9 @@ from cdi.reconcile.datavolume.upload_target import upload_annotations
 from cdi.reconcile.pods.builder import ANN_LIMITS, ANN_SPEC, Attempt, build_pod, mirror_actions, pod_layout
 from cdi.reconcile.pods.job import WorkerSpec
 from cdi.reconcile.pods.status import NODE_LOST
-from cdi.reconcile.source import ExternalPopulator, Pending, Rejected, resolve_source
+from cdi.reconcile.pods.types import Pod, Worker
+from cdi.reconcile.source import resolve_source
+from cdi.reconcile.types import PVC, ExternalPopulator, Pending, Rejected
 
 
 def ensure_prime(context: ReconcileContext, claim: PVC) -> Result | None:

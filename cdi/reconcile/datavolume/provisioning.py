@@ -13,10 +13,10 @@ from typing import Literal
 from cdi.api.datavolume import ContentType, DataVolume
 from cdi.api.names import ANN_IMMEDIATE_BINDING, ANN_PROVISIONER, ANN_PROVISIONER_BEFORE, ANN_USE_POPULATOR
 from cdi.api.phases import EventReason, Phase, Reason
-from cdi.reconcile.context import PVC, Lister, ReconcileContext
+from cdi.reconcile.context import Lister, ReconcileContext
 from cdi.reconcile.datavolume.annotated_claims import names_populator
-from cdi.reconcile.source import Pending
 from cdi.reconcile.storage.classes import StorageClass
+from cdi.reconcile.types import PVC, Pending
 
 
 def is_populated(context: ReconcileContext, claim: PVC) -> bool:

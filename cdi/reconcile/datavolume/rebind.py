@@ -16,12 +16,13 @@ from dataclasses import dataclass, replace
 from cdi.api.errors import ClaimMisbound
 from cdi.reconcile.actions import Action, DeleteObject, RebindVolume, StopWorker
 from cdi.reconcile.clone.plan_annotation import temporary_pvc
-from cdi.reconcile.context import PVC, WITHOUT_CLAIM, Pod, ReconcileContext, Volume, Worker
+from cdi.reconcile.context import ReconcileContext
 from cdi.reconcile.datavolume.attempts import AttemptHistory
 from cdi.reconcile.datavolume.provisioning import is_populated, worker_claim
 from cdi.reconcile.datavolume.upload_server import delete_service
 from cdi.reconcile.pods.builder import retains_after_completion
-from cdi.reconcile.source import Rejected
+from cdi.reconcile.pods.types import Pod, Worker
+from cdi.reconcile.types import PVC, WITHOUT_CLAIM, Rejected, Volume
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -34,7 +34,7 @@ from cdi.reconcile.clone.phases import cleared_preparation, mark_complete, next_
 from cdi.reconcile.clone.plan_annotation import by_storage
 from cdi.reconcile.clone.snapshot_restore import restore
 from cdi.reconcile.clone.status import data_volume_marks
-from cdi.reconcile.context import PVC, Operation, ReconcileContext, Worker
+from cdi.reconcile.context import ReconcileContext
 from cdi.reconcile.datavolume import upload_request as uploads
 from cdi.reconcile.datavolume.attempts import ANNOTATION, AttemptHistory
 from cdi.reconcile.datavolume.claim_annotations import claim_patches
@@ -97,7 +97,9 @@ from cdi.reconcile.datavolume.upload_server import (
     upload_withdrawn,
 )
 from cdi.reconcile.pods.job import WorkerSpec, prepare, with_attempt
-from cdi.reconcile.source import Clone, ExternalPopulator, Pending, Rejected, Upload, check_clone_source, resolve_source
+from cdi.reconcile.pods.types import Worker
+from cdi.reconcile.source import check_clone_source, resolve_source
+from cdi.reconcile.types import PVC, Clone, ExternalPopulator, Operation, Pending, Rejected, Upload
 
 
 def reconcile(context: ReconcileContext) -> Plan:

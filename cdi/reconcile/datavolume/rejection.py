@@ -11,9 +11,10 @@ from cdi.api.job import Failure
 from cdi.api.names import prime_claim
 from cdi.api.phases import ConditionType, EventReason, Phase, Reason
 from cdi.reconcile.actions import Action, CreateObject, Event, StartWorker
-from cdi.reconcile.context import PVC, ReconcileContext, Rejection
+from cdi.reconcile.context import ReconcileContext, Rejection
 from cdi.reconcile.datavolume.result import Result, bound_condition, failed
 from cdi.reconcile.datavolume.status import false
+from cdi.reconcile.types import PVC
 
 QUOTA = "QuotaExceeded"
 RETRY_AFTER = 5.0

@@ -13,7 +13,7 @@ from cdi.api.job import Failure, Outcome, Progress
 from cdi.api.names import GROUP
 from cdi.api.phases import PROGRESS_DONE, PROGRESS_UNKNOWN, ConditionType, Phase, Reason, progress
 from cdi.reconcile.actions import Action, Event
-from cdi.reconcile.context import PVC, Operation, Pod, PodBlocker, ReconcileContext, Worker
+from cdi.reconcile.context import ReconcileContext
 from cdi.reconcile.datavolume.attempts import AttemptHistory
 from cdi.reconcile.datavolume.importer_errors import not_running
 from cdi.reconcile.datavolume.status import ConditionValue, DataVolumeState, false, true
@@ -28,11 +28,12 @@ from cdi.reconcile.datavolume.status_table import (
     RUNS,
 )
 from cdi.reconcile.datavolume.upload_target import UPLOAD_SOURCE
-from cdi.reconcile.source import Pending
+from cdi.reconcile.pods.types import Pod, PodBlocker, Worker
+from cdi.reconcile.types import PVC, Operation, Pending
 
 _MESSAGE = 1024
 ON_THE_WAY = (Reason.PENDING, Reason.CONTAINER_CREATING)
-"""Reasons of `cdi.reconcile.context.PodBlocker` that every pod passes through before it runs."""
+"""Reasons of `cdi.reconcile.pods.types.PodBlocker` that every pod passes through before it runs."""
 IMAGE = f"{GROUP}/image."
 """Prefix of the PVC annotations that describe a finished import: ``image.digest`` and so on."""
 VERIFIED_BY = f"{IMAGE}verifiedBy"

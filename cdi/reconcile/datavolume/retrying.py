@@ -8,10 +8,11 @@ from typing import Final
 from cdi.api.errors import Retry
 from cdi.api.job import Failure
 from cdi.api.phases import Phase
-from cdi.reconcile.context import PVC, ReconcileContext
+from cdi.reconcile.context import ReconcileContext
 from cdi.reconcile.datavolume.attempts import AttemptHistory
 from cdi.reconcile.datavolume.importer_errors import not_running
 from cdi.reconcile.datavolume.result import Result, failed, failing, operation_of
+from cdi.reconcile.types import PVC
 
 SCRATCH_NEEDED: Final = "ScratchNeeded"
 """The code of a failure after which the next attempt gets scratch space."""

@@ -17,10 +17,10 @@ from cdi.api.names import ANN_CHECK_STATIC_VOLUME, ANN_PERSISTENT_VOLUMES, ANN_P
 from cdi.api.phases import Reason
 from cdi.api.quantity import Quantity
 from cdi.reconcile.actions import DeleteObject
-from cdi.reconcile.context import PVC, ReconcileContext, Volume
+from cdi.reconcile.context import ReconcileContext
 from cdi.reconcile.datavolume.populate import already_populated, mark_prepopulated
 from cdi.reconcile.datavolume.result import Result, pending
-from cdi.reconcile.source import Pending
+from cdi.reconcile.types import PVC, Pending, Volume
 
 _FREE = ("", "Pending", "Available")
 """Phases of a volume that has no claim yet.

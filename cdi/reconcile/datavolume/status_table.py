@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from cdi.api.phases import EventReason, Phase, Reason
-from cdi.reconcile.context import Operation
 from cdi.reconcile.datavolume.status import ConditionValue, false, true
+from cdi.reconcile.types import Operation
 
 EventType = Literal["Normal", "Warning"]
 

@@ -10,7 +10,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from cdi.api.names import (
     ANN_CREATED_BY_CONTROLLER,
@@ -25,14 +25,13 @@ from cdi.api.names import (
 from cdi.api.phases import EventReason, Phase, Reason
 from cdi.reconcile.actions import Action, CreateObject, DeleteObject, EnsureCertificate, Event
 from cdi.reconcile.clone.copy_pods import with_certificate
+from cdi.reconcile.context import ReconcileContext
 from cdi.reconcile.datavolume.result import Result, operation_of
 from cdi.reconcile.datavolume.status import false
 from cdi.reconcile.datavolume.upload_target import is_withdrawn
 from cdi.reconcile.pods.builder import PORT, claim_owner
-from cdi.reconcile.source import Pending
-
-if TYPE_CHECKING:
-    from cdi.reconcile.context import PVC, ReconcileContext, Service, Worker
+from cdi.reconcile.pods.types import Worker
+from cdi.reconcile.types import PVC, Pending, Service
 
 PROGRAM: Final = "upload"
 

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from cdi.api.transfer import ObjectTransfer
-from cdi.reconcile.context import PVC, Lister, Rejection
+from cdi.reconcile.context import Lister, Rejection
 from cdi.reconcile.objecttransfer.record import ANN_TRANSFER, TransferRecord, lock_finalizer
+from cdi.reconcile.types import PVC
 
 
 class TransferFacts(Protocol):

@@ -15,10 +15,10 @@ from cdi.api.meta import OwnerReference
 from cdi.api.names import ANN_CLONE_REQUEST, ANN_ENDPOINT, ANN_POD_PHASE, ANN_SOURCE, ANN_UPLOAD_TARGET
 from cdi.api.phases import Phase, TransferReason
 from cdi.api.rules.transfer import check_transfer
-from cdi.reconcile.context import PVC, Volume
 from cdi.reconcile.objecttransfer.context import TransferWorld, place
 from cdi.reconcile.objecttransfer.record import ANN_TRANSFER, FINALIZER, lock_finalizer
-from cdi.reconcile.source import Pending, Rejected, unpopulated_reason
+from cdi.reconcile.source import unpopulated_reason
+from cdi.reconcile.types import PVC, Pending, Rejected, Volume
 
 PROTECTION: Final = "kubernetes.io/pvc-protection"
 """Finalizer of every PVC; Kubernetes removes it once the PVC is deleted and no pod uses it."""

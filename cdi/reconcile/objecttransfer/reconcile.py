@@ -40,7 +40,7 @@ from cdi.reconcile.actions import (
     SetFinalizer,
     SetReclaimPolicy,
 )
-from cdi.reconcile.context import PVC, Rejection, Volume
+from cdi.reconcile.context import Rejection
 from cdi.reconcile.objecttransfer.context import TransferWorld, place
 from cdi.reconcile.objecttransfer.manifests import build_claim, build_data_volume
 from cdi.reconcile.objecttransfer.preconditions import (
@@ -54,7 +54,7 @@ from cdi.reconcile.objecttransfer.preconditions import (
 )
 from cdi.reconcile.objecttransfer.record import ANN_TRANSFER, FINALIZER, TransferRecord, lock_finalizer
 from cdi.reconcile.objecttransfer.status import Step, blocked, complete, error, refused, running, shown
-from cdi.reconcile.source import Pending, Rejected
+from cdi.reconcile.types import PVC, Pending, Rejected, Volume
 
 RETAIN: Final = "Retain"
 _ENDED: Final = (TransferPhase.COMPLETE, TransferPhase.ERROR)

@@ -38,7 +38,10 @@ from cdi.api.names import (
 from cdi.api.quantity import human
 from cdi.reconcile.actions import MirrorObject, Mount, ObjectRef, Work
 from cdi.reconcile.cdi.configuration import DEFAULT_RESOURCES
-from cdi.reconcile.context import PVC, InputLister, Lister, ResolvedConfig, VolumeLayout, WorkerPodConfig
+from cdi.reconcile.context import InputLister, Lister
+from cdi.reconcile.pods.types import VolumeLayout
+from cdi.reconcile.settings import ResolvedConfig, WorkerPodConfig
+from cdi.reconcile.types import PVC
 
 ANN_JOB = f"{GROUP}/job"
 ANN_LIMITS = f"{GROUP}/limits"

@@ -35,10 +35,13 @@ from cdi.api.policy import COSIGN_KEYS as COSIGN_KEYS_ANNOTATION
 from cdi.api.poll import PollJob
 from cdi.api.sources import SourceBlank, SourceGcs, SourceHttp, SourceRegistry, SourceS3
 from cdi.reconcile.actions import CloneJob, Mount, ObjectRef, Work
-from cdi.reconcile.context import PVC, InputLister, Platform, ReconcileContext, ResolvedConfig, VolumeLayout
+from cdi.reconcile.context import InputLister, ReconcileContext
 from cdi.reconcile.datavolume.upload_request import UploadRequest
-from cdi.reconcile.source import Clone, ExternalPopulator, Import, Origin, Pending, Upload, requested_size
+from cdi.reconcile.pods.types import VolumeLayout
+from cdi.reconcile.settings import Platform, ResolvedConfig
+from cdi.reconcile.source import requested_size
 from cdi.reconcile.storage.claim_defaults import overhead_of
+from cdi.reconcile.types import PVC, Clone, ExternalPopulator, Import, Origin, Pending, Upload
 
 ACCESS_KEY, SECRET_KEY, SESSION_TOKEN = "accessKeyId", "secretKey", "sessionToken"
 SERVICE_ACCOUNT, DOCKER_CONFIG = "credentials.json", ".dockerconfigjson"

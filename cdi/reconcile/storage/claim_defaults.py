@@ -6,7 +6,6 @@ Used for a DataVolume's ``storage``, and at creation of PVCs with the label ``ap
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
@@ -17,35 +16,18 @@ from cdi.api.names import (
     ANN_CREATED_BY_CONTROLLER,
     LABEL_APPLY_STORAGE_PROFILE,
 )
-from cdi.api.overhead import DEFAULT_OVERHEAD, required
+from cdi.api.overhead import required
 from cdi.api.quantity import MIB, Quantity
 from cdi.api.storageprofile import StorageProfile
-from cdi.reconcile.context import ResolvedConfig
 from cdi.reconcile.datavolume.status_table import WITHOUT_STORAGE_CLASS
+from cdi.reconcile.settings import ResolvedConfig
 from cdi.reconcile.storage.capabilities import ObservedVolume, PropertySet
 from cdi.reconcile.storage.classes import NO_PROVISIONER, StorageClass
 from cdi.reconcile.storage.profiles import is_learned, minimum_size, profile_patch, volume_sets
+from cdi.reconcile.types import StorageDefaults
 
 MIN_CLAIM_SIZE = MIB
 """Minimum size in bytes of a disk in KubeVirt."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StorageDefaults:
-    """The defaults that a storage class offers."""
-
-    storage_class: str | None
-    """None if the PVC names no class and there is no default class."""
-    exists: bool = True
-    """Whether the StorageClass exists; a class without an object can still name manually created volumes."""
-    sets: tuple[PropertySet, ...] = ()
-    """The supported pairs of access modes and volume mode, best first."""
-    learned: bool = False
-    """Whether `sets` is inferred from existing volumes; later volumes may show more."""
-    overhead: Fraction = DEFAULT_OVERHEAD
-    """Filesystem overhead as a fraction of the disk's size."""
-    minimum: int = 0
-    """The smallest volume that the class provisions, in bytes."""
 
 
 def storage_defaults(

@@ -16,7 +16,7 @@ from cdi.local import events
 from cdi.local.environment import Environments
 from cdi.local.lister import Setting
 from cdi.local.supervisor import MAX_WORKERS, Supervisor
-from cdi.reconcile.context import Retries
+from cdi.reconcile.settings import Retries
 from cdi.store.base import Key, update_with_retry
 from cdi.store.file_store import LocalStore
 

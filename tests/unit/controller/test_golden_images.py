@@ -47,14 +47,14 @@ from cdi.kube.resources import (
     VOLUME_SNAPSHOTS,
 )
 from cdi.reconcile.actions import PatchObject, Plan
-from cdi.reconcile.clone.lister import CloneAuthorization
 from cdi.reconcile.clone.plan_annotation import ANN_SNAPSHOT_REQUEST
-from cdi.reconcile.context import WorkerPodConfig
+from cdi.reconcile.clone.types import CloneAuthorization
 from cdi.reconcile.dataimportcron.context import CloneRight
 from cdi.reconcile.dataimportcron.poll_record import PollRecord
 from cdi.reconcile.dataimportcron.poll_turn import MAX_POLLS
 from cdi.reconcile.dataimportcron.proof_result import ANNOTATION as PROOF_ATTEMPTS
 from cdi.reconcile.dataimportcron.proof_result import ProofAttempts
+from cdi.reconcile.settings import WorkerPodConfig
 from tests.unit.controller.objects import added, body, deleted, modified, watches
 
 OWN = {"cdi.kubevirt.io/dataImportCron": "fedora-cron"}

@@ -27,7 +27,7 @@ from cdi.kube.resources import (
     Object,
     Resource,
 )
-from cdi.reconcile.context import WorkerPodConfig
+from cdi.reconcile.settings import WorkerPodConfig
 from tests.unit.controller.objects import added, body, deleted, modified
 
 PVC = {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}

@@ -22,7 +22,8 @@ from cdi.kube.resources import (
     STORAGE_PROFILES,
     VOLUMES,
 )
-from cdi.reconcile.context import DataRef, WorkerPodConfig
+from cdi.reconcile.settings import WorkerPodConfig
+from cdi.reconcile.types import DataRef
 from tests.unit.controller.objects import body, watches
 
 

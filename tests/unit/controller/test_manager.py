@@ -12,8 +12,8 @@ from cdi.controller.manager import Manager
 from cdi.controller.metrics import Metrics
 from cdi.controller.request import Request, Scope, datavolume
 from cdi.kube.resources import CLAIMS, PODS, Object
-from cdi.reconcile.context import WorkerPodConfig
 from cdi.reconcile.pods.builder import ANN_ATTEMPT
+from cdi.reconcile.settings import WorkerPodConfig
 from tests.unit.controller.objects import added, body, deleted, modified
 
 KEY = datavolume("ns", "a")

@@ -27,24 +27,15 @@ from cdi.reconcile.actions import (
     StartWorker,
     StopWorker,
 )
-from cdi.reconcile.context import (
-    CLUSTER_RETRIES,
-    PVC,
-    DataRef,
-    Input,
-    Profile,
-    ResolvedConfig,
-    Service,
-    Volume,
-    WorkerPodConfig,
-)
 from cdi.reconcile.context_builder import build_context
 from cdi.reconcile.datavolume.reconcile import reconcile
 from cdi.reconcile.datavolume.rejection import refusal_of
 from cdi.reconcile.pods.status import worker_from_pod
+from cdi.reconcile.settings import CLUSTER_RETRIES, ResolvedConfig, WorkerPodConfig
 from cdi.reconcile.storage.capabilities import PropertySet
-from cdi.reconcile.storage.claim_defaults import StorageDefaults, overhead_of
+from cdi.reconcile.storage.claim_defaults import overhead_of
 from cdi.reconcile.storage.classes import StorageClass
+from cdi.reconcile.types import PVC, DataRef, Input, Profile, Service, StorageDefaults, Volume
 from tests.unit.reconcile.simulation import HTTP, End, data_volume
 
 NS = "default"

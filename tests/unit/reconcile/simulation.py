@@ -10,18 +10,11 @@ from cdi.api.errors import Retry
 from cdi.api.job import Failure, Outcome, Progress
 from cdi.api.validation import parse
 from cdi.reconcile.actions import CreateObject, ObjectRef, PatchObject, StartWorker
-from cdi.reconcile.context import (
-    PVC,
-    Input,
-    Platform,
-    Profile,
-    ReconcileContext,
-    ResolvedConfig,
-    Retries,
-    VolumeLayout,
-    Worker,
-)
+from cdi.reconcile.context import ReconcileContext
 from cdi.reconcile.datavolume.reconcile import reconcile
+from cdi.reconcile.pods.types import VolumeLayout, Worker
+from cdi.reconcile.settings import Platform, ResolvedConfig, Retries
+from cdi.reconcile.types import PVC, Input, Profile
 
 LAYOUT = VolumeLayout(
     disk="/v/disk.img", directory="/v", journal="/w/journal", scratch="/w/scratch", inputs="/w/inputs"

@@ -7,8 +7,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from cdi.api.errors import Retry
-from cdi.reconcile.context import Retries
 from cdi.reconcile.datavolume.reconcile import reconcile
+from cdi.reconcile.settings import Retries
 from tests.unit.reconcile.cluster_simulation import CLAIMS, COMPLETE, DVS, PODS, VOLUMES, Cluster, dv, pvc
 from tests.unit.reconcile.simulation import End, failing
 

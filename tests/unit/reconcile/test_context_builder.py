@@ -9,9 +9,10 @@ from cdi.api.errors import AdmissionDenied, ClusterForbidden, Conflict, InvalidM
 from cdi.api.job import FileTargetSpec, Job, Progress
 from cdi.api.phases import Phase
 from cdi.reconcile.actions import DeleteObject, ObjectRef, RebindVolume, StartWorker
-from cdi.reconcile.context import Input, Retries
 from cdi.reconcile.datavolume.reconcile import reconcile
 from cdi.reconcile.pods.status import NODE_LOST
+from cdi.reconcile.settings import Retries
+from cdi.reconcile.types import Input
 from tests.unit.reconcile.cluster_simulation import CLAIMS, COMPLETE, DVS, NS, PODS, VOLUMES, Cluster, dv, pvc
 from tests.unit.reconcile.simulation import End, failing
 

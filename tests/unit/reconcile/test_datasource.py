@@ -3,8 +3,9 @@ from __future__ import annotations
 import pytest
 
 from cdi.api.validation import parse
-from cdi.reconcile.context import PVC, Platform
 from cdi.reconcile.datasource import reconcile_data_source
+from cdi.reconcile.settings import Platform
+from cdi.reconcile.types import PVC
 from tests.unit.reconcile.simulation import HTTP, Objects, Simulation, data_volume
 
 

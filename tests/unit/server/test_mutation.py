@@ -7,7 +7,7 @@ import pytest
 from cdi.api.errors import ClusterUnavailable
 from cdi.api.validation import parse
 from cdi.reconcile.storage.capabilities import PropertySet
-from cdi.reconcile.storage.claim_defaults import StorageDefaults
+from cdi.reconcile.types import StorageDefaults
 from cdi.server.mutation import mutate_claim
 from cdi.server.review import Allowed, Refused, read
 from tests.unit.api.manifests import obj

@@ -8,7 +8,7 @@ import pytest
 from aiohttp import ClientSession, web
 
 from cdi.api.errors import ClusterUnavailable
-from cdi.reconcile.storage.claim_defaults import StorageDefaults
+from cdi.reconcile.types import StorageDefaults
 from cdi.server import webhooks
 from cdi.server.hooks import HOOKS
 from cdi.server.review import MAX_BODY

@@ -23,7 +23,7 @@ from cdi.reconcile.cdi.configuration import (
     renders_claims,
     resolve_config,
 )
-from cdi.reconcile.context import ResolvedConfig, WorkerPodConfig
+from cdi.reconcile.settings import ResolvedConfig, WorkerPodConfig
 from cdi.reconcile.storage.classes import StorageClass
 
 NOW = 1_780_000_000.0

@@ -18,9 +18,9 @@ from cdi.reconcile.clone.gc import (
     reconcile_reader,
     reconcile_snapshot,
 )
-from cdi.reconcile.clone.lister import PrepPod, SizeDetectionPod, Snapshot, SourcePod
 from cdi.reconcile.clone.manifests import COMPONENT, MEASUREMENT
 from cdi.reconcile.clone.plan_annotation import ANN_SOURCE_UID, ANN_TARGET
+from cdi.reconcile.clone.types import PrepPod, SizeDetectionPod, Snapshot, SourcePod
 from cdi.reconcile.context_builder import build_context
 from cdi.reconcile.pods.status import termination_outcome, worker_from_pod
 from cdi.reconcile.storage.classes import StorageClass

@@ -12,8 +12,8 @@ from cdi.api.meta import ObjectMeta
 from cdi.controller.clone_lister import InformerCloneLister, claims_of
 from cdi.kube.jwt import Operation, SigningKey
 from cdi.reconcile.clone.authorization import authorize
-from cdi.reconcile.clone.lister import CloneAuthorization
-from cdi.reconcile.source import Clone, Pending, Rejected
+from cdi.reconcile.clone.types import CloneAuthorization
+from cdi.reconcile.types import Clone, Pending, Rejected
 
 KEY, OTHER = SigningKey.generate(), SigningKey.generate()
 MADE = 1_800_000_000

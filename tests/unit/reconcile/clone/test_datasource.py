@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from cdi.api.validation import parse
-from cdi.reconcile.clone.lister import Snapshot
-from cdi.reconcile.context import Platform
+from cdi.reconcile.clone.types import Snapshot
 from cdi.reconcile.datasource import reconcile_data_source
+from cdi.reconcile.settings import Platform
 from tests.unit.reconcile.simulation import Objects
 
 LABEL = "instancetype.kubevirt.io/default-preference"

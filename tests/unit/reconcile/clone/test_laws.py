@@ -13,11 +13,11 @@ from cdi.api.errors import Retry
 from cdi.api.job import Progress
 from cdi.api.quantity import Quantity
 from cdi.reconcile.actions import DeleteObject
-from cdi.reconcile.clone.lister import CloneAuthorization
 from cdi.reconcile.clone.plan_annotation import ANNOTATION, ClonePlanRecord
 from cdi.reconcile.clone.planner import FALLBACK_SENTENCES
-from cdi.reconcile.context import ResolvedConfig, Retries, WorkerPodConfig
+from cdi.reconcile.clone.types import CloneAuthorization
 from cdi.reconcile.datavolume.reconcile import reconcile
+from cdi.reconcile.settings import ResolvedConfig, Retries, WorkerPodConfig
 from tests.unit.reconcile.clone.clone_simulation import GOLDEN, MIB, SNAPSHOTS, CloneCluster
 from tests.unit.reconcile.cluster_simulation import CLAIMS, DVS, NS, PODS, VOLUMES, dv, pvc
 from tests.unit.reconcile.simulation import failing

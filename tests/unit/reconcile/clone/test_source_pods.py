@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cdi.reconcile.clone import host_assisted
-from cdi.reconcile.clone.lister import CloneAuthorization
-from cdi.reconcile.context import Retries
+from cdi.reconcile.clone.types import CloneAuthorization
+from cdi.reconcile.settings import Retries
 from tests.unit.reconcile.clone.clone_simulation import GOLDEN, CloneCluster, tickets_of
 from tests.unit.reconcile.cluster_simulation import CLAIMS, DVS, NS, PODS, dv
 from tests.unit.reconcile.simulation import failing

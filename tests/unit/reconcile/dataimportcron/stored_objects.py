@@ -10,10 +10,11 @@ from cdi.api.datasource import DataSource
 from cdi.api.datavolume import DataVolume
 from cdi.api.golden import ORIGIN, Origin, parse_golden_settings
 from cdi.api.names import LABEL_DATA_IMPORT_CRON
-from cdi.reconcile.clone.lister import Snapshot
-from cdi.reconcile.context import PVC, Platform
+from cdi.reconcile.clone.types import Snapshot
 from cdi.reconcile.dataimportcron.context import CronContext
 from cdi.reconcile.dataimportcron.versions import History
+from cdi.reconcile.settings import Platform
+from cdi.reconcile.types import PVC
 
 NOW = 1_800_000_000.0
 DAY = 86_400

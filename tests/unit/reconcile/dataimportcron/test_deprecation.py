@@ -7,7 +7,7 @@ from dataclasses import replace
 from cdi.api.datavolume import DataVolume
 from cdi.api.golden import DEPRECATED, END_OF_LIFE, ORIGIN, REVOKED, Origin
 from cdi.reconcile.actions import DeleteObject, PatchObject
-from cdi.reconcile.clone.lister import Snapshot
+from cdi.reconcile.clone.types import Snapshot
 from cdi.reconcile.dataimportcron.deprecation import plan_annotations
 from tests.unit.reconcile.dataimportcron.stored_objects import (
     CRON,

@@ -14,8 +14,7 @@ from cdi.api.dataimportcron import DataImportCron, GoldenVersion
 from cdi.api.golden import RECORD, GoldenSettings
 from cdi.api.origin import SignResult, parse_record, parse_statement
 from cdi.reconcile.actions import CreateObject, DeleteObject, PatchObject, SignRecord
-from cdi.reconcile.clone.lister import Snapshot
-from cdi.reconcile.context import PVC, Input, Platform
+from cdi.reconcile.clone.types import Snapshot
 from cdi.reconcile.dataimportcron.context import CronContext
 from cdi.reconcile.dataimportcron.origin import (
     ANN_STATEMENT,
@@ -27,6 +26,8 @@ from cdi.reconcile.dataimportcron.origin import (
     signing_pod,
 )
 from cdi.reconcile.dataimportcron.versions import History
+from cdi.reconcile.settings import Platform
+from cdi.reconcile.types import PVC, Input
 
 NOW = 1_800_000_000.0
 VERSION = GoldenVersion(name="fedora-a1a1a1a1a1a1", digest=f"sha256:{'a1' * 32}", state="Available")

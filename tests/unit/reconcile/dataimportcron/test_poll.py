@@ -12,7 +12,6 @@ from cdi.api.job import Failure
 from cdi.api.names import ANN_CRON_POLL
 from cdi.api.poll import PollJob, PollResult
 from cdi.reconcile.actions import CreateObject, DeleteObject, MirrorObject, ObjectRef, PatchObject, StartTask
-from cdi.reconcile.context import PVC, Input, Platform, ResolvedConfig, WorkerPodConfig
 from cdi.reconcile.dataimportcron.context import CronContext, ImageStream, LocalTask
 from cdi.reconcile.dataimportcron.poll import (
     MAX_CLOCK_SKEW,
@@ -24,6 +23,8 @@ from cdi.reconcile.dataimportcron.poll_record import LONGEST_DELAY, PollRecord
 from cdi.reconcile.dataimportcron.poll_source import split_image_stream
 from cdi.reconcile.dataimportcron.poll_turn import MAX_POLLS
 from cdi.reconcile.datavolume.rejection import refusal_of
+from cdi.reconcile.settings import Platform, ResolvedConfig, WorkerPodConfig
+from cdi.reconcile.types import PVC, Input
 
 P = "cdi.kubevirt.io/storage.import."
 NOW = dt.datetime(2026, 3, 4, 12, 30, 15, tzinfo=dt.UTC).timestamp()

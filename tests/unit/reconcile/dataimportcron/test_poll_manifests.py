@@ -9,8 +9,9 @@ from cdi.api.job import Proxy
 from cdi.api.names import initial_poll_job, poll_cron_job, poll_pod
 from cdi.api.poll import PollJob
 from cdi.reconcile.actions import ObjectRef, PatchObject
-from cdi.reconcile.context import Input, ResolvedConfig, WorkerPodConfig
 from cdi.reconcile.dataimportcron.poll import plan_poll
+from cdi.reconcile.settings import ResolvedConfig, WorkerPodConfig
+from cdi.reconcile.types import Input
 from cdi.worker import poll_program
 from tests.unit.reconcile.dataimportcron.test_poll import CRON_JOB, UID, Cluster
 

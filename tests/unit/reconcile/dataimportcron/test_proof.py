@@ -17,7 +17,6 @@ from cdi.api.job import Failure
 from cdi.api.names import ANN_POD_RETAIN, COMPONENT_PROOF, LABEL_COMPONENT, LABEL_DATA_IMPORT_CRON
 from cdi.api.proof import ProofJob, ProofResult
 from cdi.reconcile.actions import CreateObject, DeleteObject, PatchObject, StartTask, StopTask
-from cdi.reconcile.context import PVC, Platform, ResolvedConfig, WorkerPodConfig
 from cdi.reconcile.dataimportcron.context import CronContext, LocalTask
 from cdi.reconcile.dataimportcron.proof import KVM_PATIENCE, plan_proof
 from cdi.reconcile.dataimportcron.proof_pod import KVM, MEMORY_OVERHEAD
@@ -25,6 +24,8 @@ from cdi.reconcile.dataimportcron.proof_result import ANNOTATION, MAX_FAILURES, 
 from cdi.reconcile.dataimportcron.proof_turn import MAX_PROOFS
 from cdi.reconcile.datavolume.rejection import refusal_of
 from cdi.reconcile.pods.builder import ANN_FINGERPRINT, ANN_JOB
+from cdi.reconcile.settings import Platform, ResolvedConfig, WorkerPodConfig
+from cdi.reconcile.types import PVC
 
 NOW = 1_800_000_000.0
 NAME = "debian-0123456789ab"

@@ -10,8 +10,8 @@ import pytest
 from cdi.api.golden import RECORD
 from cdi.api.origin import SignResult, parse_record, parse_statement
 from cdi.reconcile.actions import ObjectRef
-from cdi.reconcile.context import Input
 from cdi.reconcile.dataimportcron.origin import ANN_STATEMENT, SIGNING_TIMEOUT, signing_pod
+from cdi.reconcile.types import Input
 from tests.unit.reconcile.dataimportcron.world import NAMESPACE, World, cron_body, digest
 
 NAME = "fedora-aaaaaaaaaaaa"

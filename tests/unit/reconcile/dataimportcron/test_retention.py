@@ -13,7 +13,7 @@ from cdi.api.dataimportcron import ChannelStatus
 from cdi.api.datavolume import DataVolume
 from cdi.api.names import ANN_CRON_LAST_USE_TIME
 from cdi.reconcile.actions import DeleteObject
-from cdi.reconcile.clone.lister import Snapshot
+from cdi.reconcile.clone.types import Snapshot
 from cdi.reconcile.dataimportcron.channels import plan_channels
 from cdi.reconcile.dataimportcron.retention import MAX_FAILED, plan_retention
 from cdi.reconcile.dataimportcron.versions import History

@@ -30,14 +30,16 @@ from cdi.reconcile.actions import (
     PatchObject,
     Plan,
 )
-from cdi.reconcile.clone.lister import Snapshot
-from cdi.reconcile.context import PVC, Input, Platform, Rejection
+from cdi.reconcile.clone.types import Snapshot
+from cdi.reconcile.context import Rejection
 from cdi.reconcile.dataimportcron.context import Body, CloneRight, CronContext, ImageStream, LocalTask, settings_of
 from cdi.reconcile.dataimportcron.deletion import plan_deletion
 from cdi.reconcile.dataimportcron.reconcile import reconcile_cron
 from cdi.reconcile.datavolume.rejection import refusal_of
+from cdi.reconcile.settings import Platform
 from cdi.reconcile.storage.classes import StorageClass, default_class
 from cdi.reconcile.storage.profiles import SnapshotClass
+from cdi.reconcile.types import PVC, Input
 
 Key = tuple[str, str, str]
 """Plural, namespace and name."""

@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 
 from cdi.api.names import GROUP
-from cdi.reconcile.context import PVC
 from cdi.reconcile.datavolume.annotated_claims import data_volume_for_claim
+from cdi.reconcile.types import PVC
 from tests.unit.reconcile.cluster_simulation import Cluster, dv
 
 IMPORT = f"{GROUP}/storage.import."

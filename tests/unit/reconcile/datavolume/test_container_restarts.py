@@ -8,7 +8,7 @@ import pytest
 
 from cdi.api.errors import Retry
 from cdi.reconcile.actions import ObjectRef, StartWorker, StopWorker
-from cdi.reconcile.context import Retries
+from cdi.reconcile.settings import Retries
 from tests.unit.reconcile.cluster_simulation import COMPLETE, PODS, Cluster, dv
 from tests.unit.reconcile.simulation import End, failing
 

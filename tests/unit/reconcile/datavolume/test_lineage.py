@@ -7,8 +7,8 @@ import pytest
 from cdi.api.dataimportcron import GoldenVersion
 from cdi.api.golden import DEPRECATED, END_OF_LIFE, LAST_CLONED, ORIGIN, REVOKED, Origin, origin_of
 from cdi.reconcile.actions import PatchObject
-from cdi.reconcile.context import PVC
 from cdi.reconcile.datavolume.lineage import inherited_origin, mark_clone, source_warnings
+from cdi.reconcile.types import PVC
 from tests.unit.reconcile.clone.clone_simulation import SNAPSHOTS, CloneCluster
 from tests.unit.reconcile.clone.test_laws import begin
 from tests.unit.reconcile.cluster_simulation import CLAIMS, NS, pvc

@@ -10,9 +10,9 @@ from cdi.api.errors import Retry
 from cdi.api.job import Progress
 from cdi.api.validation import parse
 from cdi.reconcile.actions import CloneJob, CreateObject, StartWorker
-from cdi.reconcile.context import Retries
 from cdi.reconcile.datavolume.reconcile import reconcile
 from cdi.reconcile.datavolume.upload_request import ANNOTATION, UploadRequest
+from cdi.reconcile.settings import Retries
 from tests.unit.reconcile.simulation import HTTP, End, Simulation, data_volume, failing
 
 ADOPT = {"cdi.kubevirt.io/allowClaimAdoption": "true"}

@@ -7,8 +7,8 @@ import pytest
 from cdi.api.errors import Retry, by_code
 from cdi.api.job import Failure, Progress
 from cdi.reconcile.actions import StartWorker
-from cdi.reconcile.context import CLUSTER_RETRIES, Retries
 from cdi.reconcile.datavolume.attempts import AttemptHistory
+from cdi.reconcile.settings import CLUSTER_RETRIES, Retries
 from tests.unit.reconcile.cluster_simulation import PODS, Cluster, dv, pvc
 from tests.unit.reconcile.simulation import Simulation, failing
 

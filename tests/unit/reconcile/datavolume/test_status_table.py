@@ -11,7 +11,6 @@ import pytest
 from cdi.api.errors import Retry
 from cdi.api.job import Failure
 from cdi.api.phases import Phase
-from cdi.reconcile.context import PVC
 from cdi.reconcile.datavolume.attempts import AttemptHistory
 from cdi.reconcile.datavolume.events import events_for_transition
 from cdi.reconcile.datavolume.reconcile import reconcile
@@ -20,6 +19,7 @@ from cdi.reconcile.datavolume.status import DataVolumeState, false, ready_condit
 from cdi.reconcile.datavolume.status_cases import CASES, NOTES
 from cdi.reconcile.datavolume.status_page import status_page
 from cdi.reconcile.datavolume.status_table import COMPLETE, EVENTS, Course
+from cdi.reconcile.types import PVC
 from tests.status_texts import is_documented
 from tests.unit.reconcile.clone.clone_simulation import CloneCluster
 from tests.unit.reconcile.clone.test_laws import WAYS, cloning

@@ -25,8 +25,8 @@ from cdi.kube.resources import (
     STORAGE_CLASSES,
     VOLUMES,
 )
-from cdi.reconcile.context import WorkerPodConfig
 from cdi.reconcile.objecttransfer.record import FINALIZER
+from cdi.reconcile.settings import WorkerPodConfig
 from tests.unit.reconcile.objecttransfer.api import PROTECTION, Api, Crash
 
 PV = "pv-1"

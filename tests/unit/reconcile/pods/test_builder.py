@@ -10,7 +10,7 @@ from cdi.api.errors import InvalidManifest
 from cdi.api.job import Job
 from cdi.local.launcher import write_mounts
 from cdi.reconcile.actions import Mount, ObjectRef, StartWorker
-from cdi.reconcile.context import WorkerPodConfig
+from cdi.reconcile.settings import WorkerPodConfig
 from tests.unit.reconcile.cluster_simulation import CONFIG, NS, PODS, Cluster, dv
 
 HTTP = {"http": {"url": "http://server/x"}}

@@ -18,7 +18,7 @@ from cdi.api.job import (
 )
 from cdi.api.policy import PREFIX
 from cdi.reconcile.actions import ObjectRef
-from cdi.reconcile.context import Platform, ResolvedConfig
+from cdi.reconcile.settings import Platform, ResolvedConfig
 from tests.unit.reconcile.simulation import HTTP, End, Simulation, data_volume, failing
 
 KEYS = ("accessKeyId", "secretKey")

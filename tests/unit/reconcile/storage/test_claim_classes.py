@@ -7,11 +7,12 @@ from dataclasses import replace
 import pytest
 
 from cdi.api.errors import StorageClassMissing
-from cdi.reconcile.context import Platform, ReconcileContext, ResolvedConfig
+from cdi.reconcile.context import ReconcileContext
 from cdi.reconcile.datavolume.claim_builder import build_claim
+from cdi.reconcile.settings import Platform, ResolvedConfig
 from cdi.reconcile.source import resolve_source
 from cdi.reconcile.storage.capabilities import PropertySet
-from cdi.reconcile.storage.claim_defaults import StorageDefaults
+from cdi.reconcile.types import StorageDefaults
 from tests.unit.reconcile.simulation import HTTP, Objects, Simulation, data_volume
 
 ADOPTION = "cdi.kubevirt.io/allowClaimAdoption"

@@ -12,10 +12,9 @@ from cdi.api.errors import InvalidManifest, StorageClassMissing, StorageProfileI
 from cdi.api.overhead import required, usable
 from cdi.api.quantity import Quantity
 from cdi.api.storageprofile import StorageProfile
-from cdi.reconcile.context import ResolvedConfig
+from cdi.reconcile.settings import ResolvedConfig
 from cdi.reconcile.storage.capabilities import ObservedVolume, PropertySet
 from cdi.reconcile.storage.claim_defaults import (
-    StorageDefaults,
     default_claim,
     default_modes,
     default_size,
@@ -25,6 +24,7 @@ from cdi.reconcile.storage.claim_defaults import (
     storage_defaults,
 )
 from cdi.reconcile.storage.classes import StorageClass
+from cdi.reconcile.types import StorageDefaults
 
 GIB = 1 << 30
 RWX_BLOCK = PropertySet(access_modes=("ReadWriteMany",), volume_mode="Block")
