@@ -37,10 +37,21 @@ from cdi.reconcile.datavolume.annotated_claims import (
 from cdi.reconcile.datavolume.status_table import WITHOUT_SOURCE
 from cdi.reconcile.datavolume.upload_target import UPLOAD_SOURCE
 from cdi.reconcile.settings import Platform
-from cdi.reconcile.types import PVC, Clone, DataRef, ExternalPopulator, Import, Origin, Pending, Rejected, Upload
+from cdi.reconcile.types import (
+    PVC,
+    Clone,
+    DataRef,
+    ExternalPopulator,
+    Import,
+    Origin,
+    Pending,
+    Rejected,
+    ResolvedSource,
+    Upload,
+)
 
 
-def resolve_source(context: ReconcileContext) -> Origin | Pending | Rejected:
+def resolve_source(context: ReconcileContext) -> ResolvedSource:
     """Resolve the source and check its kind.
 
     Whether the source can be used now is not checked.
@@ -102,7 +113,7 @@ def _data_ref(dv: DataVolume, claim: PVC | None) -> DataRef | None:
     return None if ref is None else DataRef(group=ref.api_group or "", kind=ref.kind, name=ref.name)
 
 
-def _of_import_source(context: ReconcileContext, name: str) -> Origin | Pending | Rejected:
+def _of_import_source(context: ReconcileContext, name: str) -> ResolvedSource:
     namespace = context.datavolume.metadata.namespace or ""
     found = context.objects.import_source(namespace, name)
     if found is None:

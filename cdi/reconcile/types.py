@@ -215,3 +215,7 @@ class Rejected:
     @classmethod
     def because(cls, error: CdiError) -> Rejected:
         return cls(failure=Failure.from_error(error))
+
+
+ResolvedSource = Origin | Pending | Rejected
+"""What a DataVolume's source is; resolved once for each reconcile (`cdi.reconcile.source.resolve_source`)."""

@@ -25,11 +25,11 @@ from cdi.reconcile.datavolume.populate import already_populated, mark_prepopulat
 from cdi.reconcile.datavolume.result import Result, failed, pending, was_populated
 from cdi.reconcile.datavolume.static_volume import build_static_claim
 from cdi.reconcile.datavolume.status import DataVolumeState, false
-from cdi.reconcile.source import check_clone_source, resolve_source
-from cdi.reconcile.types import PVC, Clone, ExternalPopulator, Import, Origin, Pending, Rejected, Upload
+from cdi.reconcile.source import check_clone_source
+from cdi.reconcile.types import PVC, Clone, ExternalPopulator, Import, Origin, Pending, Rejected, ResolvedSource, Upload
 
 
-def ensure_claim(context: ReconcileContext) -> Result:
+def ensure_claim(context: ReconcileContext, origin: ResolvedSource) -> Result:
     """Create the PVC if everything that it depends on exists."""
     dv = context.datavolume
     if ANN_PRE_POPULATED in (dv.metadata.annotations or {}):
@@ -42,7 +42,6 @@ def ensure_claim(context: ReconcileContext) -> Result:
         parse_policy_annotations(dv.metadata.annotations)
     except InvalidManifest as error:
         return failed(None, Failure.from_error(error))
-    origin = resolve_source(context)
     if isinstance(origin, Rejected):
         return failed(None, origin.failure)
     static = _static(context, origin)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from cdi.api.conditions import find_condition
+from cdi.api.datavolume import DataVolume
 from cdi.api.phases import FAILING, ConditionStatus, ConditionType, EventReason, Phase, Reason
 from cdi.api.status_detail import status_detail
 from cdi.reconcile.actions import Event
@@ -14,8 +15,7 @@ from cdi.reconcile.context import ReconcileContext
 from cdi.reconcile.datavolume.result import provisioning_event
 from cdi.reconcile.datavolume.status import DataVolumeState
 from cdi.reconcile.datavolume.status_table import EVENTS, FAILURES, Course, EventText, Names
-from cdi.reconcile.source import resolve_source
-from cdi.reconcile.types import PVC, Clone, ExternalPopulator, Operation
+from cdi.reconcile.types import PVC, Clone, ExternalPopulator, Operation, ResolvedSource
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,14 +40,13 @@ EVENT_OF_CLAIM: Mapping[Operation, EventReason] = {
 """Reason of the PVC's event about a failed attempt."""
 
 
-def course_of(context: ReconcileContext, operation: Operation) -> tuple[Course, Names]:
+def course_of(dv: DataVolume, origin: ResolvedSource, operation: Operation) -> tuple[Course, Names]:
     """Return what provides the content, and the names in texts about it."""
-    metadata = context.datavolume.metadata
+    metadata = dv.metadata
     names = Names(namespace=metadata.namespace or "", name=metadata.name or "")
-    origin = resolve_source(context)
     if isinstance(origin, ExternalPopulator):
         return Course.EXTERNAL, replace(names, populator=origin.name)
-    reference = context.datavolume.spec.source_ref
+    reference = dv.spec.source_ref
     if reference is not None:
         names = replace(names, source=f"DataSource {reference.namespace or names.namespace}/{reference.name}")
     if isinstance(origin, Clone):
@@ -59,6 +58,7 @@ def course_of(context: ReconcileContext, operation: Operation) -> tuple[Course, 
 def events_for_transition(
     context: ReconcileContext,
     claim: PVC | None,
+    source: ResolvedSource,
     operation: Operation,
     state: DataVolumeState,
     others: tuple[Event, ...],
@@ -70,6 +70,7 @@ def events_for_transition(
     Args:
         context: The observed state, with the DataVolume's current status.
         claim: The PVC; None if there is none.
+        source: The DataVolume's source.
         operation: The DataVolume's operation.
         state: The new state.
         others: Further events, included only if the detail's message changes.
@@ -81,7 +82,7 @@ def events_for_transition(
     running, bound = find_condition(known, ConditionType.RUNNING), find_condition(known, ConditionType.BOUND)
     events: list[Event] = []
     if state.phase != before:
-        course, names = course_of(context, operation)
+        course, names = course_of(dv, source, operation)
         text = EVENTS.get((course, state.phase)) or EVENTS.get((Course(operation), state.phase))
         if text is not None:
             events.append(_phase_event(text, names, operation, state))

@@ -10,16 +10,13 @@ from cdi.api.errors import ChecksumMismatch, by_code
 from cdi.api.importer_messages import condition_text, is_image_pull
 from cdi.api.job import Failure
 from cdi.api.phases import Reason
-from cdi.reconcile.context import ReconcileContext
 from cdi.reconcile.datavolume.status import ConditionValue, false
-from cdi.reconcile.source import resolve_source
-from cdi.reconcile.types import Import
+from cdi.reconcile.types import Import, ResolvedSource
 
 
-def not_running(context: ReconcileContext, failure: Failure) -> ConditionValue:
+def not_running(source: ResolvedSource, failure: Failure) -> ConditionValue:
     """Return the Running condition of a DataVolume whose last attempt failed."""
-    origin = resolve_source(context)
-    kind = origin.kind.value if isinstance(origin, Import) else ""
+    kind = source.kind.value if isinstance(source, Import) else ""
     return false(_reason(failure, kind), condition_text(failure, kind))
 
 

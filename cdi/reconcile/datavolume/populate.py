@@ -55,13 +55,11 @@ from cdi.reconcile.pods.builder import ANN_LIMITS, ANN_SPEC, Attempt, build_pod,
 from cdi.reconcile.pods.job import WorkerSpec
 from cdi.reconcile.pods.status import NODE_LOST
 from cdi.reconcile.pods.types import Pod, Worker
-from cdi.reconcile.source import resolve_source
-from cdi.reconcile.types import PVC, ExternalPopulator, Pending, Rejected
+from cdi.reconcile.types import PVC, ExternalPopulator, Pending, Rejected, ResolvedSource
 
 
-def ensure_prime(context: ReconcileContext, claim: PVC) -> Result | None:
+def ensure_prime(context: ReconcileContext, claim: PVC, origin: ResolvedSource) -> Result | None:
     """Return the result that applies until a worker can be given a volume; None if one can start."""
-    origin = resolve_source(context)
     if isinstance(origin, Rejected):
         return failed(claim, origin.failure)
     if isinstance(origin, ExternalPopulator):

@@ -99,7 +99,7 @@ from cdi.reconcile.datavolume.upload_server import (
 from cdi.reconcile.pods.job import WorkerSpec, prepare, with_attempt
 from cdi.reconcile.pods.types import Worker
 from cdi.reconcile.source import check_clone_source, resolve_source
-from cdi.reconcile.types import PVC, Clone, ExternalPopulator, Operation, Pending, Rejected, Upload
+from cdi.reconcile.types import PVC, Clone, ExternalPopulator, Operation, Pending, Rejected, ResolvedSource, Upload
 
 
 def reconcile(context: ReconcileContext) -> Plan:
@@ -112,7 +112,8 @@ def reconcile(context: ReconcileContext) -> Plan:
         return Plan(actions=(*release_worker(context), *unprepared(context)))
     claim = context.objects.claim(dv.metadata.namespace or "", dv.metadata.name or "")
     context = _with_own_worker(context, claim)
-    result = _decide(context, claim)
+    source = resolve_source(context)
+    result = _decide(context, claim, source)
     if context.refusal is not None:
         result = apply_rejection(context, claim, result, context.refusal)
     result = replace(result, state=with_provisioning_event(context, claim, result.state))
@@ -134,7 +135,7 @@ def reconcile(context: ReconcileContext) -> Plan:
         actions = (*actions, marks) if marks is not None else actions
     events = Events()
     if changed:
-        events = events_for_transition(context, claim, operation_of(dv), result.state, result.events)
+        events = events_for_transition(context, claim, source, operation_of(dv), result.state, result.events)
     return Plan(
         actions=actions,
         # A synthesized DataVolume does not exist in the API, so its events go to the PVC.
@@ -171,36 +172,36 @@ def _inherited_labels(dv: DataVolume, claim: PVC) -> PatchObject | None:
     return PatchObject.of_data_volume(dv, labels=labels)
 
 
-def _decide(context: ReconcileContext, claim: PVC | None) -> Result:
+def _decide(context: ReconcileContext, claim: PVC | None, source: ResolvedSource) -> Result:
     dv = context.datavolume
     if claim is None:
-        return ensure_claim(context)
+        return ensure_claim(context, source)
     if not _is_own(context, claim):
         return adopt_or_conflict(context, claim)
     if claim.deleting:
-        return replace(_being_deleted(context, claim), actions=release_worker(context))
+        return replace(_being_deleted(context, claim, source), actions=release_worker(context))
     if claim.phase == "Lost":
         return claim_lost(dv, claim.name)
     if populated_for(claim, dv):
         return already_populated(context, claim)
-    return check_static_binding(context, claim) or _with_claim(context, claim)
+    return check_static_binding(context, claim) or _with_claim(context, claim, source)
 
 
-def _being_deleted(context: ReconcileContext, claim: PVC) -> Result:
+def _being_deleted(context: ReconcileContext, claim: PVC, source: ResolvedSource) -> Result:
     """Return the state of a PVC that is being deleted: what it was, as pods may use its volume for a long time yet."""
     dv = context.datavolume
     if claim.phase == "Lost" and was_populated(dv):
         return claim_lost(dv, claim.name)
     if was_populated(dv):
         kept = already_populated(context, claim) if populated_for(claim, dv) else None
-        return kept or succeeded(claim, _record_attempt(context, claim), "", operation=_completed_operation(context))
+        return kept or succeeded(claim, _record_attempt(context, claim), "", operation=_completed_operation(dv, source))
     return pending(claim, Pending(reason=Reason.PENDING, message=f"PVC {claim.name} is being deleted"))
 
 
 # --- the DataVolume's own PVC -----------------------------------------------------------------------------------
 
 
-def _with_claim(context: ReconcileContext, claim: PVC) -> Result:
+def _with_claim(context: ReconcileContext, claim: PVC, source: ResolvedSource) -> Result:
     worker = context.worker
     recorded = _record_attempt(context, claim)
     attempts = recorded.with_result(worker.previous if worker is not None else None).with_result(worker)
@@ -213,13 +214,13 @@ def _with_claim(context: ReconcileContext, claim: PVC) -> Result:
     request = _request(context, claim)
     if request is not None and not attempts.done and request.id != attempts.upload and not (worker and worker.running):
         attempts = attempts.for_upload(request.id)
-    result = _follow(context, claim, attempts, request, settled, news=attempts.attempt > recorded.attempt)
+    result = _follow(context, claim, source, attempts, request, settled, news=attempts.attempt > recorded.attempt)
     final = result.state.phase.final
     left: tuple[Action, ...] = ()
     if context.clones is not None:
         left = release_source_pod(context, claim, attempts, final=final)
         left += cleared_preparation(context, claim, attempts, final=final)
-    restarts = not final and _restarts_in_place(context, claim, attempts)
+    restarts = not final and _restarts_in_place(context, claim, source, attempts)
     cleanup = cleanup_actions(context, claim, attempts, final=final, restarts=restarts)
     result = replace(result, actions=(*result.actions, *left, *cleanup))
     if context.platform.cluster and any(isinstance(action, StartWorker) for action in result.actions):
@@ -247,6 +248,7 @@ def _record_attempt(context: ReconcileContext, claim: PVC) -> AttemptHistory:
 def _follow(
     context: ReconcileContext,
     claim: PVC,
+    source: ResolvedSource,
     attempts: AttemptHistory,
     request: UploadRequest | None,
     settled: Rebinding | VolumeLost | Rejected | None,
@@ -258,13 +260,14 @@ def _follow(
     Args:
         context: The observed state.
         claim: The PVC.
+        source: The DataVolume's source.
         attempts: Its attempt history, updated with the worker's result.
         request: The upload request of a local client.
         settled: State of rebinding the volume, if the PVC uses a populator and its content is complete.
         news: Whether the end of the last attempt was not recorded before.
 
     """
-    worker = context.worker
+    dv, worker = context.datavolume, context.worker
     if isinstance(settled, Rejected):
         return failed(claim, settled.failure)
     if attempts.done:
@@ -272,7 +275,7 @@ def _follow(
         outcome = worker.outcome if worker is not None and news else None
         if isinstance(settled, Rebinding):
             return replace(rebind_status(context, claim, settled.actions), outcome=outcome)
-        return succeeded(claim, attempts, "", outcome, operation=_completed_operation(context))
+        return succeeded(claim, attempts, "", outcome, operation=_completed_operation(dv, source))
     if is_upload_withdrawn(context, claim, worker_claim(context, claim)):
         return _withdrawn(context, claim)
     replaced = (
@@ -280,29 +283,28 @@ def _follow(
         and worker.pod is not None
         and worker.pod.restarted
         and attempts.failure is not None
-        and not _restarts_in_place(context, claim, attempts)
+        and not _restarts_in_place(context, claim, source, attempts)
     )
     if worker is not None and worker.running and worker.attempt > attempts.attempt and not replaced:
-        at_it = running(context, claim, worker, shown_failure(context, attempts))
-        reading, message = _source_pod_actions(context, claim, worker)
-        actions = (*update_limits(context, worker), *_stop_outdated_worker(context, claim, worker), *reading)
+        at_it = running(dv, claim, source, worker, shown_failure(dv, attempts))
+        reading, message = _source_pod_actions(context, claim, source, worker)
+        actions = (*update_limits(context, worker), *_stop_outdated_worker(context, claim, source, worker), *reading)
         actions = (*actions, *ensure_service(context, worker_claim(context, claim)))
         return ready_for_upload(
             context, claim, worker, merge_source_pod_status(replace(at_it, actions=actions), message)
         )
     if attempts.failure is not None:
-        result = _retry_or_fail(context, claim, attempts, attempts.failure, news=news)
+        result = _retry_or_fail(context, claim, source, attempts, attempts.failure, news=news)
         if result is not None:
             return result
     if context.platform.cluster:
-        origin = resolve_source(context)
-        result = next_phase(context, claim, origin) if isinstance(origin, Clone) else None
-        result = result or ensure_prime(context, claim)
+        result = next_phase(context, claim, source) if isinstance(source, Clone) else None
+        result = result or ensure_prime(context, claim, source)
         if result is not None:
             return result
     elif claim.phase != "Bound":
         return pending(claim, Pending(reason=Reason.PENDING, message=claim.provisioning_message))
-    return _next_attempt(context, claim, attempts, request)
+    return _next_attempt(context, claim, source, attempts, request)
 
 
 def _withdrawn(context: ReconcileContext, claim: PVC) -> Result:
@@ -313,9 +315,9 @@ def _withdrawn(context: ReconcileContext, claim: PVC) -> Result:
     return replace(result, actions=actions)
 
 
-def _completed_operation(context: ReconcileContext) -> Operation | None:
+def _completed_operation(dv: DataVolume, source: ResolvedSource) -> Operation | None:
     """Return the operation that has filled the PVC; None if another populator has."""
-    return None if isinstance(resolve_source(context), ExternalPopulator) else operation_of(context.datavolume)
+    return None if isinstance(source, ExternalPopulator) else operation_of(dv)
 
 
 def _request(context: ReconcileContext, claim: PVC) -> UploadRequest | None:
@@ -323,19 +325,20 @@ def _request(context: ReconcileContext, claim: PVC) -> UploadRequest | None:
     return None if context.platform.cluster else UploadRequest.read(claim.annotations.get(uploads.ANNOTATION))
 
 
-def _source_pod_actions(context: ReconcileContext, claim: PVC, worker: Worker) -> tuple[tuple[Action, ...], str]:
+def _source_pod_actions(
+    context: ReconcileContext, claim: PVC, source: ResolvedSource, worker: Worker
+) -> tuple[tuple[Action, ...], str]:
     """Return, for a host-assisted clone, the source pod's actions and the reason why the source pod is not running."""
     filled = worker_claim(context, claim)
-    if context.clones is None or filled is None or is_copied(claim) is None:
+    if context.clones is None or filled is None or is_copied(claim) is None or not isinstance(source, Clone):
         return (), ""
-    origin = resolve_source(context)
-    if not isinstance(origin, Clone):
-        return (), ""
-    reading, message = ensure_source_pod(context, claim, filled, origin, worker)
-    return (*restore(context, claim, origin), *reading), message
+    reading, message = ensure_source_pod(context, claim, filled, source, worker)
+    return (*restore(context, claim, source), *reading), message
 
 
-def _stop_outdated_worker(context: ReconcileContext, claim: PVC, worker: Worker) -> tuple[Action, ...]:
+def _stop_outdated_worker(
+    context: ReconcileContext, claim: PVC, source: ResolvedSource, worker: Worker
+) -> tuple[Action, ...]:
     """Return the action that stops a pod that cannot start, if its template has changed or its scratch PVC is deleted.
 
     What blocks the pod may have been corrected since in CDI, CDIConfig or the controller's options.
@@ -347,7 +350,7 @@ def _stop_outdated_worker(context: ReconcileContext, claim: PVC, worker: Worker)
         return (stopped(filled.namespace, pod),)
     if not is_stuck(pod):
         return ()
-    prepared = _prepare_job(context, claim)
+    prepared = _prepare_job(context, claim, source)
     if not isinstance(prepared, WorkerSpec):
         return ()
     try:
@@ -357,13 +360,19 @@ def _stop_outdated_worker(context: ReconcileContext, claim: PVC, worker: Worker)
 
 
 def _retry_or_fail(
-    context: ReconcileContext, claim: PVC, attempts: AttemptHistory, failure: Failure, *, news: bool
+    context: ReconcileContext,
+    claim: PVC,
+    source: ResolvedSource,
+    attempts: AttemptHistory,
+    failure: Failure,
+    *,
+    news: bool,
 ) -> Result | None:
     """Return the state after a failed attempt; None if the next attempt is due.
 
     A failure that was not recorded before is always shown first, however late it is observed.
     """
-    end = ended(context, claim, attempts, failure)
+    end = ended(claim, source, attempts, failure, context.retries)
     if end is not None:
         return end
     if operation_of(context.datavolume) == "Upload" and not context.platform.cluster:
@@ -374,35 +383,36 @@ def _retry_or_fail(
     if scratch is not None:
         return scratch
     if failure.retry is Retry.ON_CHANGE:
-        prepared = _prepare_job(context, claim)
+        prepared = _prepare_job(context, claim, source)
         if isinstance(prepared, WorkerSpec) and prepared.fingerprint != attempts.fingerprint:
             return None
-    pause = paused(context, claim, attempts, failure)
-    if _restarts_in_place(context, claim, attempts):
+    pause = paused(context, claim, source, attempts, failure)
+    if _restarts_in_place(context, claim, source, attempts):
         # The kubelet chooses when; the pod's status changes then.
         return replace(pause, requeue_after=None)
     return pause if pause.requeue_after or news else None
 
 
-def _restarts_in_place(context: ReconcileContext, claim: PVC, attempts: AttemptHistory) -> bool:
+def _restarts_in_place(context: ReconcileContext, claim: PVC, source: ResolvedSource, attempts: AttemptHistory) -> bool:
     """Return whether the kubelet restarts the worker's container for the next attempt."""
     worker, failure = context.worker, attempts.failure
     if worker is None or worker.pod is None or not worker.pod.restarts or failure is None:
         return False
-    if ended(context, claim, attempts, failure) is not None or in_use(context, claim) is not None:
+    if ended(claim, source, attempts, failure, context.retries) is not None or in_use(context, claim) is not None:
         return False
-    prepared = _prepare_job(context, claim)
+    prepared = _prepare_job(context, claim, source)
     return isinstance(prepared, WorkerSpec) and restarts_in_place(context, claim, prepared, worker, failure)
 
 
-def _prepare_job(context: ReconcileContext, claim: PVC) -> WorkerSpec | Pending | Rejected | None:
+def _prepare_job(
+    context: ReconcileContext, claim: PVC, origin: ResolvedSource
+) -> WorkerSpec | Pending | Rejected | None:
     """Return the work of the next attempt; None if an upload must be requested first or there is no PVC to fill yet."""
     filled = worker_claim(context, claim)
     if filled is None:
         return None
     if context.platform.cluster:
         context = for_pods(context, filled)
-    origin = resolve_source(context)
     if isinstance(origin, Pending | Rejected):
         return origin
     if isinstance(origin, Clone) and context.platform.cluster:
@@ -427,10 +437,14 @@ def _prepare_job(context: ReconcileContext, claim: PVC) -> WorkerSpec | Pending 
 
 
 def _next_attempt(
-    context: ReconcileContext, claim: PVC, attempts: AttemptHistory, request: UploadRequest | None
+    context: ReconcileContext,
+    claim: PVC,
+    source: ResolvedSource,
+    attempts: AttemptHistory,
+    request: UploadRequest | None,
 ) -> Result:
     dv = context.datavolume
-    prepared = _prepare_job(context, claim)
+    prepared = _prepare_job(context, claim, source)
     if prepared is None:
         return upload_ready(claim, None)
     if isinstance(prepared, WorkerSpec):
@@ -454,9 +468,9 @@ def _next_attempt(
             return failed(claim, Failure.from_error(error))
     # The client was shown UploadReady before it sent anything, and phases do not go back.
     uploaded = Phase.UPLOAD_READY if upload else Phase.UPLOAD_SCHEDULED
-    last = shown_failure(context, attempts)
+    last = shown_failure(dv, attempts)
     if last is not None and context.has_worker_slot:
-        result = failing(context, claim, last, context.worker)
+        result = failing(dv, claim, source, last, context.worker)
     else:
         state = DataVolumeState(
             phase=phase_of(dv, Phase.IMPORT_SCHEDULED, Phase.CLONE_SCHEDULED, uploaded),

@@ -29,7 +29,7 @@ from cdi.reconcile.datavolume.status_table import (
 )
 from cdi.reconcile.datavolume.upload_target import UPLOAD_SOURCE
 from cdi.reconcile.pods.types import Pod, PodBlocker, Worker
-from cdi.reconcile.types import PVC, Operation, Pending
+from cdi.reconcile.types import PVC, Operation, Pending, ResolvedSource
 
 _MESSAGE = 1024
 ON_THE_WAY = (Reason.PENDING, Reason.CONTAINER_CREATING)
@@ -74,23 +74,21 @@ def operation_of(dv: DataVolume) -> Operation:
     return "Upload" if uploads else "Import"
 
 
-def running(context: ReconcileContext, claim: PVC, worker: Worker, last: Failure | None) -> Result:
+def running(dv: DataVolume, claim: PVC, source: ResolvedSource, worker: Worker, last: Failure | None) -> Result:
     """Return the state for a worker that has not ended; `last` is the failure of the attempt before it."""
     pod = worker.pod
     if pod is not None and (not pod.started or pod.hold is not None):
         usual = pod.hold is None or pod.hold.reason in ON_THE_WAY
-        return (
-            failing(context, claim, last, worker) if last is not None and usual else _held(context, claim, worker, pod)
-        )
+        return failing(dv, claim, source, last, worker) if last is not None and usual else _held(dv, claim, worker, pod)
     progress = worker.progress
     failure = progress.failure if progress is not None else None
     if failure is None and not _has_moved(progress):
         failure = last
     if failure is not None:
-        return failing(context, claim, failure, worker)
+        return failing(dv, claim, source, failure, worker)
     note = progress.note if progress is not None else ""
     state = DataVolumeState(
-        phase=phase_of(context.datavolume, Phase.IMPORT_IN_PROGRESS, Phase.CLONE_IN_PROGRESS, Phase.UPLOAD_READY),
+        phase=phase_of(dv, Phase.IMPORT_IN_PROGRESS, Phase.CLONE_IN_PROGRESS, Phase.UPLOAD_READY),
         bound=bound_condition(claim),
         running=true(RUNS, note[:_MESSAGE]),
         ready=false("", note[:_MESSAGE]),
@@ -107,15 +105,15 @@ def _has_moved(progress: Progress | None) -> bool:
     return progress.fetched > 0 or progress.written > 0 or progress.phase not in ("preparing", "transferring")
 
 
-def failing(context: ReconcileContext, claim: PVC, failure: Failure, worker: Worker | None) -> Result:
+def failing(dv: DataVolume, claim: PVC, source: ResolvedSource, failure: Failure, worker: Worker | None) -> Result:
     """Return the state from a failed try until data flows again, whether `worker` is backing off or has yet to start.
 
     KubeVirt's CDI shows the same while its importer container waits to be restarted.
     """
     state = DataVolumeState(
-        phase=phase_of(context.datavolume, Phase.IMPORT_IN_PROGRESS, Phase.CLONE_IN_PROGRESS, Phase.UPLOAD_READY),
+        phase=phase_of(dv, Phase.IMPORT_IN_PROGRESS, Phase.CLONE_IN_PROGRESS, Phase.UPLOAD_READY),
         bound=bound_condition(claim),
-        running=not_running(context, failure),
+        running=not_running(source, failure),
         ready=false(failure.code, failure.message),
         claim_name=claim.name,
         progress=progress_of(worker),
@@ -123,10 +121,9 @@ def failing(context: ReconcileContext, claim: PVC, failure: Failure, worker: Wor
     return Result(state=state, pod="Running")
 
 
-def _held(context: ReconcileContext, claim: PVC, worker: Worker, pod: Pod) -> Result:
+def _held(dv: DataVolume, claim: PVC, worker: Worker, pod: Pod) -> Result:
     """Return the state for a pod that does not run, or is about to stop."""
     hold = pod.hold or PodBlocker(reason=Reason.PENDING, message=f"Pod {pod.name} has not started")
-    dv = context.datavolume
     state = DataVolumeState(
         phase=phase_of(dv, Phase.IMPORT_IN_PROGRESS, Phase.CLONE_IN_PROGRESS, Phase.UPLOAD_READY)
         if pod.started

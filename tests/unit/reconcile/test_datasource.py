@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from cdi.api.validation import parse
 from cdi.reconcile.datasource import reconcile_data_source
+from cdi.reconcile.datavolume.reconcile import reconcile
 from cdi.reconcile.settings import Platform
 from cdi.reconcile.types import PVC
 from tests.unit.reconcile.simulation import HTTP, Objects, Simulation, data_volume
@@ -88,6 +91,30 @@ def test_what_is_written_stays(objects):
     status = dict(reconcile_data_source(source("s", pvc="golden"), objects, Platform(), 0.0).status)
     again = reconcile_data_source(source("s", pvc="golden", status=status), objects, Platform(), 99.0)
     assert again.status is None
+
+
+class CountingObjects:
+    """Objects that count how often a DataSource is looked up."""
+
+    def __init__(self, objects):
+        self._objects = objects
+        self.lookups = 0
+
+    def __getattr__(self, name):
+        return getattr(self._objects, name)
+
+    def data_source(self, namespace, name):
+        self.lookups += 1
+        return self._objects.data_source(namespace, name)
+
+
+def test_one_reconcile_resolves_the_source_once():
+    sim = Simulation(data_volume(None, sourceRef={"kind": "DataSource", "name": "golden-source"}))
+    counting = CountingObjects(sim.objects)
+    # There is a new event, whose text names the source as well.
+    plan = reconcile(replace(sim.context(), objects=counting))
+    assert plan.events
+    assert counting.lookups == 1
 
 
 def test_a_datavolume_waits_for_its_datasource(objects):

@@ -19,6 +19,7 @@ from cdi.reconcile.datavolume.status import DataVolumeState, false, ready_condit
 from cdi.reconcile.datavolume.status_cases import CASES, NOTES
 from cdi.reconcile.datavolume.status_page import status_page
 from cdi.reconcile.datavolume.status_table import COMPLETE, EVENTS, Course
+from cdi.reconcile.source import resolve_source
 from cdi.reconcile.types import PVC
 from tests.status_texts import is_documented
 from tests.unit.reconcile.clone.clone_simulation import CloneCluster
@@ -169,7 +170,8 @@ def test_entering_a_phase_tells_its_event(course, phase):
         ready=false(failure.code, failure.message) if phase is Phase.FAILED else false(),
         claim_name="a",
     )
-    (event, *_) = events_for_transition(cluster.context(), None, OPERATION[course], state, ()).steps
+    context = cluster.context()
+    (event, *_) = events_for_transition(context, None, resolve_source(context), OPERATION[course], state, ()).steps
     row = EVENTS[course, phase]
     names = {"namespace": "default", "name": "a", "kind": "snapshot", "source": "golden/s", "populator": "f"}
     text = row.message.format(**names)
