@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from cdi.api.cel.expressions import RULES
 from cdi.api.errors import CdiError, Retry, all_errors
-from cdi.api.kinds import KINDS, Kind
+from cdi.api.kinds import KINDS, Resource
 from cdi.api.schema import Schema, object_schema
 
 _RETRY = {
@@ -41,19 +41,19 @@ def api_page() -> str:
     """Return the content of ``docs/reference/api.md``."""
     own = [kind for kind in KINDS if kind.group]
     lines = ["# API reference", ""]
-    lines += [f"- [{kind.name}](#{kind.singular})" for kind in own]
+    lines += [f"- [{kind.kind}](#{kind.singular})" for kind in own]
     for kind in own:
         lines += _kind(kind)
     return "\n".join(lines) + "\n"
 
 
-def _kind(kind: Kind) -> list[str]:
+def _kind(kind: Resource) -> list[str]:
     schema = object_schema(kind)
     facts = [f"`{kind.api_version}`", "namespaced" if kind.namespaced else "cluster-scoped", f"`{kind.plural}`"]
     facts += [f"`{name}`" for name in kind.short_names if name != kind.plural]
     return [
         "",
-        f"## {kind.name}",
+        f"## {kind.kind}",
         "",
         schema["description"],
         "",

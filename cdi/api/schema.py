@@ -11,7 +11,7 @@ from typing import Any
 
 from cdi.api.cel.definitions import apply_rules, report_missing_spec
 from cdi.api.cel.frozen import freeze
-from cdi.api.kinds import Column, Kind
+from cdi.api.kinds import Column, Resource
 from cdi.api.model import Model
 from cdi.api.rules.update import IMMUTABLE
 
@@ -20,7 +20,7 @@ _DROPPED = {"title", "default", "$defs", "const"}
 _PRESERVE = "x-kubernetes-preserve-unknown-fields"
 
 
-def definition(kind: Kind) -> Schema:
+def definition(kind: Resource) -> Schema:
     """Return the CustomResourceDefinition of a kind."""
     version: Schema = {
         "name": kind.version,
@@ -33,8 +33,8 @@ def definition(kind: Kind) -> Schema:
     if kind.status_subresource:
         version["subresources"] = {"status": {}}
     names: Schema = {
-        "kind": kind.name,
-        "listKind": f"{kind.name}List",
+        "kind": kind.kind,
+        "listKind": f"{kind.kind}List",
         "plural": kind.plural,
         "singular": kind.singular,
     }
@@ -55,14 +55,14 @@ def definition(kind: Kind) -> Schema:
     }
 
 
-def object_schema(kind: Kind) -> Schema:
+def object_schema(kind: Resource) -> Schema:
     """Return the structural schema of a kind's objects."""
     schema = structural(kind.model)
     # The API server validates metadata itself and accepts no other schema for it.
     schema["properties"]["metadata"] = {"type": "object"}
-    if kind.name in IMMUTABLE:
-        schema["properties"]["spec"] = freeze(schema["properties"]["spec"], IMMUTABLE[kind.name])
-    return report_missing_spec(kind.name, schema)
+    if kind.kind in IMMUTABLE:
+        schema["properties"]["spec"] = freeze(schema["properties"]["spec"], IMMUTABLE[kind.kind])
+    return report_missing_spec(kind.kind, schema)
 
 
 def structural(model: type[Model]) -> Schema:

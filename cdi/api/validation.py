@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from cdi.api.errors import InvalidManifest
 from cdi.api.golden import check_golden_change
 from cdi.api.json_document import plain
-from cdi.api.kinds import Kind, kind_of
+from cdi.api.kinds import Resource, kind_of
 from cdi.api.meta import KubeObject
 from cdi.api.policy import COSIGN_KEYS, check_policy_change, check_signed_source
 from cdi.api.rules.metadata import check_metadata
@@ -98,7 +98,7 @@ def examine(
 def validate(obj: KubeObject) -> tuple[Problem, ...]:
     """Return all problems of an object to be created."""
     kind = kind_of(obj.group_version, obj.kind_name())
-    module, function = _RULES[kind.name]
+    module, function = _RULES[kind.kind]
     rule: Callable[[KubeObject], Problems] = getattr(importlib.import_module(f"cdi.api.rules.{module}"), function)
     return (*check_metadata(obj.metadata, kind), *rule(obj))
 
@@ -154,7 +154,7 @@ def describe(obj: KubeObject) -> str:
     return f"{obj.kind_name()} {truncate(meta.namespace)}/{name}" if meta.namespace else f"{obj.kind_name()} {name}"
 
 
-def _kind(body: dict[str, Any]) -> Kind:
+def _kind(body: dict[str, Any]) -> Resource:
     words = []
     for field in ("apiVersion", "kind"):
         value = body.get(field)
@@ -164,7 +164,7 @@ def _kind(body: dict[str, Any]) -> Kind:
     return kind_of(*words)
 
 
-def _model(body: dict[str, Any], kind: Kind) -> KubeObject:
+def _model(body: dict[str, Any], kind: Resource) -> KubeObject:
     read = _read(body, kind)
     if isinstance(read, KubeObject):
         return read
@@ -172,14 +172,14 @@ def _model(body: dict[str, Any], kind: Kind) -> KubeObject:
     raise AssertionError("a validation error without a problem")
 
 
-def _read(body: dict[str, Any], kind: Kind) -> KubeObject | tuple[Problem, ...]:
+def _read(body: dict[str, Any], kind: Resource) -> KubeObject | tuple[Problem, ...]:
     try:
         return kind.model.model_validate(body, by_alias=True, by_name=False)
     except ValidationError as error:
-        return shape_problems(error, hides_values=kind.name == "Secret")
+        return shape_problems(error, hides_values=kind.kind == "Secret")
 
 
-def _where(body: dict[str, Any], kind: Kind) -> str:
+def _where(body: dict[str, Any], kind: Resource) -> str:
     metadata = body.get("metadata")
     name = metadata.get("name") if isinstance(metadata, dict) else None
-    return f"{kind.name} {truncate(name)}" if isinstance(name, str) else kind.name
+    return f"{kind.kind} {truncate(name)}" if isinstance(name, str) else kind.kind

@@ -13,6 +13,7 @@ from typing import Any, BinaryIO
 
 from cdi.api.errors import CdiError, InvalidManifest, UsageError
 from cdi.api.json_document import plain
+from cdi.api.kinds import kind_named
 from cdi.api.model import unknown_fields
 from cdi.api.names import ANN_ALLOW_CLAIM_ADOPTION, ANN_IMMEDIATE_BINDING, ANN_PRE_POPULATED
 from cdi.api.rules.problems import Problem, truncate
@@ -24,7 +25,6 @@ from cdi.client.document import Document
 from cdi.client.manifests import load
 from cdi.explain.item import Batch, Item, size_of, with_size
 from cdi.store.base import Key, Object
-from cdi.store.kinds import kind_of
 
 _MAX_PROBLEMS = 50
 _MAX_ITEMS = 10_000
@@ -175,7 +175,7 @@ class _Reading:
     def _other(self, body: Object) -> Object:
         parse_manifest(body)
         metadata = body["metadata"]
-        if kind_of(body["kind"]).namespaced and not metadata.get("namespace"):
+        if kind_named(body["kind"]).namespaced and not metadata.get("namespace"):
             body = {**body, "metadata": {**metadata, "namespace": self._namespace}}
         return body
 

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from cdi.api.errors import CdiError, NotFound, UsageError
+from cdi.api.kinds import kind_named
 from cdi.cli.access import access_options, read_wishes, request_of, wish_options
 from cdi.cli.explain_clone import clone_lines
 from cdi.cli.explain_cluster import diagnose, explain_manifests, explain_request
@@ -26,7 +27,6 @@ from cdi.explain.local_dry_run import DryRunResult
 from cdi.image.plan import render
 from cdi.image.sizes import format_size
 from cdi.store.base import Key
-from cdi.store.kinds import kind_of
 
 
 @subcommand("explain")
@@ -94,7 +94,7 @@ def _applied(what: str | None, plural: str) -> str | None:
     """Return the name in ``KIND/NAME`` for an object of this kind, or None."""
     kind, slash, name = (what or "").partition("/")
     with suppress(CdiError):
-        if slash and name and kind_of(kind).plural == plural:
+        if slash and name and kind_named(kind).plural == plural:
             return name
     return None
 

@@ -8,12 +8,11 @@ from dataclasses import dataclass
 import click
 
 from cdi.api.errors import KindNotServed, NotFound
-from cdi.api.kinds import KINDS, Column
+from cdi.api.kinds import KINDS, Column, kind_named
 from cdi.api.status_detail import status_detail
 from cdi.cli.session import Session, references, subcommand
 from cdi.cli.show import age, document, echo_lines, one_or_list, printable, select, table
 from cdi.store.base import Key, Object
-from cdi.store.kinds import kind_of
 
 ALL = ("datavolumes", "persistentvolumeclaims", "datasources")
 _MAX_POLL_INTERVAL = 60.0
@@ -118,13 +117,13 @@ def _show(items: Sequence[Object], output: str, *, namespaces: bool, headers: bo
 
 def _columns(name: str, *, wide: bool, namespaces: bool, prefix: bool) -> list[Shown]:
     """Return the printer columns of a kind's definition, as an API server would apply them."""
-    defined = next((kind for kind in KINDS if kind.name == name), None)
+    defined = next((kind for kind in KINDS if kind.kind == name), None)
     columns = list(defined.columns) if defined is not None else []
     if not any(column.type == "date" for column in columns):
         columns.append(Column(name="Age", type="date", path=".metadata.creationTimestamp"))
-    word = f"{kind_of(name).singular}/" if prefix else ""
+    word = f"{kind_named(name).singular}/" if prefix else ""
     shown = [Shown("NAME", lambda item: word + item["metadata"]["name"])]
-    if namespaces and kind_of(name).namespaced:
+    if namespaces and kind_named(name).namespaced:
         shown.insert(0, Shown("NAMESPACE", lambda item: str(item["metadata"].get("namespace", ""))))
     shown += [Shown(column.name.upper(), _cell(column)) for column in columns]
     if wide and name == "DataVolume":

@@ -10,8 +10,8 @@ import click
 from click.shell_completion import CompletionItem
 
 from cdi.api.errors import CdiError, UsageError
+from cdi.api.kinds import kind_named
 from cdi.cli.session import Session
-from cdi.store.kinds import kind_of
 
 F = TypeVar("F", bound=Callable[..., Any])
 _MAX_COMPLETIONS = 200
@@ -24,7 +24,7 @@ class GoldenName(click.ParamType[str, Any]):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:  # noqa: ARG002  click's signature
         kind, slash, name = str(value).rpartition("/")
-        if (slash and kind_of(kind).plural != "dataimportcrons") or not name:
+        if (slash and kind_named(kind).plural != "dataimportcrons") or not name:
             raise UsageError(f"{value!r} is not a golden image", remedy="give the name of a DataImportCron")
         return name
 

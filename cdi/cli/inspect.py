@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from cdi.api.errors import NotFound
+from cdi.api.kinds import kind_named
 from cdi.cli.access import access_options, request_of, stored_secret
 from cdi.cli.progress_on_demand import progress_command
 from cdi.cli.session import Session, subcommand
@@ -16,7 +17,6 @@ from cdi.cli.show import document, echo_lines, paint, printable, table
 from cdi.explain import inspect
 from cdi.explain.source_check import Findings
 from cdi.image.sizes import format_size
-from cdi.store.kinds import kind_of
 
 
 @subcommand("inspect")
@@ -55,7 +55,7 @@ def command(session: Session, *, image: str, digest: bool, content_type: str, ou
 def _is_volume(word: str) -> bool:
     kind, slash, name = word.partition("/")
     with contextlib.suppress(NotFound):
-        return bool(slash and name) and kind_of(kind).plural in ("datavolumes", "persistentvolumeclaims")
+        return bool(slash and name) and kind_named(kind).plural in ("datavolumes", "persistentvolumeclaims")
     return False
 
 

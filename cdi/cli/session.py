@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from cdi.api.errors import UsageError
-from cdi.store.kinds import kind_of
+from cdi.api.kinds import kind_named
 
 if TYPE_CHECKING:
     from cdi.client.backend import Backend, Reader
@@ -243,9 +243,9 @@ def references(words: tuple[str, ...], *, kind: str | None = None) -> list[tuple
                 )
             if not name:
                 raise UsageError(f"{word!r} has no name", remedy="give KIND/NAME")
-            found.append((kind_of(before).plural if slash else kind_of(kind or "").plural, name))
+            found.append((kind_named(before).plural if slash else kind_named(kind or "").plural, name))
         return found
-    plurals = [kind_of(word).plural for word in words[0].split(",")]
+    plurals = [kind_named(word).plural for word in words[0].split(",")]
     return [(plural, name) for plural in dict.fromkeys(plurals) for name in (words[1:] or (None,))]
 
 

@@ -222,7 +222,7 @@ def _apply_one(store: Store, body: Object) -> Applied:
 
 
 def _told(key: Key, action: Literal["created", "configured", "unchanged"]) -> Applied:
-    return Applied(kind=key.kind.name, namespace=key.namespace, name=key.name, action=action)
+    return Applied(kind=key.kind.kind, namespace=key.namespace, name=key.name, action=action)
 
 
 def _merged(old: Object, body: Object) -> Object:

@@ -24,15 +24,15 @@ from cdi.explain.source_check import Ask, examine
 from cdi.explain.source_probe import Prober
 from cdi.image.sizes import format_size
 from cdi.kube.resources import QUOTAS, Object
+from cdi.kube.sync import SyncClient
 from cdi.reconcile.storage.claim_defaults import overhead_of
-from cdi.remote.client import ClusterClient
 from cdi.transfer.control import TransferControl
 
 HERE: Final = "the source was requested from this machine; the cluster may reach it differently"
 
 
 def preflight(
-    calls: ClusterClient,
+    calls: SyncClient,
     lookups: LiveReader,
     manifest: Object,
     *,
@@ -155,7 +155,7 @@ def _overhead(lookups: LiveReader, found: DryRunResult) -> Any:
     return overhead_of(name, lookups.observed().config())
 
 
-def _quotas(calls: ClusterClient, found: DryRunResult, told: Explanation) -> None:
+def _quotas(calls: SyncClient, found: DryRunResult, told: Explanation) -> None:
     try:
         quotas: list[Mapping[str, Any]] = list(calls.run(calls.client.list(QUOTAS, found.key.namespace)).items)
     except ClusterForbidden as error:

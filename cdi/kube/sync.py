@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import queue
 import threading
-from collections.abc import Coroutine
+from collections.abc import AsyncIterator, Coroutine, Iterator
 from concurrent.futures import Future
 from typing import Any, Self, TypeVar
 
+from cdi.api.errors import KindNotServed, NotFound
+from cdi.api.kinds import Object, Resource
 from cdi.kube.client import Client
 
 T = TypeVar("T")
+_AHEAD = 256
+"""Number of stream chunks that are buffered for the reader."""
 
 
 class SyncClient:
@@ -41,6 +46,46 @@ class SyncClient:
     def start(self, work: Coroutine[Any, Any, T]) -> Future[T]:
         """Run `work` in the background; cancelling the returned future cancels it."""
         return asyncio.run_coroutine_threadsafe(work, self._loop)
+
+    def find(self, resource: Resource, namespace: str | None, name: str) -> Object | None:
+        """Return an object, or None if it does not exist."""
+        try:
+            return self.run(self.client.get(resource, namespace, name))
+        except KindNotServed:
+            raise
+        except NotFound:
+            return None
+
+    def stream(self, source: AsyncIterator[T]) -> Iterator[T]:
+        """Yield the items of `source` as they arrive; it is closed with the iterator."""
+        pieces: queue.Queue[tuple[bool, Any]] = queue.Queue(_AHEAD)
+        room = asyncio.Semaphore(_AHEAD)
+
+        async def pump() -> None:
+            try:
+                async for piece in source:
+                    await room.acquire()
+                    pieces.put_nowait((True, piece))
+            except Exception as error:  # noqa: BLE001  raised again in the reader
+                await room.acquire()
+                pieces.put_nowait((False, error))
+            else:
+                await room.acquire()
+                pieces.put_nowait((False, None))
+
+        future = self.start(pump())
+        try:
+            while True:
+                more, piece = pieces.get()
+                self._loop.call_soon_threadsafe(room.release)
+                if more:
+                    yield piece
+                elif piece is None:
+                    return
+                else:
+                    raise piece
+        finally:
+            future.cancel()
 
     def close(self) -> None:
         """Cancel all running work and stop the loop; may be called twice."""

@@ -20,6 +20,7 @@ from cdi.api.errors import (
     WaitTimeout,
 )
 from cdi.api.job import Failure, Limits, Outcome, Progress
+from cdi.api.kinds import kind_named
 from cdi.api.phases import Phase
 from cdi.api.policy import BANDWIDTH, CONNECTIONS, parse_policy_annotations
 from cdi.client.apply import apply
@@ -37,7 +38,6 @@ from cdi.local.uploads import LocalUploads
 from cdi.reconcile.actions import PatchObject
 from cdi.store.base import Key, Object, Watch, update_with_retry
 from cdi.store.file_store import LocalStore
-from cdi.store.kinds import kind_of
 
 _POLL_INTERVAL = 0.1
 _REVIVE = 1.0
@@ -121,7 +121,7 @@ class LocalBackend:
 
     def list(self, kind: str, namespace: str | None = None) -> Objects:
         """Return the objects of a kind, of all namespaces if None."""
-        return self._store.list(kind_of(kind).plural, namespace)
+        return self._store.list(kind_named(kind).plural, namespace)
 
     def delete(
         self, kind: str, namespace: str | None, name: str, *, cascade: bool = True, timeout: float = _DELETED

@@ -33,7 +33,7 @@ from cdi.reconcile.actions import (
 )
 from cdi.reconcile.dataimportcron.origin import RECORD_FAILED
 from cdi.reconcile.merge_patch import apply_merge_patch
-from cdi.store.base import Key, Object, Store, update_with_retry
+from cdi.store.base import Key, Object, Store, has_status, update_with_retry
 
 
 class Executor:
@@ -85,8 +85,8 @@ class Executor:
     def _write_with_annotations(self, plan: Plan, body: Object) -> None:
         """Write annotations and status by one request, so that a command is never removed without its result."""
         key = Key.of_object(body)
-        if key.kind.has_status:
-            raise InternalError(f"the status of a {key.kind.name} is written separately from its annotations")
+        if has_status(key):
+            raise InternalError(f"the status of a {key.kind.kind} is written separately from its annotations")
         new = {**body, "metadata": {**body["metadata"]}}
         patch(
             new,

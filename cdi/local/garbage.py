@@ -6,6 +6,7 @@ import contextlib
 from collections import defaultdict
 
 from cdi.api.errors import CdiError, Conflict, NotFound
+from cdi.api.kinds import kind_named
 from cdi.client.status_view import phase_of
 from cdi.local import events
 from cdi.local.environment import Environments
@@ -13,7 +14,6 @@ from cdi.local.launcher import Launcher
 from cdi.local.lister import Observed
 from cdi.local.tasks import Tasks
 from cdi.store.base import Key, Object, Store
-from cdi.store.kinds import kind_of
 
 _OBJECTS_OF_TASKS = {"poll": "dataimportcrons", "proof": "persistentvolumeclaims"}
 """Kind of the objects whose UIDs name the tasks of a kind."""
@@ -99,7 +99,7 @@ def _is_orphan(store: Store, body: Object, uids: set[str]) -> bool:
             key = Key.of(owner.get("kind", ""), body["metadata"].get("namespace"), owner.get("name", ""))
         except CdiError:
             return False
-        if kind_of(key.plural).name != owner.get("kind"):
+        if kind_named(key.plural).kind != owner.get("kind"):
             return False
         with contextlib.suppress(NotFound):
             if store.get(key)["metadata"]["uid"] == owner.get("uid"):

@@ -373,7 +373,7 @@ class Supervisor:
         self._timers.pop(key, None)
         plan = plan_deletion(self._crons, key.namespace, key.name, cluster=False)
         metadata = {"namespace": key.namespace, "name": key.name}
-        self._carry_out(plan, {"apiVersion": key.kind.api_version, "kind": key.kind.name, "metadata": metadata})
+        self._carry_out(plan, {"apiVersion": key.kind.api_version, "kind": key.kind.kind, "metadata": metadata})
 
     def _data_volume(self, key: Key, body: Object, *, admitted: bool) -> None:
         dv = self._observed.model(key, DataVolume)

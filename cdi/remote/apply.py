@@ -10,7 +10,7 @@ from cdi.client.backend import Applied, Reader
 from cdi.client.document import Manifest
 from cdi.kube.client import Client
 from cdi.kube.resources import Object, resource_of
-from cdi.remote.client import ClusterClient
+from cdi.kube.sync import SyncClient
 from cdi.store.base import Key
 
 MANAGER = "cdi-cli"
@@ -19,7 +19,7 @@ _APPLY = "application/apply-patch+yaml"
 
 
 def apply_to_cluster(
-    calls: ClusterClient,
+    calls: SyncClient,
     store: Reader,
     manifests: Iterable[Manifest],
     *,
@@ -38,7 +38,7 @@ def apply_to_cluster(
         action = "created" if before is None else "unchanged" if _same(before, after) else "configured"
         key = Key.of_object(body)
         applied.append(
-            Applied(kind=key.kind.name, namespace=key.namespace, name=key.name, action=action, unknown=unknown)
+            Applied(kind=key.kind.kind, namespace=key.namespace, name=key.name, action=action, unknown=unknown)
         )
     return applied
 

@@ -14,20 +14,20 @@ from typing import Self
 
 from cdi.api.errors import ClusterForbidden, Conflict, KindNotServed, NotFound, WaitTimeout
 from cdi.api.job import Limits, Outcome
+from cdi.api.kinds import kind_named
 from cdi.api.names import GROUP
 from cdi.client.backend import Advance, Applied, Fraction, Objects, Section
 from cdi.client.document import Manifest
 from cdi.kube.client import Client
 from cdi.kube.credentials import find
 from cdi.kube.resources import CLAIMS, DATA_VOLUMES, EVENTS, PODS, VOLUME_SNAPSHOTS, resource_named
+from cdi.kube.sync import SyncClient
 from cdi.kube.transport import Timeouts
 from cdi.remote import worker_lookup as fillings
-from cdi.remote.client import ClusterClient
-from cdi.remote.watch import Feed, Scope
+from cdi.remote.watch import Feed, ListWatch
 from cdi.remote.worker_lookup import Filling, find_filling
 from cdi.store.base import Change, Key, Object
 from cdi.store.cluster import ClusterStore
-from cdi.store.kinds import kind_of
 
 LIMITS = f"{GROUP}/limits"
 """A pod's annotation with the worker's `Limits`, which may change while it runs."""
@@ -41,7 +41,7 @@ _DELETED = 120.0
 class Cluster:
     """The backend of one cluster, with the user of one kubeconfig context or a pod's service account."""
 
-    def __init__(self, calls: ClusterClient, *, patience: float) -> None:
+    def __init__(self, calls: SyncClient, *, patience: float) -> None:
         self._calls = calls
         self._patience = patience
         self.store = ClusterStore(calls)
@@ -58,7 +58,7 @@ class Cluster:
         # Watches log errors for services; commands report the error that ends them.
         logging.getLogger("cdi.kube").addHandler(logging.NullHandler())
         timing = Timeouts(connect=_CONNECT, patience=patience)
-        return cls(ClusterClient(Client(credentials, timing=timing, agent="cdi-cli")), patience=patience)
+        return cls(SyncClient(Client(credentials, timing=timing, agent="cdi-cli")), patience=patience)
 
     @property
     def namespace(self) -> str:
@@ -66,7 +66,7 @@ class Cluster:
         return self._calls.client.namespace
 
     @property
-    def calls(self) -> ClusterClient:
+    def calls(self) -> SyncClient:
         """The client, for requests that these methods do not cover."""
         return self._calls
 
@@ -101,7 +101,7 @@ class Cluster:
 
     def list(self, kind: str, namespace: str | None = None) -> Objects:
         """Return the objects of a kind, of all namespaces if None."""
-        return self.store.list(kind_of(kind).plural, namespace)
+        return self.store.list(kind_named(kind).plural, namespace)
 
     def delete(
         self, kind: str, namespace: str | None, name: str, *, cascade: bool = True, timeout: float = _DELETED
@@ -190,19 +190,19 @@ class Cluster:
 
     def changes(self, plurals: Collection[str], namespace: str | None) -> Feed:
         """See `Backend.changes`."""
-        return Feed(self._calls, [Scope(resource=one, namespace=namespace) for one in map(resource_named, plurals)])
+        return Feed(self._calls, [ListWatch(resource=one, namespace=namespace) for one in map(resource_named, plurals)])
 
     # --- progress of a DataVolume -------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
     def courses(self, keys: Collection[Key]) -> Iterator[_Courses]:
         """Watch these objects, with one watch for each kind and namespace."""
-        scopes = []
+        sources = []
         for plural, space in sorted({(key.plural, key.namespace) for key in keys}):
             names = sorted(key.name for key in keys if (key.plural, key.namespace) == (plural, space))
             one = names[0] if len(names) == 1 else None
-            scopes.append(Scope(resource=resource_named(plural), namespace=space or None, name=one))
-        with Feed(self._calls, scopes) as feed:
+            sources.append(ListWatch(resource=resource_named(plural), namespace=space or None, name=one))
+        with Feed(self._calls, sources) as feed:
             feed.sync(self._patience)
             yield _Courses(feed)
 

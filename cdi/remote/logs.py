@@ -9,9 +9,9 @@ from cdi.api.errors import NotFound
 from cdi.api.phases import Phase
 from cdi.client.status_view import phase_of
 from cdi.kube.resources import CLAIMS, DATA_VOLUMES, PODS, Object
+from cdi.kube.sync import SyncClient
 from cdi.reconcile.pods.status import last_termination
-from cdi.remote.client import ClusterClient
-from cdi.remote.watch import Feed, Scope
+from cdi.remote.watch import Feed, ListWatch
 from cdi.remote.worker_lookup import CONTAINER, container_status, find_filling
 from cdi.store.base import Key
 
@@ -20,7 +20,7 @@ _MAX_LINE = 64 << 10
 _FOREVER = 3600.0
 
 
-def log(calls: ClusterClient, key: Key, *, follow: bool) -> Iterator[str]:
+def log(calls: SyncClient, key: Key, *, follow: bool) -> Iterator[str]:
     """Yield lines until the pod ends, or with `follow` until the DataVolume `key` is done; raise `NotFound`.
 
     A PVC of this name without a DataVolume is accepted as well, since its annotations may request an import.
@@ -41,7 +41,7 @@ def log(calls: ClusterClient, key: Key, *, follow: bool) -> Iterator[str]:
     yield from _lines(calls, found.pod, follow=False)
 
 
-def _phase(calls: ClusterClient, key: Key) -> Phase | None:
+def _phase(calls: SyncClient, key: Key) -> Phase | None:
     """Return the DataVolume's phase, or None if there is only a PVC."""
     body = calls.find(DATA_VOLUMES, key.namespace, key.name)
     if body is not None:
@@ -57,21 +57,21 @@ def _missing(phase: Phase | None) -> str:
     return "there is no worker pod yet"
 
 
-def _followed(calls: ClusterClient, key: Key, *, done: bool) -> Iterator[str]:
+def _followed(calls: SyncClient, key: Key, *, done: bool) -> Iterator[str]:
     """Yield the lines of one attempt after the other."""
     seen: set[tuple[str, int]] = set()
     """UID of the pod, and restarts of its container."""
-    scopes = [
-        Scope(resource=DATA_VOLUMES, namespace=key.namespace, name=key.name),
-        Scope(resource=CLAIMS, namespace=key.namespace, name=key.name),
-        Scope(
+    sources = [
+        ListWatch(resource=DATA_VOLUMES, namespace=key.namespace, name=key.name),
+        ListWatch(resource=CLAIMS, namespace=key.namespace, name=key.name),
+        ListWatch(
             resource=PODS,
             namespace=key.namespace,
             labels=f"{names.LABEL_COMPONENT}={names.COMPONENT_IMPORTER}",
         ),
     ]
     look = True
-    with Feed(calls, scopes) as feed:
+    with Feed(calls, sources) as feed:
         while True:
             pod = find_filling(calls.find, key.namespace, key.name).pod if look else None
             run = (pod["metadata"]["uid"], container_status(pod).get("restartCount") or 0) if pod is not None else None
@@ -94,7 +94,7 @@ def _began(pod: Object) -> bool:
     return "running" in (container.get("state") or {}) or last_termination(container) is not None
 
 
-def _lines(calls: ClusterClient, pod: Object, *, follow: bool) -> Iterator[str]:
+def _lines(calls: SyncClient, pod: Object, *, follow: bool) -> Iterator[str]:
     metadata = pod["metadata"]
     rest = b""
     for piece in calls.stream(calls.client.logs(metadata["namespace"], metadata["name"], CONTAINER, follow=follow)):

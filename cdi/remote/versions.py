@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from cdi.api.errors import ClusterForbidden, NotFound
 from cdi.api.names import APP, GROUP
 from cdi.kube.resources import CDIS, DEPLOYMENTS
-from cdi.remote.client import ClusterClient
+from cdi.kube.sync import SyncClient
 
 _SELECTORS = ("app.kubernetes.io/name=cdi", f"app={APP}")
 """Selectors of the Deployments that our chart and KubeVirt's operator install."""
@@ -37,7 +37,7 @@ class Versions:
     """The reason why components may be missing."""
 
 
-def find_versions(calls: ClusterClient) -> Versions:
+def find_versions(calls: SyncClient) -> Versions:
     """Return the versions; raise `ClusterError` if not even the server's own version can be read."""
     told = calls.run(calls.client.request("GET", "/version"))
     served: tuple[str, ...] = ()

@@ -12,7 +12,7 @@ from typing import Self
 from cdi.api.errors import Retry
 from cdi.kube.reflector import Reflector
 from cdi.kube.resources import Resource
-from cdi.remote.client import ClusterClient
+from cdi.kube.sync import SyncClient
 from cdi.store.base import Change
 from cdi.store.cluster import ChangeBuffer
 
@@ -21,8 +21,8 @@ _POLL_INTERVAL = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Scope:
-    """The objects to watch."""
+class ListWatch:
+    """What to list and watch."""
 
     resource: Resource
     namespace: str | None = None
@@ -33,24 +33,24 @@ class Scope:
 
 
 class Feed:
-    """Watches of several scopes; a server that is unavailable is retried.
+    """Watches of several kinds of objects; a server that is unavailable is retried.
 
     Every method raises errors that require intervention (`ClusterForbidden`, `KindNotServed` …).
     """
 
-    def __init__(self, calls: ClusterClient, scopes: Iterable[Scope]) -> None:
+    def __init__(self, calls: SyncClient, sources: Iterable[ListWatch]) -> None:
         self._calls = calls
         self._pending = ChangeBuffer()
         self._reflectors = [
             Reflector(
                 calls.client,
-                scope.resource,
-                namespace=scope.namespace,
-                fields="" if scope.name is None else f"metadata.name={scope.name}",
-                labels=scope.labels,
-                on_change=self._pending.listener(scope.resource),
+                source.resource,
+                namespace=source.namespace,
+                fields="" if source.name is None else f"metadata.name={source.name}",
+                labels=source.labels,
+                on_change=self._pending.listener(source.resource),
             )
-            for scope in scopes
+            for source in sources
         ]
         self._runs = [calls.start(one.run()) for one in self._reflectors]
 

@@ -70,7 +70,7 @@ async def validate(review: Review, cluster: Cluster, *, apart: bool = False) -> 
 def _check_kind(review: Review) -> None:
     kind = kind_of(str(review.object.get("apiVersion") or ""), str(review.object.get("kind") or ""))
     if kind.plural != review.plural:
-        raise InvalidManifest(f"the object is a {kind.name}, not one of {review.plural}", remedy="")
+        raise InvalidManifest(f"the object is a {kind.kind}, not one of {review.plural}", remedy="")
 
 
 def _warnings(model: KubeObject | None) -> list[str]:

@@ -16,10 +16,8 @@ from typing import Any, Literal, Protocol, Self
 
 from cdi.api.errors import Conflict, InvalidManifest, NotFound
 from cdi.api.json_document import json_type
-from cdi.store.kinds import Kind, kind_of
-
-Object = dict[str, Any]
-"""A manifest with ``apiVersion``, ``kind``, ``metadata``."""
+from cdi.api.kinds import CONFIG_MAPS, DATA_IMPORT_CRONS, EVENTS, SECRETS, Resource, kind_named
+from cdi.api.kinds import Object as Object  # noqa: PLC0414  exported to the users of a store
 
 LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 SUBDOMAIN = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
@@ -37,6 +35,8 @@ SERVER_OWNED = (
 )
 """Metadata fields that the server sets and a creator cannot; the namespace is taken from the key only."""
 _AMEND_TRIES = 50
+_WITHOUT_STATUS = (SECRETS, CONFIG_MAPS, EVENTS, DATA_IMPORT_CRONS)
+"""Kinds without a status, and DataImportCron, whose metadata and status are written by one request."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -53,7 +53,7 @@ class Key:
         """Return the validated key of the object `name`.
 
         Args:
-            word: Any name of the kind, as accepted by `kind_of`.
+            word: Any name of the kind, as accepted by `kind_named`.
             namespace: Ignored for cluster-scoped kinds; ``default`` if None or empty.
             name: Name of the object.
 
@@ -61,7 +61,7 @@ class Key:
             NotFound: The kind is unknown.
             InvalidManifest: The name or namespace is not valid in Kubernetes (RFC 1123).
         """
-        kind = kind_of(word)
+        kind = kind_named(word)
         space = (namespace or "default") if kind.namespaced else ""
         if kind.namespaced and not LABEL.fullmatch(space):
             raise InvalidManifest(
@@ -95,12 +95,17 @@ class Key:
         return cls.of(kind, namespace, name)
 
     @property
-    def kind(self) -> Kind:
-        return kind_of(self.plural)
+    def kind(self) -> Resource:
+        return kind_named(self.plural)
 
     def __str__(self) -> str:
         path = f"{self.namespace}/{self.name}" if self.namespace else self.name
         return f"{self.kind.singular} {path}"
+
+
+def has_status(key: Key) -> bool:
+    """Return whether the status of an object is written separately from the rest."""
+    return key.kind not in _WITHOUT_STATUS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

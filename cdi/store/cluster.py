@@ -15,20 +15,18 @@ import time
 from collections.abc import Callable, Collection
 from typing import Self
 
-from cdi.api import kinds
 from cdi.api.errors import Conflict, KindNotServed, NotFound, Retry
+from cdi.api.kinds import CLAIMS, KINDS, Resource, kind_named
 from cdi.kube.client import connect
 from cdi.kube.reflector import Reflector
 from cdi.kube.reflector import WatchEvent as Told
-from cdi.kube.resources import CLAIMS, Resource, resource_of
 from cdi.kube.sync import SyncClient
-from cdi.store.base import SERVER_OWNED, Change, Key, Object, plain
-from cdi.store.kinds import Kind, kind_of
+from cdi.store.base import SERVER_OWNED, Change, Key, Object, has_status, plain
 
 _TRIES = 50
 _POLL_INTERVAL = 1.0
 """Seconds between checks for a failed watch."""
-_WITH_STATUS_SUBRESOURCE = {kind.plural for kind in kinds.KINDS if kind.status_subresource} | {CLAIMS.plural}
+_WITH_STATUS_SUBRESOURCE = {kind.plural for kind in KINDS if kind.status_subresource} | {CLAIMS.plural}
 
 
 class ClusterStore:
@@ -55,28 +53,28 @@ class ClusterStore:
     def get(self, key: Key) -> Object:
         key = Key.of(key.plural, key.namespace, key.name)
         try:
-            return _strip(self._blocking.run(self._client.get(_resource(key.kind), key.namespace or None, key.name)))
+            return _strip(self._blocking.run(self._client.get(key.kind, key.namespace or None, key.name)))
         except KindNotServed:
             raise
         except NotFound as error:
             raise NotFound(f"there is no {key}") from error
 
     def list(self, plural: str, namespace: str | None = None) -> list[Object]:
-        kind = kind_of(plural)
+        kind = kind_named(plural)
         space = namespace if kind.namespaced else None
-        listing = self._blocking.run(self._client.list(_resource(kind), space, strip=_strip))
+        listing = self._blocking.run(self._client.list(kind, space, strip=_strip))
         return sorted(listing.items, key=Key.of_object)
 
     def create(self, body: Object) -> Object:
         key, body = Key.of_object(body), plain(body)
-        if key.kind.has_status:
+        if has_status(key):
             body.pop("status", None)
         for field in SERVER_OWNED:
             body["metadata"].pop(field, None)
         if key.namespace:
             body["metadata"]["namespace"] = key.namespace
-        body = {"apiVersion": key.kind.api_version, **body, "kind": key.kind.name}
-        return _strip(self._blocking.run(self._client.create(_resource(key.kind), body)))
+        body = {"apiVersion": key.kind.api_version, **body, "kind": key.kind.kind}
+        return _strip(self._blocking.run(self._client.create(key.kind, body)))
 
     def update(self, body: Object) -> Object:
         return self._replace(body, status=False)
@@ -86,13 +84,13 @@ class ClusterStore:
 
     def delete(self, key: Key, *, uid: str | None = None) -> Object | None:
         key = Key.of(key.plural, key.namespace, key.name)
-        work = self._client.delete(_resource(key.kind), key.namespace or None, key.name, uid=uid)
+        work = self._client.delete(key.kind, key.namespace or None, key.name, uid=uid)
         marked = self._blocking.run(work)
         return None if marked is None else _strip(marked)
 
     def watch(self, plurals: Collection[str], namespace: str | None = None) -> ClusterWatch:
         """Watch these kinds, in `namespace` only if it is given, for callers without access to other namespaces."""
-        return ClusterWatch(self._blocking, [_resource(kind_of(plural)) for plural in plurals], namespace)
+        return ClusterWatch(self._blocking, [kind_named(plural) for plural in plurals], namespace)
 
     def close(self) -> None:
         self._blocking.close()
@@ -112,7 +110,7 @@ class ClusterStore:
             old = self.get(key)
             base, wanted = (old, body) if status else (body, old)
             new = {"apiVersion": old["apiVersion"], **base, "kind": old["kind"]}
-            if status or key.kind.has_status:
+            if status or has_status(key):
                 new.pop("status", None)
                 if wanted.get("status") is not None:
                     new["status"] = wanted["status"]
@@ -122,7 +120,7 @@ class ClusterStore:
                 new["metadata"]["namespace"] = key.namespace
             new["metadata"].pop("managedFields", None)  # the API server keeps its own if there are none
             try:
-                work = self._client.update(_resource(key.kind), new, subresource=subresource)
+                work = self._client.update(key.kind, new, subresource=subresource)
                 return _strip(self._blocking.run(work))
             except Conflict:
                 if claimed.get("resourceVersion") or current["uid"] != old["metadata"]["uid"]:
@@ -242,10 +240,6 @@ def coalesce(waiting: list[Change], change: Change) -> list[Change]:
             return [*before, change]
         case _:
             return [*waiting, change]
-
-
-def _resource(kind: Kind) -> Resource:
-    return resource_of(kind.api_version, kind.name)
 
 
 def _strip(body: Object) -> Object:

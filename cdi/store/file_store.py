@@ -28,11 +28,11 @@ from cdi.api.errors import (
     InvalidManifest,
     NotFound,
 )
+from cdi.api.kinds import SECRETS, kind_named
 from cdi.api.timestamps import timestamp
 from cdi.store import files
 from cdi.store.ballast import Ballast
-from cdi.store.base import SERVER_OWNED, Change, Key, Object, plain
-from cdi.store.kinds import kind_of
+from cdi.store.base import SERVER_OWNED, Change, Key, Object, has_status, plain
 
 CLUSTER = "_cluster"
 """Directory of cluster-scoped objects; it is not a valid namespace name."""
@@ -63,7 +63,7 @@ class LocalStore:
         return body
 
     def list(self, plural: str, namespace: str | None = None) -> list[Object]:
-        kind = kind_of(plural)
+        kind = kind_named(plural)
         found: list[tuple[Key, Object]] = []
         for path, _ in self._scan(kind.plural, namespace if kind.namespaced else None):
             body = files.read(path)
@@ -74,7 +74,7 @@ class LocalStore:
     def create(self, body: Object) -> Object:
         key = Key.of_object(body)
         body = plain(body)
-        if key.kind.has_status:
+        if has_status(key):
             body.pop("status", None)
         with self._locked():
             path = self._path(key)
@@ -89,7 +89,7 @@ class LocalStore:
             metadata["creationTimestamp"] = timestamp(self._now())
             metadata["generation"] = 1
             body.setdefault("apiVersion", key.kind.api_version)
-            body["kind"] = key.kind.name
+            body["kind"] = key.kind.kind
             return self._write(key, body, new=True)
 
     def update(self, body: Object) -> Object:
@@ -108,7 +108,7 @@ class LocalStore:
                     raise InvalidManifest(
                         f"{key} is being deleted and accepts no new finalizers", where="metadata.finalizers"
                     )
-            if key.kind.has_status:
+            if has_status(key):
                 body.pop("status", None)
                 if "status" in old:
                     body["status"] = old["status"]
@@ -148,7 +148,7 @@ class LocalStore:
             return None
 
     def watch(self, plurals: Collection[str]) -> LocalWatch:
-        return LocalWatch(self, [kind_of(plural).plural for plural in plurals])
+        return LocalWatch(self, [kind_named(plural).plural for plural in plurals])
 
     def version(self) -> int:
         """Return the resourceVersion of the newest write.
@@ -211,7 +211,7 @@ class LocalStore:
         text = json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
         if len(text) > OBJECT_LIMIT:
             raise InvalidManifest(f"{key} has {len(text)} bytes, more than {OBJECT_LIMIT}")
-        atomic_file.write(path, text, mode=0o600 if key.kind.confidential else 0o640)
+        atomic_file.write(path, text, mode=0o600 if key.kind == SECRETS else 0o640)
         return body
 
     def _remove(self, key: Key) -> None:

@@ -162,7 +162,7 @@ def asked(running):
 
 
 def create(running, document, *, dry_run=True, name=None):
-    kind = next(kind for kind in KINDS if kind.name == document["kind"])
+    kind = next(kind for kind in KINDS if kind.kind == document["kind"])
     place = f"/namespaces/{running.kubectl.namespace}" if kind.namespaced else ""
     root = f"/apis/{kind.group}/{kind.version}" if kind.group else "/api/v1"
     made = copy.deepcopy(document)

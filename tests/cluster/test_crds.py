@@ -15,7 +15,7 @@ from tests.unit.api.consumers import CONSUMERS
 from tests.unit.api.manifests import SHA256, SOUND, SOURCES, STORAGE, dv, obj, pvc_form, sound, spoilt
 
 ROOT = Path(__file__).parents[2]
-DEFINED = {kind.name: kind for kind in KINDS if kind.defined}
+DEFINED = {kind.kind: kind for kind in KINDS if kind.defined}
 
 WEBHOOK_ONLY = {
     "huge",

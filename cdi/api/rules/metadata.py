@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from cdi.api.kinds import Kind
+from cdi.api.kinds import Resource
 from cdi.api.meta import ObjectMeta
 from cdi.api.names import MAX_LABEL, MAX_NAME, is_dns_label, is_dns_subdomain
 from cdi.api.rules.problems import Cause, Problem, Problems, object_name, truncate
@@ -15,9 +15,9 @@ _QUALIFIED = re.compile(r"[A-Za-z0-9](?:[-A-Za-z0-9_.]*[A-Za-z0-9])?")
 _WHAT = {"DataVolume": "data volume"}
 
 
-def check_metadata(meta: ObjectMeta, kind: Kind) -> Problems:
+def check_metadata(meta: ObjectMeta, kind: Resource) -> Problems:
     """Yield the problems in the metadata of an object to be stored."""
-    what = _WHAT.get(kind.name, kind.name)
+    what = _WHAT.get(kind.kind, kind.kind)
     if meta.name:
         yield from object_name(meta.name, "metadata.name", what)
     elif meta.generate_name:
@@ -34,7 +34,7 @@ def check_metadata(meta: ObjectMeta, kind: Kind) -> Problems:
         )
     if meta.namespace:
         if not kind.namespaced:
-            yield Problem(field="metadata.namespace", message=f"a {kind.name} is cluster-scoped and has no namespace")
+            yield Problem(field="metadata.namespace", message=f"a {kind.kind} is cluster-scoped and has no namespace")
         elif not is_dns_label(meta.namespace):
             yield Problem(
                 field="metadata.namespace",

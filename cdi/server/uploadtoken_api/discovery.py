@@ -10,20 +10,14 @@ import hashlib
 import json
 from typing import Any
 
-from cdi.api.kinds import Kind, kind_named
+from cdi.api.kinds import UPLOAD_TOKEN_REQUESTS
 from cdi.api.names import VERSION
 from cdi.api.schema import object_schema
 
 Document = dict[str, Any]
 
 
-def _kind() -> Kind:
-    found = kind_named("UploadTokenRequest")
-    assert found is not None
-    return found
-
-
-KIND = _kind()
+KIND = UPLOAD_TOKEN_REQUESTS
 GROUP_PATH = f"/apis/{KIND.group}"
 VERSION_PATH = f"{GROUP_PATH}/{KIND.version}"
 COLLECTION = f"{VERSION_PATH}/namespaces/{{namespace}}/{KIND.plural}"
@@ -31,7 +25,7 @@ _ITEM = f"{COLLECTION}/{{name}}"
 API_SERVICE = f"{VERSION}.{KIND.group}"
 """The name of the APIService that registers this API."""
 _VERBS = ["create"]
-_GVK = {"group": KIND.group, "version": KIND.version, "kind": KIND.name}
+_GVK = {"group": KIND.group, "version": KIND.version, "kind": KIND.kind}
 _MODEL = "io.kubevirt.cdi.upload.v1beta1.UploadTokenRequest"
 _META = "io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta"
 _DISCOVERY = "application/json;g=apidiscovery.k8s.io;v={};as=APIGroupDiscoveryList"
@@ -61,7 +55,7 @@ def resource_list() -> Document:
         "name": KIND.plural,
         "singularName": KIND.singular,
         "namespaced": True,
-        "kind": KIND.name,
+        "kind": KIND.kind,
         "verbs": _VERBS,
         "shortNames": list(KIND.short_names),
     }
@@ -174,7 +168,7 @@ _QUERY = {
 
 def _operation() -> Document:
     return {
-        "operationId": f"create{KIND.name}",
+        "operationId": f"create{KIND.kind}",
         "description": "request a token that authorizes an upload into a PersistentVolumeClaim",
         "tags": [KIND.group.replace(".", "_")],
         "x-kubernetes-action": "post",
@@ -190,7 +184,7 @@ def _refused(parameters: list[Document]) -> Document:
     """
     return {
         **_operation(),
-        "operationId": f"patch{KIND.name}",
+        "operationId": f"patch{KIND.kind}",
         "description": "not supported: requests are not stored",
         "x-kubernetes-action": "patch",
         "parameters": parameters,

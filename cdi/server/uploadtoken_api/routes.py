@@ -231,9 +231,9 @@ def _read(data: bytes, namespace: str, strictness: str) -> tuple[dict[str, Any],
     except ValueError as error:
         raise _Refusal(HTTPStatus.BAD_REQUEST, f"the body is not JSON: {truncate(str(error))}") from None
     if not isinstance(document, dict) or not isinstance(document.get("metadata") or {}, dict):
-        raise _Refusal(HTTPStatus.BAD_REQUEST, f"the body is not a {KIND.name}")
-    if (document.get("apiVersion"), document.get("kind")) != (KIND.api_version, KIND.name):
-        raise _Refusal(HTTPStatus.BAD_REQUEST, f"the body is not a {KIND.name} of {KIND.api_version}")
+        raise _Refusal(HTTPStatus.BAD_REQUEST, f"the body is not a {KIND.kind}")
+    if (document.get("apiVersion"), document.get("kind")) != (KIND.api_version, KIND.kind):
+        raise _Refusal(HTTPStatus.BAD_REQUEST, f"the body is not a {KIND.kind} of {KIND.api_version}")
     metadata = dict(document.get("metadata") or {})
     if metadata.get("namespace") not in (None, "", namespace):
         raise _Refusal(HTTPStatus.BAD_REQUEST, "the namespace of the object differs from that of the request")
@@ -257,7 +257,7 @@ def _read(data: bytes, namespace: str, strictness: str) -> tuple[dict[str, Any],
 def _invalid(document: dict[str, Any], problems: Sequence[Problem]) -> None:
     name = truncate(str(document["metadata"].get("name") or ""))
     text = "; ".join(str(one) for one in problems)
-    message = f'{KIND.name}.{KIND.group} "{name}" is invalid: {text}'
+    message = f'{KIND.kind}.{KIND.group} "{name}" is invalid: {text}'
     raise _Refusal(HTTPStatus.UNPROCESSABLE_ENTITY, message, name=name, problems=problems)
 
 

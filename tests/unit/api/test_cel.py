@@ -14,7 +14,7 @@ from cdi.api.rules.update import IMMUTABLE
 from cdi.api.schedule import Schedule
 from cdi.api.schema import object_schema
 
-DEFINED = {kind.name: kind for kind in KINDS if kind.defined}
+DEFINED = {kind.kind: kind for kind in KINDS if kind.defined}
 
 
 def models():
@@ -50,7 +50,7 @@ def test_no_rule_is_for_something_that_is_not_there():
         assert fields.keys() <= there[model], model
 
 
-@pytest.mark.parametrize("kind", DEFINED.values(), ids=lambda kind: kind.name)
+@pytest.mark.parametrize("kind", DEFINED.values(), ids=lambda kind: kind.kind)
 def test_a_rule_is_as_the_api_server_wants_it(kind):
     for path, rule in rules(object_schema(kind)):
         assert "\n" not in rule["message"], path
@@ -62,8 +62,8 @@ def test_a_rule_is_as_the_api_server_wants_it(kind):
 def test_what_cannot_change_offline_cannot_change_in_a_cluster():
     for kind in DEFINED.values():
         frozen = [rule for _, rule in rules(object_schema(kind)) if "oldSelf" in rule["rule"]]
-        assert bool(frozen) is (kind.name in IMMUTABLE)
-        assert {rule["message"] for rule in frozen} <= {IMMUTABLE.get(kind.name)}
+        assert bool(frozen) is (kind.kind in IMMUTABLE)
+        assert {rule["message"] for rule in frozen} <= {IMMUTABLE.get(kind.kind)}
 
 
 def test_freezing_covers_every_field():

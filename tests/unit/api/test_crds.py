@@ -56,7 +56,7 @@ def structural_errors(node, path="", *, root=False):
             yield from structural_errors(node[key], f"{path}[{key}]")
 
 
-@pytest.mark.parametrize("kind", DEFINED, ids=lambda kind: kind.name)
+@pytest.mark.parametrize("kind", DEFINED, ids=lambda kind: kind.kind)
 def test_schemas_are_structural(kind):
     assert list(structural_errors(object_schema(kind), root=True)) == []
 
@@ -77,7 +77,7 @@ def test_the_rules_find_what_is_not_structural(broken):
     assert list(structural_errors(broken, root=True))
 
 
-@pytest.mark.parametrize("kind", DEFINED, ids=lambda kind: kind.name)
+@pytest.mark.parametrize("kind", DEFINED, ids=lambda kind: kind.kind)
 def test_every_field_is_described(kind):
     def bare(node, path):
         for name, part in node.get("properties", {}).items():
@@ -107,7 +107,7 @@ def test_every_field_is_described(kind):
 )
 def test_kubectl_explain_shows_what_programs_look_for(kind, path, text):
     """`kubectl explain` wraps lines, so the text has to be where the description begins."""
-    node = object_schema(next(one for one in DEFINED if one.name == kind))
+    node = object_schema(next(one for one in DEFINED if one.kind == kind))
     for name in path.split("."):
         node = node["properties"][name]
     assert node["description"].startswith(text)
@@ -132,14 +132,14 @@ def test_drift_is_found(tmp_path, monkeypatch, capsys):
     assert "crds/datavolumes.yaml is not up to date" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("kind", DEFINED, ids=lambda kind: kind.name)
+@pytest.mark.parametrize("kind", DEFINED, ids=lambda kind: kind.kind)
 def test_the_files_hold_the_definitions(kind):
     assert yaml.safe_load((ROOT / "crds" / f"{kind.plural}.yaml").read_text()) == definition(kind)
 
 
 def schema_errors(document):
     """Return the errors an API server would report, except about the null of a field that is not nullable."""
-    kind = next(kind for kind in KINDS if kind.name == document["kind"])
+    kind = next(kind for kind in KINDS if kind.kind == document["kind"])
     return [error.message for error in Draft202012Validator(object_schema(kind)).iter_errors(document)]
 
 
@@ -173,7 +173,7 @@ def test_what_the_definition_refuses_the_parser_refuses(document):
 
 
 def test_kinds_are_those_of_the_existing_api():
-    facts = {(kind.name, kind.plural, kind.short_names, kind.namespaced, kind.status_subresource) for kind in DEFINED}
+    facts = {(kind.kind, kind.plural, kind.short_names, kind.namespaced, kind.status_subresource) for kind in DEFINED}
     assert facts == {
         ("DataVolume", "datavolumes", ("dv", "dvs"), True, True),
         ("DataSource", "datasources", ("das",), True, False),

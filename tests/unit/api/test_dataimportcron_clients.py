@@ -12,7 +12,7 @@ from cdi.api.schema import Schema, definition, object_schema
 from cdi.api.validation import examine, parse_manifest
 
 DIGEST = "sha256:" + "0123456789ab" * 5 + "0123"
-KIND = next(kind for kind in KINDS if kind.name == "DataImportCron")
+KIND = next(kind for kind in KINDS if kind.kind == "DataImportCron")
 SCHEMA = object_schema(KIND)
 
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cdi.api.datavolume import DataVolume
-from cdi.api.errors import InvalidManifest
+from cdi.api.errors import InvalidManifest, NotFound
 from cdi.api.kinds import KINDS, kind_named
 from cdi.api.model import Model, unknown_fields, wire_name
 from cdi.api.validation import parse
@@ -132,12 +132,13 @@ def test_fields_are_spelt_as_in_the_api(attribute, name):
     ],
 )
 def test_kinds_have_the_names_of_kubectl(word, kind):
-    assert kind_named(word).name == kind
+    assert kind_named(word).kind == kind
 
 
 def test_other_words_name_no_kind():
-    assert kind_named("pods") is None
-    assert kind_named("") is None
+    for word in ("pods", ""):
+        with pytest.raises(NotFound):
+            kind_named(word)
 
 
 @given(st.data())

@@ -8,9 +8,9 @@ import sys
 import pytest
 
 from cdi.api.errors import InternalError, NotFound
+from cdi.api.kinds import STORED, kind_named
 from cdi.store.base import Key
 from cdi.store.file_store import LocalStore
-from cdi.store.kinds import KINDS, kind_of
 
 COUNT = """
 import sys
@@ -97,11 +97,11 @@ def test_cluster_wide_objects_ignore_a_namespace(store):
 
 def test_every_name_of_a_kind_finds_it():
     for word in ("dv", "dvs", "DataVolume", "datavolumes", "DATAVOLUME"):
-        assert kind_of(word).plural == "datavolumes"
-    assert kind_of("pvc").name == "PersistentVolumeClaim"
-    assert {kind_of(k.plural) for k in KINDS} == set(KINDS)
+        assert kind_named(word).plural == "datavolumes"
+    assert kind_named("pvc").kind == "PersistentVolumeClaim"
+    assert {kind_named(k.plural) for k in STORED} == set(STORED)
     with pytest.raises(NotFound):
-        kind_of("pods")
+        kind_named("pods")
 
 
 def test_reading_writes_nothing_not_even_its_directory(store, tmp_path):

@@ -99,7 +99,7 @@ def test_every_line_is_about_a_field(kind):
 
 def test_every_kind_is_there():
     rows = [row[0].strip("`") for row in section("Kinds")]
-    assert sorted(rows) == sorted(kind.name for kind in ALL_KINDS if kind.group)
+    assert sorted(rows) == sorted(kind.kind for kind in ALL_KINDS if kind.group)
 
 
 @pytest.mark.parametrize("title", [*(kind.__name__ for kind in KINDS), "Annotations", "What is written", "Kinds"])
