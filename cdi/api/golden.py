@@ -11,7 +11,7 @@ import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Final, Literal, Self
 
 from cdi.api.annotation_values import Parser, boolean, one_of, parse_annotations, printable
 from cdi.api.decode import Range, decode
@@ -432,15 +432,3 @@ _COMMANDS: dict[str, Parser] = {
     "retry": lambda text: Retry(version=_version(text)),
     "release": lambda text: Release(version=_version(text)),
 }
-
-
-def read_origin(body: Mapping[str, Any] | None) -> Origin | None:
-    """Return the golden version from which a PVC descends; None if it is unknown or recorded in an invalid way."""
-    metadata = (body or {}).get("metadata")
-    text = (metadata.get("annotations") or {}).get(ORIGIN) if isinstance(metadata, dict) else None
-    if text is None:
-        return None
-    try:
-        return Origin.from_json(text)
-    except ValueError:
-        return None

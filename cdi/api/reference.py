@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
+from cdi.api import annotations as state
 from cdi.api.cel.expressions import RULES
 from cdi.api.errors import CdiError, Retry, all_errors
 from cdi.api.kinds import KINDS, Resource
+from cdi.api.names import GROUP
 from cdi.api.schema import Schema, object_schema
 
+_END_OF_TABLE = "<!-- end of table -->"
 _RETRY = {
     Retry.NEVER: "no",
     Retry.BACKOFF: "yes, with exponential backoff",
@@ -33,6 +36,25 @@ def errors_page() -> str:
         f"| {_cell(error.default_remedy)} |"
         for error in all_errors()
         if error.__module__ == CdiError.__module__
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def with_state_tables(page: str) -> str:
+    """Return ``docs/reference/state.md`` with the tables between its markers written again."""
+    for name, rows in (("internal", state.INTERNAL), ("pods", state.PODS), ("golden", state.GOLDEN)):
+        begin = f"<!-- table {name}: made by scripts/generate out of cdi/api/annotations.py -->\n"
+        before, _, rest = page.partition(begin)
+        page = "".join((before, begin, "\n", _state_table(rows), "\n", _END_OF_TABLE, rest.partition(_END_OF_TABLE)[2]))
+    return page
+
+
+def _state_table(rows: Iterable[state.Annotation]) -> str:
+    lines = ["| annotation | on | written by | read by | content | if it is lost |", "|---|---|---|---|---|---|"]
+    lines += [
+        f"| `{row.key.removeprefix(f'{GROUP}/')}`{row.suffix} | {row.on} | {row.written_by} | {row.read_by} "
+        f"| {_cell(row.content)} | {_cell(row.recovery)} |"
+        for row in rows
     ]
     return "\n".join(lines) + "\n"
 

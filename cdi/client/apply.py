@@ -8,19 +8,17 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any, Literal
 
+from cdi.api.annotations import APPLIED
 from cdi.api.errors import AlreadyExists, Conflict, InvalidManifest, NotFound
-from cdi.api.json_document import parse_json, plain
+from cdi.api.json_document import plain
 from cdi.api.kinds import kind_of
 from cdi.api.meta import KubeObject
 from cdi.api.model import unknown_fields
-from cdi.api.names import GROUP
 from cdi.api.validation import MAX_PROBLEMS, describe, parse, parse_manifest, raise_problems, validate_update
 from cdi.client.backend import Applied, Reader
 from cdi.client.document import Document, Manifest, located
 from cdi.store.base import Key, Object, Store
 
-APPLIED = f"{GROUP}/applied"
-"""An annotation with the labels and annotations that the last manifest set, so that the next one can remove them."""
 _SERVER_OWNED = (
     "uid",
     "resourceVersion",
@@ -146,7 +144,7 @@ def _checked(
     body: Object = json.loads(json.dumps(manifest, default=str))  # noqa: TID251  a deep copy
     metadata = {name: value for name, value in body["metadata"].items() if name not in _SERVER_OWNED}
     if metadata.get("annotations"):
-        metadata["annotations"] = {name: text for name, text in metadata["annotations"].items() if name != APPLIED}
+        metadata["annotations"] = {name: text for name, text in metadata["annotations"].items() if name != APPLIED.key}
     body["metadata"] = metadata
     body.pop("status", None)
     if namespace and not metadata.get("namespace"):
@@ -231,17 +229,13 @@ def _merged(old: Object, body: Object) -> Object:
     Labels and annotations set by others are kept; those of the last manifest that this one lacks are removed.
     """
     before = old["metadata"]
-    try:
-        applied = parse_json((before.get("annotations") or {}).get(APPLIED, "{}"))
-    except ValueError:
-        applied = {}
+    applied = APPLIED.read(before.get("annotations") or {}) or {}
     metadata: dict[str, Any] = {**before, **body["metadata"]}
     ours: dict[str, list[str]] = {}
     for field in ("labels", "annotations"):
         wanted = body["metadata"].get(field) or {}
-        gone = (
-            {name for name in (applied.get(field) or []) if name not in wanted} if isinstance(applied, dict) else set()
-        )
+        names = applied.get(field)
+        gone = {name for name in names if isinstance(name, str)} - set(wanted) if isinstance(names, list) else set()
         kept = {name: text for name, text in (before.get(field) or {}).items() if name not in gone}
         merged = {**kept, **wanted}
         ours[field] = sorted(wanted)
@@ -249,7 +243,7 @@ def _merged(old: Object, body: Object) -> Object:
         if merged:
             metadata[field] = merged
     if any(ours.values()) or applied:
-        metadata.setdefault("annotations", {})[APPLIED] = json.dumps(ours, separators=(",", ":"))
+        metadata.setdefault("annotations", {}).update(APPLIED.write(ours))
     if "ownerReferences" in before:
         metadata["ownerReferences"] = before["ownerReferences"]
     new = {**body, "metadata": metadata}

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from cdi.api.annotations import read_origin
 from cdi.api.conditions import find_condition
 from cdi.api.dataimportcron import DataImportCron, GoldenVersion, VersionState
 from cdi.api.errors import (
@@ -17,7 +18,7 @@ from cdi.api.errors import (
     SourceUnavailable,
     by_code,
 )
-from cdi.api.golden import HOLD, PIN, RECORD, read_origin
+from cdi.api.golden import HOLD, PIN, RECORD
 from cdi.api.json_document import parse_json
 from cdi.api.names import (
     ANN_CRON_DESIRED_DIGEST,

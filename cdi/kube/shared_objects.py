@@ -11,12 +11,12 @@ import binascii
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeVar
 
+from cdi.api.annotations import MANAGED_CERTIFICATE
 from cdi.api.errors import AlreadyExists, Conflict, NotFound
-from cdi.api.names import COMMON_LABELS, GROUP
+from cdi.api.names import COMMON_LABELS
 from cdi.kube.client import Client
 from cdi.kube.resources import Object, Resource
 
-ANN_MANAGED = f"{GROUP}/managedCertificate"
 """Annotation of objects that this project manages; objects without it belong to a user or another tool."""
 _TRIES = 6
 T = TypeVar("T")
@@ -75,7 +75,7 @@ def manifest(
             "name": name,
             "namespace": namespace,
             "labels": {**COMMON_LABELS, **(labels or {})},
-            "annotations": {ANN_MANAGED: "true"},
+            "annotations": MANAGED_CERTIFICATE.write(),
             **({"ownerReferences": [owner]} if owner is not None else {}),
         },
     }
@@ -98,4 +98,4 @@ def field(secret: Object | None, name: str) -> bytes:
 def is_managed(body: Object | None) -> bool:
     """Return whether this program or a replica wrote the object."""
     annotations = ((body or {}).get("metadata") or {}).get("annotations") or {}
-    return annotations.get(ANN_MANAGED) == "true"
+    return MANAGED_CERTIFICATE.read(annotations)

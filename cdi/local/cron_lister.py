@@ -7,11 +7,11 @@ from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Literal, TypeVar
 
+from cdi.api.annotations import read_origin
 from cdi.api.core import PersistentVolumeClaim
 from cdi.api.dataimportcron import DataImportCron
 from cdi.api.datasource import DataSource
 from cdi.api.datavolume import DataVolume
-from cdi.api.golden import read_origin
 from cdi.api.meta import KubeObject
 from cdi.api.names import LABEL_DATA_IMPORT_CRON
 from cdi.client.status_view import phase_of

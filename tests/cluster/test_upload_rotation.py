@@ -13,12 +13,13 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
+from cdi.api.annotations import MANAGED_CERTIFICATE
 from cdi.api.upload_protocol import CLIENT_NAME
 from cdi.controller.certificates import CLIENT_SIGNER, SERVER_SIGNER
 from cdi.controller.upload_certificates import CLIENT_CERTIFICATE, PROXY_CERTIFICATE, PROXY_SIGNER
 from cdi.kube import pki
 from cdi.kube.pki import CERTIFICATE_LIFETIME
-from cdi.kube.shared_objects import ANN_MANAGED, encoded
+from cdi.kube.shared_objects import encoded
 from tests.cluster import upload_api
 from tests.cluster.test_apiserver import until
 from tests.cluster.test_cluster import service_outside
@@ -309,7 +310,7 @@ def test_an_administrator_s_certificate_is_shown_for_as_long_as_it_is_good(uploa
         authority, uploads.host, hosts=(uploads.host,), lifetime=CERTIFICATE_LIFETIME, now=dt.datetime.now(dt.UTC)
     )
     fields = {"tls.crt": own.certificate, "tls.key": own.key, "ca.crt": authority.certificate}
-    uploads.system.run("annotate", "secret", PROXY_CERTIFICATE, f"{ANN_MANAGED}-")
+    uploads.system.run("annotate", "secret", PROXY_CERTIFICATE, f"{MANAGED_CERTIFICATE.key}-")
     uploads.system.merge("secret", PROXY_CERTIFICATE, {"data": encoded(fields)})
     uploads.system.run("rollout", "restart", "deployment/cdi-deployment")
     uploads.system.run("rollout", "status", "deployment/cdi-deployment", f"--timeout={SLOW:.0f}s", patience=SLOW)

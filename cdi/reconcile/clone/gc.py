@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from cdi.api.copy import TICKET_PREFIX
 from cdi.api.datavolume import DataVolume
+from cdi.api.annotations import CLONE_TARGET, TICKETS
 from cdi.api.names import ANN_POD_PHASE
 from cdi.api.storageprofile import CloneStrategy
 from cdi.reconcile.actions import DeleteObject, PatchObject, Plan
@@ -106,7 +106,9 @@ def reconcile_reader(
 
 def remove_assignments(namespace: str, name: str, reader: SourcePod, targets: Iterable[str]) -> PatchObject:
     """Return the patch that removes the tickets for the target PVCs with these UIDs."""
-    annotations = {f"{TICKET_PREFIX}{uid}": None for uid in sorted(targets)}
+    annotations: dict[str, str | None] = {}
+    for uid in sorted(targets):
+        annotations |= TICKETS.write(uid, None)
     return PatchObject(plural="pods", namespace=namespace, name=name, uid=reader.uid, annotations=annotations)
 
 
@@ -142,9 +144,8 @@ def reconcile_claim(claim: PVC, objects: Lister, targets: Iterable[PVC]) -> Plan
 
 def _temporary_pvc(prime: PVC, objects: Lister) -> Plan:
     """Delete a temporary PVC once its target is deleted or uses another one."""
-    place = prime.annotations[ANN_TARGET]
-    namespace, _, name = place.partition("/")
-    target = objects.claim(namespace, name)
+    place = CLONE_TARGET.read(prime.annotations)
+    target = objects.claim(*place) if place is not None else None
     if (
         target is not None
         and is_temporary_for(prime, target)

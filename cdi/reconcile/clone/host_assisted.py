@@ -14,7 +14,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any, Final
 
-from cdi.api.copy import MAX_TARGETS, PORT, TICKET_PREFIX, CopySourceJob, CopyTargetJob, Ticket
+from cdi.api.annotations import TICKETS
+from cdi.api.copy import MAX_TARGETS, PORT, CopySourceJob, CopyTargetJob, Ticket
 from cdi.api.datavolume import ContentType
 from cdi.api.job import BlockTargetSpec, DirectoryTargetSpec, FileTargetSpec
 from cdi.api.names import (
@@ -243,7 +244,7 @@ def _assign(claim: PVC, record: ClonePlanRecord, name: str, reader: SourcePod, t
         namespace=record.namespace,
         name=name,
         uid=reader.uid,
-        annotations={f"{TICKET_PREFIX}{claim.uid}": ticket.to_json()},
+        annotations=TICKETS.write(claim.uid, ticket),
     )
     return certificate, given
 

@@ -6,24 +6,23 @@ objects are kept while any clone needs them.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
 from typing import Final, Self
+from dataclasses import dataclass, replace
 
-from cdi.api.decode import DecodeError, decode
+from cdi.api.annotations import CLONE_PLAN, CLONE_SNAPSHOT_REQUEST, CLONE_SOURCE_UID, CLONE_TARGET
 from cdi.api.names import ANN_CLONE_REQUEST, ANN_CLONE_TYPE, ANN_OWNER_UID, GROUP, prime_claim, temporary_claim
 from cdi.api.storageprofile import CloneStrategy
 from cdi.reconcile.clone.planner import FALLBACK_SENTENCES, ClonePlan, Fallback
 from cdi.reconcile.clone.types import CloneSource
 from cdi.reconcile.types import PVC
 
-ANNOTATION: Final = f"{GROUP}/storage.clone.record"
-ANN_SNAPSHOT_REQUEST: Final = f"{GROUP}/storage.clone.snapshotRequest"
+ANNOTATION: Final = CLONE_PLAN.key
+ANN_SNAPSHOT_REQUEST: Final = CLONE_SNAPSHOT_REQUEST.key
 """Annotation of the target: ``namespace/name`` of its source VolumeSnapshot, like `ANN_CLONE_REQUEST` for a PVC."""
-ANN_TARGET: Final = f"{GROUP}/storage.clone.target"
+ANN_TARGET: Final = CLONE_TARGET.key
 """Annotation of temporary objects that the target cannot own: ``namespace/name`` of the target."""
-ANN_SOURCE_UID: Final = f"{GROUP}/storage.clone.sourceUID"
+ANN_SOURCE_UID: Final = CLONE_SOURCE_UID.key
 """Annotation of temporary objects with the UID of their source.
 
 For a snapshot this is its source PVC; for a PVC through which a snapshot is read, that snapshot.
@@ -65,17 +64,12 @@ class ClonePlanRecord:
     @classmethod
     def read(cls, claim: PVC) -> Self | None:
         """Parse the PVC's annotation; return None if it is missing or invalid."""
-        return cls.parse(claim.annotations.get(ANNOTATION))
+        return CLONE_PLAN.read(cls, claim.annotations)
 
     @classmethod
     def parse(cls, text: str | None) -> Self | None:
         """Parse the annotation's text; return None if it is empty or invalid."""
-        if not text:
-            return None
-        try:
-            return decode(cls, text)
-        except DecodeError:
-            return None
+        return CLONE_PLAN.parse(cls, text)
 
     @classmethod
     def of(
@@ -103,7 +97,7 @@ class ClonePlanRecord:
         return FALLBACK_SENTENCES.get(self.reason, self.reason)
 
     def write(self) -> str:
-        return json.dumps(asdict(self), separators=(",", ":"))
+        return CLONE_PLAN.format(self)
 
     def fell_back(self, fallback: Fallback, *, restored: str, now: float) -> Self:
         """Return the record of the fallback to copying; a snapshot is then read through the PVC `restored`."""

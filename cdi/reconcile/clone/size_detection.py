@@ -13,8 +13,9 @@ from dataclasses import replace
 from typing import Final
 
 from cdi.api.datavolume import ContentType, DataVolume
+from cdi.api.annotations import SOURCE_DISK_SIZE
 from cdi.api.errors import Retry
-from cdi.api.names import ANN_CONTENT_TYPE, GROUP
+from cdi.api.names import ANN_CONTENT_TYPE
 from cdi.api.phases import Reason
 from cdi.reconcile.actions import Action, CreateObject, DeleteObject, PatchObject
 from cdi.reconcile.clone.manifests import build_size_detection_pod, measurement_pod
@@ -25,8 +26,7 @@ from cdi.reconcile.datavolume.result import Result, pending
 from cdi.reconcile.storage.claim_defaults import overhead_of
 from cdi.reconcile.types import Pending
 
-ANNOTATION: Final = f"{GROUP}/storage.clone.sourceDiskSize"
-"""Annotation of a DataVolume with the size of the disk in the source PVC: ``bytes of uid`` or ``unknown of uid``."""
+ANNOTATION: Final = SOURCE_DISK_SIZE.key
 REQUEUE_DELAY: Final = 5.0
 """Seconds before a failed size-detection pod is recreated."""
 
@@ -66,9 +66,9 @@ def detect_size(context: ReconcileContext, found: CloneSource) -> int | Result |
     elif pod.outcome is None:
         message = f"{message}; {pod.message}" if pod.message else message
     elif pod.outcome.failure is None:
-        actions = (_note(context.datavolume, found, str(pod.outcome.disk_size or 0)),)
+        actions = (_note(context.datavolume, found, pod.outcome.disk_size or 0),)
     elif pod.outcome.failure.retry is not Retry.BACKOFF:
-        actions = (_note(context.datavolume, found, "unknown"),)
+        actions = (_note(context.datavolume, found, None),)
     else:
         message = f"{message}; the last attempt failed: {pod.outcome.failure.message}"
         left = max(0.0, pod.ended + REQUEUE_DELAY - context.now)
@@ -80,15 +80,12 @@ def detect_size(context: ReconcileContext, found: CloneSource) -> int | Result |
 
 def parse_size_annotation(dv: DataVolume, uid: str) -> int | None:
     """Return the recorded size in bytes of the disk in the PVC `uid`; 0 if undetectable, None if not recorded."""
-    size, _, of = (dv.metadata.annotations or {}).get(ANNOTATION, "").partition(" of ")
-    if of != uid:
-        return None
-    return int(size) if size.isascii() and size.isdigit() and len(size) < 20 else 0
+    return SOURCE_DISK_SIZE.read(dv.metadata.annotations or {}, uid)
 
 
 def unknown_size(uid: str) -> dict[str, str]:
     """Return the annotation of a DataVolume for a source PVC `uid` whose disk size cannot be detected."""
-    return {ANNOTATION: f"unknown of {uid}"}
+    return SOURCE_DISK_SIZE.write(None, uid)
 
 
 def is_wanted(pod: SizeDetectionPod, dv: DataVolume | None) -> bool:
@@ -101,8 +98,8 @@ def is_wanted(pod: SizeDetectionPod, dv: DataVolume | None) -> bool:
     )
 
 
-def _note(dv: DataVolume, found: CloneSource, size: str) -> PatchObject:
-    return PatchObject.of_data_volume(dv, annotations={ANNOTATION: f"{size} of {found.uid}"})
+def _note(dv: DataVolume, found: CloneSource, size: int | None) -> PatchObject:
+    return PatchObject.of_data_volume(dv, annotations=dict(SOURCE_DISK_SIZE.write(size, found.uid)))
 
 
 def _gone(pod: SizeDetectionPod, found: CloneSource, name: str) -> DeleteObject:

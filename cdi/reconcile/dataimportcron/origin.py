@@ -19,6 +19,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from cdi.api.annotations import GOLDEN_STATEMENT
 from cdi.api.dataimportcron import GoldenVersion, VersionState
 from cdi.api.errors import CdiError
 from cdi.api.golden import RECORD
@@ -26,7 +27,6 @@ from cdi.api.names import (
     ANN_CREATED_BY_CONTROLLER,
     ANN_OWNER_UID,
     COMMON_LABELS,
-    GROUP,
     LABEL_COMPONENT,
     POD_ANNOTATION_DEFAULTS,
     joined,
@@ -50,7 +50,7 @@ from cdi.reconcile.pods.builder import CONTAINER, restricted_pod_spec, schedulin
 from cdi.reconcile.types import PVC
 
 COMPONENT: Final = "cdi-record-signer"
-ANN_STATEMENT: Final = f"{GROUP}/golden.statement"
+ANN_STATEMENT: Final = GOLDEN_STATEMENT.key
 """Pod annotation with the statement to be signed."""
 SIGNING_TIMEOUT: Final = 60
 """Seconds for which the offer of a version waits for the signature of its record."""

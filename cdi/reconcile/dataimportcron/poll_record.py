@@ -7,11 +7,10 @@ DataImportCron, by the same request as the times of the polls. A task whose resu
 from __future__ import annotations
 
 import hashlib
-import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Final, Self
 
-from cdi.api.decode import DecodeError, decode
+from cdi.api.annotations import POLL_RECORD
 from cdi.api.job import Failure
 from cdi.api.poll import PollResult
 
@@ -20,7 +19,6 @@ FIRST_DELAY: Final = 30.0
 LONGEST_DELAY: Final = 6 * 3600.0
 """Maximum of these delays, in seconds."""
 _MAX_MESSAGE = 1024
-_MAX_RECORD = 1 << 14
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,15 +37,10 @@ class PollRecord:
     @classmethod
     def read(cls, text: str | None) -> Self:
         """Parse the annotation; a missing or invalid one gives an empty record."""
-        if not text or len(text) > _MAX_RECORD:
-            return cls()
-        try:
-            return decode(cls, text)
-        except DecodeError:
-            return cls()
+        return POLL_RECORD.parse(cls, text) or cls()
 
     def write(self) -> str:
-        return json.dumps(asdict(self), separators=(",", ":"))
+        return POLL_RECORD.format(self)
 
     def with_success(self, task: str, found: PollResult) -> Self:
         """Return the record after a success, which ends a series of failures.

@@ -17,6 +17,7 @@ import json
 from dataclasses import replace
 from typing import Any, Final
 
+from cdi.api.annotations import ATTEMPT
 from cdi.api.dataimportcron import GoldenVersion, VersionState
 from cdi.api.errors import BootFailed, CdiError, Interrupted, Retry, WorkerLost, render
 from cdi.api.job import Failure
@@ -48,7 +49,7 @@ from cdi.reconcile.dataimportcron.proof_result import (
     waiting_for,
 )
 from cdi.reconcile.dataimportcron.proof_turn import MAX_PROOFS, has_turn
-from cdi.reconcile.pods.builder import ANN_ATTEMPT, ANN_FINGERPRINT, ANN_SPEC
+from cdi.reconcile.pods.builder import ANN_FINGERPRINT, ANN_SPEC
 from cdi.reconcile.pods.status import Termination, created_at, is_started, pending_reason, termination
 from cdi.reconcile.pods.types import PodBlocker
 from cdi.reconcile.types import PVC
@@ -237,8 +238,8 @@ def _clean_up(context: CronContext, claim: PVC, pod: Body | None) -> ProofStep:
 
 
 def _attempt_of(pod: Body) -> int:
-    text = (pod["metadata"].get("annotations") or {}).get(ANN_ATTEMPT, "")
-    return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else 1
+    number = ATTEMPT.read(pod["metadata"].get("annotations") or {})
+    return 1 if number is None else number
 
 
 def _delete(pod: Body) -> DeleteObject:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Final, Self
 
+from cdi.api.annotations import PROOF_ATTEMPTS
 from cdi.api.dataimportcron import GoldenVersion, ProofStatus
-from cdi.api.decode import DecodeError, decode
 from cdi.api.errors import BootFailed, Retry, render
 from cdi.api.golden import RETRY
 from cdi.api.job import Failure
-from cdi.api.names import GROUP
 from cdi.api.phases import Reason
 from cdi.api.proof import ProofResult
 from cdi.api.timestamps import timestamp
@@ -22,7 +20,7 @@ from cdi.reconcile.pods.types import PodBlocker
 from cdi.reconcile.settings import CLUSTER_RETRIES
 from cdi.reconcile.types import PVC
 
-ANNOTATION: Final = f"{GROUP}/golden.proofAttempts"
+ANNOTATION: Final = PROOF_ATTEMPTS.key
 """Annotation of a version's PVC: JSON of `ProofAttempts`, until the proof has a result."""
 MAX_FAILURES: Final = 3
 """Consecutive attempts that end with an error of the emulator, after which the version is unproven."""
@@ -71,13 +69,10 @@ class ProofAttempts:
     @classmethod
     def read(cls, text: str | None) -> Self:
         """Parse the annotation; a missing or invalid one means that there were no attempts."""
-        try:
-            return decode(cls, text) if text else cls()
-        except DecodeError:
-            return cls()
+        return PROOF_ATTEMPTS.parse(cls, text) or cls()
 
     def write(self) -> str:
-        return json.dumps(asdict(self), separators=(",", ":"))
+        return PROOF_ATTEMPTS.format(self)
 
     def left(self, uid: str, now: float) -> float:
         """Return the seconds until the next attempt is due; 0 if it is.

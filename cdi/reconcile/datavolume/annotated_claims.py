@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from cdi.api.annotations import IMPORT_STATUS
 from cdi.api.datavolume import DataVolume
 from cdi.api.errors import InvalidManifest
-from cdi.api.json_document import parse_json
 from cdi.api.names import (
     ANN_CLONE_REQUEST,
     ANN_CONTENT_TYPE,
@@ -37,9 +37,8 @@ from cdi.reconcile.types import PVC, DataRef
 
 IMPORT_SOURCE = "VolumeImportSource"
 CLONE_SOURCE = "VolumeCloneSource"
-ANN_STATUS = f"{GROUP}/storage.import.status"
+ANN_STATUS = IMPORT_STATUS.key
 """Annotation with the status that a DataVolume would have, as JSON."""
-_MAX_STATUS = 32 * 1024
 
 
 def names_import_source(ref: DataRef | None) -> bool:
@@ -108,7 +107,7 @@ def data_volume_for_claim(claim: PVC, objects: Lister) -> DataVolume | None:
         if claim.requested is not None
         else None,
     }
-    return _data_volume(claim, spec, _status(annotations.get(ANN_STATUS)))
+    return _data_volume(claim, spec, IMPORT_STATUS.read(annotations))
 
 
 def _recorded_form(claim: PVC, objects: Lister) -> dict[str, Any]:
@@ -168,13 +167,3 @@ def _parsed(body: dict[str, Any]) -> DataVolume:
     model = parse(body)
     assert isinstance(model, DataVolume)
     return model
-
-
-def _status(text: str | None) -> dict[str, Any] | None:
-    if not text or len(text) > _MAX_STATUS:
-        return None
-    try:
-        status = parse_json(text)
-    except ValueError:
-        return None
-    return status if isinstance(status, dict) else None

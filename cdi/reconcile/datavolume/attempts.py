@@ -7,19 +7,17 @@ acts on it. Recording the same result twice changes nothing.
 from __future__ import annotations
 
 import hashlib
-import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Self
 
-from cdi.api.decode import DecodeError, decode
+from cdi.api.annotations import ATTEMPTS
 from cdi.api.errors import Retry, RetryBudgetSpent, WorkerLost
 from cdi.api.job import Failure
-from cdi.api.names import GROUP
 from cdi.reconcile.pods.types import Worker
 from cdi.reconcile.settings import Retries
 from cdi.reconcile.types import PVC
 
-ANNOTATION = f"{GROUP}/storage.attempts"
+ANNOTATION = ATTEMPTS.key
 _MAX_MESSAGE = 4096
 
 
@@ -56,15 +54,10 @@ class AttemptHistory:
     @classmethod
     def read(cls, text: str | None) -> Self:
         """Parse the annotation; a missing or invalid one gives an empty history."""
-        if not text:
-            return cls()
-        try:
-            return decode(cls, text)
-        except DecodeError:
-            return cls()
+        return ATTEMPTS.parse(cls, text) or cls()
 
     def write(self) -> str:
-        return json.dumps(asdict(self), separators=(",", ":"))
+        return ATTEMPTS.format(self)
 
     def with_result(self, worker: Worker | None) -> Self:
         """Return the attempt history with the result of `worker`'s attempt, if that is not recorded yet."""

@@ -8,18 +8,17 @@ removed.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime
 from typing import Final
 
-from cdi.api.golden import DEPRECATED, END_OF_LIFE, LAST_CLONED, ORIGIN, REVOKED, Origin
-from cdi.api.timestamps import parse_timestamp, timestamp
+from cdi.api.annotations import GOLDEN_DEPRECATED, GOLDEN_END_OF_LIFE, GOLDEN_LAST_CLONED, GOLDEN_ORIGIN, GOLDEN_REVOKED
+from cdi.api.golden import Origin
+from cdi.api.timestamps import timestamp
 from cdi.reconcile.actions import Event, PatchObject
 from cdi.reconcile.clone.types import CloneSource
 from cdi.reconcile.types import PVC
 
 CLONE_MARK_INTERVAL: Final = 60.0
 """Seconds within which further clones do not change `LAST_CLONED`, since many often begin together."""
-_MAX_ORIGIN = 2048
 _MAX_TEXT = 400
 
 REVOKED_SOURCE: Final = "RevokedSource"
@@ -29,19 +28,13 @@ DEPRECATED_SOURCE: Final = "DeprecatedSource"
 
 def parse_origin(annotations: Mapping[str, str]) -> Origin | None:
     """Return the recorded origin of a volume; None if there is none, or it is not valid."""
-    text = annotations.get(ORIGIN)
-    if text is None or len(text) > _MAX_ORIGIN:
-        return None
-    try:
-        return Origin.from_json(text)
-    except ValueError:
-        return None
+    return GOLDEN_ORIGIN.read(Origin, annotations)
 
 
 def inherited_origin(source: Mapping[str, str]) -> dict[str, str]:
     """Return the annotation that a clone takes over from the annotations of its source."""
     origin = parse_origin(source)
-    return {ORIGIN: origin.to_json()} if origin is not None else {}
+    return GOLDEN_ORIGIN.write(origin) if origin is not None else {}
 
 
 def mark_clone(source: CloneSource | PVC, now: float, *, snapshot: bool = False) -> tuple[PatchObject, ...]:
@@ -49,7 +42,7 @@ def mark_clone(source: CloneSource | PVC, now: float, *, snapshot: bool = False)
     origin = parse_origin(source.annotations)
     if origin is None or (origin.namespace, origin.version) != (source.namespace, source.name):
         return ()
-    last = parse_timestamp(source.annotations.get(LAST_CLONED))
+    last = GOLDEN_LAST_CLONED.read(source.annotations)
     if last is not None and 0 <= now - last.timestamp() < CLONE_MARK_INTERVAL:
         return ()
     patch = PatchObject(
@@ -57,7 +50,7 @@ def mark_clone(source: CloneSource | PVC, now: float, *, snapshot: bool = False)
         namespace=source.namespace,
         name=source.name,
         uid=source.uid,
-        annotations={LAST_CLONED: timestamp(datetime.fromtimestamp(now, UTC))},
+        annotations=dict(GOLDEN_LAST_CLONED.write(now)),
     )
     return (patch,)
 
@@ -80,11 +73,11 @@ def source_warnings(annotations: Mapping[str, str], place: str, now: float) -> I
 
 def source_notice(annotations: Mapping[str, str], now: float) -> tuple[str, str] | None:
     """Return the reason of an event about a source, and a clause that says why; None if there is nothing to say."""
-    reason = annotations.get(REVOKED)
+    reason = GOLDEN_REVOKED.read(annotations)
     if reason is not None:
         return REVOKED_SOURCE, f"was revoked ({reason if len(reason) <= _MAX_TEXT else f'{reason[: _MAX_TEXT - 1]}…'})"
-    end = parse_timestamp(annotations.get(END_OF_LIFE))
-    since = parse_timestamp(annotations.get(DEPRECATED))
+    end = GOLDEN_END_OF_LIFE.read(annotations)
+    since = GOLDEN_DEPRECATED.read(annotations)
     if end is not None and end.timestamp() <= now:
         return END_OF_LIFE_SOURCE, f"reached its end of life on {timestamp(end)}"
     if since is not None and since.timestamp() <= now:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from cdi.api.annotations import IMPORT_STATUS
 from cdi.api.copy import CopyTargetJob
 from cdi.api.datavolume import DataVolume
 from cdi.api.errors import ClaimMisbound, InvalidManifest
@@ -31,7 +31,6 @@ from cdi.reconcile.clone.host_assisted import before_target, source_pod_annotati
 from cdi.reconcile.clone.plan_annotation import by_storage, temporary_pvc
 from cdi.reconcile.clone.status import clone_marks
 from cdi.reconcile.context import ReconcileContext
-from cdi.reconcile.datavolume.annotated_claims import ANN_STATUS
 from cdi.reconcile.datavolume.attempts import AttemptHistory
 from cdi.reconcile.datavolume.claim_builder import build_prime, build_scratch
 from cdi.reconcile.datavolume.provisioning import is_populated, provisioning_blocker, worker_claim
@@ -358,7 +357,7 @@ def status_annotations(
     if accepts_upload(context) and ANN_UPLOAD_CLIENT_NAME not in claim.annotations:
         wanted |= upload_annotations()
     if context.synthetic:
-        wanted[ANN_STATUS] = json.dumps(status, separators=(",", ":"), sort_keys=True)
+        wanted |= IMPORT_STATUS.write(status)
     if populated and _shows_progress(context, claim, state):
         wanted[ANN_POPULATOR_PROGRESS] = state.progress
     return wanted

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Self
 
-from cdi.api.decode import DecodeError, decode
-from cdi.api.names import GROUP
+from cdi.api.annotations import UPLOAD_REQUEST
 
-ANNOTATION = f"{GROUP}/storage.upload.request"
+ANNOTATION = UPLOAD_REQUEST.key
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,12 +23,7 @@ class UploadRequest:
     @classmethod
     def read(cls, text: str | None) -> Self | None:
         """Parse the annotation; return None if it is missing or invalid."""
-        if not text:
-            return None
-        try:
-            return decode(cls, text)
-        except DecodeError:
-            return None
+        return UPLOAD_REQUEST.parse(cls, text)
 
     def write(self) -> str:
-        return json.dumps(asdict(self), separators=(",", ":"))
+        return UPLOAD_REQUEST.format(self)

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+from cdi.api import annotations as state
 from cdi.api.datavolume import DataVolume
 from cdi.api.errors import InvalidManifest
 from cdi.api.job import Job, Limits, StreamSourceSpec
@@ -25,7 +26,6 @@ from cdi.api.names import (
     ANN_SERVICE_ACCOUNT,
     COMMON_LABELS,
     COMPONENT_IMPORTER,
-    GROUP,
     LABEL_COMPONENT,
     LABEL_PROMETHEUS,
     MAX_NAME,
@@ -43,16 +43,16 @@ from cdi.reconcile.pods.types import VolumeLayout
 from cdi.reconcile.settings import ResolvedConfig, WorkerPodConfig
 from cdi.reconcile.types import PVC
 
-ANN_JOB = f"{GROUP}/job"
-ANN_LIMITS = f"{GROUP}/limits"
-ANN_JOURNAL = f"{GROUP}/journal"
+ANN_JOB = state.JOB.key
+ANN_LIMITS = state.LIMITS.key
+ANN_JOURNAL = state.JOURNAL.key
 """Pod annotation with the journal of an earlier attempt."""
-ANN_ATTEMPT = f"{GROUP}/attempt"
-ANN_FINGERPRINT = f"{GROUP}/fingerprint"
-ANN_UPLOAD = f"{GROUP}/upload"
-ANN_SPEC = f"{GROUP}/specDigest"
+ANN_ATTEMPT = state.ATTEMPT.key
+ANN_FINGERPRINT = state.FINGERPRINT.key
+ANN_UPLOAD = state.UPLOAD.key
+ANN_SPEC = state.SPEC_DIGEST.key
 """Pod annotation with the digest of the pod's template, to detect that the template has changed."""
-ANN_STORED_JOURNAL = f"{GROUP}/storage.journal"
+ANN_STORED_JOURNAL = state.STORED_JOURNAL.key
 """Annotation of the filled PVC with the newest journal, if the volume cannot keep one itself."""
 
 CONTAINER = "importer"

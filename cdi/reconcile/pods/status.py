@@ -11,14 +11,15 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from cdi.api.annotations import ATTEMPT
 from cdi.api.errors import CdiError, ResourceLimit, WorkerEvicted, WorkerLost
 from cdi.api.job import Failure, Outcome, Progress
 from cdi.api.json_document import parse_json
 from cdi.api.names import COMPONENT_IMPORTER, COMPONENT_UPLOAD_SERVER, LABEL_COMPONENT
 from cdi.api.phases import PULL_FAILED, Reason
 from cdi.api.timestamps import epoch_seconds
-from cdi.reconcile.pods.builder import ANN_ATTEMPT, ANN_FINGERPRINT, ANN_LIMITS, ANN_SPEC, ANN_UPLOAD, CONTAINER
 from cdi.reconcile.pods.types import Pod, PodBlocker, Worker
+from cdi.reconcile.pods.builder import ANN_FINGERPRINT, ANN_LIMITS, ANN_SPEC, ANN_UPLOAD, CONTAINER
 
 WORKERS = frozenset({COMPONENT_IMPORTER, COMPONENT_UPLOAD_SERVER})
 """Values of the label `LABEL_COMPONENT` of pods that fill a volume."""
@@ -59,11 +60,11 @@ def worker_from_pod(
     """
     metadata, status = pod.get("metadata") or {}, pod.get("status") or {}
     annotations = metadata.get("annotations") or {}
-    attempt = annotations.get(ANN_ATTEMPT, "")
+    attempt = ATTEMPT.read(annotations)
     owner = next((one for one in metadata.get("ownerReferences") or () if one.get("controller")), None)
     if (
         (metadata.get("labels") or {}).get(LABEL_COMPONENT) not in WORKERS
-        or not (attempt.isascii() and attempt.isdigit() and len(attempt) < 10)
+        or attempt is None
         or owner is None
         or owner.get("kind") != "PersistentVolumeClaim"
     ):
@@ -71,7 +72,7 @@ def worker_from_pod(
     container = _container(status)
     state = container.get("state") or {}
     restarts = (pod.get("spec") or {}).get("restartPolicy") == "OnFailure"
-    number = int(attempt) + (_restart_count(container) if restarts else 0)
+    number = attempt + (_restart_count(container) if restarts else 0)
     last = (container.get("lastState") or {}).get("terminated") if restarts else None
     terminated = last if _needs_new_pod(last) else last_termination(container)
     # Other containers of the pod (a service mesh's proxy) do not count: the attempt ends with the worker's container.
@@ -87,10 +88,10 @@ def worker_from_pod(
         fingerprint=annotations.get(ANN_FINGERPRINT, ""),
         upload=annotations.get(ANN_UPLOAD, ""),
     )
-    worker = _ended_worker(base, pod, terminated or {}, claim, int(attempt)) if ended else base
+    worker = _ended_worker(base, pod, terminated or {}, claim, attempt) if ended else base
     previous = None
-    if not ended and last is not None and number > int(attempt):
-        previous = _ended_worker(replace(base, attempt=number - 1), pod, last, claim, int(attempt))
+    if not ended and last is not None and number > attempt:
+        previous = _ended_worker(replace(base, attempt=number - 1), pod, last, claim, attempt)
     return replace(
         worker,
         refused=refused,
@@ -102,7 +103,7 @@ def worker_from_pod(
             node=str((pod.get("spec") or {}).get("nodeName") or ""),
             started=state.get("running") is not None or terminated is not None,
             restarts=restarts and status.get("phase") not in ("Succeeded", "Failed"),
-            restarted=number > int(attempt),
+            restarted=number > attempt,
             scheduled=_scheduled(status),
             hold=None if ended else _hold(pod, container, node_lost=node_lost),
             deleting=metadata.get("deletionTimestamp") is not None,

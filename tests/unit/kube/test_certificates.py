@@ -8,6 +8,7 @@ import datetime as dt
 
 import pytest
 
+from cdi.api.annotations import MANAGED_CERTIFICATE
 from cdi.api.errors import AlreadyExists, Conflict, NotFound, UploadNotReady
 from cdi.kube import pki
 from cdi.kube.certificate_annotations import ANN_NOT_AFTER, ANN_NOT_BEFORE
@@ -21,7 +22,6 @@ from cdi.kube.certificates import (
     service_hosts,
 )
 from cdi.kube.pki import AUTHORITY_LIFETIME, CERTIFICATE_LIFETIME, Lifetime
-from cdi.kube.shared_objects import ANN_MANAGED
 
 NOW = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 HOUR = dt.timedelta(hours=1)
@@ -80,7 +80,7 @@ def secret(pair, *, managed=False, **more):
     data = {"tls.crt": pair.certificate, "tls.key": pair.key} | more
     return {
         "metadata": {"name": PLACE.secret, "namespace": "cdi", "uid": "u", "resourceVersion": "0",
-                     "annotations": {ANN_MANAGED: "true"} if managed else {}},
+                     "annotations": MANAGED_CERTIFICATE.write() if managed else {}},
         "type": "kubernetes.io/tls",
         "data": {name: base64.b64encode(text).decode() for name, text in data.items()},
     }  # fmt: skip
@@ -166,7 +166,7 @@ async def test_somebody_elses_certificate_is_used_while_it_is_good():
     _, held = await look(api, NOW + 24 * HOUR)
     assert held.pair != theirs
     assert held.authorities == ""
-    assert api.objects["secrets", PLACE.secret]["metadata"]["annotations"][ANN_MANAGED] == "true"
+    assert api.objects["secrets", PLACE.secret]["metadata"]["annotations"][MANAGED_CERTIFICATE.key] == "true"
 
 
 async def test_the_type_of_a_secret_stays_for_it_cannot_be_changed():

@@ -1,0 +1,600 @@
+"""Annotations that hold the state of this implementation, each with a typed accessor.
+
+Anybody who may write an object may write its annotations. An accessor therefore bounds what it parses and returns None
+for a value that it would not have written; whoever reads it treats that as a value that was never written. The table on
+``docs/reference/state.md`` is generated from the descriptions here: who writes a value, who reads it, and what happens
+if it is lost.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeVar
+
+from cdi.api.copy import TICKET_PREFIX, Ticket
+from cdi.api.decode import DecodeError, decode
+from cdi.api.errors import CdiError
+from cdi.api.golden import BUNDLE_DIGEST, DEPRECATED, END_OF_LIFE, LAST_CLONED, ORIGIN, RECORD, REVOKED, Origin
+from cdi.api.json_document import parse_json
+from cdi.api.names import (
+    ANN_CRON_DESIRED_DIGEST,
+    ANN_CRON_IMAGE_STREAM_DOCKER_REF,
+    ANN_CRON_LAST_TIME,
+    ANN_CRON_LAST_USE_TIME,
+    ANN_CRON_NEXT_TIME,
+    ANN_CRON_POLL,
+    ANN_CRON_STORAGE_CLASS,
+    ANN_FILLED_FOR,
+    ANN_LEARNED_SETS,
+    ANN_OWNER_UID,
+    GROUP,
+)
+from cdi.api.timestamps import parse_timestamp, timestamp
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+    Record = TypeVar("Record", bound=DataclassInstance)
+
+Annotations = Mapping[str, str]
+Entry = dict[str, str]
+"""Annotation to be written, by its name."""
+
+MAX_TEXT: Final = 256 << 10
+"""Maximum size of a value in bytes: Kubernetes limits the annotations of an object to that together."""
+_MAX_NUMBER_DIGITS = 9
+_MAX_SIZE_DIGITS = 19
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Annotation:
+    """Name and description of one annotation; the base of the accessors."""
+
+    key: str
+    on: str
+    """Objects that have it."""
+    written_by: str
+    read_by: str
+    content: str
+    recovery: str
+    """What happens if the value is missing, invalid or older than what it describes."""
+    suffix: ClassVar[str] = ""
+    """What the documentation says after the key of a group of annotations."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextAnnotation(Annotation):
+    """Text that is not interpreted, such as a UID."""
+
+    max_size: int = MAX_TEXT
+
+    def read(self, annotations: Annotations) -> str | None:
+        """Return the text; None if it is missing, empty or too long."""
+        text = annotations.get(self.key)
+        return text if text and len(text) <= self.max_size else None
+
+    def write(self, text: str) -> Entry:
+        return {self.key: text}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FlagAnnotation(Annotation):
+    """Mark that an object either has or does not have."""
+
+    def read(self, annotations: Annotations) -> bool:
+        return annotations.get(self.key) == "true"
+
+    def write(self) -> Entry:
+        return {self.key: "true"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NumberAnnotation(Annotation):
+    """Number that is not negative."""
+
+    def read(self, annotations: Annotations) -> int | None:
+        """Return the number; None if it is missing, no decimal number, or longer than nine digits."""
+        text = annotations.get(self.key, "")
+        return int(text) if text.isascii() and text.isdigit() and len(text) <= _MAX_NUMBER_DIGITS else None
+
+    def write(self, number: int) -> Entry:
+        return {self.key: str(number)}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TimeAnnotation(Annotation):
+    """Moment as in RFC 3339."""
+
+    def read(self, annotations: Annotations) -> datetime | None:
+        return parse_timestamp(annotations.get(self.key))
+
+    def write(self, seconds: float) -> Entry:
+        """Return the annotation for a moment in seconds since the epoch."""
+        return {self.key: timestamp(datetime.fromtimestamp(seconds, UTC))}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReferenceAnnotation(Annotation):
+    """Reference ``namespace/name`` to an object."""
+
+    def read(self, annotations: Annotations) -> tuple[str, str] | None:
+        """Return namespace and name; None unless both are there."""
+        namespace, _, name = annotations.get(self.key, "").partition("/")
+        return (namespace, name) if namespace and name and "/" not in name else None
+
+    def write(self, namespace: str, name: str) -> Entry:
+        return {self.key: f"{namespace}/{name}"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordAnnotation(Annotation):
+    """JSON of a dataclass, which the caller names because its methods belong to whoever decides with it."""
+
+    max_size: int = MAX_TEXT
+
+    def parse(self, record: type[Record], text: str | None) -> Record | None:
+        """Return the value of a text; None if it is missing, too long or not valid for `record`."""
+        if not text or len(text) > self.max_size:
+            return None
+        try:
+            return decode(record, text)
+        except DecodeError:
+            return None
+
+    def read(self, record: type[Record], annotations: Annotations) -> Record | None:
+        """Return the value, as `parse` does."""
+        return self.parse(record, annotations.get(self.key))
+
+    def format(self, value: DataclassInstance) -> str:
+        return json.dumps(asdict(value), separators=(",", ":"))
+
+    def write(self, value: DataclassInstance) -> Entry:
+        return {self.key: self.format(value)}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ObjectAnnotation(Annotation):
+    """JSON object without a schema of its own."""
+
+    max_size: int = MAX_TEXT
+    sort_keys: bool = True
+
+    def read(self, annotations: Annotations) -> dict[str, Any] | None:
+        """Return the object; None if it is missing, too long or not a JSON object."""
+        text = annotations.get(self.key)
+        if not text or len(text) > self.max_size:
+            return None
+        try:
+            found = parse_json(text)
+        except ValueError:
+            return None
+        return found if isinstance(found, dict) else None
+
+    def write(self, value: Mapping[str, Any]) -> Entry:
+        return {self.key: json.dumps(value, separators=(",", ":"), sort_keys=self.sort_keys)}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DiskSizeAnnotation(Annotation):
+    """Size of the disk in one volume: ``BYTES of UID``, or ``unknown of UID``."""
+
+    def read(self, annotations: Annotations, uid: str) -> int | None:
+        """Return the size in bytes of the disk in the PVC `uid`; 0 if undetectable, None if not recorded."""
+        size, _, of = annotations.get(self.key, "").partition(" of ")
+        if of != uid:
+            return None
+        return int(size) if size.isascii() and size.isdigit() and len(size) <= _MAX_SIZE_DIGITS else 0
+
+    def write(self, size: int | None, uid: str) -> Entry:
+        """Return the annotation for a size in bytes; None if it cannot be detected."""
+        return {self.key: f"{'unknown' if size is None else size} of {uid}"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TicketAnnotations(Annotation):
+    """Group of annotations: one `Ticket` for each target of a source pod."""
+
+    suffix: ClassVar[str] = " and the target's id"
+
+    def read(self, annotations: Annotations) -> dict[str, Ticket]:
+        """Return the valid tickets by the target's id."""
+        found: dict[str, Ticket] = {}
+        for name, text in annotations.items():
+            if name.startswith(self.key):
+                try:
+                    found[name.removeprefix(self.key)] = Ticket.from_json(text)
+                except CdiError:
+                    continue
+        return found
+
+    def write(self, target: str, ticket: Ticket | None) -> dict[str, str | None]:
+        """Return the annotation for one target; with None, its removal."""
+        return {f"{self.key}{target}": None if ticket is None else ticket.to_json()}
+
+
+# --- on PVCs, volumes and DataVolumes ---------------------------------------------------------------------------
+
+ATTEMPTS: Final = RecordAnnotation(
+    key=f"{GROUP}/storage.attempts",
+    on="PVC",
+    written_by="controller",
+    read_by="controller",
+    content="attempt history, JSON: number, result, error, backoff, furthest offset, uid of the prime PVC and name of "
+    "the volume. Written before anything follows from it",
+    recovery="a bound PVC that is marked as complete counts as filled; any other is filled again by a new attempt",
+)
+STORED_JOURNAL: Final = TextAnnotation(
+    key=f"{GROUP}/storage.journal",
+    on="filled PVC",
+    written_by="controller",
+    read_by="controller, for the next pod",
+    content="newest journal of a block volume, which cannot hold its own",
+    recovery="the next attempt starts at the beginning of the source",
+)
+LEARNED_SETS: Final = TextAnnotation(
+    key=ANN_LEARNED_SETS,
+    on="StorageProfile",
+    written_by="controller",
+    read_by="controller, webhook",
+    content="what bound volumes of an unknown provisioner have shown, in the order in which it was seen: "
+    "`ReadWriteOnce Filesystem, ReadWriteMany Block`",
+    recovery="learned again from the volumes that exist",
+)
+FILLED_FOR: Final = TextAnnotation(
+    key=ANN_FILLED_FOR,
+    on="PersistentVolume",
+    written_by="controller",
+    read_by="controller",
+    content="uid of the PVC that the volume was filled for; marks it as complete",
+    recovery="the volume does not count as complete, and the PVC is filled again",
+)
+IMPORT_STATUS: Final = ObjectAnnotation(
+    key=f"{GROUP}/storage.import.status",
+    on="PVC without a DataVolume",
+    written_by="controller",
+    read_by="controller",
+    content="the status that its DataVolume would have, JSON",
+    recovery="computed again from the PVC and its pod; conditions get new times",
+    max_size=32 << 10,
+)
+CLONE_PLAN: Final = RecordAnnotation(
+    key=f"{GROUP}/storage.clone.record",
+    on="target PVC",
+    written_by="controller",
+    read_by="controller, command line",
+    content="the clone plan: source, strategy, fallback reasons, temporary snapshot and PVC",
+    recovery="planned again; temporary objects of the lost plan are garbage-collected",
+)
+CLONE_SNAPSHOT_REQUEST: Final = ReferenceAnnotation(
+    key=f"{GROUP}/storage.clone.snapshotRequest",
+    on="target PVC",
+    written_by="controller",
+    read_by="controller",
+    content="`namespace/name` of the VolumeSnapshot that is cloned",
+    recovery="the DataVolume still names the source; a PVC without a DataVolume waits for a source",
+)
+CLONE_TARGET: Final = ReferenceAnnotation(
+    key=f"{GROUP}/storage.clone.target",
+    on="temporary snapshots and PVCs, pods",
+    written_by="controller",
+    read_by="controller",
+    content="`namespace/name` of the target, where it cannot be the owner",
+    recovery="the garbage collection leaves the object alone; delete it by hand",
+)
+CLONE_SOURCE_UID: Final = TextAnnotation(
+    key=f"{GROUP}/storage.clone.sourceUID",
+    on="temporary snapshot, temporary PVC",
+    written_by="controller",
+    read_by="controller",
+    content="uid of the PVC or snapshot it was made from",
+    recovery="the object is not used for the clone and is created again",
+)
+SOURCE_DISK_SIZE: Final = DiskSizeAnnotation(
+    key=f"{GROUP}/storage.clone.sourceDiskSize",
+    on="DataVolume of a clone",
+    written_by="controller",
+    read_by="controller",
+    content="virtual size of the disk in the source, and the source's uid; found by a size-detection pod",
+    recovery="detected again by another pod",
+)
+PROOF_ATTEMPTS: Final = RecordAnnotation(
+    key=f"{GROUP}/golden.proofAttempts",
+    on="PVC of a golden image's version",
+    written_by="controller",
+    read_by="controller",
+    content="boot proofs that ended without a result, JSON: number, error, end, whether to do without KVM; removed "
+    "with the result",
+    recovery="the proof is attempted again, without delay and counted from the first attempt",
+)
+UPLOAD_REQUEST: Final = RecordAnnotation(
+    key=f"{GROUP}/storage.upload.request",
+    on="PVC, one machine only",
+    written_by="command line",
+    read_by="controller",
+    content="the upload that attempts belong to: id, file or length",
+    recovery="the PVC waits for the next upload",
+)
+TRANSFER_UID: Final = TextAnnotation(
+    key=f"{GROUP}/objectTransferUID",
+    on="PVC and DataVolume that a transfer creates",
+    written_by="controller",
+    read_by="controller",
+    content="uid of the ObjectTransfer",
+    recovery="the target counts as another object of the same name, and the transfer stops with that cause",
+)
+MANAGED_CERTIFICATE: Final = FlagAnnotation(
+    key=f"{GROUP}/managedCertificate",
+    on="Secret, ConfigMap",
+    written_by="controller, webhook",
+    read_by="controller, webhook",
+    content="marks certificates and CA bundles that `cdi` renews; others are not changed",
+    recovery="the certificate is no longer renewed; delete the object to have it created again",
+)
+APPLIED: Final = ObjectAnnotation(
+    key=f"{GROUP}/applied",
+    on="every object, one machine only",
+    written_by="command line",
+    read_by="command line",
+    content="names of the labels and annotations that the last applied manifest set, JSON, to compute what an apply "
+    "removes",
+    recovery="the next apply removes nothing",
+    sort_keys=False,
+)
+INTERNAL: Final[tuple[Annotation, ...]] = (
+    ATTEMPTS,
+    STORED_JOURNAL,
+    LEARNED_SETS,
+    FILLED_FOR,
+    IMPORT_STATUS,
+    CLONE_PLAN,
+    CLONE_SNAPSHOT_REQUEST,
+    CLONE_TARGET,
+    CLONE_SOURCE_UID,
+    SOURCE_DISK_SIZE,
+    PROOF_ATTEMPTS,
+    UPLOAD_REQUEST,
+    TRANSFER_UID,
+    MANAGED_CERTIFICATE,
+    APPLIED,
+)
+
+# --- on worker pods ---------------------------------------------------------------------------------------------
+
+JOB: Final = TextAnnotation(
+    key=f"{GROUP}/job",
+    on="pod",
+    written_by="controller",
+    read_by="worker",
+    content="the `Job`, JSON",
+    recovery="the worker ends with an error, and the next attempt's pod has the job again",
+)
+LIMITS: Final = TextAnnotation(
+    key=f"{GROUP}/limits",
+    on="pod",
+    written_by="controller, `cdi limit`",
+    read_by="worker, while it runs",
+    content="bandwidth and connections",
+    recovery="the worker keeps its limits; the controller writes those of the DataVolume again",
+)
+JOURNAL: Final = TextAnnotation(
+    key=f"{GROUP}/journal",
+    on="pod",
+    written_by="controller",
+    read_by="worker",
+    content="where an earlier pod stopped",
+    recovery="the worker starts at the beginning of the source",
+)
+ATTEMPT: Final = NumberAnnotation(
+    key=f"{GROUP}/attempt",
+    on="pod",
+    written_by="controller",
+    read_by="controller",
+    content="number of the attempt",
+    recovery="the pod does not count as a worker of the PVC",
+)
+FINGERPRINT: Final = TextAnnotation(
+    key=f"{GROUP}/fingerprint",
+    on="pod",
+    written_by="controller",
+    read_by="controller",
+    content="digest of what the attempt was started with; a change starts a new history",
+    recovery="the pod counts as started with other input",
+)
+UPLOAD: Final = TextAnnotation(
+    key=f"{GROUP}/upload",
+    on="pod",
+    written_by="controller",
+    read_by="controller",
+    content="the upload that the pod serves",
+    recovery="the pod counts as one for another upload",
+)
+SPEC_DIGEST: Final = TextAnnotation(
+    key=f"{GROUP}/specDigest",
+    on="pod",
+    written_by="controller",
+    read_by="controller",
+    content="digest of the pod's specification; a pod that would be created differently now is replaced",
+    recovery="the pod is replaced while it waits to start",
+)
+TICKETS: Final = TicketAnnotations(
+    key=TICKET_PREFIX,
+    on="source pod of a clone",
+    written_by="controller",
+    read_by="worker that reads a clone's source",
+    content="a ticket: address, PVC and certificate name of one target",
+    recovery="the controller writes the ticket of every target that waits again",
+)
+OWNER_UID: Final = TextAnnotation(
+    key=ANN_OWNER_UID,
+    on="pod, temporary objects",
+    written_by="controller",
+    read_by="controller, the pod's metric",
+    content="uid of the PVC",
+    recovery="the object counts as one of another clone; a temporary PVC is deleted and created again",
+)
+PODS: Final[tuple[Annotation, ...]] = (
+    JOB,
+    LIMITS,
+    JOURNAL,
+    ATTEMPT,
+    FINGERPRINT,
+    UPLOAD,
+    SPEC_DIGEST,
+    TICKETS,
+    OWNER_UID,
+)
+
+# --- of golden images -------------------------------------------------------------------------------------------
+
+_VERSION_OBJECTS = "DataVolume, PVC and VolumeSnapshot of a version"
+_FROM_STATUS = "written again from the DataImportCron's status"
+
+DESIRED_DIGEST: Final = TextAnnotation(
+    key=ANN_CRON_DESIRED_DIGEST,
+    on="DataImportCron",
+    written_by="controller",
+    read_by="controller, clients",
+    content="digest that the last successful poll found; a client may set it instead",
+    recovery="found again by the next poll",
+)
+IMAGE_STREAM_REFERENCE: Final = TextAnnotation(
+    key=ANN_CRON_IMAGE_STREAM_DOCKER_REF,
+    on="DataImportCron",
+    written_by="controller",
+    read_by="controller",
+    content="the image that the ImageStream names",
+    recovery="found again by the next poll",
+)
+NEXT_POLL: Final = TimeAnnotation(
+    key=ANN_CRON_NEXT_TIME,
+    on="DataImportCron; Job or pod of a poll",
+    written_by="controller",
+    read_by="controller",
+    content="time of the next poll; set to now, it polls at once, or as soon as a running poll has ended; on a poll's "
+    "Job or pod: the time by which it was started",
+    recovery="computed again from the schedule",
+)
+LAST_POLL: Final = TimeAnnotation(
+    key=ANN_CRON_LAST_TIME,
+    on="DataImportCron",
+    written_by="controller",
+    read_by="clients",
+    content="time of the last poll",
+    recovery="written again by the next poll",
+)
+POLL_RECORD: Final = RecordAnnotation(
+    key=ANN_CRON_POLL,
+    on="DataImportCron",
+    written_by="controller",
+    read_by="controller, command line",
+    content="results of polls, JSON",
+    recovery="the next poll runs as if it was the first; the number of failures starts at 0",
+    max_size=16 << 10,
+)
+STORAGE_CLASS: Final = TextAnnotation(
+    key=ANN_CRON_STORAGE_CLASS,
+    on="DataImportCron",
+    written_by="controller",
+    read_by="controller",
+    content="StorageClass in force",
+    recovery="written again; a change of the class in between is not noticed",
+)
+LAST_USE: Final = TextAnnotation(
+    key=ANN_CRON_LAST_USE_TIME,
+    on=_VERSION_OBJECTS,
+    written_by="controller",
+    read_by="controller",
+    content="when it was last wanted; outdated versions are deleted in this order",
+    recovery="the version counts as the one that was wanted longest ago, until it is wanted again",
+)
+GOLDEN_LAST_CLONED: Final = TimeAnnotation(
+    key=LAST_CLONED,
+    on="PVC or VolumeSnapshot of a version",
+    written_by="controller",
+    read_by="controller",
+    content="when a clone of it last began",
+    recovery="written again by the next clone; until then the version counts as never cloned",
+)
+GOLDEN_ORIGIN: Final = RecordAnnotation(
+    key=ORIGIN,
+    on="PVC, VolumeSnapshot of a version",
+    written_by="controller",
+    read_by="controller, command line",
+    content="the golden version from which the volume descends, JSON; it survives the version",
+    recovery=f"{_FROM_STATUS} on the objects of a version; lost on a clone",
+    max_size=2 << 10,
+)
+GOLDEN_RECORD: Final = TextAnnotation(
+    key=RECORD,
+    on="PVC or VolumeSnapshot of a version",
+    written_by="controller",
+    read_by="command line",
+    content="its record of origin: an in-toto statement, in a DSSE envelope if it is signed",
+    recovery="written, and signed if a key is set, again while the version is in the history",
+)
+GOLDEN_DEPRECATED: Final = TimeAnnotation(
+    key=DEPRECATED,
+    on=_VERSION_OBJECTS,
+    written_by="controller",
+    read_by="controller, clients",
+    content="when its deprecation begins, RFC 3339; clones are warned from then on",
+    recovery=_FROM_STATUS,
+)
+GOLDEN_END_OF_LIFE: Final = TimeAnnotation(
+    key=END_OF_LIFE,
+    on=_VERSION_OBJECTS,
+    written_by="controller",
+    read_by="controller, clients",
+    content="when its support ends, RFC 3339; clones are warned from then on",
+    recovery=_FROM_STATUS,
+)
+GOLDEN_REVOKED: Final = TextAnnotation(
+    key=REVOKED,
+    on=_VERSION_OBJECTS,
+    written_by="controller",
+    read_by="controller, clients",
+    content="why it was revoked; clones are warned",
+    recovery=_FROM_STATUS,
+)
+GOLDEN_BUNDLE_DIGEST: Final = TextAnnotation(
+    key=BUNDLE_DIGEST,
+    on="DataVolume of an uploaded bundle",
+    written_by="command line",
+    read_by="command line",
+    content="digest of the image in the bundle; a repeated `cdi bundle import` uses the volume only if it agrees",
+    recovery="a repeated `cdi bundle import` refuses the volume; delete it first",
+)
+GOLDEN_STATEMENT: Final = TextAnnotation(
+    key=f"{GROUP}/golden.statement",
+    on="pod that signs a record",
+    written_by="controller",
+    read_by="the pod, controller",
+    content="the in-toto statement to be signed",
+    recovery="the pod is replaced",
+)
+GOLDEN: Final[tuple[Annotation, ...]] = (
+    DESIRED_DIGEST,
+    IMAGE_STREAM_REFERENCE,
+    NEXT_POLL,
+    LAST_POLL,
+    POLL_RECORD,
+    STORAGE_CLASS,
+    LAST_USE,
+    GOLDEN_LAST_CLONED,
+    GOLDEN_ORIGIN,
+    GOLDEN_RECORD,
+    GOLDEN_DEPRECATED,
+    GOLDEN_END_OF_LIFE,
+    GOLDEN_REVOKED,
+    GOLDEN_BUNDLE_DIGEST,
+    GOLDEN_STATEMENT,
+)
+
+
+def read_origin(body: Mapping[str, Any] | None) -> Origin | None:
+    """Return the golden version from which a PVC descends; None if it is unknown or recorded in an invalid way."""
+    metadata = (body or {}).get("metadata")
+    return GOLDEN_ORIGIN.read(Origin, metadata.get("annotations") or {}) if isinstance(metadata, dict) else None
