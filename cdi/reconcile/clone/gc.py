@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from cdi.api.datavolume import DataVolume
 from cdi.api.annotations import CLONE_TARGET, TICKETS
+from cdi.api.datavolume import DataVolume
 from cdi.api.names import ANN_POD_PHASE
 from cdi.api.storageprofile import CloneStrategy
 from cdi.reconcile.actions import DeleteObject, PatchObject, Plan

@@ -7,8 +7,8 @@ objects are kept while any clone needs them.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Final, Self
 from dataclasses import dataclass, replace
+from typing import Final, Self
 
 from cdi.api.annotations import CLONE_PLAN, CLONE_SNAPSHOT_REQUEST, CLONE_SOURCE_UID, CLONE_TARGET
 from cdi.api.names import ANN_CLONE_REQUEST, ANN_CLONE_TYPE, ANN_OWNER_UID, GROUP, prime_claim, temporary_claim

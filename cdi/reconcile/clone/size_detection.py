@@ -12,8 +12,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Final
 
-from cdi.api.datavolume import ContentType, DataVolume
 from cdi.api.annotations import SOURCE_DISK_SIZE
+from cdi.api.datavolume import ContentType, DataVolume
 from cdi.api.errors import Retry
 from cdi.api.names import ANN_CONTENT_TYPE
 from cdi.api.phases import Reason
