@@ -28,9 +28,9 @@ from cdi.client.backend import Applied, OnUpdate, Section
 from cdi.client.document import Manifest
 from cdi.client.status_view import failure_of, phase_of
 from cdi.client.wait import wait
-from cdi.local import events
+from cdi.local.applier import patch
 from cdi.local.environment import Environments
-from cdi.local.executor import patch
+from cdi.local.event_recorder import EventRecorder
 from cdi.local.home import Home
 from cdi.local.launcher import Launcher
 from cdi.local.supervisor import ensure_supervisor
@@ -191,7 +191,7 @@ class LocalBackend:
 
     def events(self, namespace: str | None, name: str, kind: str = "dv") -> Objects:
         """Return an object's events, oldest first; raise `NotFound`."""
-        return events.of(self._store, self.get(kind, namespace, name))
+        return EventRecorder(self._store).events_of(self.get(kind, namespace, name))
 
     def changes(self, plurals: Collection[str], namespace: str | None) -> Watch:  # noqa: ARG002 (all in one directory)
         """See `Backend.changes`."""

@@ -7,61 +7,46 @@ It keeps no state of its own: if it is killed, the next one continues from the o
 from __future__ import annotations
 
 import contextlib
-import heapq
 import logging
 import os
 import signal
 import sys
 import time
-from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from cdi import atomic_file
 from cdi import private_directory as private
-from cdi.api.configuration import CONFIG_NAME
-from cdi.api.core import PersistentVolumeClaim
-from cdi.api.dataimportcron import DataImportCron
-from cdi.api.datasource import DataSource
-from cdi.api.datavolume import DataVolume
 from cdi.api.errors import CdiError, Conflict, InternalError, InvalidManifest
-from cdi.api.names import ANN_POD_PHASE, GROUP, LABEL_DATA_IMPORT_CRON
-from cdi.api.phases import Phase
+from cdi.controller.workqueue import WorkQueue
 from cdi.local import resumable_dirs
-from cdi.local.cron_lister import LocalCronLister, cron_context
+from cdi.local.applier import PlanApplier
 from cdi.local.environment import Environments
-from cdi.local.executor import Executor
-from cdi.local.garbage import collect_garbage
 from cdi.local.home import Home
 from cdi.local.launcher import Launcher
-from cdi.local.lister import PLATFORM, WATCHED, Observed, Setting
+from cdi.local.lister import WATCHED, Observed, Setting
 from cdi.local.processes import GUARD, Processes, rotate
-from cdi.local.provisioner import Provisioner
-from cdi.local.tasks import Task, Tasks
-from cdi.local.trouble import Troubles
+from cdi.local.reconcilers.dataimportcron import DataImportCronReconciler
+from cdi.local.reconcilers.datasource import DataSourceReconciler
+from cdi.local.reconcilers.datavolume import DataVolumeReconciler
+from cdi.local.reconcilers.garbage import GarbageCollector
+from cdi.local.reconcilers.persistentvolumeclaim import PersistentVolumeClaimReconciler
+from cdi.local.reconcilers.reconciler import Changes, ChangeTracker, Reconciler, Request, Result, Task
+from cdi.local.tasks import Tasks
+from cdi.local.worker_slots import ProcessMonitor, WorkerSlots
 from cdi.logs import LogFormat, configure
-from cdi.reconcile.actions import Plan, StartWorker
-from cdi.reconcile.dataimportcron.deletion import plan_deletion
-from cdi.reconcile.dataimportcron.reconcile import reconcile_cron
-from cdi.reconcile.datasource import reconcile_data_source
-from cdi.reconcile.datavolume import upload_request as uploads
-from cdi.reconcile.datavolume.reconcile import reconcile
-from cdi.reconcile.datavolume.upload_request import UploadRequest
 from cdi.reconcile.invalid_object import report_invalid
-from cdi.store.base import Change, Key, Object
+from cdi.store.base import Key
 from cdi.store.file_store import LocalStore
 
-MAX_WORKERS = f"{GROUP}/policy.maxWorkers"
-"""An annotation of CDIConfig ``config``: the largest number of concurrent workers."""
-DEFAULT_WORKERS = 4
 IDLE_TIMEOUT = 3.0
 """Seconds without work after which the supervisor exits."""
+MIN_BACKOFF = 1.0
+MAX_BACKOFF = 60.0
+"""Seconds until a failed reconcile is tried again; doubled with every failure."""
 _TICK = 0.1
-_POLL_INTERVAL = 0.5
-_SOON = 10.0
-"""Seconds; a DataImportCron that is to be reconciled within them is work, later it is a timer."""
-_GARBAGE = "garbage collection"
-"""The key of garbage collection among the recorded errors."""
+_ORDER = ("persistentvolumeclaims", "datavolumes")
+"""Kinds that are reconciled before all others, as those refer to them."""
 
 log = logging.getLogger("cdi.supervisor")
 _processes = Processes()
@@ -83,13 +68,11 @@ def ensure_supervisor(home: Home) -> bool:
         return lock is not None
 
 
-def _data_volume_of(key: Key) -> Key:
-    """Return the DataVolume in whose conditions errors about `key` are shown."""
-    return Key("datavolumes", key.namespace, key.name) if key.plural == "persistentvolumeclaims" else key
-
-
 class Supervisor:
-    """Controller that observes objects, reconciles them and executes the plans; `step` is one round."""
+    """Manager of one CDI_HOME: it observes objects and processes, and reconciles what they affect.
+
+    `step` is one round.
+    """
 
     def __init__(
         self,
@@ -98,31 +81,47 @@ class Supervisor:
         launcher: Launcher | None = None,
         setting: Setting | None = None,
         linger: float = IDLE_TIMEOUT,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """Wire up queue and reconcilers.
+
+        Args:
+            home: The CDI_HOME.
+            launcher: Launcher of workers.
+            setting: Settings for every reconcile.
+            linger: Seconds without work after which `run` returns.
+            clock: Called for monotonic time in seconds.
+
+        """
         self._home = home
-        self._setting = setting or Setting()
+        self._setting = setting = setting or Setting()
         self._linger = linger
-        self._store = LocalStore(home.objects)
-        self._launcher = launcher or Launcher(home)
-        self._observed = Observed(home)
-        self._environments = Environments(home)
-        self._tasks = Tasks(home)
-        self._executor = Executor(self._store, self._launcher, self._observed.content, self._environments, self._tasks)
-        self._crons = LocalCronLister(self._observed, self._tasks)
-        self._provisioner = Provisioner(home, self._store, self._launcher)
-        self._watch = self._store.watch(WATCHED)
-        self._due: dict[Key, float] = {}
-        self._heap: list[tuple[float, Key]] = []
-        self._troubles = Troubles()
-        self._queue: deque[Key] = deque()
-        self._running: dict[str, Key] = {}
-        self._running_tasks: dict[tuple[Task, str], Key] = {}
-        self._timers: dict[Key, float] = {}
-        """When DataImportCrons are to be reconciled that wait for their schedule: kept, but not waited for."""
-        self._faces: dict[Key, tuple[object, ...] | None] = {}
-        self._garbage = True
-        self._garbage_due = 0.0
+        self._clock = clock
+        self._store = store = LocalStore(home.objects)
+        launcher, environments, tasks = launcher or Launcher(home), Environments(home), Tasks(home)
+        self._observed = observed = Observed(home)
+        self._applier = applier = PlanApplier(store, launcher, observed.content, environments, tasks)
+        # One supervisor handles one key at a time, so that its backoffs need no jitter.
+        self._queue: WorkQueue[Request] = WorkQueue(
+            clock=clock, jitter=lambda: 0.5, base=MIN_BACKOFF, max_backoff=MAX_BACKOFF
+        )
+        self._timers: WorkQueue[Request] = WorkQueue(clock=clock)
+        """Keys that are to be reconciled later, but that the supervisor does not keep running for."""
+        self._errors: dict[Request, CdiError] = {}
+        """Errors of the last reconciles."""
+        self._processes = processes = ProcessMonitor(launcher, tasks)
+        self._slots = slots = WorkerSlots(observed, processes)
+        self._reconcilers: dict[str, Reconciler] = {
+            "persistentvolumeclaims": PersistentVolumeClaimReconciler(home, store, observed, launcher),
+            "datavolumes": DataVolumeReconciler(observed, applier, launcher, processes, slots, setting, self._errors),
+            "datasources": DataSourceReconciler(observed, applier, setting),
+            "dataimportcrons": DataImportCronReconciler(home, observed, applier, tasks, processes, setting),
+        }
+        self._garbage = GarbageCollector(store, observed, launcher, environments, tasks)
+        self._tracker = ChangeTracker()
+        self._watch = store.watch(WATCHED)
         self._ended = False
+        self._queue.add(Task.GARBAGE_COLLECTION)
 
     def end(self) -> None:
         """Exit after the current round; workers keep running."""
@@ -155,9 +154,9 @@ class Supervisor:
         idle_since: float | None = None
         while True:
             seen = self._store.version()
-            busy = self.step(_TICK if idle_since is None or self._running else 2 * _TICK)
+            busy = self.step(_TICK if idle_since is None else 2 * _TICK)
             rotate(self._home.supervisor_log, writing=True)
-            now = time.monotonic()
+            now = self._clock()
             if busy:
                 idle_since = None
             elif idle_since is None:
@@ -169,267 +168,95 @@ class Supervisor:
 
     def step(self, timeout: float) -> bool:
         """Process changes, waiting for at most `timeout` seconds; return whether there is work left."""
-        if self._due and (nearest := self._nearest()) is not None:
-            timeout = max(0.0, min(timeout, nearest - time.monotonic()))
+        if (due := self._queue.next_due()) is not None:
+            timeout = max(0.0, min(timeout, due - self._clock()))
         changes = self._watch.poll(timeout)
         self._observed.take(changes)
-        for key in self._touched(changes):
-            self._schedule(key, 0.0)
-        for uid, key in list(self._running.items()):
-            if not self._launcher.alive(uid):
-                del self._running[uid]
-                self._schedule(key, 0.0)
-        for (task, uid), key in list(self._running_tasks.items()):
-            if not self._tasks.running(task, uid):
-                del self._running_tasks[task, uid]
-                self._schedule(key, 0.0)
-        for key in [key for key, moment in self._timers.items() if moment <= time.monotonic()]:
-            self._schedule(key, 0.0)
-        for key in self._pop_due():
-            self._guarded(key)
-        self._admit()
-        self._collect_garbage()
-        return bool(self._due or self._running or self._running_tasks or self._garbage or changes)
+        for request in self._requests_for(self._tracker.track(changes)):
+            self._queue.add(request)
+        for key in self._processes.take_ended():
+            self._queue.add(key)
+        for request in _take_ready(self._timers):
+            self._timers.done(request)
+            self._queue.add(request)
+        for request in sorted(_take_ready(self._queue), key=self._rank):
+            self._reconcile(request)
+            self._queue.done(request)
+        while (first := self._slots.next()) is not None:
+            self._reconcile(first)
+            self._slots.leave(first)
+        return bool(len(self._queue) or len(self._processes) or changes)
 
-    # --- due keys --------------------------------------------------------------------------------------------------
+    def _requests_for(self, changes: Changes) -> Iterable[Request]:
+        requests: set[Request] = set(self._garbage.requests_for(changes))
+        for reconciler in self._reconcilers.values():
+            requests.update(reconciler.requests_for(changes))
+        return requests
 
-    def _schedule(self, key: Key, delay: float) -> None:
-        moment = time.monotonic() + delay
-        known = self._due.get(key)
-        if known is None or moment < known:
-            self._due[key] = moment
-            heapq.heappush(self._heap, (moment, key))
+    def _rank(self, request: Request) -> tuple[int, str, tuple[str, str, str]]:
+        """Return the place of a request in a round: by kind, then by age."""
+        if isinstance(request, Task):
+            return len(_ORDER) + 1, "", ("", "", "")
+        body = self._observed.body(request)
+        born = body["metadata"].get("creationTimestamp", "") if body else ""
+        kind = _ORDER.index(request.plural) if request.plural in _ORDER else len(_ORDER)
+        return kind, born, (request.plural, request.namespace, request.name)
 
-    def _nearest(self) -> float | None:
-        while self._heap and self._due.get(self._heap[0][1]) != self._heap[0][0]:
-            heapq.heappop(self._heap)
-        return self._heap[0][0] if self._heap else None
-
-    def _pop_due(self) -> list[Key]:
-        """Remove and return the due keys: PVCs, then DataVolumes, then objects referring to them, each by age."""
-        now = time.monotonic()
-        due: list[Key] = []
-        while (nearest := self._nearest()) is not None and nearest <= now:
-            _, key = heapq.heappop(self._heap)
-            del self._due[key]
-            due.append(key)
-        order = ("persistentvolumeclaims", "datavolumes")
-        return sorted(due, key=lambda key: (order.index(key.plural) if key.plural in order else 2, self._born(key)))
-
-    def _born(self, key: Key) -> tuple[str, Key]:
-        body = self._observed.body(key)
-        return (body["metadata"].get("creationTimestamp", "") if body else "", key)
-
-    def _touched(self, changes: Iterable[Change]) -> Iterable[Key]:
-        """Return the keys that have to be reconciled because of these changes."""
-        touched: set[Key] = set()
-        everything = clones = False
-        for change in changes:
-            self._garbage = self._garbage or change.type == "DELETED"
-            labels = change.body["metadata"].get("labels") or {}
-            if cron := labels.get(LABEL_DATA_IMPORT_CRON):
-                touched.add(Key("dataimportcrons", change.key.namespace, str(cron)))
-            match change.key.plural:
-                case "datavolumes":
-                    touched.add(change.key)
-                    clones = clones or self._turned(change)
-                case "persistentvolumeclaims":
-                    touched |= {change.key, Key("datavolumes", change.key.namespace, change.key.name)}
-                    clones = clones or self._turned(change)
-                case "datasources" | "dataimportcrons":
-                    touched.add(change.key)
-                    clones = True
-                case "events":
-                    pass
-                case _:
-                    everything = True
-        if everything:
-            touched |= set(self._observed.keys("dataimportcrons"))
-        if everything or clones:
-            touched |= set(self._observed.keys("datasources"))
-            touched |= {
-                key
-                for key in self._observed.keys("datavolumes")
-                if (everything or self._refers(key)) and not self._is_final(key)
-            }
-        return touched
-
-    def _turned(self, change: Change) -> bool:
-        """Return whether a change is visible to other objects; progress, for example, is not."""
-        metadata, status = change.body["metadata"], change.body.get("status") or {}
-        face = (
-            None
-            if change.type == "DELETED"
-            else (
-                metadata["uid"],
-                status.get("phase"),
-                "deletionTimestamp" in metadata,
-                (metadata.get("annotations") or {}).get(ANN_POD_PHASE),
-                str(metadata.get("labels")),
-            )
-        )
-        before = self._faces.get(change.key)
-        self._faces[change.key] = face
-        return face != before
-
-    def _refers(self, key: Key) -> bool:
-        spec = (self._observed.body(key) or {}).get("spec") or {}
-        source = spec.get("source")
-        return bool(spec.get("sourceRef") or (isinstance(source, dict) and source.get("pvc")))
-
-    def _is_final(self, key: Key) -> bool:
-        phase = ((self._observed.body(key) or {}).get("status") or {}).get("phase")
-        return phase in (Phase.SUCCEEDED, Phase.FAILED)
-
-    # --- reconciling ----------------------------------------------------------------------------------------------
-
-    def _guarded(self, key: Key, *, admitted: bool = False) -> None:
+    def _reconcile(self, request: Request) -> None:
         """Reconcile one object and record its errors, so that they do not affect others."""
         try:
-            self._reconcile(key, admitted=admitted)
+            result = self._result_of(request)
         except Conflict:
-            self._schedule(key, 0.0)
+            self._queue.add(request)
         except InvalidManifest as error:
-            log.error("%s: %s", key, error)  # noqa: TRY400  complete; not retried until the object changes
-            self._complain(key, error)
+            log.error("%s: %s", request, error)  # noqa: TRY400  complete; not retried until the object changes
+            self._report(request, error)
         except CdiError as error:
-            self._troubled(key, error)
+            self._retry(request, error)
         except Exception as error:
-            log.exception("%s", key)
-            self._troubled(key, InternalError(f"{type(error).__name__}: {error}"))
+            log.exception("%s", request)
+            self._retry(request, InternalError(f"{type(error).__name__}: {error}"))
         else:
-            if self._troubles.clear(key):
-                self._schedule(_data_volume_of(key), 0.0)
+            self._queue.forget(request)
+            if self._errors.pop(request, None) is not None and isinstance(request, Key):
+                self._queue.add(_data_volume_of(request))
+            if result.requeue_after is not None:
+                (self._queue if result.keeps_running else self._timers).add(request, result.requeue_after)
 
-    def _troubled(self, key: Key, error: CdiError) -> None:
-        self._schedule(key, self._troubles.note(key, error))
-        self._complain(_data_volume_of(key), error)
+    def _result_of(self, request: Request) -> Result:
+        if isinstance(request, Task):
+            return self._garbage.collect()
+        return self._reconcilers[request.plural].reconcile(request)
 
-    def _complain(self, key: Key, error: CdiError) -> None:
+    def _retry(self, request: Request, error: CdiError) -> None:
+        """Try again later; log the error unless it is the same as before."""
+        self._queue.retry(request)
+        before = self._errors.get(request)
+        if before is None or str(before) != str(error):
+            log.error("%s: %s", request, error)
+        self._errors[request] = error
+        if isinstance(request, Key):
+            self._report(_data_volume_of(request), error)
+
+    def _report(self, request: Request, error: CdiError) -> None:
         """Report an error in an object's conditions, unless that cannot be written either."""
-        body = self._observed.body(key)
+        body = self._observed.body(request) if isinstance(request, Key) else None
         if body is not None:
             with contextlib.suppress(CdiError):
-                self._carry_out(report_invalid(body, error, self._setting.now()), body)
+                now = self._setting.now()
+                self._applier.apply(report_invalid(body, error, now), body, now)
 
-    def _collect_garbage(self) -> None:
-        """Remove what no longer has an owner."""
-        if not self._garbage or time.monotonic() < self._garbage_due:
-            return
-        try:
-            self._garbage = collect_garbage(
-                self._store, self._observed, self._launcher, self._environments, self._tasks
-            )
-        except CdiError as error:
-            self._garbage_due = time.monotonic() + self._troubles.note(_GARBAGE, error)
-        else:
-            self._troubles.clear(_GARBAGE)
 
-    def _reconcile(self, key: Key, *, admitted: bool) -> None:
-        body = self._observed.body(key)
-        if body is None:
-            if key in self._queue:
-                self._queue.remove(key)
-            if key.plural == "dataimportcrons":
-                self._delete_versions(key)
-            return
-        now = self._setting.now()
-        match key.plural:
-            case "persistentvolumeclaims":
-                claim = self._observed.model(key, PersistentVolumeClaim)
-                assert claim is not None
-                if self._provisioner.reconcile(key, body, claim):
-                    self._schedule(key, _TICK)
-            case "datavolumes":
-                self._data_volume(key, body, admitted=admitted)
-            case "datasources":
-                source = self._observed.model(key, DataSource)
-                assert source is not None
-                self._carry_out(reconcile_data_source(source, self._observed, PLATFORM, now), body)
-            case "dataimportcrons":
-                self._cron(key, body)
-            case _:
-                pass
+def _take_ready(queue: WorkQueue[Request]) -> list[Request]:
+    taken = []
+    while (request := queue.pop_ready()) is not None:
+        taken.append(request)
+    return taken
 
-    def _cron(self, key: Key, body: Object) -> None:
-        cron = self._observed.model(key, DataImportCron)
-        assert cron is not None
-        self._timers.pop(key, None)
-        context = cron_context(self._home, cron, self._crons, self._observed.config(), self._setting.now())
-        plan = reconcile_cron(context)
-        self._carry_out(plan, body)
-        for uid in (claim.uid for claim in self._crons.claims_of(key.namespace, key.name)):
-            if self._tasks.running("proof", uid):
-                self._running_tasks["proof", uid] = key
-        if self._tasks.running("poll", context.uid):
-            self._running_tasks["poll", context.uid] = key
-        if plan.requeue_after is not None and plan.requeue_after <= _SOON:
-            self._schedule(key, plan.requeue_after)
-        elif plan.requeue_after is not None:
-            self._timers[key] = time.monotonic() + plan.requeue_after
 
-    def _delete_versions(self, key: Key) -> None:
-        """Delete the dependents of a DataImportCron that was deleted, perhaps while no supervisor was running."""
-        self._timers.pop(key, None)
-        plan = plan_deletion(self._crons, key.namespace, key.name, cluster=False)
-        metadata = {"namespace": key.namespace, "name": key.name}
-        self._carry_out(plan, {"apiVersion": key.kind.api_version, "kind": key.kind.kind, "metadata": metadata})
-
-    def _data_volume(self, key: Key, body: Object, *, admitted: bool) -> None:
-        dv = self._observed.model(key, DataVolume)
-        assert dv is not None
-        claim = self._observed.claim(key.namespace, key.name)
-        worker = self._launcher.observe(claim.uid) if claim is not None else None
-        if claim is not None and worker is not None and worker.running:
-            self._running[claim.uid] = key
-        request = UploadRequest.read(claim.annotations.get(uploads.ANNOTATION)) if claim is not None else None
-        streamed = request is not None and request.path is None
-        limit = self._limit()
-        turn = (
-            "waiting for the client that sends it" if streamed else f"waiting for one of {limit} workers to become free"
-        )
-        plan = reconcile(self._observed.context(dv, worker, self._setting, admitted=admitted, turn=turn))
-        hindrance = self._troubles.get(Key("persistentvolumeclaims", key.namespace, key.name))
-        if hindrance is not None:
-            plan = report_invalid(body, hindrance, self._setting.now())
-        if not plan.wants_worker and key in self._queue:
-            self._queue.remove(key)
-        if plan.wants_worker and not streamed:
-            if key not in self._queue:
-                self._queue.append(key)
-            if self._queue[0] == key and len(self._running) < limit:
-                # A worker is free: `_admit` runs next, so waiting need not be reported.
-                return
-        self._carry_out(plan, body)
-        for action in plan.actions:
-            if isinstance(action, StartWorker):
-                self._running[action.claim] = key
-                log.info("%s: attempt %d started", key, action.attempt)
-        if plan.status is not None:
-            phase = plan.status["phase"]
-            log.info("%s: %s %s", key, phase, plan.status["progress"])
-            if phase in (Phase.SUCCEEDED, Phase.FAILED) and claim is not None:
-                self._launcher.tidy(claim.uid)
-                self._garbage = True
-        if plan.requeue_after is not None:
-            self._schedule(key, plan.requeue_after)
-        elif worker is not None and worker.running:
-            self._schedule(key, _POLL_INTERVAL)
-
-    def _carry_out(self, plan: Plan, body: Object) -> None:
-        self._executor.carry_out(plan, body, self._setting.now())
-
-    def _admit(self) -> None:
-        """Start workers for the objects that have waited longest."""
-        limit = self._limit()
-        while self._queue and len(self._running) < limit:
-            key = self._queue.popleft()
-            self._guarded(key, admitted=True)
-
-    def _limit(self) -> int:
-        config = self._observed.body(Key("cdiconfigs", "", CONFIG_NAME)) or {}
-        text = (config.get("metadata", {}).get("annotations") or {}).get(MAX_WORKERS, "")
-        return max(1, min(int(text), 1000)) if text.isascii() and text.isdigit() else DEFAULT_WORKERS
+def _data_volume_of(key: Key) -> Key:
+    """Return the DataVolume in whose conditions errors about `key` are shown."""
+    return Key("datavolumes", key.namespace, key.name) if key.plural == "persistentvolumeclaims" else key
 
 
 def main(arguments: list[str]) -> int:

@@ -12,8 +12,8 @@ from cdi.api.errors import AlreadyExists, Conflict, NotFound, UsageError, WaitTi
 from cdi.api.phases import Phase
 from cdi.api.validation import parse
 from cdi.client.status_view import failure_of, phase_of, raise_failure, summary
+from cdi.local.applier import PlanApplier
 from cdi.local.environment import Environments
-from cdi.local.executor import Executor
 from cdi.local.home import Home
 from cdi.local.launcher import Launcher
 from cdi.local.lister import WATCHED, Observed, Setting
@@ -67,7 +67,8 @@ class LocalUploads:
         request = UploadRequest(id=uuid.uuid4().hex, length=length)
         before = self._request(key, request)
         observed = Observed(self._home)
-        executor = Executor(self._store, self._launcher, observed.content, Environments(self._home), Tasks(self._home))
+        environments, tasks = Environments(self._home), Tasks(self._home)
+        applier = PlanApplier(self._store, self._launcher, observed.content, environments, tasks)
         setting = Setting()
         deadline = time.monotonic() + _READY
         with self._store.watch(WATCHED) as watch:
@@ -85,7 +86,7 @@ class LocalUploads:
                     self._supervised(key, before)
                     return
                 plan = reconcile(observed.context(dv, worker, setting, admitted=True))
-                executor.carry_out(plan, body, setting.now(), stdin=descriptor)
+                applier.apply(plan, body, setting.now(), stdin=descriptor)
                 seen = UploadRequest.read(claim.annotations.get(uploads.ANNOTATION))
                 begins = any(isinstance(action, StartWorker) for action in plan.actions)
                 if not begins and seen is not None and seen.id == request.id:

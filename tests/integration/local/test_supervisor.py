@@ -12,10 +12,12 @@ import pytest
 from cdi import atomic_file
 from cdi.api.errors import AlreadyExists
 from cdi.client.apply import apply
-from cdi.local import events
 from cdi.local.environment import Environments
+from cdi.local.event_recorder import MAX_EVENTS, EventRecorder
 from cdi.local.lister import Setting
-from cdi.local.supervisor import MAX_WORKERS, Supervisor
+from cdi.local.reconcilers.reconciler import Task
+from cdi.local.supervisor import Supervisor
+from cdi.local.worker_slots import MAX_WORKERS
 from cdi.reconcile.settings import Retries
 from cdi.store.base import Key, update_with_retry
 from cdi.store.file_store import LocalStore
@@ -242,16 +244,16 @@ def test_datasources_and_crons_get_their_conditions(bench, until):
 def test_events_of_an_object_count_up_and_are_bounded(bench, until):
     bench.apply(data_volume("a"))
     bench.phases(until, a="Succeeded")
-    body = bench.get("a")
+    body, recorder = bench.get("a"), EventRecorder(bench.store)
     from cdi.reconcile.actions import Event
 
-    for number in range(events.MAX_EVENTS + 10):
-        events.record(bench.store, body, Event(type="Normal", reason="R", message=str(number)), time.time() + 10)
-    events.record(bench.store, body, Event(type="Normal", reason="R", message=str(number)), time.time() + 20)
-    assert events.of(bench.store, body)[-1]["count"] == 2
+    for number in range(MAX_EVENTS + 10):
+        recorder.record(body, Event(type="Normal", reason="R", message=str(number)), time.time() + 10)
+    recorder.record(body, Event(type="Normal", reason="R", message=str(number)), time.time() + 20)
+    assert recorder.events_of(body)[-1]["count"] == 2
     bench.restart()
-    bench.step_until(until, lambda: len(bench.store.list("events")) == events.MAX_EVENTS)
-    assert events.of(bench.store, body)[-1]["message"] == str(number)
+    bench.step_until(until, lambda: len(bench.store.list("events")) == MAX_EVENTS)
+    assert recorder.events_of(body)[-1]["message"] == str(number)
 
 
 def test_owners_elsewhere_do_not_make_an_orphan(bench, until):
@@ -369,4 +371,4 @@ def test_garbage_that_cannot_be_removed_is_tried_again_and_nothing_else_waits_fo
     bench.home.workers.unlink()
     bench.apply(data_volume("a"))
     bench.phases(until, a="Succeeded")
-    bench.step_until(until, lambda: not bench.supervisor._garbage)
+    bench.step_until(until, lambda: Task.GARBAGE_COLLECTION not in bench.supervisor._errors)

@@ -1,13 +1,17 @@
-"""Executor of plans; every action is idempotent, and execution may stop between any two of them."""
+"""Plan application to the store and the processes of one CDI_HOME.
+
+Every action is idempotent and may be interrupted at any point, as in a cluster (`cdi.controller.applier`).
+"""
 
 from __future__ import annotations
 
 import contextlib
-from typing import assert_never
+from collections.abc import Mapping
+from typing import Any, assert_never
 
-from cdi.api.errors import AlreadyExists, Conflict, InternalError, NotFound, SigningKeyInvalid, TargetFull
-from cdi.local import events
+from cdi.api.errors import AlreadyExists, Conflict, InternalError, NotFound, SigningKeyInvalid
 from cdi.local.environment import Environments
+from cdi.local.event_recorder import EventRecorder
 from cdi.local.launcher import Launcher, ReadInput
 from cdi.local.tasks import Tasks
 from cdi.reconcile.actions import (
@@ -36,53 +40,60 @@ from cdi.reconcile.merge_patch import apply_merge_patch
 from cdi.store.base import Key, Object, Store, has_status, update_with_retry
 
 
-class Executor:
-    """Executor of one CDI_HOME."""
+class PlanApplier:
+    """Executor of plans."""
 
     def __init__(
         self, store: Store, launcher: Launcher, read_input: ReadInput, environments: Environments, tasks: Tasks
     ) -> None:
         self._store = store
+        self._recorder = EventRecorder(store)
         self._launcher = launcher
         self._tasks = tasks
         self._read_input = read_input
         self._environments = environments
 
-    def carry_out(self, plan: Plan, body: Object, now: float, *, stdin: int | None = None) -> None:
-        """Execute a plan for the object `body`; the status is written last, when what it reports has been done.
+    def apply(self, plan: Plan, involved_object: Object, now: float, *, stdin: int | None = None) -> None:
+        """Apply a plan: its actions, then its events, and last its status, which describes the completed actions.
 
-        Raises the errors of the store and the launcher. A conflict is no failure: the concurrent change causes another
-        reconcile.
+        A conflict about the status is not an error: the concurrent change causes another reconcile.
+
+        Args:
+            plan: The plan to apply.
+            involved_object: The object to which the plan's events and status belong.
+            now: Current time in seconds since the epoch.
+            stdin: Standard input of the worker that the plan starts; None means empty.
+
+        Raises:
+            CdiError: The store, the launcher or a task failed; the rest of the plan is not applied.
         """
         for action in plan.actions:
             try:
-                self._act(action, body, stdin, now)
+                self._apply_action(action, involved_object, stdin, now)
             except NotFound:
                 # An action's object was deleted: the rest of the plan is void, and the deletion causes a new reconcile.
                 return
-        with contextlib.suppress(TargetFull):
-            # The status has the same information as the event, and space is reserved for it.
-            for fact in plan.events:
-                events.record(self._store, body, fact, now)
-        if plan.annotations:
-            self._write_with_annotations(plan, body)
-        elif plan.status is not None:
-            metadata = body["metadata"]
-            with contextlib.suppress(Conflict, NotFound):
-                self._store.update_status(
-                    {
-                        "apiVersion": body["apiVersion"],
-                        "kind": body["kind"],
-                        "metadata": {
-                            field: metadata[field]
-                            for field in ("name", "namespace", "uid", "resourceVersion")
-                            if field in metadata
-                        },
-                        "status": dict(plan.status),
-                    }
-                )
+        for event in plan.events:
+            self._recorder.record(involved_object, event, now)
+        with contextlib.suppress(Conflict, NotFound):
+            if plan.annotations:
+                self._write_annotations(plan, involved_object)
+            elif plan.status is not None:
+                self._write_status(plan.status, involved_object)
 
-    def _write_with_annotations(self, plan: Plan, body: Object) -> None:
+    def _write_status(self, status: Mapping[str, Any], body: Object) -> None:
+        metadata = body["metadata"]
+        identity = ("name", "namespace", "uid", "resourceVersion")
+        self._store.update_status(
+            {
+                "apiVersion": body["apiVersion"],
+                "kind": body["kind"],
+                "metadata": {field: metadata[field] for field in identity if field in metadata},
+                "status": dict(status),
+            }
+        )
+
+    def _write_annotations(self, plan: Plan, body: Object) -> None:
         """Write annotations and status by one request, so that a command is never removed without its result."""
         key = Key.of_object(body)
         if has_status(key):
@@ -96,10 +107,9 @@ class Executor:
         )
         if plan.status is not None:
             new["status"] = dict(plan.status)
-        with contextlib.suppress(Conflict, NotFound):
-            self._store.update(new)
+        self._store.update(new)
 
-    def _act(self, action: Action, origin: Object, stdin: int | None, now: float) -> None:
+    def _apply_action(self, action: Action, origin: Object, stdin: int | None, now: float) -> None:
         match action:
             case CreateObject():
                 if action.body["kind"] == "DataVolume" and origin["kind"] == "DataImportCron":
@@ -155,9 +165,7 @@ class Executor:
             record = envelope.to_json().decode("ascii")
         except (NotFound, SigningKeyInvalid) as error:
             message = f"The record of {action.name} is not signed: {error.message}"
-            with contextlib.suppress(TargetFull):
-                event = Event(type="Warning", reason=RECORD_FAILED, message=message)
-                events.record(self._store, origin, event, now)
+            self._recorder.record(origin, Event(type="Warning", reason=RECORD_FAILED, message=message), now)
         key = Key.of(action.plural, action.namespace, action.name)
         write = PatchObject(
             plural=action.plural,

@@ -1,10 +1,11 @@
-"""Provisioner of directories as volumes: PVCs are bound to them, and they are deleted with the PVC."""
+"""Reconciler of PVCs: provisions directories as their volumes, and deletes them with the PVC."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import shutil
+from collections.abc import Iterable
 
 from cdi import atomic_file
 from cdi.api.core import PersistentVolumeClaim
@@ -17,33 +18,45 @@ from cdi.api.names import (
 )
 from cdi.api.phases import Reason
 from cdi.api.quantity import Quantity
-from cdi.local.executor import patch
+from cdi.local.applier import patch
 from cdi.local.home import DISK, Home
 from cdi.local.launcher import Launcher
+from cdi.local.lister import Observed
+from cdi.local.reconcilers.reconciler import Changes, Result
 from cdi.reconcile.actions import PatchObject
 from cdi.store.base import Key, Object, Store, update_with_retry
 
 FINALIZER = f"{GROUP}/volume"
 """The finalizer of a PVC with a directory; it is removed once the directory is deleted."""
 
+_RETRY_INTERVAL = 0.1
+"""Seconds until the end of a worker that is being stopped is checked again."""
 
-class Provisioner:
-    """Provisioner of one CDI_HOME."""
 
-    def __init__(self, home: Home, store: Store, launcher: Launcher) -> None:
+class PersistentVolumeClaimReconciler:
+    """Reconciler of PVCs, each of which is bound to a directory."""
+
+    def __init__(self, home: Home, store: Store, observed: Observed, launcher: Launcher) -> None:
         self._home = home
         self._store = store
+        self._observed = observed
         self._launcher = launcher
 
-    def reconcile(self, key: Key, body: Object, claim: PersistentVolumeClaim) -> bool:
-        """Reconcile one PVC; return whether it has to be reconciled again soon; raise `TargetError`."""
+    def requests_for(self, changes: Changes) -> Iterable[Key]:
+        return changes.keys("persistentvolumeclaims")
+
+    def reconcile(self, key: Key) -> Result:
+        """Bind a new PVC, or delete the volume of a deleted one; raise `TargetError`."""
+        claim, body = self._observed.model(key, PersistentVolumeClaim), self._observed.body(key)
+        if claim is None or body is None:
+            return Result()
         if claim.metadata.deletion_timestamp is not None:
-            return FINALIZER in (claim.metadata.finalizers or ()) and not self._release(key, body)
-        if claim.status is not None and claim.status.phase in ("Bound", "Lost"):
-            return False
-        with contextlib.suppress(NotFound):
-            self._bind(key, body, claim)
-        return False
+            if FINALIZER in (claim.metadata.finalizers or ()) and not self._release(key, body):
+                return Result(requeue_after=_RETRY_INTERVAL)
+        elif claim.status is None or claim.status.phase not in ("Bound", "Lost"):
+            with contextlib.suppress(NotFound):
+                self._bind(key, body, claim)
+        return Result()
 
     def _bind(self, key: Key, body: Object, claim: PersistentVolumeClaim) -> None:
         directory = self._home.volume(key.namespace, key.name)
