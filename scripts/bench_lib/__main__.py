@@ -160,15 +160,15 @@ class Bench:
         way, image = WAYS[contender.way], self.images.get(contender.image)
         place = work / "task"
         place.mkdir()
+        task = Task(
+            contender=contender,
+            image=image,
+            url=server.url(image.path),
+            work=place,
+            connections=self._connections.get(contender.line, 4),
+            checksum=self.images.sha256(image) if contender.checksum else None,
+        )
         try:
-            task = Task(
-                contender=contender,
-                image=image,
-                url=server.url(image.path),
-                work=place,
-                connections=self._connections.get(contender.line, 4),
-                checksum=self.images.sha256(image) if contender.checksum else None,
-            )
             if way.prepare is not None:
                 way.prepare(task)
             self.dropped = settle()
@@ -190,6 +190,8 @@ class Bench:
             scratch = outcome(task).get("scratch", 0)
             return results.with_traffic(found, fetched=fetched, scratch=int(scratch))
         finally:
+            if way.finish is not None:
+                way.finish(task)
             shutil.rmtree(place, ignore_errors=True)
 
     def _compare(self, task: Task) -> None:

@@ -40,7 +40,8 @@ def goal_text(goal: Goal) -> str:
     if not goal.against:
         return f"no {name}" if goal.limit == 0 else f"{name} ≤ {quantity(goal.metric, goal.limit)}"
     others = goal.against[0] if len(goal.against) == 1 else f"the best of {', '.join(goal.against)}"
-    return f"{name} ≤ {goal.limit:g} x {others}"
+    extra = f" + {quantity(goal.metric, goal.extra)}" if goal.extra else ""
+    return f"{name} ≤ {goal.limit:g} x {others}{extra}"
 
 
 def listing(cases: Iterable[Case]) -> str:

@@ -55,7 +55,9 @@ class Verdict:
     def reached(self) -> bool | None:
         """Return whether the goal is reached, or None if it cannot be determined."""
         if self.goal.against:
-            return None if self.ratio is None else self.ratio <= self.goal.limit
+            if self.ours is None or self.other is None:
+                return None
+            return self.ours <= self.goal.limit * self.other + self.goal.extra
         return None if self.ours is None else self.ours <= self.goal.limit
 
 

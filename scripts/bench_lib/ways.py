@@ -56,6 +56,8 @@ class Way:
     """The result is the raw disk, and can be compared."""
     prepare: Callable[[Task], None] | None = None
     """Done before the clock starts."""
+    finish: Callable[[Task], None] | None = None
+    """Done after the clock has stopped, even if the command failed."""
 
 
 def _shell(text: str) -> list[str]:
@@ -191,6 +193,33 @@ def _prepare_resume(task: Task) -> None:
         _job(task)  # the second run is not slowed
 
 
+def _in_home(task: Task, commands: str) -> list[str]:
+    """Return commands in a CDI_HOME of their own, which leave one volume."""
+    home = shlex.quote(str(task.work / "home"))
+    return _shell(f"export CDI_HOME={home}; {commands}; ln -s {home}/volumes/default/*/disk.img {_quoted(task)['out']}")
+
+
+def _golden(task: Task) -> list[str]:
+    add = "cdi golden add {url} --name os --schedule @yearly --proof boot --wait".format(**_quoted(task))
+    return _in_home(task, add)
+
+
+def _by_hand(task: Task) -> list[str]:
+    fetch = "cdi import {url} --name os --checksum sha256:{digest}".format(digest=task.checksum, **_quoted(task))
+    return _in_home(task, f"{fetch}; cdi boot-check os")
+
+
+def _end_supervisor(task: Task) -> None:
+    """Wait until no process uses the CDI_HOME any more."""
+    from cdi import atomic_file
+    from cdi.local.home import Home
+
+    lock = Home.find(task.work / "home").supervisor_lock
+    deadline = time.monotonic() + 60
+    while atomic_file.is_locked(lock) and time.monotonic() < deadline:
+        time.sleep(0.1)
+
+
 def outcome(task: Task) -> dict[str, Any]:
     """Return the outcome that our worker reported; empty for other ways."""
     path = task.work / "status" / "outcome.json"
@@ -201,6 +230,8 @@ def outcome(task: Task) -> dict[str, Any]:
 WAYS: dict[str, Way] = {
     "ours": Way(needs=(), command=_ours),
     "resume": Way(needs=(), command=_ours, prepare=_prepare_resume),
+    "golden": Way(needs=("cdi", "qemu-img"), command=_golden, finish=_end_supervisor),
+    "by-hand": Way(needs=("cdi", "qemu-img"), command=_by_hand, finish=_end_supervisor),
     "old": Way(needs=("curl", "qemu-img"), command=_old),
     "nbdkit": Way(needs=("nbdkit", "qemu-img"), command=_nbdkit),
     "local": Way(needs=("qemu-img",), command=_local),

@@ -27,7 +27,8 @@ ENVIRONMENT = {"PATH": os.environ["PATH"], "LANG": "C.UTF-8"}
 
 
 def run(tmp_path, *command, **more):
-    return measure(command, log=tmp_path / "log", environment=ENVIRONMENT, timeout=60, **more)
+    more = {"timeout": 60, **more}
+    return measure(command, log=tmp_path / "log", environment=ENVIRONMENT, **more)
 
 
 def python(tmp_path, text, **more):
@@ -44,7 +45,7 @@ def test_a_case_refers_to_what_exists(case):
     assert "ours" in labels
     for contender in case.contenders:
         assert contender.way in WAYS
-        assert contender.image.split(".")[0] in {*DISKS, "tiny"}
+        assert contender.image.split(".")[0] in {*DISKS, "tiny", "boot"}
     for goal in case.goals:
         assert {goal.label, *goal.against} <= set(labels)
         assert goal.label not in goal.against
@@ -172,6 +173,14 @@ def test_a_goal_takes_medians_and_the_best_of_the_others():
     assert judge(found, dataclasses.replace(goal, limit=0.49)).reached is False
 
 
+def test_a_goal_may_allow_a_little_more():
+    goal = Goal(metric="wall", limit=1.0, against=("by hand",), extra=5.0)
+    for ours, reached in ((14.9, True), (15.1, False)):
+        found = result({"ours": [measurement(ours)], "by hand": [measurement(10)]}, [goal])
+        assert judge(found, goal).reached is reached
+    assert report.goal_text(goal) == "wall ≤ 1 x by hand + 5.00 s"
+
+
 def test_what_could_not_be_measured_is_not_reached_nor_missed():
     goal = Goal(metric="wall", limit=0.5, against=("absent",))
     assert judge(result({"ours": [measurement(1)], "absent": []}, [goal]), goal).reached is None
@@ -247,6 +256,22 @@ def test_a_way_makes_the_disk(tmp_path, served, way, image):
     if WAYS[way].makes_disk:
         assert task.out.read_bytes() == found.raw.read_bytes()
     assert not task.scratch.exists()
+
+
+@pytest.mark.parametrize("way", ["golden", "by-hand"])
+def test_a_golden_image_is_imported_and_booted(tmp_path, served, way):
+    images, server = served
+    found = images.get("boot.qcow2c")
+    contender = Contender(label="x", way=way, image=found.name)
+    digest = images.sha256(found)
+    task = Task(
+        contender=contender, image=found, url=server.url(found.path), work=tmp_path, connections=3, checksum=digest
+    )
+    try:
+        run(tmp_path, *WAYS[way].command(task), timeout=400)
+        assert task.out.read_bytes() == found.raw.read_bytes()
+    finally:
+        WAYS[way].finish(task)
 
 
 def test_the_delaying_proxy_ends_when_one_side_does(tmp_path):
