@@ -218,16 +218,16 @@ class BundleCreator:
             VersionGone: The source serves something else now, or nothing.
             UsageError: No digest or validator of the version was recorded, so that it cannot be recognised.
         """
-        url = selection.url
+        place = selection.place
         where = f"{selection.namespace}/{selection.volume}"
-        if not url or (selection.content_digest is None and selection.validator is None):
+        if place is None or (selection.content_digest is None and selection.validator is None):
             raise UsageError(
                 "the import recorded neither digest nor validator of its source, which cannot be fetched again",
                 where=where,
                 remedy="set cdi.kubevirt.io/policy.recordDigest on the DataImportCron, and import the next version",
             )
         access, secret = self._find_access(selection)
-        request = Request(place=locate(url), access=access, checksum=selection.content_digest)
+        request = Request(place=place, access=access, checksum=selection.content_digest)
         disk = writer.work / "disk.raw"
         try:
             outcome = import_to_path(self._home, request, disk, replace=True, secret=secret)

@@ -15,11 +15,13 @@ from cdi.api.names import GROUP
 from cdi.api.origin import public_reference
 from cdi.api.policy import PREFIX as POLICY_PREFIX
 from cdi.client.backend import Reader
+from cdi.client.locate import Place, PlaceKind, locate
 from cdi.store.base import Key, Object
 
 _MAX_CHAIN: Final = 8
 _IMAGE: Final = f"{GROUP}/image."
 _KEPT_LABELS = "kubevirt.io/"
+_OBJECT_STORES: Final[tuple[PlaceKind, ...]] = ("s3", "gcs")
 FindVolume = Callable[[str, str], Object | None]
 
 
@@ -37,6 +39,8 @@ class Selection:
     url: str | None = None
     """URL of its source as the import used it, which may contain credentials and must not get into a bundle."""
     source: Mapping[str, Any] = field(default_factory=dict)
+    policy: Mapping[str, str] = field(default_factory=dict)
+    """Annotations ``policy.*`` of its import."""
     annotations: Mapping[str, str] = field(default_factory=dict)
     """Annotations of the PVC or VolumeSnapshot."""
     labels: Mapping[str, str] = field(default_factory=dict)
@@ -68,6 +72,17 @@ class Selection:
     def is_registry(self) -> bool:
         return "registry" in self.source
 
+    @property
+    def place(self) -> Place | None:
+        """The location of its source; None if it has no URL. Raise `SourceUrlInvalid`."""
+        if not self.url:
+            return None
+        for kind in _OBJECT_STORES:
+            if kind in self.source:
+                # The URL may be one of the service with https://.
+                return Place(kind=kind, text=self.url)
+        return locate(self.url)
+
 
 def select(store: Reader, find_volume: FindVolume, namespace: str, name: str) -> Selection:
     """Find the version that a DataSource offers, or the volume of that name.
@@ -90,7 +105,7 @@ def select(store: Reader, find_volume: FindVolume, namespace: str, name: str) ->
         )
     cron = _cron_of(store, where, volume)
     annotations = (claim or {}).get("metadata", {}).get("annotations") or {}
-    source = _source(store, where, volume, cron)
+    source, policy = _import(store, where, volume, cron)
     version = _version(cron, volume, annotations, source)
     labels = ((data_source or claim or {}).get("metadata") or {}).get("labels") or {}
     return Selection(
@@ -100,6 +115,7 @@ def select(store: Reader, find_volume: FindVolume, namespace: str, name: str) ->
         version=version.model_copy(update={"source": public_reference(version.source or "") or None}),
         url=version.source,
         source=source,
+        policy=policy,
         annotations=annotations,
         labels=portable_labels(labels),
         cron=None if cron is None else portable_cron(cron),
@@ -191,13 +207,17 @@ def _cron_of(store: Reader, namespace: str, volume: str) -> Object | None:
     return None
 
 
-def _source(store: Reader, namespace: str, volume: str, cron: Object | None) -> Mapping[str, Any]:
-    dv = _find(store, "datavolumes", namespace, volume)
-    spec = (dv or {}).get("spec") or {}
-    if not spec and cron is not None:
-        spec = cron["spec"]["template"].get("spec") or {}
+def _import(
+    store: Reader, namespace: str, volume: str, cron: Object | None
+) -> tuple[Mapping[str, Any], dict[str, str]]:
+    """Return source and policy annotations of a volume's DataVolume, else of its DataImportCron."""
+    body = _find(store, "datavolumes", namespace, volume) or cron or {}
+    spec = body.get("spec") or {}
+    spec = spec.get("template", {}).get("spec") or {} if body is cron else spec
     source = spec.get("source") or {}
-    return source if isinstance(source, Mapping) else {}
+    annotations = (body.get("metadata") or {}).get("annotations") or {}
+    policy = {name: text for name, text in annotations.items() if name.startswith(POLICY_PREFIX)}
+    return (source if isinstance(source, Mapping) else {}), policy
 
 
 def _version(

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cdi.api.errors import UsageError
+from cdi.api.policy import parse_policy_annotations
 from cdi.cli import bars
 from cdi.cli.access import access_options, read_access
 from cdi.cli.options import duration
@@ -132,6 +133,7 @@ def _find_access(session: Session, given: Access) -> FindAccess:
             if member.get("certConfigMap"):
                 data = backend.get("configmap", namespace, str(member["certConfigMap"]))
                 access = replace(access, authority=_certificates(data))
+            access = _object_store(selection, access)
         platform = member.get("platform") or {}
         if access.architecture is None and platform.get("architecture"):
             access = replace(access, architecture=str(platform["architecture"]))
@@ -140,6 +142,22 @@ def _find_access(session: Session, given: Access) -> FindAccess:
         return access, secret_values(backend.get("secret", namespace, access.secret))
 
     return find
+
+
+def _object_store(selection: Selection, access: Access) -> Access:
+    """Return the access with the settings of the import for a service with the API of S3 or GCS."""
+    policy = parse_policy_annotations(selection.policy)
+    if "gcs" in selection.source:
+        return replace(access, endpoint=policy.endpoint)
+    if "s3" in selection.source:
+        return replace(
+            access,
+            endpoint=policy.endpoint,
+            region=policy.region,
+            addressing=policy.addressing,
+            anonymous=policy.anonymous and access.secret is None,
+        )
+    return access
 
 
 def _certificates(body: Mapping[str, Any]) -> bytes:
