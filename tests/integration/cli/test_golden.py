@@ -19,10 +19,13 @@ from cdi.local.home import Home
 from cdi.local.processes import with_arguments
 from cdi.store.base import Key
 from cdi.store.file_store import LocalStore
+from tests.integration.test_boot import HALT, boot_sector
 
 MIB = 1 << 20
 WAIT = 90.0
 """Seconds after which a test fails; nothing is expected to take that long."""
+PROOF_WAIT = 400.0
+"""The same for boot proofs; nested KVM may be tried without effect before the processor is emulated."""
 
 
 @pytest.fixture(scope="module")
@@ -89,8 +92,8 @@ def clone(cdi, name):
     return cdi.disk(name).read_bytes()
 
 
-def until(condition):
-    deadline = time.monotonic() + WAIT
+def until(condition, seconds=WAIT):
+    deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.1)
@@ -200,6 +203,33 @@ def test_a_version_whose_checksum_is_wrong_is_never_offered(cdi, source, images)
     cdi("golden", "retry", "os")
     cdi("golden", "wait", "os")
     assert shown(cdi)["current"] == bad
+
+
+def guest(text):
+    """Return a disk that prints a text when it boots."""
+    return boot_sector(text, HALT).ljust(MIB, b"\0")
+
+
+@pytest.mark.timeout(900)
+def test_only_a_version_that_boots_is_offered(cdi, source):
+    def version(name):
+        return next((one for one in shown(cdi)["versions"] if one["name"] == name), {})
+
+    good_disk = guest(b"golden login: ")
+    good = source.publish(good_disk)
+    cdi("golden", "add", source.url, "--schedule", "@every 2s", "--proof", "boot", "--size", "1Mi")
+    with _process(cdi, "golden", "run"):
+        until(lambda: shown(cdi)["current"] == good, PROOF_WAIT)
+        found = version(good)
+        assert (found["state"], found["proof"]["booted"]) == ("Available", True)
+        assert "golden login:" in found["proof"]["message"]
+        bad = source.publish(guest(b"[ 1.0] Kernel panic - not syncing: VFS: no root\r\n"))
+        until(lambda: version(bad).get("state") == "Unproven", PROOF_WAIT)
+    found = version(bad)
+    assert (found["reason"], found["proof"]["booted"]) == ("BootFailed", False)
+    assert "VFS: no root" in found["message"]
+    assert shown(cdi)["current"] == good
+    assert clone(cdi, "machine") == good_disk
 
 
 def test_an_image_of_a_registry(cdi, registries, oci_layout, images):
