@@ -27,7 +27,7 @@ _TYPES = {
     "js": "text/javascript; charset=utf-8",
     "svg": "image/svg+xml",
 }
-_FOLDERS = ("", "js/")
+_FOLDERS = ("", "js/", "js/vendor/")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -126,16 +126,18 @@ class TestUploading:
     def test_the_page_was_closed_and_the_same_file_goes_on(self, backend, machine, images):
         cut = 5 * MIB
         url = None
+        closed = False
 
         def passing(route):
             nonlocal url
             request = route.request
-            if request.method == "PATCH" and url is None:
+            if request.method != "PATCH" or closed:
+                return route.continue_()
+            if url is None:
                 url = request.url
                 headers = {**request.headers, "content-length": str(cut)}
                 backend.request.fetch(url, method="PATCH", headers=headers, data=request.post_data_buffer[:cut])
-                return route.abort("connectionreset")
-            return route.continue_()
+            return route.abort("connectionreset")
 
         backend.route("**/v1beta1/tus/**", passing)
         choose(backend, images / "disk.raw")
@@ -143,12 +145,12 @@ class TestUploading:
         backend.get_by_role("button", name="Create and upload").click()
         backend.get_by_text("Retrying in").wait_for()
         backend.on("dialog", lambda dialog: dialog.accept())
-        backend.unroute("**/v1beta1/tus/**")
+        backend.reload()
+        closed = True
         offsets = []
         backend.on(
             "request", lambda one: offsets.append(one.headers.get("upload-offset")) if one.method == "PATCH" else None
         )
-        backend.reload()
         with backend.expect_file_chooser() as chosen:
             backend.get_by_role("button", name="Upload into reopened").click()
         chosen.value.set_files(str(images / "disk.raw"))
@@ -156,6 +158,53 @@ class TestUploading:
         row(backend, "reopened").get_by_text("Succeeded").wait_for()
         assert offsets == [str(cut)]
         assert machine.disk("reopened").read_bytes() == (images / "disk.raw").read_bytes()
+
+    def upload(self, backend, images, name, answers):
+        """Upload a disk, answering the first requests of each method instead of the server; return all requests."""
+        requests = []
+
+        def passing(route):
+            request = route.request
+            requests.append((request.method, len(request.post_data_buffer or b"")))
+            waiting = answers.get(request.method)
+            return waiting.pop(0)(route) if waiting else route.continue_()
+
+        backend.route("**/v1beta1/tus/**", passing)
+        choose(backend, images / "disk.raw")
+        backend.get_by_label("Name of the volume").fill(name)
+        backend.get_by_role("button", name="Create and upload").click()
+        row(backend, name).get_by_text("Succeeded").wait_for()
+        return requests
+
+    @pytest.mark.parametrize("method", ["HEAD", "PATCH"])
+    def test_a_token_that_expired_is_renewed_and_the_upload_continues(self, backend, machine, images, method):
+        tokens = []
+        backend.on("request", lambda one: tokens.append(one.url) if one.url.endswith("/token") else None)
+        answers = {"PATCH": [lambda route: route.abort()], method: [lambda route: route.fulfill(status=401)]}
+        requests = self.upload(backend, images, "renewed", answers)
+        assert len(tokens) == 2
+        assert [method for method, _ in requests].count("POST") == 1
+
+    def test_a_server_that_restarts_does_not_make_the_upload_begin_anew(self, backend, machine, images):
+        busy = [lambda route: route.fulfill(status=503, body="It is starting.")] * 2
+        requests = self.upload(backend, images, "restarting", {"PATCH": [lambda route: route.abort()], "HEAD": busy})
+        assert [method for method, _ in requests] == ["POST", "PATCH", "HEAD", "HEAD", "HEAD", "PATCH"]
+
+    def test_an_upload_that_the_server_has_no_longer_is_begun_anew(self, backend, machine, images):
+        def drop(route):
+            request = route.request
+            headers = {name: request.headers[name] for name in ("authorization", "tus-resumable")}
+            assert backend.request.delete(request.url, headers=headers).status == 204
+            route.abort()
+
+        requests = self.upload(backend, images, "dropped", {"PATCH": [drop]})
+        assert [method for method, _ in requests] == ["POST", "PATCH", "HEAD", "POST", "PATCH"]
+        assert machine.disk("dropped").read_bytes() == (images / "disk.raw").read_bytes()
+
+    def test_pieces_become_smaller_where_something_takes_less_at_a_time(self, backend, machine, images):
+        refused = [lambda route: route.fulfill(status=413)] * 2
+        requests = self.upload(backend, images, "pieces", {"PATCH": refused})
+        assert [size for method, size in requests if method == "PATCH"] == [16 * MIB] * 2 + [4 * MIB] * 4
 
     def test_a_cancelled_upload_leaves_room_for_another(self, backend, machine, images):
         backend.route("**/v1beta1/tus/**", lambda r: r.abort() if r.request.method == "PATCH" else r.continue_())

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
+from importlib import resources
 
 from cdi.server.page.assets import POLICY, assets
 
 TEXTS = {path: asset.content.decode() for path, asset in assets().items()}
+VENDOR = resources.files("cdi.server.page") / "static/js/vendor"
 
 
 def test_all_that_the_page_asks_for_is_there():
     wanted = set(re.findall(r'(?:href|src)="([^"#]+)"', TEXTS["/"]))
-    modules = {path: re.findall(r'from "\./([^"]+)"', text) for path, text in TEXTS.items() if path.endswith(".js")}
+    modules = {
+        path: re.findall(r'^(?:import|.* from) "\./([^"]+)"', text, re.MULTILINE)
+        for path, text in TEXTS.items()
+        if path.endswith(".js")
+    }
     wanted |= {f"/page/js/{name}" for names in modules.values() for name in names}
     assert wanted <= set(TEXTS)
     assert {path for path in TEXTS if path != "/"} == wanted
@@ -24,6 +31,16 @@ def test_nothing_is_inline_and_nothing_from_elsewhere():
         # Namespaces and specifications are identifiers; nothing is fetched from there.
         places = set(re.findall(r"https?://[^\s\"')>]+", text))
         assert places <= {"http://www.w3.org/2000/svg", "https://tus.io/protocols/resumable-upload"}, path
+
+
+def test_libraries_of_others_are_unchanged_and_have_their_licence():
+    table = re.findall(
+        r"^\| `([\w.]+)` \|.*\(`([\w.-]+)`\) \| `(\w{64})` \|$", (VENDOR / "README.md").read_text(), re.MULTILINE
+    )
+    assert {f"/page/js/vendor/{name}" for name, _, _ in table} == {path for path in TEXTS if "/vendor/" in path}
+    for name, licence, digest in table:
+        assert hashlib.sha256((VENDOR / name).read_bytes()).hexdigest() == digest
+        assert "Permission is hereby granted" in (VENDOR / licence).read_text()
 
 
 def test_text_never_becomes_markup():

@@ -3,10 +3,9 @@
 import { $, element, note, say, write } from "./dom.js";
 import { Meter } from "./meter.js";
 import { probe } from "./probe.js";
-import { Upload } from "./tus.js";
+import { Upload } from "./upload.js";
 import { bytes, duration, isName, nameOf, normalQuantity, parseQuantity, percent, quantity, rate } from "./words.js";
 
-const KEPT = "cdi-upload:";
 const DONE_FOR = 15_000;
 const READY = 300_000;
 
@@ -199,20 +198,18 @@ export class Uploader {
   async #run(file, api, namespace, name, key) {
     const shown = new Shown(file, name);
     $("uploads").prepend(shown.node);
-    const place = `${KEPT}${namespace}/${name}/${file.size}/${file.lastModified}`;
     const meter = new Meter();
     const upload = new Upload(file, {
       endpoint: `/v1beta1/tus/${encodeURIComponent(namespace)}/${encodeURIComponent(name)}`,
+      fingerprint: `cdi-upload:${namespace}/${name}/${file.size}/${file.lastModified}`,
       token: () => api.uploadToken(namespace, name),
-      known: kept(place),
-      remember: (url) => keep(place, url),
       progress: (sent, total) => shown.progress(sent, total, meter.mark(sent, total)),
       waiting: (message) => {
         if (message) meter.restart();
         shown.waiting(message);
       },
     });
-    shown.cancelled = () => upload.stop({ remove: true });
+    shown.cancelled = () => upload.stop();
     this.#running.set(key, upload);
     say(`Uploading ${file.name} to ${name}.`);
     try {
@@ -248,24 +245,6 @@ export class Uploader {
 
 function fact(term, text) {
   return element("div", {}, element("dt", { text: term }), element("dd", { text }));
-}
-
-function kept(place) {
-  try {
-    return localStorage.getItem(place);
-  } catch {
-    return null;
-  }
-}
-
-/** So that the same file goes on after the page was closed. */
-function keep(place, url) {
-  try {
-    if (url === null) localStorage.removeItem(place);
-    else localStorage.setItem(place, url);
-  } catch {
-    // Private windows keep nothing; then it goes on only while the page is open.
-  }
 }
 
 /** One upload on the page. */
