@@ -2,8 +2,9 @@
 
 Controller and servers write JSON, for ``jq`` and for log collectors:
 
-    {"time":"2026-01-02T03:04:05.678Z","level":"info","logger":"cdi.controller","message":"phase",
-     "key":"volume images/fedora","phase":"ImportInProgress","reason":"Pod is running"}
+    {"time":"2026-01-02T03:04:05.678Z","level":"info","logger":"cdi.controller","message":"phase changed",
+     "key":"volume images/fedora","phase":"ImportInProgress","reason":"Pod is running",
+     "because":"Pod images/importer-fedora changed"}
 
 Workers and the supervisor of one machine write text, which people read with ``cdi logs``:
 
@@ -11,19 +12,22 @@ Workers and the supervisor of one machine write text, which people read with ``c
     2026-01-02T03:04:09Z error[SourceNotFound]: the server has no such file
 
 Every module logs through the standard library's `logging`. Variable data goes into fields (`fields`), never into the
-message, so that nothing has to be parsed out of text. Messages and fields are bounded, and credentials in them are
+message, so that nothing has to be parsed out of text; what belongs to all records of a piece of work is bound once
+(`bind`). Messages and fields are bounded, and credentials in them are
 removed, because objects, servers and images may contain any text.
 """
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import json
 import logging
 import re
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextvars import ContextVar
 from typing import Any, assert_never
 
 from cdi.api.errors import CdiError
@@ -36,6 +40,8 @@ _MAX_TRACEBACK = 1 << 16
 _URL = re.compile(r"://[^\s\"'<>]+")
 _TOKEN = re.compile(r"\b(?:eyJ[\w-]{5,}\.[\w-]+\.[\w-]+|(?<=Bearer )[\w.~+/=-]{8,}|(?<=Basic )[\w.~+/=-]{8,})")
 """A JSON Web Token, and the credentials of an HTTP header."""
+
+_bound: ContextVar[Mapping[str, object]] = ContextVar("fields", default={})  # noqa: B039  never modified
 
 
 class LogFormat(enum.Enum):
@@ -66,6 +72,16 @@ def configure(log_format: LogFormat, level: str = "info") -> None:
 def fields(**values: object) -> Mapping[str, Any]:
     """Return the ``extra=`` argument with a log record's fields; empty values are left out."""
     return {_FIELDS: {name: value for name, value in values.items() if value not in ("", None)}}
+
+
+@contextlib.contextmanager
+def bind(**values: object) -> Iterator[None]:
+    """Add fields to all records that this task logs within the context; fields of a record itself take precedence."""
+    token = _bound.set({**_bound.get(), **fields(**values)[_FIELDS]})
+    try:
+        yield
+    finally:
+        _bound.reset(token)
 
 
 def redact(text: str) -> str:
@@ -133,8 +149,7 @@ class TextFormatter(logging.Formatter):
 
 
 def _fields_of(record: logging.LogRecord) -> Mapping[str, object]:
-    found: Mapping[str, object] = getattr(record, _FIELDS, {})
-    return found
+    return {**_bound.get(), **getattr(record, _FIELDS, {})}
 
 
 def _text(text: str) -> str:

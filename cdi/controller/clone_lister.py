@@ -11,14 +11,13 @@ from typing import Any, Final, Protocol
 from cdi.api.copy import TICKET_PREFIX, Ticket
 from cdi.api.errors import ClusterUnavailable, InvalidManifest, TokenInvalid
 from cdi.api.json_document import parse_json
-from cdi.api.names import ANN_OWNER_UID
+from cdi.api.names import ANN_OWNER_UID, LABEL_COMPONENT
 from cdi.api.phases import Reason
 from cdi.api.populators import VolumeCloneSource
 from cdi.api.quantity import Quantity
 from cdi.api.storageprofile import CloneStrategy
 from cdi.api.timestamps import epoch_seconds
-from cdi.controller import clone_handlers
-from cdi.controller.lister import Cache, ClusterLister
+from cdi.controller.lister import Cache, ClusterLister, data_ref
 from cdi.kube.jwt import Operation, ResourceKind, SigningKey, TokenClaims
 from cdi.kube.resources import (
     CLAIMS,
@@ -30,6 +29,7 @@ from cdi.kube.resources import (
     Object,
 )
 from cdi.reconcile.clone.gc import is_copying
+from cdi.reconcile.clone.manifests import MEASUREMENT
 from cdi.reconcile.clone.plan_annotation import ANN_SOURCE_UID, ANNOTATION
 from cdi.reconcile.clone.types import CloneAuthorization, PrepPod, SizeDetectionPod, Snapshot, SourceKind, SourcePod
 from cdi.reconcile.datavolume.status_table import RUNS
@@ -204,7 +204,7 @@ class InformerCloneLister:
         """Yield every PVC that is the target of a clone or is created from a snapshot."""
         for body in self._watches.values(CLAIMS):
             cloned = ANNOTATION in (body["metadata"].get("annotations") or {})
-            if not cloned and not clone_handlers.snapshot_source(body):
+            if not cloned and not snapshot_source(body):
                 continue
             found = self._observed.claim(body["metadata"]["namespace"], body["metadata"]["name"])
             if found is not None:
@@ -284,3 +284,14 @@ def _tickets(annotations: Mapping[str, str]) -> dict[str, Ticket]:
             with contextlib.suppress(InvalidManifest):
                 tickets[name.removeprefix(TICKET_PREFIX)] = Ticket.from_json(text)
     return tickets
+
+
+def is_size_detection_pod(pod: Object) -> bool:
+    """Return whether a pod is a size-detection pod."""
+    return (pod["metadata"].get("labels") or {}).get(LABEL_COMPONENT) == MEASUREMENT
+
+
+def snapshot_source(claim: Object) -> str:
+    """Return the name of the VolumeSnapshot from which the storage provisions a PVC; empty if there is none."""
+    ref = data_ref(claim.get("spec") or {})
+    return ref.name if ref is not None and ref.kind == VOLUME_SNAPSHOTS.kind else ""

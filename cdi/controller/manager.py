@@ -1,43 +1,48 @@
-"""Controller while it is the leader: caches, work queue and reconciles."""
+"""Tasks of the controller while it is the leader: caches, work queue and concurrent reconciles."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import logging
+import time
+from collections.abc import Callable, Iterable
 from typing import Never
 
-from cdi.api.errors import AdmissionDenied, CdiError, Conflict, InvalidManifest, NotFound
-from cdi.api.names import INSTALLATION, LABEL_COMPONENT, prefixed_name
+from cdi.api.errors import CdiError, Conflict
+from cdi.api.names import INSTALLATION, prefixed_name
+from cdi.controller import reasons
+from cdi.controller.applier import PlanApplier
 from cdi.controller.certificates import CertificateManager
 from cdi.controller.clone_lister import InformerCloneLister
 from cdi.controller.components import Component, ComponentHealth
-from cdi.controller.handlers import initial_requests, owners_of, requests_for
+from cdi.controller.event_recorder import EventRecorder
 from cdi.controller.informers import InformerSet
 from cdi.controller.lister import ClusterLister
-from cdi.controller.metrics import SUCCEEDED, Metrics
+from cdi.controller.metrics import Metrics
+from cdi.controller.ownership import Ownership
 from cdi.controller.pod_usage import PodUsageTracker
-from cdi.controller.progress import ProgressPoller, Target, progress_client
+from cdi.controller.progress import Target, progress_client
 from cdi.controller.proxy_exposure import ProxyExposure
-from cdi.controller.reconcilers import Reconcilers
+from cdi.controller.reconcilers.dependencies import Dependencies
+from cdi.controller.reconcilers.event_handlers import requests_for_released_pvc
+from cdi.controller.reconcilers.registry import Reconcilers, initial_requests, requests_for
 from cdi.controller.referenced_objects import ReferencedObjects
-from cdi.controller.request import CONFIG, Request, Scope, datavolume
-from cdi.controller.transfer_lister import TransferLister, requests_touching
+from cdi.controller.request import CONFIG, Request, Scope
+from cdi.controller.result import TerminalError
+from cdi.controller.transfer_lister import TransferLister
 from cdi.controller.upload_certificates import PROXY, UploadCertificateRotator
-from cdi.controller.workqueue import WorkQueue
+from cdi.controller.worker_tracker import WorkerTracker
+from cdi.controller.workqueue import Reason, WorkQueue
 from cdi.kube.certificates import Lifetimes
 from cdi.kube.client import Client
 from cdi.kube.jwt import SIGNING_KEY, ensure_signing_key
 from cdi.kube.reflector import WatchEvent
-from cdi.kube.resources import CLAIMS, PODS, SERVICES, Object, Resource
-from cdi.logs import fields
+from cdi.kube.resources import PODS, SERVICES, Resource
+from cdi.logs import bind, fields
 from cdi.reconcile.cdi.configuration import active_cdi
-from cdi.reconcile.pods.builder import ANN_STORED_JOURNAL, CONTAINER
-from cdi.reconcile.pods.status import WORKERS, worker_from_pod
-from cdi.reconcile.pods.types import Worker
 from cdi.reconcile.settings import WorkerPodConfig
 
-PROGRESS_PORT = 8443
 SHUTDOWN_TIMEOUT = 20.0
 """Seconds that running reconciles have to finish when the process is asked to stop."""
 TOKEN_KEY_REFRESH, _RETRY = 300.0, 10.0
@@ -64,6 +69,7 @@ class Manager:
         workers: int,
         metrics: Metrics,
         stop: asyncio.Event,
+        now: Callable[[], float] = time.time,
     ) -> None:
         """Wire up caches, queue and reconcilers.
 
@@ -78,6 +84,7 @@ class Manager:
             workers: Number of concurrent reconciles.
             metrics: Metrics to update.
             stop: If it is set when `run` is cancelled, running reconciles are finished first.
+            now: Called by reconcilers for the current time in seconds since the epoch.
 
         """
         self.queue: WorkQueue[Request] = WorkQueue()
@@ -88,13 +95,13 @@ class Manager:
         self._stop = stop
         self._synced = False
         self._ended = asyncio.Event()
-        self._inputs = ReferencedObjects(client, on_change=self.queue.add)
         self._users = PodUsageTracker(client, scope, on_release=self._on_pvc_released)
-        self._progresses = ProgressPoller(on_progress=self._on_progress, save_journal=self._persist_journal)
+        self._worker_pods = WorkerTracker(client, self.watches, metrics, on_progress=self._on_progress)
+        inputs = ReferencedObjects(client, on_change=lambda key: self.queue.add(key, reason=reasons.REFERENCE_CHANGED))
         self._observed = ClusterLister(
             self.watches,
-            self._progresses,
-            self._inputs,
+            self._worker_pods.progress,
+            inputs,
             self._users,
             pods=pods,
             install_namespace=install_namespace,
@@ -103,32 +110,38 @@ class Manager:
         self._install_namespace = install_namespace
         self._key_secret = prefixed_name(SIGNING_KEY, prefix)
         certifier = CertificateManager(client, install_namespace, self._lifetimes, prefix=prefix)
+        ownership = Ownership(self.watches, scope)
         self._uploads = UploadCertificateRotator(
             client,
             certifier,
             install_namespace,
             lifetimes=self._lifetimes,
-            services=lambda: (one for one in self.watches.values(SERVICES) if self._reconcilers.owns(one)),
+            services=lambda: filter(ownership.handles_volume, self.watches.values(SERVICES)),
             override=self._observed.upload_proxy_override,
             exposed=lambda: self._exposure.host(),  # noqa: PLW0108  it is created below, with `wake` of this one
-            changed=lambda: self.queue.add(CONFIG),
+            changed=lambda: self.queue.add(CONFIG, reason=reasons.UPLOAD_PROXY_CHANGED),
         )
         service = prefixed_name(PROXY, prefix)
         self._exposure = ProxyExposure(client, install_namespace, service, changed=self._uploads.wake)
-        others = ComponentHealth(client, install_namespace, version, components)
+        recorder = EventRecorder(client)
         self._reconcilers = Reconcilers(
-            client,
-            self.watches,
-            self._observed,
-            self._inputs,
-            self._clones,
-            TransferLister(self.watches, self._users),
-            certifier,
-            self._uploads,
-            scope=scope,
-            components=others,
-            install_namespace=install_namespace,
-            prefix=prefix,
+            Dependencies(
+                client=client,
+                caches=self.watches,
+                lister=self._observed,
+                inputs=inputs,
+                clones=self._clones,
+                transfers=TransferLister(self.watches, self._users),
+                applier=PlanApplier(client, self.watches, certifier, recorder),
+                recorder=recorder,
+                uploads=self._uploads,
+                components=ComponentHealth(client, install_namespace, version, components),
+                scope=scope,
+                ownership=ownership,
+                install_namespace=install_namespace,
+                prefix=prefix,
+                now=now,
+            )
         )
 
     def unsynced(self) -> str:
@@ -137,16 +150,15 @@ class Manager:
 
     async def run(self) -> Never:
         """Run until cancelled."""
-        async with progress_client() as ask, asyncio.TaskGroup() as group:
+        async with progress_client() as fetch, asyncio.TaskGroup() as group:
             group.create_task(self.watches.run())
             group.create_task(self._users.run())
             await self.watches.wait_for_cache_sync()
             await self._users.synced()
-            for key in initial_requests(self.watches):
-                self.queue.add(key)
+            self._enqueue(initial_requests(self.watches), reasons.STARTED)
             self._synced = True
             log.info("caches are synchronized", extra=fields(keys=len(self.queue)))
-            group.create_task(self._progresses.run(ask))
+            group.create_task(self._worker_pods.run(fetch))
             group.create_task(self._exposure.run())
             group.create_task(self._uploads.run())
             group.create_task(self._refresh_token_key())
@@ -179,137 +191,79 @@ class Manager:
                     self._ended.clear()
                     await self._ended.wait()
 
-    # --- event handlers ---------------------------------------------------------------------------------------------
+    # --- changes ----------------------------------------------------------------------------------------------------
 
     def _on_event(self, resource: Resource, change: WatchEvent) -> None:
         self._observed.changed(resource, change)
         if resource == PODS:
-            self._follow(change)
-        if self._synced:  # before that, `run` adds all keys itself once the caches are in sync
-            for key in requests_for(resource, change, self.watches):
-                self.queue.add(key)
+            self._worker_pods.changed(change)
+        if self._synced:  # before that, `run` adds all requests itself once the caches are in sync
+            self._enqueue(requests_for(resource, change, self.watches), reasons.object_changed(resource, change))
 
     def _on_pvc_released(self, namespace: str, claim: str) -> None:
         if self._synced:
-            self.queue.add(datavolume(namespace, claim))
-            for key in (
-                *self.watches.waiting.clones_of(namespace, claim),
-                *requests_touching(self.watches, (namespace, claim)),
-            ):
-                self.queue.add(key)
-
-    def _follow(self, change: WatchEvent) -> None:
-        """Poll the progress of a running worker, and count the outcome of one that has ended."""
-        pod = change.object
-        uid = pod["metadata"]["uid"]
-        if change.type == "DELETED":
-            self._progresses.forget(uid)
-        elif _runs(pod):
-            self._progresses.track(_target(pod))
-        else:
-            self._progresses.untrack(uid)
-        if change.old is not None:
-            ended, before = _ended_attempt(pod), _ended_attempt(change.old)
-            if ended is not None and (before is None or before.attempt != ended.attempt):
-                assert ended.outcome is not None
-                self._metrics.count_attempt(SUCCEEDED if ended.outcome.failure is None else ended.outcome.failure.code)
+            released = requests_for_released_pvc(namespace, claim, self.watches)
+            self._enqueue(released, reasons.pvc_released(namespace, claim))
 
     def _on_progress(self, target: Target) -> None:
-        pod = self.watches.get(PODS, target.namespace, target.name)
-        if pod is not None:
-            for key in owners_of(pod, self.watches):
-                self.queue.add(key)
+        reported = reasons.progress_reported(target.namespace, target.name)
+        self._enqueue(self._worker_pods.volumes_of(target), reported)
 
-    async def _persist_journal(self, target: Target, journal: str) -> None:
-        """Store a journal in an annotation of the PVC that the pod fills, as the PVC outlives the pod."""
-        pod = self.watches.get(PODS, target.namespace, target.name)
-        owners = (pod or {}).get("metadata", {}).get("ownerReferences") or ()
-        for owner in owners:
-            if owner.get("kind") == CLAIMS.kind and owner.get("controller"):
-                metadata = {"uid": owner["uid"], "annotations": {ANN_STORED_JOURNAL: journal}}
-                with contextlib.suppress(NotFound):
-                    made = await self._client.patch(CLAIMS, target.namespace, owner["name"], {"metadata": metadata})
-                    self.watches.record_write(CLAIMS, made)
+    def _enqueue(self, requests: Iterable[Request], reason: Reason) -> None:
+        for request in requests:
+            self.queue.add(request, reason=reason)
 
     # --- reconciles -------------------------------------------------------------------------------------------------
 
     async def _work(self) -> None:
         while True:
-            key = await self.queue.get()
+            request = await self.queue.get()
             try:
                 if not self._stop.is_set():
-                    await self._process_next(key)
+                    with bind(key=request, because="; ".join(map(str, self.queue.reasons(request)))):
+                        await self._process_next(request)
             finally:
-                self.queue.done(key)
+                self.queue.done(request)
                 self._ended.set()
 
-    async def _process_next(self, key: Request) -> None:
-        """Reconcile one key; its errors do not affect other keys."""
+    async def _process_next(self, request: Request) -> None:
+        """Reconcile one request; its errors do not affect other requests."""
+        known = self.queue.reasons(request)
         try:
-            with self._metrics.observe_reconcile(key.kind):
+            with self._metrics.observe_reconcile(request.kind, trigger=known[0].trigger if known else ""):
                 async with asyncio.timeout(RECONCILE_TIMEOUT):
-                    pause = await self._reconcilers.reconcile(key)
-        except Conflict as error:
-            # The cached state was outdated. The watch event with the new state has usually added the key already.
-            self.queue.retry(key)
-            log.debug("again", extra=fields(key=key, reason=error))
-        except AdmissionDenied as error:
-            # An admission policy that denies a status or an annotation now may be changed later.
-            pause = self.queue.retry(key)
-            log.warning("reconcile failed, retrying", extra=fields(key=key, reason=error, pause=round(pause, 1)))
-        except InvalidManifest as error:
-            # The error persists until the object is changed, and that adds the key again.
-            log.error("invalid object, waiting for a change", extra=fields(key=key, reason=error))  # noqa: TRY400  no traceback needed
-            await self._report_invalid(key, error)
-        except TimeoutError:
-            pause = self.queue.retry(key)
-            log.warning("reconcile failed, retrying", extra=fields(key=key, reason="timed out", pause=round(pause, 1)))
-        except CdiError as error:
-            pause = self.queue.retry(key)
-            log.warning("reconcile failed, retrying", extra=fields(key=key, reason=error, pause=round(pause, 1)))
-        except Exception:
-            pause = self.queue.retry(key)
-            log.exception("unexpected error, retrying", extra=fields(key=key, pause=round(pause, 1)))
+                    result = await self._reconcilers.reconcile(request)
+        except TerminalError as error:
+            # Only a change of the object helps, and that adds the request again.
+            log.error("invalid object, waiting for a change", extra=fields(key=request, reason=error.error))  # noqa: TRY400  no traceback needed
+            await self._report_invalid(request, error)
+        except Exception as error:  # noqa: BLE001  the next reconcile may succeed, and other requests must go on
+            self._retry(request, error)
         else:
-            self.queue.forget(key)
+            self.queue.forget(request)
+            pause = result.requeue_after
+            log.debug("reconciled", extra=fields(key=request, requeue_after=pause))
             if pause is not None:
-                self.queue.add(key, pause)
+                self.queue.add(request, pause, reason=reasons.requeued(pause))
 
-    async def _report_invalid(self, key: Request, error: InvalidManifest) -> None:
+    def _retry(self, request: Request, error: Exception) -> None:
+        """Add a request again after an error that may be gone by then, with a backoff."""
+        cause = error.code if isinstance(error, CdiError) else type(error).__name__
+        pause = round(self.queue.retry(request, reason=reasons.retried(cause)), 1)
+        match error:
+            case Conflict():
+                # The cached state was outdated. The watch event with the new state has usually added the request again.
+                log.debug("cached state was outdated, retrying", extra=fields(key=request, reason=error, pause=pause))
+            case CdiError():
+                log.warning("reconcile failed, retrying", extra=fields(key=request, reason=error, pause=pause))
+            case TimeoutError():
+                log.warning("reconcile failed, retrying", extra=fields(key=request, reason="timed out", pause=pause))
+            case _:
+                log.error("unexpected error, retrying", extra=fields(key=request, pause=pause), exc_info=error)
+
+    async def _report_invalid(self, request: Request, error: TerminalError) -> None:
         try:
-            await self._reconcilers.report_invalid(key, error)
-        except CdiError as trouble:
+            await self._reconcilers.report_invalid(request, error.error)
+        except CdiError as failure:
             # The API server may reject every write of an invalid object; then only the event reports the error.
-            log.warning("cannot write the status of an invalid object", extra=fields(key=key, reason=trouble))
-
-
-def _ended_attempt(pod: Object) -> Worker | None:
-    """Return the newest attempt in a pod that has ended; None if none has."""
-    worker = worker_from_pod(pod)
-    return worker.previous if worker is not None and worker.running else worker
-
-
-def _runs(pod: Object) -> bool:
-    status = pod.get("status") or {}
-    labels = pod["metadata"].get("labels") or {}
-    return bool(
-        labels.get(LABEL_COMPONENT) in WORKERS
-        and status.get("phase") == "Running"
-        and status.get("podIP")
-        and any(
-            one.get("name") == CONTAINER and "running" in (one.get("state") or {})
-            for one in status.get("containerStatuses") or ()
-        )
-    )
-
-
-def _target(pod: Object) -> Target:
-    metadata, address = pod["metadata"], str(pod["status"]["podIP"])
-    containers = pod["spec"].get("containers") or ()
-    return Target(
-        uid=metadata["uid"],
-        namespace=metadata["namespace"],
-        name=metadata["name"],
-        address=f"[{address}]:{PROGRESS_PORT}" if ":" in address else f"{address}:{PROGRESS_PORT}",
-        keeps_journal=any(one.get("volumeDevices") for one in containers),
-    )
+            log.warning("cannot write the status of an invalid object", extra=fields(key=request, reason=failure))

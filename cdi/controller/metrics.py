@@ -25,6 +25,7 @@ from cdi.api.phases import Phase
 from cdi.api.storageprofile import StorageProfile
 from cdi.api.timestamps import parse_timestamp
 from cdi.api.validation import parse
+from cdi.controller.result import TerminalError
 from cdi.kube.resources import (
     CDIS,
     CSI_DRIVERS,
@@ -70,6 +71,12 @@ class Metrics:
             buckets=_BUCKETS,
             registry=self.registry,
         )
+        self._reconciles = Counter(
+            "cdi_reconciles",
+            "Reconciles, by kind of request and by what led to them first: a resource that changed, or another trigger",
+            ["kind", "trigger"],
+            registry=self.registry,
+        )
         self._failures = Counter(
             "cdi_reconcile_failures",
             "Failed reconciles, by error code; each is retried",
@@ -86,12 +93,13 @@ class Metrics:
         ProcessCollector(registry=self.registry)
 
     @contextlib.contextmanager
-    def observe_reconcile(self, kind: str) -> Iterator[None]:
-        """Time a reconcile of an object of this kind, and count its failure if it raises an error."""
+    def observe_reconcile(self, kind: str, *, trigger: str) -> Iterator[None]:
+        """Count and time a reconcile of an object of this kind, and count its failure if it raises an error."""
+        self._reconciles.labels(kind, trigger).inc()
         began = time.perf_counter()
         try:
             yield
-        except CdiError as error:
+        except (CdiError, TerminalError) as error:
             self._failures.labels(kind, error.code).inc()
             raise
         finally:

@@ -1,25 +1,24 @@
-"""Work queue keys: one for each thing that a reconciler decides about."""
+"""Requests, the keys of the work queue: one for each thing that a reconciler decides about."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 from cdi.kube.resources import Object
-
-Kind = Literal["volume", "snapshot", "reader", "source", "cron", "transfer", "profile", "config", "installation"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
     """Kind and name of what is reconciled.
 
-    A ``datavolume`` is the DataVolume and the PVC of one name, a ``profile`` a StorageClass and its StorageProfile, a
+    A ``volume`` is the DataVolume and the PVC of one name, a ``profile`` a StorageClass and its StorageProfile, a
     ``snapshot`` a temporary snapshot of a clone, and a ``reader`` the source pod of a clone.
     """
 
-    kind: Kind
+    kind: str
+    """Name of the reconciler (`cdi.controller.reconcilers.registry`)."""
     namespace: str = ""
     name: str = ""
 
@@ -28,10 +27,11 @@ class Request:
 
 
 CONFIG = Request(kind="config", name="config")
-"""The key of the CDIConfig."""
+"""The request of the CDIConfig."""
 
 
 def datavolume(namespace: str, name: str) -> Request:
+    """Return the request of a volume."""
     return Request(kind="volume", namespace=namespace, name=name)
 
 

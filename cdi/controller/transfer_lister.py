@@ -1,19 +1,15 @@
-"""Read-only view of ObjectTransfers in the watch caches, and their event handlers."""
+"""Read-only view of ObjectTransfers in the watch caches."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from cdi.api.phases import TransferPhase
 from cdi.controller.informers import require_valid
-from cdi.controller.request import Request, datavolume
+from cdi.controller.lister import Cache, PodUsageSource
 from cdi.kube.resources import CLAIMS, DATA_VOLUMES, OBJECT_TRANSFERS, PODS, Object
 from cdi.reconcile.objecttransfer.record import lock_finalizer
-
-if TYPE_CHECKING:
-    from cdi.controller.lister import Cache, PodUsageSource
-    from cdi.kube.reflector import WatchEvent
 
 _ENDED = (TransferPhase.COMPLETE, TransferPhase.ERROR)
 _POD_ENDED = ("Succeeded", "Failed")
@@ -41,12 +37,7 @@ class TransferLister:
 
     def unfinished(self, uid: str) -> str:
         found = (body for body in self._watches.values(OBJECT_TRANSFERS) if body["metadata"]["uid"] == uid)
-        return next((str(body["metadata"]["name"]) for body in found if not _has_ended(body)), "")
-
-
-def transfer(body: Object) -> Request:
-    """Return the key of an ObjectTransfer."""
-    return Request(kind="transfer", name=body["metadata"]["name"])
+        return next((str(body["metadata"]["name"]) for body in found if not has_ended(body)), "")
 
 
 def endpoints(body: Object) -> tuple[Place, Place]:
@@ -67,65 +58,23 @@ def locks_of_others(claim: Object, transfers: Iterable[Object]) -> tuple[str, ..
     return tuple(one for one in held if one.startswith(lock_finalizer("")) and one not in known)
 
 
-def all_requests(caches: Cache) -> Iterator[Request]:
-    """Yield the keys of all ObjectTransfers, including ended ones, which may still hold finalizers."""
-    return map(transfer, caches.values(OBJECT_TRANSFERS))
+def unfinished_transfers(caches: Cache) -> Iterable[Object]:
+    """Return the transfers that have not ended."""
+    return (body for body in caches.values(OBJECT_TRANSFERS) if not has_ended(body))
 
 
-def requests_for_transfer(change: WatchEvent, caches: Cache) -> Iterator[Request]:
-    """Yield the key of a changed transfer, and others that depend on it.
-
-    If it has ended, those are the transfers with the same source or target; if it was deleted, also the volumes there,
-    which may have its finalizer.
-    """
-    yield transfer(change.object)
-    if change.new is None or _has_ended(change.new):
-        for place in endpoints(change.object):
-            yield from requests_touching(caches, place)
-            if change.new is None and all(place):
-                yield datavolume(*place)
-
-
-def requests_for_volume(change: WatchEvent, caches: Cache) -> Iterator[Request]:
-    """Yield the unfinished transfers of a PersistentVolume.
-
-    Those are transfers of its PVCs before and after the change, and those that have recorded its name.
-    """
-    refs = (((state or {}).get("spec") or {}).get("claimRef") or {} for state in (change.old, change.new))
-    at = {(ref.get("namespace") or "", ref.get("name") or "") for ref in refs}
-    name = change.object["metadata"]["name"]
-    for body in _unfinished(caches):
-        data = (body.get("status") or {}).get("data") or {}
-        if data.get("pvName") == name or not at.isdisjoint(endpoints(body)):
-            yield transfer(body)
-
-
-def requests_for_pod(pod: Object, caches: Cache) -> Iterator[Request]:
-    """Yield the transfers of the PVCs that a pod uses."""
-    namespace = pod["metadata"]["namespace"]
-    yield from requests_touching(caches, *((namespace, claim) for claim in _claims(pod)))
-
-
-def requests_touching(caches: Cache, *at: Place) -> Iterator[Request]:
-    """Yield the unfinished transfers whose source or target is one of these."""
-    if at:
-        yield from (transfer(body) for body in _unfinished(caches) if not set(at).isdisjoint(endpoints(body)))
-
-
-def _unfinished(caches: Cache) -> Iterable[Object]:
-    return (body for body in caches.values(OBJECT_TRANSFERS) if not _has_ended(body))
-
-
-def _has_ended(body: Object) -> bool:
+def has_ended(body: Object) -> bool:
+    """Return whether a transfer has ended, successfully or not."""
     return (body.get("status") or {}).get("phase") in _ENDED
 
 
 def _holds(pod: Object, namespace: str, claim: str) -> bool:
     ended = (pod.get("status") or {}).get("phase") in _POD_ENDED
-    return not ended and pod["metadata"]["namespace"] == namespace and claim in _claims(pod)
+    return not ended and pod["metadata"]["namespace"] == namespace and claim in claims_of_pod(pod)
 
 
-def _claims(pod: Object) -> Iterator[str]:
+def claims_of_pod(pod: Object) -> Iterator[str]:
+    """Yield the names of the PVCs that a pod mounts."""
     for each in (pod.get("spec") or {}).get("volumes") or ():
         name = (each.get("persistentVolumeClaim") or {}).get("claimName")
         if name:

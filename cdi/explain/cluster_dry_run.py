@@ -19,8 +19,7 @@ from cdi.api.quantity import Quantity
 from cdi.api.status_detail import status_detail
 from cdi.api.validation import parse
 from cdi.client.status_view import error_of, failure_of
-from cdi.controller.clone_handlers import is_size_detection_pod
-from cdi.controller.clone_lister import InformerCloneLister, NoPodUsage
+from cdi.controller.clone_lister import InformerCloneLister, NoPodUsage, is_size_detection_pod
 from cdi.explain.live_reader import SIMULATED, LiveReader
 from cdi.kube.resources import CLAIMS, DATA_VOLUMES, PODS, Object, resource_named, resource_of
 from cdi.reconcile.actions import CreateObject, PatchObject, Plan, StartWorker, Work

@@ -20,7 +20,7 @@ from cdi.api.names import (
     LABEL_PROMETHEUS,
 )
 from cdi.api.upload_protocol import SERVER_PORT
-from cdi.controller.manager import PROGRESS_PORT
+from cdi.controller.worker_tracker import PROGRESS_PORT
 from tests.cluster.test_chart import find, helm, render, selects  # noqa: F401  fixtures
 
 SERVED = {"networkPolicy": {"workers": {"namespaces": ["golden", "machines"]}}}

@@ -5,7 +5,11 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
+from cdi.controller.applier import PlanApplier
+from cdi.controller.event_recorder import EventRecorder
 from cdi.controller.informers import InformerSet, OnChange
+from cdi.controller.ownership import Ownership
+from cdi.controller.reconcilers.dependencies import Dependencies
 from cdi.controller.request import Scope
 from cdi.kube.reflector import WatchEvent
 from cdi.kube.resources import Object, Resource
@@ -42,6 +46,22 @@ def watches(
     for resource, each in known:
         made.record_write(resource, each)
     return made
+
+
+def dependencies(caches: InformerSet, *, client: Any = None, scope: Scope | None = None, **given: Any) -> Dependencies:
+    """Return what reconcilers share: what is given, and nothing else but writers to the client."""
+    scope, recorder = scope or Scope(), EventRecorder(client)
+    others = dict.fromkeys(("lister", "inputs", "clones", "transfers", "uploads", "components"))
+    fixed = {
+        "client": client,
+        "caches": caches,
+        "scope": scope,
+        "ownership": Ownership(caches, scope),
+        "recorder": recorder,
+        "applier": PlanApplier(client, caches, None, recorder),  # type: ignore[arg-type]
+        "install_namespace": "cdi",
+    }
+    return Dependencies(**{**others, **fixed, **given})
 
 
 def added(new: Object) -> WatchEvent:

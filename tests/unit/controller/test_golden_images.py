@@ -24,12 +24,11 @@ from cdi.api.names import (
 from cdi.controller.applier import PlanApplier
 from cdi.controller.clone_lister import InformerCloneLister, NoPodUsage, claims_of
 from cdi.controller.cron_reads import CronReads
-from cdi.controller.handlers import initial_requests, requests_for
 from cdi.controller.lister import ClusterLister
-from cdi.controller.reconcilers import Reconcilers
+from cdi.controller.reconcilers.dataimportcron import DataImportCronReconciler
+from cdi.controller.reconcilers.registry import initial_requests, requests_for
 from cdi.controller.referenced_objects import ReferencedObjects
 from cdi.controller.request import Request, Scope
-from cdi.controller.transfer_lister import TransferLister
 from cdi.kube.jwt import SigningKey
 from cdi.kube.resources import (
     CLAIMS,
@@ -55,7 +54,7 @@ from cdi.reconcile.dataimportcron.poll_turn import MAX_POLLS
 from cdi.reconcile.dataimportcron.proof_result import ANNOTATION as PROOF_ATTEMPTS
 from cdi.reconcile.dataimportcron.proof_result import ProofAttempts
 from cdi.reconcile.settings import WorkerPodConfig
-from tests.unit.controller.objects import added, body, deleted, modified, watches
+from tests.unit.controller.objects import added, body, deleted, dependencies, modified, watches
 
 OWN = {"cdi.kubevirt.io/dataImportCron": "fedora-cron"}
 INSTALLED = {**OWN, "cdi.kubevirt.io/dataImportCronNs": "ns"}
@@ -196,9 +195,9 @@ def lister(*known, scope=None, key=None):
         made.record_write(resource, each)
         made.crons.changed(resource, added(each))
         made.waiting.changed(resource, added(each))
-    controller = reconcilers(Server(), made, scope or Scope())
-    controller._clones.key = key
-    return controller._crons(CronReads(None))
+    controller = reconciler(Server(), made, scope or Scope())
+    controller._d.clones.key = key
+    return controller.lister(CronReads(None))
 
 
 def test_objects_are_selected_by_the_label_and_sorted():
@@ -607,23 +606,14 @@ class Server(Patches):
         self.deleted.append((resource, name, propagation))
 
 
-def reconcilers(server, made, scope):
+def reconciler(server, made, scope):
     inputs = ReferencedObjects(server)
     observed = ClusterLister(made, None, inputs, NoUsers(), pods=WorkerPodConfig(), install_namespace="cdi")
     clones = InformerCloneLister(made, observed, NoPodUsage())
-    return Reconcilers(
-        server,
-        made,
-        observed,
-        inputs,
-        clones,
-        TransferLister(made, NoUsers()),
-        None,
-        None,
-        scope=scope,
-        components=None,
-        install_namespace="cdi",
-        now=lambda: 1_800_000_000.0,
+    return DataImportCronReconciler(
+        dependencies(
+            made, client=server, lister=observed, inputs=inputs, clones=clones, scope=scope, now=lambda: 1_800_000_000.0
+        )
     )
 
 
@@ -643,7 +633,7 @@ async def test_what_is_created_carries_the_labels_of_the_scope():
     cron = body(DATA_IMPORT_CRONS, "fedora-cron", labels={"team": "a"}, annotations=desired, spec=spec)
     server = Server()
     made = watches((DATA_IMPORT_CRONS, cron))
-    await reconcilers(server, made, Scope(selector={"team": "a"})).reconcile(KEY)
+    await reconciler(server, made, Scope(selector={"team": "a"})).reconcile(KEY)
     objects = {one["kind"]: one for one in server.created if one["kind"] != "Event"}
     assert set(objects) == {"DataSource", "DataVolume"}
     assert objects["DataVolume"]["metadata"]["name"] == "fedora-fd83ea4c-7ef"
@@ -666,7 +656,7 @@ async def test_crons_that_are_reconciled_at_once_do_not_exceed_the_limit_of_poll
     names = [f"cron-{number}" for number in range(2 * MAX_POLLS)]
     crons = [body(DATA_IMPORT_CRONS, name, spec={**spec, "managedDataSource": name}) for name in names]
     server = Slow()
-    made = reconcilers(server, watches(*((DATA_IMPORT_CRONS, cron) for cron in crons)), Scope())
+    made = reconciler(server, watches(*((DATA_IMPORT_CRONS, cron) for cron in crons)), Scope())
     await asyncio.gather(*(made.reconcile(Request(kind="cron", namespace="ns", name=name)) for name in names))
     kinds = [one["kind"] for one in server.created]
     assert kinds.count("CronJob") == len(names), "each one has a poll that is due"
@@ -682,14 +672,14 @@ class Turns:
         self._watches = watches(*known)
         for resource, each in known:
             self._watches.crons.changed(resource, added(each))
-        self._reconcilers = reconcilers(self._server, self._watches, Scope())
+        self._reconciler = reconciler(self._server, self._watches, Scope())
 
     async def reconcile(self, namespace):
         """Reconcile all DataImportCrons of a namespace, and return the number of pods held by each namespace."""
         for cron in list(self._watches.values(DATA_IMPORT_CRONS)):
             metadata = cron["metadata"]
             if metadata["namespace"] == namespace:
-                await self._reconcilers.reconcile(Request(kind="cron", namespace=namespace, name=metadata["name"]))
+                await self._reconciler.reconcile(Request(kind="cron", namespace=namespace, name=metadata["name"]))
         return self.held
 
     @property
@@ -758,7 +748,7 @@ async def test_what_a_deleted_cron_left_is_deleted():
         made.record_write(resource, each)
         made.crons.changed(resource, added(each))
     server = Server()
-    await reconcilers(server, made, Scope()).reconcile(KEY)
+    await reconciler(server, made, Scope()).reconcile(KEY)
     assert server.deleted == [
         (CRON_JOBS, "poll", "Background"),
         (JOBS, "poll-1", "Background"),

@@ -10,10 +10,11 @@ import pytest
 from prometheus_client import generate_latest
 
 from cdi.api.errors import AlreadyExists, InvalidManifest
-from cdi.controller.handlers import initial_requests, requests_for, unfinished_requests
 from cdi.controller.informers import InformerSet, require_valid
 from cdi.controller.manager import Manager
 from cdi.controller.metrics import Metrics
+from cdi.controller.reconcilers.event_handlers import unfinished_volumes
+from cdi.controller.reconcilers.registry import initial_requests, requests_for
 from cdi.controller.request import Request, Scope, datavolume
 from cdi.kube.resources import (
     CDI_CONFIGS,
@@ -99,7 +100,7 @@ def test_whoever_looks_through_all_objects_sees_the_others(resource: Resource, p
     for change in (added(claim), deleted(claim)):
         requests_for(CLAIMS, change, watches)
     assert datavolume("ns", "good") in initial_requests(watches)
-    assert datavolume("ns", "good") in set(unfinished_requests(watches))
+    assert datavolume("ns", "good") in set(unfinished_volumes(watches))
     told_of = Metrics(watches.values, version="1", waiting=lambda: 0, in_work=lambda: 0)
     assert b'cdi_datavolumes{phase="Pending"}' in generate_latest(told_of.registry)
 

@@ -11,6 +11,7 @@ from cdi.api.errors import AdmissionDenied, ClusterUnavailable, Conflict, Invali
 from cdi.controller.manager import Manager
 from cdi.controller.metrics import Metrics
 from cdi.controller.request import Request, Scope, datavolume
+from cdi.controller.result import Result, TerminalError
 from cdi.kube.resources import CLAIMS, PODS, Object
 from cdi.reconcile.pods.builder import ANN_ATTEMPT
 from cdi.reconcile.settings import WorkerPodConfig
@@ -26,17 +27,14 @@ class Reconcilers:
         self.answers = answers
         self.seen: list[Request] = []
 
-    async def reconcile(self, key: Request) -> float | None:
+    async def reconcile(self, key: Request) -> Result:
         self.seen.append(key)
         answer = self.answers.get(key.name)
         if callable(answer):
             answer = await answer()
         if isinstance(answer, BaseException):
             raise answer
-        return answer
-
-    def about(self, _: Request) -> None:
-        return None
+        return answer or Result()
 
     async def report_invalid(self, *_: object) -> None:
         pass
@@ -60,7 +58,7 @@ def life(reconcilers: Reconcilers, stop: asyncio.Event | None = None) -> Manager
         (Conflict("older"), 1),
         (ClusterUnavailable("away"), 1),
         (ZeroDivisionError("a defect"), 1),
-        (InvalidManifest("never"), 0),
+        (TerminalError(InvalidManifest("never")), 0),
         (AdmissionDenied("not today"), 1),
     ],
 )
@@ -73,7 +71,7 @@ async def test_a_failure_is_tried_again_with_a_pause_and_one_of_the_object_is_no
 
 
 async def test_what_a_plan_asks_for_is_looked_at_later() -> None:
-    made = life(Reconcilers(a=30.0))
+    made = life(Reconcilers(a=Result(requeue_after=30.0)))
     await made._process_next(KEY)
     assert (len(made.queue), made.queue.ready) == (1, 0)
 
@@ -131,17 +129,17 @@ def worker(phase: str, **state):
 
 async def test_a_worker_is_followed_from_its_start_to_its_end() -> None:
     made = life(Reconcilers())
-    followed = made._progresses._targets
+    followed = made._worker_pods.progress._targets
     pending, running = worker("Pending", waiting={}), worker("Running", running={})
     ended = worker("Failed", terminated={"exitCode": 137, "reason": "OOMKilled"})
-    made._follow(added(pending))
+    made._worker_pods.changed(added(pending))
     assert not followed
-    made._follow(modified(pending, running))
+    made._worker_pods.changed(modified(pending, running))
     (target,) = followed.values()
     assert (target.address, target.keeps_journal) == ("10.0.0.7:8443", True)
-    made._follow(modified(running, ended))
+    made._worker_pods.changed(modified(running, ended))
     assert not followed
-    made._follow(deleted(ended))
+    made._worker_pods.changed(deleted(ended))
     count = made._metrics.registry.get_sample_value
     assert sum(count("cdi_imports_total", {"outcome": code}) or 0 for code in ("ResourceLimit", "WorkerLost")) == 1
 
@@ -167,14 +165,14 @@ async def test_each_run_of_a_restarted_container_is_counted() -> None:
         restarting(2, killed, running={}),  # its end was not observed
     )
     for before, after in itertools.pairwise(course):
-        made._follow(modified(before, after))
+        made._worker_pods.changed(modified(before, after))
     count = made._metrics.registry.get_sample_value
     assert sum(count("cdi_imports_total", {"outcome": code}) or 0 for code in ("ResourceLimit", "WorkerLost")) == 2
 
 
 async def test_what_was_there_at_the_start_is_not_counted_as_news() -> None:
     made = life(Reconcilers())
-    made._follow(added(worker("Failed", terminated={"exitCode": 1})))
+    made._worker_pods.changed(added(worker("Failed", terminated={"exitCode": 1})))
     assert not [
         sample
         for metric in made._metrics.registry.collect()

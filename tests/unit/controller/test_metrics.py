@@ -280,11 +280,12 @@ def test_pods_are_counted_by_phase():
 
 def test_reconciles_are_timed_and_failures_named():
     subject = metrics()
-    with subject.observe_reconcile("volume"):
+    with subject.observe_reconcile("volume", trigger="pods"):
         pass
-    with pytest.raises(SourceNotFound), subject.observe_reconcile("volume"):
+    with pytest.raises(SourceNotFound), subject.observe_reconcile("volume", trigger="pods"):
         raise SourceNotFound("no")
     assert value(subject, "cdi_reconcile_duration_seconds_count", kind="volume") == 2
+    assert value(subject, "cdi_reconciles_total", kind="volume", trigger="pods") == 2
     assert value(subject, "cdi_reconcile_failures_total", kind="volume", code="SourceNotFound") == 1
 
 
@@ -324,7 +325,7 @@ def everything() -> set[str]:
         DATA_VOLUMES: [volume("dv", "ImportInProgress", restarts=1)], CDIS: [installation("a", "1", "True")], PODS: [{}],
     })  # fmt: skip
     subject.count_attempt(SUCCEEDED)
-    with pytest.raises(SourceNotFound), subject.observe_reconcile("volume"):
+    with pytest.raises(SourceNotFound), subject.observe_reconcile("volume", trigger="pods"):
         raise SourceNotFound("no")
     return {name for name in told(subject) if not name.endswith("_created")}
 

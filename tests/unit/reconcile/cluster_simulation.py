@@ -15,7 +15,7 @@ from cdi.api.job import Job, Outcome
 from cdi.api.names import ANN_FILLED_FOR
 from cdi.api.quantity import Quantity
 from cdi.api.validation import parse
-from cdi.controller.reconcilers import PLATFORM as CLUSTER
+from cdi.controller.reconcilers.dependencies import PLATFORM as CLUSTER
 from cdi.reconcile.actions import (
     CreateObject,
     DeleteObject,

@@ -10,9 +10,9 @@ import asyncio
 import copy
 
 from cdi.api.errors import Conflict
-from cdi.controller.handlers import initial_requests
 from cdi.controller.manager import Manager
 from cdi.controller.metrics import Metrics
+from cdi.controller.reconcilers.registry import initial_requests
 from cdi.controller.request import Scope
 from cdi.kube.reflector import WatchEvent
 from cdi.kube.resources import (
@@ -40,7 +40,7 @@ class Keys:
     def __init__(self):
         self.now, self.later = {}, {}
 
-    def add(self, key, pause=0.0):
+    def add(self, key, pause=0.0, *, reason=None):
         if key.kind not in ("volume", "transfer"):
             return
         if pause:
@@ -197,9 +197,8 @@ class Simulation:
         metrics = Metrics(lambda _: (), version="1", waiting=lambda: 0, in_work=lambda: 0)
         self.life = Manager(
             self.api, scope=Scope(), pods=WorkerPodConfig(image="example/cdi:1"), install_namespace="cdi", version="1", workers=1,
-            metrics=metrics, stop=asyncio.Event(),
+            metrics=metrics, stop=asyncio.Event(), now=lambda: self.now,
         )  # fmt: skip
-        self.life._reconcilers.now = lambda: self.now
         self.keys = self.life.queue = Keys()
         # The resources that are watched in the namespace of CDI only have nothing to do with transfers.
         watched = self.life.watches._reflectors
@@ -276,14 +275,14 @@ class Simulation:
         self.keys.later.pop(key, None)
         self.api.fuse = lives
         try:
-            pause = await self.life._reconcilers.reconcile(key)
+            result = await self.life._reconcilers.reconcile(key)
         except Conflict:
             self.keys.add(key)
         except Crash:
             self.start()
         else:
-            if pause is not None:
-                self.keys.later[key] = pause
+            if result.requeue_after is not None:
+                self.keys.later[key] = result.requeue_after
         self.api.fuse = None
 
     # --- Kubernetes and users ---------------------------------------------------------------------------------------

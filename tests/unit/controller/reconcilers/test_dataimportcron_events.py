@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cdi.controller.cron_handlers import requests_for
+from cdi.controller.reconcilers.registry import requests_for
 from cdi.controller.request import Request
 from cdi.kube.reflector import WatchEvent
 from cdi.kube.resources import DATA_IMPORT_CRONS

@@ -5,7 +5,7 @@ from __future__ import annotations
 from cdi.api.copy import TICKET_PREFIX, Ticket
 from cdi.api.names import ANN_OWNER_UID, LABEL_COMPONENT
 from cdi.api.storageprofile import CloneStrategy
-from cdi.controller.handlers import requests_for
+from cdi.controller.reconcilers.registry import requests_for
 from cdi.controller.request import Request, datavolume
 from cdi.kube.resources import CLAIMS, DATA_VOLUMES, PODS
 from cdi.reconcile.clone.manifests import MEASUREMENT

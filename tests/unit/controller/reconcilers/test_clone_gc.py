@@ -7,14 +7,14 @@ from types import SimpleNamespace
 import pytest
 
 from cdi.api.storageprofile import CloneStrategy
-from cdi.controller.clone_gc import CloneGarbageCollector
 from cdi.controller.clone_lister import InformerCloneLister
-from cdi.controller.handlers import requests_for
-from cdi.controller.request import Request, Scope
+from cdi.controller.reconcilers.clone_gc import SnapshotReconciler
+from cdi.controller.reconcilers.registry import requests_for
+from cdi.controller.request import Request
 from cdi.kube.resources import CLAIMS, VOLUME_SNAPSHOTS
 from cdi.reconcile.actions import DeleteObject
 from cdi.reconcile.clone.plan_annotation import ANN_SOURCE_UID, ANN_TARGET, ANNOTATION, LABEL_TEMPORARY, ClonePlanRecord
-from tests.unit.controller.objects import body, deleted
+from tests.unit.controller.objects import body, deleted, dependencies
 from tests.unit.controller.test_lister import observed
 
 SNAPSHOT = body(
@@ -38,7 +38,8 @@ def bench():
     found, caches = observed((VOLUME_SNAPSHOTS, SNAPSHOT))
     clock = SimpleNamespace(now=1000.0)
     clones = InformerCloneLister(caches, found, None)
-    temporaries = CloneGarbageCollector(caches, found, clones, scope=Scope(), now=lambda: clock.now)
+    shared = dependencies(caches, lister=found, clones=clones, now=lambda: clock.now)
+    temporaries = SnapshotReconciler(shared)
     return SimpleNamespace(
         caches=caches, plan=lambda: temporaries.plan(KEY), clock=clock,
         note=lambda it: caches.record_write(CLAIMS, it), drop=lambda name: caches._of(CLAIMS, "ns")._remove(("ns", name)),

@@ -6,7 +6,7 @@ import copy
 
 import pytest
 
-from cdi.controller.handlers import initial_requests, requests_for
+from cdi.controller.reconcilers.registry import initial_requests, requests_for
 from cdi.controller.request import CONFIG, Request, datavolume
 from cdi.kube.resources import (
     CDI_CONFIGS,
