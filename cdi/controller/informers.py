@@ -142,6 +142,11 @@ class InformerSet:
         follow(CDIS, strip=_transform_own_kind)
         follow(VOLUME_SNAPSHOT_CLASSES, strip=_strip_managed_fields, optional=True)
 
+    @property
+    def resources(self) -> frozenset[Resource]:
+        """Resources that are watched."""
+        return frozenset(self._reflectors)
+
     def get(self, resource: Resource, namespace: str, name: str) -> Object | None:
         """Return an object, which must not be modified; `namespace` is empty for cluster-scoped resources."""
         reflector = self._of(resource, namespace)

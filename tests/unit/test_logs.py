@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import pytest
 
 from cdi.api.errors import Conflict
-from cdi.logs import JsonFormatter, LogFormat, TextFormatter, configure, fields, redact
+from cdi.logs import JsonFormatter, LogFormat, TextFormatter, bind, configure, fields, redact
 
 
 def record_of(
@@ -151,3 +151,10 @@ def test_a_log_that_cannot_be_written_ends_nothing(
         logging.getLogger("cdi").info("lost")
     logging.getLogger("cdi").info("written")
     assert [line[21:] for line in capsys.readouterr().err.splitlines()] == ["written"]
+
+
+def test_bound_fields_are_in_each_record_and_those_of_the_record_win() -> None:
+    with bind(key="volume a/b", because="Pod a/x changed"):
+        line = written("phase changed", key="volume a/c")
+    assert (line["key"], line["because"]) == ("volume a/c", "Pod a/x changed")
+    assert "because" not in written("phase changed")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
+import logging
 
 import pytest
 
@@ -13,6 +15,7 @@ from cdi.controller.metrics import Metrics
 from cdi.controller.request import Request, Scope, datavolume
 from cdi.controller.result import Result, TerminalError
 from cdi.kube.resources import CLAIMS, PODS, Object
+from cdi.logs import JsonFormatter
 from cdi.reconcile.pods.builder import ANN_ATTEMPT
 from cdi.reconcile.settings import WorkerPodConfig
 from tests.unit.controller.objects import added, body, deleted, modified
@@ -180,3 +183,38 @@ async def test_what_was_there_at_the_start_is_not_counted_as_news() -> None:
         for sample in metric.samples
         if sample.name.endswith("_total")
     ]
+
+
+# --- reasons --------------------------------------------------------------------------------------------------------
+
+
+def sample(made: Manager, **labels: str) -> float | None:
+    return made._metrics.registry.get_sample_value("cdi_reconciles_total", labels)
+
+
+async def test_a_reconcile_is_counted_by_what_led_to_it_and_logs_say_so() -> None:
+    done = asyncio.Event()
+    lines: list[dict[str, object]] = []
+
+    async def answer() -> None:
+        record = logging.LogRecord("cdi.controller", logging.INFO, __file__, 1, "phase changed", (), None)
+        lines.append(json.loads(JsonFormatter().format(record)))
+        done.set()
+
+    made = life(Reconcilers(a=answer))
+    made._synced = True
+    claim = body(CLAIMS, "a", spec={})
+    made._on_event(CLAIMS, modified(claim, claim))
+    task = asyncio.create_task(made._work())
+    await done.wait()
+    task.cancel()
+    assert (lines[0]["key"], lines[0]["because"]) == ("volume ns/a", "PersistentVolumeClaim ns/a changed")
+    assert sample(made, kind="volume", trigger="persistentvolumeclaims") == 1
+
+
+async def test_a_requeue_and_a_retry_are_reasons_too() -> None:
+    made = life(Reconcilers(a=Result(requeue_after=30.0), b=Conflict("older")))
+    for request in (KEY, datavolume("ns", "b")):
+        await made._process_next(request)
+    found = {request.name: [each.text for each in reasons] for request, reasons in made.queue._reasons.items()}
+    assert found == {"a": ["requeued after 30 s"], "b": ["retried after Conflict"]}

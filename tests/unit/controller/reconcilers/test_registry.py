@@ -6,8 +6,10 @@ import copy
 
 import pytest
 
-from cdi.controller.reconcilers.registry import initial_requests, requests_for
+from cdi.api.errors import AdmissionDenied, Conflict, InvalidManifest
+from cdi.controller.reconcilers.registry import RECONCILERS, WATCHES, Reconcilers, initial_requests, requests_for
 from cdi.controller.request import CONFIG, Request, datavolume
+from cdi.controller.result import TerminalError
 from cdi.kube.resources import (
     CDI_CONFIGS,
     CDIS,
@@ -23,8 +25,9 @@ from cdi.kube.resources import (
     STORAGE_PROFILES,
     VOLUME_IMPORT_SOURCES,
     VOLUMES,
+    Resource,
 )
-from tests.unit.controller.objects import added, body, deleted, modified, watches
+from tests.unit.controller.objects import added, body, deleted, dependencies, modified, watches
 
 DV = body(DATA_VOLUMES, "disk", spec={}, status={"phase": "ImportInProgress"})
 DONE = body(DATA_VOLUMES, "old", spec={}, status={"phase": "Succeeded"})
@@ -144,3 +147,50 @@ def test_at_the_start_everything_is_looked_at_once() -> None:
         datavolume("ns", "prime-uid-disk-scratch"), Request(kind="profile", name="fast"),
         Request(kind="cron", namespace="ns", name="daily"),
     }  # fmt: skip
+
+
+# --- registration ---------------------------------------------------------------------------------------------------
+
+
+READ_ONLY = frozenset[Resource]()
+"""Watched resources whose changes lead to no reconcile."""
+
+
+def test_every_watched_resource_leads_to_reconciles_and_every_watch_is_fed() -> None:
+    assert watches().resources - READ_ONLY == WATCHES.keys()
+
+
+def test_each_kind_has_one_reconciler() -> None:
+    names = [reconciler.name for reconciler in RECONCILERS]
+    assert len(set(names)) == len(names)
+
+
+def test_a_reconciler_requests_its_own_kind_only() -> None:
+    caches = known((STORAGE_CLASSES, body(STORAGE_CLASSES, "fast")), (CDIS, body(CDIS, "cdi")))
+    changes = {DATA_VOLUMES: DV, CLAIMS: TARGET, PODS: POD, DATA_SOURCES: SOURCE}
+    for reconciler in RECONCILERS:
+        found = set(reconciler.initial(caches))
+        for watch in reconciler.watches():
+            changed = changes.get(watch.resource) or body(watch.resource, "x", spec={}, involvedObject={})
+            found.update(watch.requests(added(changed), caches), watch.requests(deleted(changed), caches))
+        assert {request.kind for request in found} <= {reconciler.name}
+
+
+@pytest.mark.parametrize(
+    ("error", "raised"),
+    [
+        (InvalidManifest("never"), TerminalError),
+        (AdmissionDenied("not now"), AdmissionDenied),
+        (Conflict("old"), Conflict),
+    ],
+    ids=lambda part: "" if isinstance(part, type) else type(part).__name__,
+)
+async def test_only_an_invalid_object_is_a_terminal_error(error, raised) -> None:
+    class Failing:
+        async def reconcile(self, _request):
+            raise error
+
+    reconcilers = Reconcilers(dependencies(watches(), now=lambda: 0.0))
+    reconcilers._by_kind["volume"] = Failing()
+    with pytest.raises(raised):
+        await reconcilers.reconcile(OURS)
