@@ -54,7 +54,7 @@ from cdi.kube.resources import (
     Object,
     Resource,
 )
-from cdi.reconcile.pods.builder import ANN_JOB, ANN_JOURNAL
+from cdi.reconcile.pods.roles import ANN_JOB, ANN_JOURNAL
 
 _LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
 _BIG_ANNOTATIONS = (ANN_JOB, ANN_JOURNAL)

@@ -44,6 +44,7 @@ from cdi.reconcile.datavolume.attempts import AttemptHistory
 from cdi.reconcile.datavolume.result import Result
 from cdi.reconcile.pods.builder import claim_owner, retains_after_completion
 from cdi.reconcile.pods.job import WorkerSpec, file_size
+from cdi.reconcile.pods.roles import CLONE_TARGET
 from cdi.reconcile.pods.types import VolumeLayout, Worker
 from cdi.reconcile.types import PVC, Clone, Pending, Rejected
 
@@ -106,7 +107,7 @@ def prepare_copy(
 
 def target_pod(filled: PVC, pod: dict[str, Any]) -> dict[str, Any]:
     """Convert an importer pod to the target pod of a clone."""
-    return with_certificate(pod, upload_pod(filled.name))
+    return with_certificate(pod, CLONE_TARGET, upload_pod(filled.name))
 
 
 def before_target(filled: PVC) -> tuple[Action, ...]:

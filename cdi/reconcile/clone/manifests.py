@@ -14,7 +14,6 @@ from cdi.api.names import (
     ANN_SERVICE_ACCOUNT,
     COMMON_LABELS,
     GROUP,
-    LABEL_COMPONENT,
     POD_ANNOTATION_DEFAULTS,
     TEMPORARY_CLAIM_LABELS,
     clone_source,
@@ -32,21 +31,18 @@ from cdi.reconcile.clone.types import CloneSource
 from cdi.reconcile.context import ReconcileContext
 from cdi.reconcile.datavolume.annotated_claims import CLONE_SOURCE
 from cdi.reconcile.datavolume.claim_builder import build_prime, owner_reference
-from cdi.reconcile.pods.builder import (
-    DEVICE,
-    DIRECTORY,
-    USER,
-    claim_owner,
-    restricted_pod_spec,
-    scheduling,
-    worker_container,
+from cdi.reconcile.pods.builder import claim_owner
+from cdi.reconcile.pods.roles import (
+    PREPARATION,
+    SIZE_DETECTION,
+    DataMount,
+    build_pod,
+    pod_spec,
 )
 from cdi.reconcile.storage.classes import StorageClass
 from cdi.reconcile.types import PVC, Clone
 
 SNAPSHOT_GROUP: Final = "snapshot.storage.k8s.io"
-COMPONENT: Final = "cdi-clone-preparation"
-MEASUREMENT: Final = "cdi-clone-measurement"
 _SOURCE: Final = "/var/run/cdi/clone/source"
 
 
@@ -192,84 +188,46 @@ def build_prep_pod(context: ReconcileContext, target: PVC, prime: PVC) -> dict[s
     With WaitForFirstConsumer this provisions the volume, and mounting expands a filesystem that is smaller than its
     volume.
     """
-    pods = context.config.pods
-    container: dict[str, Any] = {
-        "name": "prepare",
-        "image": pods.image,
-        "imagePullPolicy": pods.pull_policy,
-        "command": ["python3", "-c", "pass"],
-        "resources": {"requests": {"cpu": "10m", "memory": "8M"}, "limits": {"cpu": "100m", "memory": "64M"}},
-        "securityContext": {
-            "allowPrivilegeEscalation": False,
-            "capabilities": {"drop": ["ALL"]},
-            "readOnlyRootFilesystem": True,
-            "runAsNonRoot": True,
-            "runAsUser": USER,
-            "seccompProfile": {"type": "RuntimeDefault"},
-        },
-    }
-    if prime.volume_mode == "Block":
-        container["volumeDevices"] = [{"name": "data", "devicePath": DEVICE}]
-    else:
-        container["volumeMounts"] = [{"name": "data", "mountPath": DIRECTORY}]
-    spec: dict[str, Any] = {
-        **restricted_pod_spec(grace=0, opens_volume=False),
-        "containers": [container],
-        "volumes": [{"name": "data", "persistentVolumeClaim": {"claimName": prime.name}}],
-        **scheduling(pods),
-    }
-    account = target.annotations.get(ANN_SERVICE_ACCOUNT)
-    if account and prime.namespace == target.namespace:
-        spec["serviceAccountName"] = account
-    return {
-        "apiVersion": "v1",
-        "kind": "Pod",
-        "metadata": {
-            "name": preparation_pod(prime.name),
-            "namespace": prime.namespace,
-            "labels": {**context.config.labels, **COMMON_LABELS, LABEL_COMPONENT: COMPONENT},
-            "annotations": {ANN_CREATED_BY_CONTROLLER: "yes", ANN_OWNER_UID: target.uid},
-            "ownerReferences": [claim_owner(prime)],
-        },
-        "spec": spec,
-    }
+    account = target.annotations.get(ANN_SERVICE_ACCOUNT) if prime.namespace == target.namespace else None
+    data = DataMount(claim=prime.name, block=prime.volume_mode == "Block")
+    return build_pod(
+        PREPARATION,
+        context.config,
+        pod_spec(PREPARATION, context.config.pods, owner=target.uid, data=data, account=account),
+        namespace=prime.namespace,
+        name=preparation_pod(prime.name),
+        annotations={ANN_CREATED_BY_CONTROLLER: "yes", ANN_OWNER_UID: target.uid},
+        owner=claim_owner(prime),
+    )
 
 
 def build_size_detection_pod(context: ReconcileContext, found: CloneSource) -> dict[str, Any]:
     """Build the size-detection pod, which mounts the source read-only."""
-    dv, pods = context.datavolume, context.config.pods
+    dv = context.datavolume
     owner = dv.metadata.uid or ""
-    container = {
-        **worker_container(pods, owner=owner),
-        "args": ["measure", f"{_SOURCE}/disk.img", found.uid],
-        "volumeMounts": [{"name": "data", "mountPath": _SOURCE, "readOnly": True}],
+    spec = pod_spec(
+        SIZE_DETECTION,
+        context.config.pods,
+        owner=owner,
+        args=(f"{_SOURCE}/disk.img", found.uid),
+        data=DataMount(claim=found.name, directory=_SOURCE),
+        priority=dv.spec.priority_class_name,
+    )
+    annotations = {
+        **POD_ANNOTATION_DEFAULTS,
+        ANN_CREATED_BY_CONTROLLER: "yes",
+        ANN_OWNER_UID: owner,
+        ANN_SOURCE_UID: found.uid,
+        ANN_TARGET: f"{dv.metadata.namespace}/{dv.metadata.name}",
     }
-    spec: dict[str, Any] = {
-        **restricted_pod_spec(grace=0),
-        "containers": [container],
-        "volumes": [{"name": "data", "persistentVolumeClaim": {"claimName": found.name, "readOnly": True}}],
-        **scheduling(pods),
-    }
-    if dv.spec.priority_class_name:
-        spec["priorityClassName"] = dv.spec.priority_class_name
-    metadata: dict[str, Any] = {
-        "name": measurement_pod(dv),
-        "namespace": found.namespace,
-        "labels": {
-            **(dv.metadata.labels or {}),
-            **context.config.labels,
-            **COMMON_LABELS,
-            LABEL_COMPONENT: MEASUREMENT,
-            LABEL_TEMPORARY: "true",
-        },
-        "annotations": {
-            **POD_ANNOTATION_DEFAULTS,
-            ANN_CREATED_BY_CONTROLLER: "yes",
-            ANN_OWNER_UID: owner,
-            ANN_SOURCE_UID: found.uid,
-            ANN_TARGET: f"{dv.metadata.namespace}/{dv.metadata.name}",
-        },
-    }
-    if found.namespace == dv.metadata.namespace:
-        metadata["ownerReferences"] = [owner_reference(dv)]
-    return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
+    return build_pod(
+        SIZE_DETECTION,
+        context.config,
+        spec,
+        namespace=found.namespace,
+        name=measurement_pod(dv),
+        annotations=annotations,
+        inherited=dv.metadata.labels,
+        labels={LABEL_TEMPORARY: "true"},
+        owner=owner_reference(dv) if found.namespace == dv.metadata.namespace else None,
+    )

@@ -26,8 +26,6 @@ from cdi.api.golden import RECORD
 from cdi.api.names import (
     ANN_CREATED_BY_CONTROLLER,
     ANN_OWNER_UID,
-    COMMON_LABELS,
-    LABEL_COMPONENT,
     POD_ANNOTATION_DEFAULTS,
     joined,
 )
@@ -46,10 +44,9 @@ from cdi.reconcile.clone.types import Snapshot
 from cdi.reconcile.dataimportcron.context import Body, CronContext
 from cdi.reconcile.dataimportcron.objects import patch_volume, plural_of
 from cdi.reconcile.dataimportcron.versions import History
-from cdi.reconcile.pods.builder import CONTAINER, restricted_pod_spec, scheduling, worker_container
+from cdi.reconcile.pods.roles import CONTAINER, RECORD_SIGNING, build_pod, pod_spec
 from cdi.reconcile.types import PVC
 
-COMPONENT: Final = "cdi-record-signer"
 ANN_STATEMENT: Final = GOLDEN_STATEMENT.key
 """Pod annotation with the statement to be signed."""
 SIGNING_TIMEOUT: Final = 60
@@ -220,43 +217,36 @@ def build_signing_pod(
     context: CronContext, holder: PVC | Snapshot, name: str, statement: str, key: ObjectRef
 ) -> dict[str, Any]:
     """Build the signing pod: it mounts the Secret, opens no volume, and has no API credentials."""
-    pods = context.config.pods
-    container = {
-        **worker_container(pods, owner=holder.uid),
-        "args": ["sign-record", f"{_STATEMENT}/statement", _KEYS, holder.uid],
-        "volumeMounts": [
+    field_ref = {"fieldPath": f"metadata.annotations['{ANN_STATEMENT}']"}
+    spec = pod_spec(
+        RECORD_SIGNING,
+        context.config.pods,
+        owner=holder.uid,
+        args=(f"{_STATEMENT}/statement", _KEYS, holder.uid),
+        mounts=[
             {"name": "record", "mountPath": _STATEMENT, "readOnly": True},
             {"name": "keys", "mountPath": _KEYS, "readOnly": True},
         ],
-    }
-    field_ref = {"fieldPath": f"metadata.annotations['{ANN_STATEMENT}']"}
-    spec: dict[str, Any] = {
-        # The group makes the key readable: Secrets are owned by root.
-        **restricted_pod_spec(grace=0),
-        "containers": [container],
-        "volumes": [
+        volumes=[
             {"name": "record", "downwardAPI": {"items": [{"path": "statement", "fieldRef": field_ref}]}},
             {"name": "keys", "secret": {"secretName": key.name, "defaultMode": 0o440}},
         ],
-        **scheduling(pods),
+    )
+    annotations = {
+        **POD_ANNOTATION_DEFAULTS,
+        ANN_CREATED_BY_CONTROLLER: "yes",
+        ANN_OWNER_UID: holder.uid,
+        ANN_STATEMENT: statement,
     }
-    return {
-        "apiVersion": "v1",
-        "kind": "Pod",
-        "metadata": {
-            "name": name,
-            "namespace": holder.namespace,
-            "labels": {**context.config.labels, **COMMON_LABELS, LABEL_COMPONENT: COMPONENT},
-            "annotations": {
-                **POD_ANNOTATION_DEFAULTS,
-                ANN_CREATED_BY_CONTROLLER: "yes",
-                ANN_OWNER_UID: holder.uid,
-                ANN_STATEMENT: statement,
-            },
-            "ownerReferences": [_owner(holder)],
-        },
-        "spec": spec,
-    }
+    return build_pod(
+        RECORD_SIGNING,
+        context.config,
+        spec,
+        namespace=holder.namespace,
+        name=name,
+        annotations=annotations,
+        owner=_owner(holder),
+    )
 
 
 def _with_source(context: CronContext, version: GoldenVersion) -> GoldenVersion:

@@ -7,7 +7,6 @@ holds no API credentials; its result is its termination message.
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import json
 from collections.abc import Mapping
@@ -29,20 +28,22 @@ from cdi.api.names import (
 from cdi.reconcile.actions import MirrorObject, ObjectRef
 from cdi.reconcile.dataimportcron.context import CronContext
 from cdi.reconcile.dataimportcron.labels import MANAGED_LABELS
-from cdi.reconcile.dataimportcron.poll_observed import CONTAINER, IMAGE_CONTAINER
+from cdi.reconcile.dataimportcron.poll_observed import IMAGE_CONTAINER
 from cdi.reconcile.pods.builder import (
-    ANN_JOB,
     ANN_SPEC,
-    ANNOTATIONS,
-    STATE,
-    TMP_MOUNT,
     input_mounts,
     input_volumes,
-    restricted_pod_spec,
-    scheduling,
-    worker_container,
 )
 from cdi.reconcile.pods.job import PollSpec
+from cdi.reconcile.pods.roles import (
+    ANN_JOB,
+    NODE_POLL,
+    POLL,
+    TMP_MOUNT,
+    any_node,
+    build_pod,
+    pod_spec,
+)
 
 ANN_REQUIRED_SCC: Final = "openshift.io/required-scc"
 _SHARED: Final = "/shared"
@@ -130,17 +131,16 @@ def build_node_pod(context: CronContext, image: str, architecture: str | None) -
 
     The image need not contain a shell: its container runs a program that another container has written.
     """
-    pods = context.config.pods
-    init = _without_user(worker_container(pods, owner=context.uid))
-    init |= {
-        "name": "init",
-        "args": ["poll-program", _PROGRAM],
-        "volumeMounts": [
-            {"name": "shared-volume", "mountPath": _SHARED},
-            TMP_MOUNT,
-        ],
-    }
-    init["securityContext"] = {**init["securityContext"], "runAsUser": 107}
+    spec = pod_spec(
+        NODE_POLL,
+        context.config.pods,
+        owner=context.uid,
+        args=(_PROGRAM,),
+        mounts=[{"name": "shared-volume", "mountPath": _SHARED}, TMP_MOUNT],
+        volumes=[{"name": "shared-volume", "emptyDir": {}}, {"name": "tmp", "emptyDir": {}}],
+        placement=any_node(context.config.pods, architecture=architecture),
+    )
+    (init,) = spec["containers"]
     container = {
         "name": IMAGE_CONTAINER,
         "image": image,
@@ -151,13 +151,7 @@ def build_node_pod(context: CronContext, image: str, architecture: str | None) -
         "volumeMounts": [{"name": "shared-volume", "mountPath": _SHARED}],
         "securityContext": init["securityContext"],
     }
-    spec = {
-        **restricted_pod_spec(grace=0, opens_volume=False),
-        "initContainers": [init],
-        "containers": [container],
-        "volumes": [{"name": "shared-volume", "emptyDir": {}}, {"name": "tmp", "emptyDir": {}}],
-        **scheduling(pods, architecture=architecture),
-    }
+    spec |= {"initContainers": [init], "containers": [container]}
     owner = {
         "apiVersion": context.cron.group_version,
         "kind": context.cron.kind_name(),
@@ -166,23 +160,16 @@ def build_node_pod(context: CronContext, image: str, architecture: str | None) -
         "controller": True,
         "blockOwnerDeletion": False,
     }
-    return {
-        "apiVersion": "v1",
-        "kind": "Pod",
-        "metadata": {
-            "name": poll_pod(context.name, context.uid),
-            "namespace": context.namespace,
-            "annotations": _due(context),
-            "labels": {
-                **context.config.labels,
-                **COMMON_LABELS,
-                LABEL_DATA_IMPORT_CRON_POLLER: "",
-                LABEL_DATA_IMPORT_CRON: context.name,
-            },
-            "ownerReferences": [owner],
-        },
-        "spec": spec,
-    }
+    return build_pod(
+        NODE_POLL,
+        context.config,
+        spec,
+        namespace=context.namespace,
+        name=poll_pod(context.name, context.uid),
+        annotations=_due(context),
+        labels={LABEL_DATA_IMPORT_CRON_POLLER: "", LABEL_DATA_IMPORT_CRON: context.name},
+        owner=owner,
+    )
 
 
 # --- parts --------------------------------------------------------------------------------------------------------
@@ -226,34 +213,15 @@ def _job_spec(context: CronContext, poll: PollSpec) -> dict[str, Any]:
 
 
 def _pod_spec(context: CronContext, poll: PollSpec) -> dict[str, Any]:
-    pods = context.config.pods
-    spec = restricted_pod_spec(grace=0, opens_volume=False)
-    spec["securityContext"] = _without(spec["securityContext"], "runAsUser", "runAsGroup")
-    container = _without_user(worker_container(pods, owner=context.uid))
-    container |= {
-        "name": CONTAINER,
-        "args": ["poll"],
-        "volumeMounts": [
-            {"name": "pod", "mountPath": ANNOTATIONS, "readOnly": True},
-            {"name": "state", "mountPath": STATE},
-            TMP_MOUNT,
-            *input_mounts(poll.mounts),
-        ],
-    }
-    job = {"path": "job", "fieldRef": {"fieldPath": f"metadata.annotations['{ANN_JOB}']"}}
-    return {
-        **spec,
-        "serviceAccountName": context.poll_account,
-        "containers": [container],
-        "volumes": [
-            {"name": "pod", "downwardAPI": {"items": [job]}},
-            {"name": "state", "emptyDir": {}},
-            {"name": "tmp", "emptyDir": {}},
-            # The pod has no group of its own, so its user may read the files only if everybody may.
-            *input_volumes(poll.mounts, context.objects, partial(_mirrored, context), mode=0o444),
-        ],
-        **scheduling(pods),
-    }
+    return pod_spec(
+        POLL,
+        context.config.pods,
+        owner=context.uid,
+        mounts=input_mounts(poll.mounts),
+        # The pod has no group of its own, so its user may read the files only if everybody may.
+        volumes=input_volumes(poll.mounts, context.objects, partial(_mirrored, context), mode=0o444),
+        account=context.poll_account,
+    )
 
 
 def _mirrored(context: CronContext, ref: ObjectRef) -> ObjectRef:
@@ -262,15 +230,3 @@ def _mirrored(context: CronContext, ref: ObjectRef) -> ObjectRef:
         return ref
     name = joined(f"{ref.name}-for", poll_cron_job(context.name, context.uid), MAX_NAME)
     return ObjectRef(kind=ref.kind, namespace=context.install_namespace, name=name)
-
-
-def _without_user(container: dict[str, Any]) -> dict[str, Any]:
-    """Return a worker's container that serves nothing and runs as the image's user."""
-    made = copy.deepcopy(container)
-    made.pop("ports", None)
-    made["securityContext"] = _without(made["securityContext"], "runAsUser")
-    return made
-
-
-def _without(given: Mapping[str, Any], *names: str) -> dict[str, Any]:
-    return {name: value for name, value in given.items() if name not in names}

@@ -17,9 +17,8 @@ from cdi.api.names import ANN_CRON_NEXT_TIME
 from cdi.api.poll import PollResult
 from cdi.api.timestamps import epoch_seconds
 from cdi.reconcile.dataimportcron.context import Body, CronContext, LocalTask
+from cdi.reconcile.pods.roles import POLL
 
-CONTAINER: Final = "cdi-source-update-poller"
-"""Container of a poll Job's pods."""
 IMAGE_CONTAINER: Final = "image-container"
 """Container of a node's poll pod, whose image is the one that is polled."""
 PULL_FAILURES: Final = frozenset(
@@ -79,7 +78,7 @@ def poll_of_job(context: CronContext, job: Body) -> ObservedPoll:
         last = next((text for pod in pods if (text := _termination(pod))), "")
         text = f"the poll's Job {metadata.get('name')} ended without a result{': ' if why else ''}{why}{last}"
         return replace(poll, result=failed(context.uid, WorkerLost(text)))
-    blocked = [text for pod in pods if (text := blocker(pod, CONTAINER))]
+    blocked = [text for pod in pods if (text := blocker(pod, POLL.container))]
     return replace(poll, blocked=blocked[0] if blocked else "")
 
 
@@ -97,7 +96,7 @@ def _is_end(condition: Mapping[str, Any]) -> bool:
 
 def _result_of(pod: Body, uid: str) -> PollResult | None:
     """Return the result in a pod's termination message; None if it has none, or none that can be trusted."""
-    terminated = _terminated(pod, CONTAINER)
+    terminated = _terminated(pod, POLL.container)
     message = (terminated or {}).get("message")
     if terminated is None or not isinstance(message, str) or len(message) > _MAX_MESSAGE:
         return None
@@ -120,7 +119,7 @@ def read_result(text: str, uid: str) -> PollResult | None:
 
 
 def _termination(pod: Body) -> str:
-    terminated = _terminated(pod, CONTAINER)
+    terminated = _terminated(pod, POLL.container)
     if terminated is None:
         return ""
     reason, code = _first_line(terminated.get("reason")), terminated.get("exitCode")

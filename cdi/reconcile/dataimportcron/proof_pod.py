@@ -14,9 +14,6 @@ from cdi.api.names import (
     ANN_CREATED_BY_CONTROLLER,
     ANN_OWNER_UID,
     ANN_POD_RETAIN,
-    COMMON_LABELS,
-    COMPONENT_PROOF,
-    LABEL_COMPONENT,
     LABEL_DATA_IMPORT_CRON,
     POD_ANNOTATION_DEFAULTS,
     proof_pod,
@@ -26,20 +23,20 @@ from cdi.reconcile.dataimportcron.context import CronContext
 from cdi.reconcile.pods.builder import (
     ANN_ATTEMPT,
     ANN_FINGERPRINT,
-    ANN_JOB,
     ANN_SPEC,
-    ANNOTATIONS,
-    DEVICE,
-    DIRECTORY,
-    DISK,
-    TMP_MOUNT,
     claim_owner,
-    restricted_pod_spec,
-    scheduling,
     spec_digest,
-    worker_container,
 )
-from cdi.reconcile.settings import ResolvedConfig
+from cdi.reconcile.pods.roles import (
+    ANN_JOB,
+    DEVICE,
+    DISK,
+    PROOF,
+    DataMount,
+    any_node,
+    build_pod,
+    pod_spec,
+)
 from cdi.reconcile.types import PVC
 
 KVM: Final = "devices.kubevirt.io/kvm"
@@ -53,8 +50,6 @@ EPHEMERAL_OVERHEAD: Final = 256 << 20
 CPU_REQUEST: Final = "250m"
 CPU_LIMIT: Final = "2"
 """The virtual machine has two processors."""
-GRACE_PERIOD: Final = 10
-"""Seconds that the worker has for its result after SIGTERM."""
 MAX_DEFAULT_TIMEOUT: Final = 1200
 """Seconds of the longest default timeout, that of emulation (`cdi.boot.check.DEFAULT_TIMEOUTS`)."""
 STARTUP_TIME: Final = 900
@@ -109,25 +104,28 @@ def build_proof_pod(
     """
     config, job = context.config, pod_job(context, claim)
     template = context.cron.spec.template.spec
-    spec: dict[str, Any] = {
-        **restricted_pod_spec(grace=GRACE_PERIOD),
-        "activeDeadlineSeconds": int(job.timeout or MAX_DEFAULT_TIMEOUT) + STARTUP_TIME,
-        "containers": [_container(config, claim, job, kvm=kvm)],
-        "volumes": [
-            {"name": "data", "persistentVolumeClaim": {"claimName": claim.name, "readOnly": True}},
-            {
-                "name": "pod",
-                "downwardAPI": {
-                    "items": [{"path": "job", "fieldRef": {"fieldPath": f"metadata.annotations['{ANN_JOB}']"}}]
-                },
+    device = {KVM: "1"} if kvm else {}
+    memory, overlay = str(job.memory + MEMORY_OVERHEAD), OVERLAY + EPHEMERAL_OVERHEAD
+    spec = pod_spec(
+        PROOF,
+        config.pods,
+        owner=claim.uid,
+        data=DataMount(claim=claim.name, block=claim.volume_mode == "Block"),
+        tmp_limit=overlay,
+        resources={
+            "limits": {"cpu": CPU_LIMIT, "memory": memory, "ephemeral-storage": str(overlay), **device},
+            "requests": {
+                "cpu": CPU_REQUEST,
+                "memory": memory,
+                "ephemeral-storage": str(EPHEMERAL_OVERHEAD),
+                **device,
             },
-            {"name": "tmp", "emptyDir": {"sizeLimit": str(OVERLAY + EPHEMERAL_OVERHEAD)}},
-        ],
+        },
+        priority=template.priority_class_name,
         # Topology needs nothing here: the volume is bound, and the scheduler knows which nodes can mount it.
-        **scheduling(config.pods, architecture=architecture),
-    }
-    if template.priority_class_name:
-        spec["priorityClassName"] = template.priority_class_name
+        placement=any_node(config.pods, architecture=architecture),
+    )
+    spec["activeDeadlineSeconds"] = int(job.timeout or MAX_DEFAULT_TIMEOUT) + STARTUP_TIME
     annotations = {
         **POD_ANNOTATION_DEFAULTS,
         ANN_CREATED_BY_CONTROLLER: "yes",
@@ -139,56 +137,18 @@ def build_proof_pod(
     }
     if retains_pods(context):
         annotations[ANN_POD_RETAIN] = "true"
-    return {
-        "apiVersion": "v1",
-        "kind": "Pod",
-        "metadata": {
-            "name": proof_pod(claim.uid, version),
-            "namespace": claim.namespace,
-            "labels": {
-                **config.labels,
-                **COMMON_LABELS,
-                LABEL_COMPONENT: COMPONENT_PROOF,
-                LABEL_DATA_IMPORT_CRON: context.name,
-            },
-            "annotations": annotations,
-            "ownerReferences": [claim_owner(claim)],
-        },
-        "spec": spec,
-    }
+    return build_pod(
+        PROOF,
+        config,
+        spec,
+        namespace=claim.namespace,
+        name=proof_pod(claim.uid, version),
+        annotations=annotations,
+        labels={LABEL_DATA_IMPORT_CRON: context.name},
+        owner=claim_owner(claim),
+    )
 
 
 def retains_pods(context: CronContext) -> bool:
     """Return whether pods of finished proofs are kept, for debugging."""
     return context.annotations.get(ANN_POD_RETAIN) == "true"
-
-
-def _container(config: ResolvedConfig, claim: PVC, job: ProofJob, *, kvm: bool) -> dict[str, Any]:
-    container = worker_container(config.pods, owner=claim.uid)
-    # It serves nothing, and writes nothing but the overlay.
-    del container["ports"]
-    container["env"] = [one for one in container["env"] if one["name"] != "HOME"]
-    device = {KVM: "1"} if kvm else {}
-    memory, overlay = str(job.memory + MEMORY_OVERHEAD), str(OVERLAY + EPHEMERAL_OVERHEAD)
-    mounts: list[dict[str, Any]] = [
-        {"name": "pod", "mountPath": ANNOTATIONS, "readOnly": True},
-        TMP_MOUNT,
-    ]
-    if claim.volume_mode == "Block":
-        container["volumeDevices"] = [{"name": "data", "devicePath": DEVICE}]
-    else:
-        mounts.append({"name": "data", "mountPath": DIRECTORY, "readOnly": True})
-    return {
-        **container,
-        "args": ["prove"],
-        "volumeMounts": mounts,
-        "resources": {
-            "limits": {"cpu": CPU_LIMIT, "memory": memory, "ephemeral-storage": overlay, **device},
-            "requests": {
-                "cpu": CPU_REQUEST,
-                "memory": memory,
-                "ephemeral-storage": str(EPHEMERAL_OVERHEAD),
-                **device,
-            },
-        },
-    }

@@ -50,8 +50,9 @@ from cdi.reconcile.datavolume.status import DataVolumeState, false
 from cdi.reconcile.datavolume.status_table import COMPLETE
 from cdi.reconcile.datavolume.upload_server import accepts_upload, before_server, server_pod
 from cdi.reconcile.datavolume.upload_target import upload_annotations
-from cdi.reconcile.pods.builder import ANN_LIMITS, ANN_SPEC, Attempt, build_pod, mirror_actions, pod_layout
+from cdi.reconcile.pods.builder import ANN_SPEC, Attempt, build_worker_pod, mirror_actions, pod_layout
 from cdi.reconcile.pods.job import WorkerSpec
+from cdi.reconcile.pods.roles import ANN_LIMITS
 from cdi.reconcile.pods.status import NODE_LOST
 from cdi.reconcile.pods.types import Pod, Worker
 from cdi.reconcile.types import PVC, ExternalPopulator, Pending, Rejected, ResolvedSource
@@ -249,7 +250,7 @@ def _attempt(context: ReconcileContext, prepared: WorkerSpec, number: int, uploa
 
 def _pod(context: ReconcileContext, target: PVC, filled: PVC, attempt: Attempt) -> dict[str, Any]:
     config, objects = context.config, context.objects
-    pod = build_pod(context.datavolume, target, filled, attempt, config, objects, scratch=has_scratch(context))
+    pod = build_worker_pod(context.datavolume, target, filled, attempt, config, objects, scratch=has_scratch(context))
     if accepts_upload(context):
         return server_pod(filled, pod)
     return target_pod(filled, pod) if isinstance(attempt.work, CopyTargetJob) else pod

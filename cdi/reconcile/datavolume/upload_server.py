@@ -10,7 +10,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any
 
 from cdi.api.names import (
     ANN_CREATED_BY_CONTROLLER,
@@ -29,11 +29,10 @@ from cdi.reconcile.context import ReconcileContext
 from cdi.reconcile.datavolume.result import Result, operation_of
 from cdi.reconcile.datavolume.status import false
 from cdi.reconcile.datavolume.upload_target import is_withdrawn
-from cdi.reconcile.pods.builder import PORT, claim_owner
+from cdi.reconcile.pods.builder import claim_owner
+from cdi.reconcile.pods.roles import PORT, UPLOADER
 from cdi.reconcile.pods.types import Worker
 from cdi.reconcile.types import PVC, Pending, Service
-
-PROGRAM: Final = "upload"
 
 
 def accepts_upload(context: ReconcileContext) -> bool:
@@ -66,10 +65,9 @@ def build_service(filled: PVC) -> dict[str, Any]:
 
 def server_pod(filled: PVC, pod: dict[str, Any]) -> dict[str, Any]:
     """Convert an importer pod to an upload server pod."""
-    made = with_certificate(pod, upload_pod(filled.name))
+    made = with_certificate(pod, UPLOADER, upload_pod(filled.name))
     made["metadata"]["labels"][LABEL_UPLOAD_TARGET] = filled.uid
     container = made["spec"]["containers"][0]
-    container["args"] = [PROGRAM]
     container["readinessProbe"] = {
         "httpGet": {"path": "/healthz", "port": PORT, "scheme": "HTTPS"},
         "periodSeconds": 1,

@@ -24,9 +24,6 @@ from cdi.api.names import (
     ANN_POD_RETAIN,
     ANN_PRIORITY_CLASS,
     ANN_SERVICE_ACCOUNT,
-    COMMON_LABELS,
-    COMPONENT_IMPORTER,
-    LABEL_COMPONENT,
     LABEL_PROMETHEUS,
     MAX_NAME,
     POD_ANNOTATION_DEFAULTS,
@@ -37,16 +34,25 @@ from cdi.api.names import (
 )
 from cdi.api.quantity import human
 from cdi.reconcile.actions import MirrorObject, Mount, ObjectRef, Work
-from cdi.reconcile.cdi.configuration import DEFAULT_RESOURCES
 from cdi.reconcile.context import InputLister, Lister
+from cdi.reconcile.pods.roles import (
+    ANN_JOB,
+    ANN_JOURNAL,
+    ANN_LIMITS,
+    DEVICE,
+    DIRECTORY,
+    DISK,
+    IMPORTER,
+    STATE,
+    DataMount,
+    build_pod,
+    chosen_node,
+    pod_spec,
+)
 from cdi.reconcile.pods.types import VolumeLayout
-from cdi.reconcile.settings import ResolvedConfig, WorkerPodConfig
+from cdi.reconcile.settings import ResolvedConfig
 from cdi.reconcile.types import PVC
 
-ANN_JOB = state.JOB.key
-ANN_LIMITS = state.LIMITS.key
-ANN_JOURNAL = state.JOURNAL.key
-"""Pod annotation with the journal of an earlier attempt."""
 ANN_ATTEMPT = state.ATTEMPT.key
 ANN_FINGERPRINT = state.FINGERPRINT.key
 ANN_UPLOAD = state.UPLOAD.key
@@ -55,24 +61,12 @@ ANN_SPEC = state.SPEC_DIGEST.key
 ANN_STORED_JOURNAL = state.STORED_JOURNAL.key
 """Annotation of the filled PVC with the newest journal, if the volume cannot keep one itself."""
 
-CONTAINER = "importer"
-ARCHITECTURE = "kubernetes.io/arch"
-"""Label of nodes."""
-USER = 107
-"""UID and GID of qemu, which virtual machines run as."""
-PORT = 8443
-GRACE_PERIOD = 30
-"""Seconds that a worker has for writing its journal after SIGTERM."""
 MAX_JOB = 200 * 1024
 """Maximum size in bytes; all annotations of an object together are limited to 256 KiB."""
 _MAX_JOURNAL = 40 * 1024
 
-DISK, DIRECTORY, DEVICE = "/data/disk.img", "/data", "/dev/cdi-block-volume"
 SCRATCH = "/scratch"
-STATE = "/var/run/cdi/state"
 INPUTS = "/var/run/cdi/inputs"
-ANNOTATIONS = "/var/run/cdi/pod"
-TMP_MOUNT = {"name": "tmp", "mountPath": "/tmp"}  # noqa: S108 - the pod's own
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,7 +94,7 @@ def pod_layout(claim: PVC, *, scratch: bool) -> VolumeLayout:
     )
 
 
-def build_pod(
+def build_worker_pod(
     dv: DataVolume,
     target: PVC,
     filled: PVC,
@@ -110,7 +104,7 @@ def build_pod(
     *,
     scratch: bool,
 ) -> dict[str, Any]:
-    """Build the pod's manifest.
+    """Build the manifest of the pod that fills a PVC.
 
     Args:
         dv: The DataVolume.
@@ -132,34 +126,38 @@ def build_pod(
             "worker accepts",
             remedy="shorten the extra headers or the URL",
         )
-    spec = {
-        **restricted_pod_spec(grace=GRACE_PERIOD),
-        "restartPolicy": "OnFailure" if _restarts(attempt.work) else "Never",
-        "containers": [_container(target, filled, attempt, config.pods, scratch=scratch)],
-        "volumes": [
-            *_volumes(filled, scratch=scratch),
+    # A pod that serves clients is this one with another command and a certificate (`with_certificate`).
+    scratch_mount, scratch_volume = _scratch(filled) if scratch else ([], [])
+    spec = pod_spec(
+        IMPORTER if _restarts(attempt.work) else replace(IMPORTER, restarts=False),
+        config.pods,
+        owner=target.uid,
+        data=DataMount(claim=filled.name, block=filled.volume_mode == "Block"),
+        mounts=[*scratch_mount, *input_mounts(attempt.mounts)],
+        volumes=[
+            *scratch_volume,
             *input_volumes(attempt.mounts, objects, partial(mirrored_ref, filled=filled), mode=0o440),
         ],
-        **_service_account(dv, target, config.pods),
-        **_placement(filled.selected_node or target.selected_node, config.pods.placement),
-    }
-    return {
-        "apiVersion": "v1",
-        "kind": "Pod",
-        "metadata": {
-            "name": importer_pod(filled.name),
-            "namespace": filled.namespace,
-            "labels": {
-                **config.labels,
-                **COMMON_LABELS,
-                LABEL_COMPONENT: COMPONENT_IMPORTER,
-                LABEL_PROMETHEUS: "true",
-            },
-            "annotations": {**_annotations(dv, target, filled, attempt, job), ANN_SPEC: spec_digest(spec)},
-            "ownerReferences": [claim_owner(filled)],
-        },
-        "spec": spec,
-    }
+        priority=dv.spec.priority_class_name or target.annotations.get(ANN_PRIORITY_CLASS),
+        account=dv.spec.service_account_name or target.annotations.get(ANN_SERVICE_ACCOUNT),
+        placement=chosen_node(config.pods, filled.selected_node or target.selected_node),
+    )
+    return build_pod(
+        IMPORTER,
+        config,
+        spec,
+        namespace=filled.namespace,
+        name=importer_pod(filled.name),
+        annotations={**_annotations(dv, target, filled, attempt, job), ANN_SPEC: spec_digest(spec)},
+        labels={LABEL_PROMETHEUS: "true"},
+        owner=claim_owner(filled),
+    )
+
+
+def _scratch(filled: PVC) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Return the mount of scratch space, and its volume."""
+    claim = {"claimName": scratch_claim(filled.name)}
+    return [{"name": "scratch", "mountPath": SCRATCH}], [{"name": "scratch", "persistentVolumeClaim": claim}]
 
 
 def _restarts(work: Work) -> bool:
@@ -229,53 +227,6 @@ def _annotations(dv: DataVolume, target: PVC, filled: PVC, attempt: Attempt, job
     return annotations
 
 
-def _container(target: PVC, filled: PVC, attempt: Attempt, pods: WorkerPodConfig, *, scratch: bool) -> dict[str, Any]:
-    mounts: list[dict[str, Any]] = [
-        {"name": "pod", "mountPath": ANNOTATIONS, "readOnly": True},
-        {"name": "state", "mountPath": STATE},
-        TMP_MOUNT,
-    ]
-    if scratch:
-        mounts.append({"name": "scratch", "mountPath": SCRATCH})
-    mounts += input_mounts(attempt.mounts)
-    container = worker_container(pods, owner=target.uid)
-    if filled.volume_mode == "Block":
-        container["volumeDevices"] = [{"name": "data", "devicePath": DEVICE}]
-    else:
-        mounts.append({"name": "data", "mountPath": DIRECTORY})
-    container["volumeMounts"] = mounts
-    return container
-
-
-def resources_of(wanted: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the resource requirements of a worker's container: those of CDIConfig, with defaults for the rest."""
-    resources = {part: {**usual, **(wanted.get(part) or {})} for part, usual in DEFAULT_RESOURCES.items()}
-    if wanted.get("claims"):
-        resources["claims"] = wanted["claims"]
-    return resources
-
-
-def _volumes(filled: PVC, *, scratch: bool) -> list[dict[str, Any]]:
-    shown = {"job": ANN_JOB, "limits": ANN_LIMITS, "journal": ANN_JOURNAL}
-    volumes: list[dict[str, Any]] = [
-        {"name": "data", "persistentVolumeClaim": {"claimName": filled.name}},
-        {
-            "name": "pod",
-            "downwardAPI": {
-                "items": [
-                    {"path": path, "fieldRef": {"fieldPath": f"metadata.annotations['{annotation}']"}}
-                    for path, annotation in shown.items()
-                ]
-            },
-        },
-        {"name": "state", "emptyDir": {}},
-        {"name": "tmp", "emptyDir": {}},
-    ]
-    if scratch:
-        volumes.append({"name": "scratch", "persistentVolumeClaim": {"claimName": scratch_claim(filled.name)}})
-    return volumes
-
-
 def input_volumes(
     mounts: Iterable[Mount], objects: InputLister, refer: Callable[[ObjectRef], ObjectRef], *, mode: int
 ) -> Iterable[dict[str, Any]]:
@@ -307,104 +258,3 @@ def input_mounts(mounts: Iterable[Mount]) -> list[dict[str, Any]]:
         {"name": f"input-{number}", "mountPath": mount.directory, "readOnly": True}
         for number, mount in enumerate(mounts)
     ]
-
-
-def _service_account(dv: DataVolume, target: PVC, pods: WorkerPodConfig) -> dict[str, Any]:
-    """Return the priority class, service account and pull secrets of the pod, as far as they are set."""
-    priority = dv.spec.priority_class_name or target.annotations.get(ANN_PRIORITY_CLASS)
-    account = dv.spec.service_account_name or target.annotations.get(ANN_SERVICE_ACCOUNT)
-    spec: dict[str, Any] = {}
-    if priority:
-        spec["priorityClassName"] = priority
-    if account:
-        spec["serviceAccountName"] = account
-    return {**spec, **_pull_secrets(pods)}
-
-
-def _pull_secrets(pods: WorkerPodConfig) -> dict[str, Any]:
-    return {"imagePullSecrets": [{"name": name} for name in pods.pull_secrets]} if pods.pull_secrets else {}
-
-
-def scheduling(pods: WorkerPodConfig, *, architecture: str | None = None) -> dict[str, Any]:
-    """Return the pull secrets and the administrator's placement of a pod that may run on any node.
-
-    Args:
-        pods: The settings of worker pods.
-        architecture: Architecture of the nodes that are eligible; None for any.
-
-    """
-    placement = pods.placement
-    spec = {part: placement[part] for part in ("nodeSelector", "tolerations", "affinity") if placement.get(part)}
-    if architecture:
-        spec["nodeSelector"] = {**spec.get("nodeSelector", {}), ARCHITECTURE: architecture}
-    return {**spec, **_pull_secrets(pods)}
-
-
-def _placement(node: str, placement: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the administrator's placement, or node affinity for the node chosen for the volume's first consumer.
-
-    Affinity is used because ``nodeName`` would bypass the scheduler, which triggers provisioning.
-    """
-    spec = {name: placement[name] for name in ("nodeSelector", "tolerations") if placement.get(name)}
-    affinity = dict(placement.get("affinity") or {})
-    if node:
-        fields = [{"key": "metadata.name", "operator": "In", "values": [node]}]
-        # The volume is bound to this node, so the administrator's preference for other nodes is dropped.
-        spec.pop("nodeSelector", None)
-        affinity["nodeAffinity"] = {
-            "requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [{"matchFields": fields}]}
-        }
-    if affinity:
-        spec["affinity"] = affinity
-    return spec
-
-
-def restricted_pod_spec(*, grace: int, opens_volume: bool = True) -> dict[str, Any]:
-    """Return the common part of every pod spec: no API credentials, restricted Pod Security Standard.
-
-    Args:
-        grace: Termination grace period in seconds.
-        opens_volume: Whether the pod mounts a volume, whose group is then set.
-
-    """
-    # OnRootMismatch: a partly extracted archive has many files, and changing the group of each takes long.
-    group = {"fsGroup": USER, "fsGroupChangePolicy": "OnRootMismatch"} if opens_volume else {}
-    return {
-        "restartPolicy": "Never",
-        "automountServiceAccountToken": False,
-        "enableServiceLinks": False,
-        "terminationGracePeriodSeconds": grace,
-        "securityContext": {
-            "runAsNonRoot": True,
-            "runAsUser": USER,
-            "runAsGroup": USER,
-            **group,
-            "seccompProfile": {"type": "RuntimeDefault"},
-        },
-    }
-
-
-def worker_container(pods: WorkerPodConfig, *, owner: str) -> dict[str, Any]:
-    """Return the common part of every worker's container, whatever it does for the PVC with the UID `owner`."""
-    return {
-        "name": CONTAINER,
-        "image": pods.image,
-        "imagePullPolicy": pods.pull_policy,
-        "command": ["cdi-worker"],
-        "env": [
-            {"name": "OWNER_UID", "value": owner},
-            {"name": "CDI_VERBOSITY", "value": str(pods.verbosity)},
-            {"name": "HOME", "value": STATE},
-        ],
-        "ports": [{"name": "metrics", "containerPort": PORT, "protocol": "TCP"}],
-        "resources": resources_of(pods.resources),
-        "terminationMessagePolicy": "FallbackToLogsOnError",
-        "securityContext": {
-            "allowPrivilegeEscalation": False,
-            "capabilities": {"drop": ["ALL"]},
-            "readOnlyRootFilesystem": True,
-            "runAsNonRoot": True,
-            "runAsUser": USER,
-            "seccompProfile": {"type": "RuntimeDefault"},
-        },
-    }

@@ -18,7 +18,8 @@ from cdi.api.json_document import parse_json
 from cdi.api.names import COMPONENT_IMPORTER, COMPONENT_UPLOAD_SERVER, LABEL_COMPONENT
 from cdi.api.phases import PULL_FAILED, Reason
 from cdi.api.timestamps import epoch_seconds
-from cdi.reconcile.pods.builder import ANN_FINGERPRINT, ANN_LIMITS, ANN_SPEC, ANN_UPLOAD, CONTAINER
+from cdi.reconcile.pods.builder import ANN_FINGERPRINT, ANN_SPEC, ANN_UPLOAD
+from cdi.reconcile.pods.roles import ANN_LIMITS, CONTAINER
 from cdi.reconcile.pods.types import Pod, PodBlocker, Worker
 
 WORKERS = frozenset({COMPONENT_IMPORTER, COMPONENT_UPLOAD_SERVER})

@@ -6,7 +6,8 @@ import json
 
 from cdi.controller.request import Scope
 from cdi.kube.resources import CLAIMS, CONFIG_MAPS, DATA_VOLUMES, EVENTS, NODES, PODS, SECRETS, VOLUMES
-from cdi.reconcile.pods.builder import ANN_ATTEMPT, ANN_JOB, ANN_JOURNAL
+from cdi.reconcile.pods.builder import ANN_ATTEMPT
+from cdi.reconcile.pods.roles import ANN_JOB, ANN_JOURNAL
 from tests.unit.controller.objects import body, watches
 
 

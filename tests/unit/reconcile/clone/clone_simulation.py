@@ -18,10 +18,10 @@ from cdi.reconcile.clone.gc import (
     reconcile_reader,
     reconcile_snapshot,
 )
-from cdi.reconcile.clone.manifests import COMPONENT, MEASUREMENT
 from cdi.reconcile.clone.plan_annotation import ANN_SOURCE_UID, ANN_TARGET
 from cdi.reconcile.clone.types import PrepPod, SizeDetectionPod, Snapshot, SourcePod
 from cdi.reconcile.context_builder import build_context
+from cdi.reconcile.pods.roles import PREPARATION, SIZE_DETECTION
 from cdi.reconcile.pods.status import termination_outcome, worker_from_pod
 from cdi.reconcile.storage.classes import StorageClass
 from tests.unit.reconcile import cluster_simulation as base
@@ -370,7 +370,7 @@ class CloneCluster(Cluster):
 
     def _comes(self, pod):
         component = pod["metadata"]["labels"]["cdi.kubevirt.io"]
-        if component in (COMPONENT, MEASUREMENT):
+        if component in (PREPARATION.component, SIZE_DETECTION.component):
             return True
         if component == "cdi-clone-source":
             return False
@@ -390,10 +390,10 @@ class CloneCluster(Cluster):
         ]
 
     def _end(self, pod):
-        if pod["metadata"]["labels"]["cdi.kubevirt.io"] == COMPONENT:
+        if pod["metadata"]["labels"]["cdi.kubevirt.io"] == PREPARATION.component:
             pod["status"]["phase"] = "Succeeded"
             return
-        if pod["metadata"]["labels"]["cdi.kubevirt.io"] == MEASUREMENT:
+        if pod["metadata"]["labels"]["cdi.kubevirt.io"] == SIZE_DETECTION.component:
             self.measured += 1
             identity = pod["spec"]["containers"][0]["args"][-1]
             disk = self.disk if self.measured > len(self.unlucky) else self.unlucky[self.measured - 1]

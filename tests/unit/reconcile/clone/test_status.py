@@ -10,7 +10,7 @@ import pytest
 from cdi.api.quantity import Quantity
 from cdi.controller.clone_lister import InformerCloneLister
 from cdi.kube.resources import PODS
-from cdi.reconcile.pods.builder import CONTAINER
+from cdi.reconcile.pods.roles import CONTAINER
 from tests.unit.reconcile.clone.clone_simulation import MIB, SNAPSHOTS
 from tests.unit.reconcile.clone.test_laws import begin, cloning
 from tests.unit.reconcile.cluster_simulation import CLAIMS

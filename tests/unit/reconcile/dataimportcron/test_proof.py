@@ -23,7 +23,8 @@ from cdi.reconcile.dataimportcron.proof_pod import KVM, MEMORY_OVERHEAD
 from cdi.reconcile.dataimportcron.proof_result import ANNOTATION, MAX_FAILURES, ProofStep
 from cdi.reconcile.dataimportcron.proof_turn import MAX_PROOFS
 from cdi.reconcile.datavolume.rejection import refusal_of
-from cdi.reconcile.pods.builder import ANN_FINGERPRINT, ANN_JOB
+from cdi.reconcile.pods.builder import ANN_FINGERPRINT
+from cdi.reconcile.pods.roles import ANN_JOB
 from cdi.reconcile.settings import Platform, ResolvedConfig, WorkerPodConfig
 from cdi.reconcile.types import PVC
 
