@@ -10,7 +10,7 @@ from typing import Any, Final
 from cdi.api.errors import ClusterForbidden, NotFound
 from cdi.kube.client import Client
 from cdi.kube.resources import DEPLOYMENTS, MUTATING_WEBHOOKS, VALIDATING_WEBHOOKS, Object, Resource
-from cdi.reconcile.cdi.configuration import Installed
+from cdi.reconcile.cdi.installation import Installed
 
 CHECK_INTERVAL: Final = 30.0
 """Polling interval in seconds; these objects are not watched."""

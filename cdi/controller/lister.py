@@ -43,7 +43,7 @@ from cdi.kube.resources import (
     Resource,
 )
 from cdi.reconcile.actions import ObjectRef
-from cdi.reconcile.cdi.configuration import active_cdi, effective_spec, resolve_config
+from cdi.reconcile.cdi.config import active_cdi, effective_spec, resolve_config
 from cdi.reconcile.pods.status import worker_from_pod
 from cdi.reconcile.pods.types import Worker
 from cdi.reconcile.settings import ResolvedConfig, WorkerPodConfig

@@ -16,7 +16,7 @@ from cdi.controller.pod_usage import users_of
 from cdi.kube.resources import CLAIMS, CONFIG_MAPS, PODS, SECRETS, VOLUMES, Object, Resource
 from cdi.kube.sync import SyncClient
 from cdi.reconcile.actions import ObjectRef
-from cdi.reconcile.cdi.configuration import INSTALL_NAMESPACE
+from cdi.reconcile.cdi.config import INSTALL_NAMESPACE
 from cdi.reconcile.context import ReconcileContext
 from cdi.reconcile.settings import Platform, WorkerPodConfig
 from cdi.reconcile.types import Input

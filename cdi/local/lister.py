@@ -23,7 +23,7 @@ from cdi.api.storageprofile import StorageProfile
 from cdi.api.validation import parse
 from cdi.local.home import Home
 from cdi.reconcile.actions import ObjectRef
-from cdi.reconcile.cdi.configuration import active_cdi, resolve_config
+from cdi.reconcile.cdi.config import active_cdi, resolve_config
 from cdi.reconcile.context import ReconcileContext
 from cdi.reconcile.pods.types import VolumeLayout, Worker
 from cdi.reconcile.settings import Platform, ResolvedConfig, Retries

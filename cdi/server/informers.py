@@ -34,7 +34,7 @@ from cdi.kube.resources import (
     Object,
     Resource,
 )
-from cdi.reconcile.cdi.configuration import active_cdi, adopts_claims, effective_spec, renders_claims, resolve_config
+from cdi.reconcile.cdi.config import active_cdi, adopts_claims, effective_spec, renders_claims, resolve_config
 from cdi.reconcile.storage.capabilities import PropertySet
 from cdi.reconcile.storage.claim_defaults import storage_defaults
 from cdi.reconcile.storage.classes import StorageClass, named_or_default

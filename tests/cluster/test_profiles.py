@@ -14,14 +14,8 @@ import pytest
 from cdi.api.installation import CDI
 from cdi.api.validation import parse
 from cdi.reconcile.actions import CreateObject, DeleteObject, PatchObject
-from cdi.reconcile.cdi.configuration import (
-    ConfigFacts,
-    Installed,
-    problems,
-    reconcile_config,
-    reconcile_installation,
-    resolve_config,
-)
+from cdi.reconcile.cdi.config import ConfigFacts, problems, reconcile_config, resolve_config
+from cdi.reconcile.cdi.installation import Installed, reconcile_installation
 from cdi.reconcile.storage.capabilities import ObservedVolume
 from cdi.reconcile.storage.claim_defaults import default_claim, storage_defaults
 from cdi.reconcile.storage.classes import StorageClass

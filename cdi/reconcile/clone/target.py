@@ -36,7 +36,6 @@ from cdi.reconcile.clone.types import CloneSource
 from cdi.reconcile.clone.validation import invalid, is_known_strategy, is_validated_first
 from cdi.reconcile.context import ReconcileContext
 from cdi.reconcile.datavolume.claim_builder import build_claim
-from cdi.reconcile.datavolume.invalid_claim import claim_not_valid
 from cdi.reconcile.datavolume.lineage import inherited_origin, mark_clone, source_warnings
 from cdi.reconcile.datavolume.provisioning import (
     class_of,
@@ -45,7 +44,7 @@ from cdi.reconcile.datavolume.provisioning import (
     uses_populator,
     uses_virt_default_class,
 )
-from cdi.reconcile.datavolume.result import Result, failed, pending
+from cdi.reconcile.datavolume.result import Result, claim_not_valid, failed, pending
 from cdi.reconcile.datavolume.status import DataVolumeState, false
 from cdi.reconcile.storage.claim_defaults import MIN_CLAIM_SIZE, default_size
 from cdi.reconcile.types import PVC, Clone, DataRef, Pending, Rejected

@@ -19,10 +19,9 @@ from cdi.reconcile.actions import Action, CreateObject, Event, PatchObject
 from cdi.reconcile.clone.target import create_target
 from cdi.reconcile.context import ReconcileContext
 from cdi.reconcile.datavolume.claim_builder import build_claim, build_source, owner_reference, populated_for
-from cdi.reconcile.datavolume.invalid_claim import claim_not_valid
 from cdi.reconcile.datavolume.lineage import mark_clone, source_warnings
 from cdi.reconcile.datavolume.populate import already_populated, mark_prepopulated
-from cdi.reconcile.datavolume.result import Result, failed, pending, was_populated
+from cdi.reconcile.datavolume.result import Result, claim_not_valid, failed, pending, was_populated
 from cdi.reconcile.datavolume.static_volume import build_static_claim
 from cdi.reconcile.datavolume.status import DataVolumeState, false
 from cdi.reconcile.source import check_clone_source

@@ -8,14 +8,14 @@ from typing import assert_never
 
 from cdi.api.conditions import find_condition
 from cdi.api.datavolume import DataVolume
-from cdi.api.errors import ClaimLost
+from cdi.api.errors import CdiError, ChecksumMismatch, ClaimLost, by_code
+from cdi.api.importer_messages import condition_text, is_image_pull
 from cdi.api.job import Failure, Outcome, Progress
-from cdi.api.names import GROUP
-from cdi.api.phases import PROGRESS_DONE, PROGRESS_UNKNOWN, ConditionType, Phase, Reason, progress
+from cdi.api.names import GROUP, LABEL_APPLY_STORAGE_PROFILE
+from cdi.api.phases import PROGRESS_DONE, PROGRESS_UNKNOWN, ConditionType, EventReason, Phase, Reason, progress
 from cdi.reconcile.actions import Action, Event
 from cdi.reconcile.context import ReconcileContext
 from cdi.reconcile.datavolume.attempts import AttemptHistory
-from cdi.reconcile.datavolume.importer_errors import not_running
 from cdi.reconcile.datavolume.status import ConditionValue, DataVolumeState, false, true
 from cdi.reconcile.datavolume.status_table import (
     BOUND,
@@ -29,7 +29,7 @@ from cdi.reconcile.datavolume.status_table import (
 )
 from cdi.reconcile.datavolume.upload_target import UPLOAD_SOURCE
 from cdi.reconcile.pods.types import Pod, PodBlocker, Worker
-from cdi.reconcile.types import PVC, Operation, Pending, ResolvedSource
+from cdi.reconcile.types import PVC, Import, Operation, Pending, ResolvedSource
 
 _MESSAGE = 1024
 ON_THE_WAY = (Reason.PENDING, Reason.CONTAINER_CREATING)
@@ -306,3 +306,41 @@ def progress_of(worker: Worker | None) -> str:
         return PROGRESS_UNKNOWN
     # 100.0% is reserved for a verified volume; receiving the last byte is not enough.
     return progress(min(fraction, 0.9999))
+
+
+def claim_not_valid(context: ReconcileContext, error: CdiError) -> Result:
+    """Return the state of waiting until the PVC can be completed.
+
+    A DataVolume with the label applyStorageProfile leaves that to the webhook for PVCs in KubeVirt's CDI, so its PVC is
+    missing, and events and conditions say no more. The controller completes every PVC itself, and its event about the
+    cause follows the one that programs look for.
+    """
+    wait = Pending(reason=Reason.ERR_CLAIM_NOT_VALID, message=error.message, event=EventReason.ERR_CLAIM_NOT_VALID)
+    result = replace(pending(None, wait), requeue_after=context.retries.patience)
+    labels = context.datavolume.metadata.labels or {}
+    if not context.config.renders_claims or labels.get(LABEL_APPLY_STORAGE_PROFILE) != "true":
+        return result
+    missing = false(Reason.NOT_FOUND, "No PVC found")
+    return replace(
+        result,
+        state=replace(result.state, bound=missing),
+        events=(Event(type="Normal", reason=missing.reason, message=missing.message), *result.events),
+    )
+
+
+def not_running(source: ResolvedSource, failure: Failure) -> ConditionValue:
+    """Return the Running condition of a DataVolume whose last attempt failed.
+
+    Its reason and the start of its message are those of KubeVirt's importer, which other programs compare. For example,
+    virt-controller shows a virtual machine as DataVolumeError if Running is False with the reason ``Error`` or
+    ``ImagePullFailed``.
+    """
+    kind = source.kind.value if isinstance(source, Import) else ""
+    return false(_reason(failure, kind), condition_text(failure, kind))
+
+
+def _reason(failure: Failure, kind: str) -> Reason:
+    error = by_code(failure.code)
+    if issubclass(error, ChecksumMismatch):
+        return Reason.CHECKSUM_ERROR
+    return Reason.IMAGE_PULL_FAILED if is_image_pull(error, kind) else Reason.ERROR

@@ -11,8 +11,7 @@ from cdi.api.job import Failure
 from cdi.api.phases import Phase
 from cdi.reconcile.context import ReconcileContext
 from cdi.reconcile.datavolume.attempts import AttemptHistory
-from cdi.reconcile.datavolume.importer_errors import not_running
-from cdi.reconcile.datavolume.result import Result, failed, failing, operation_of
+from cdi.reconcile.datavolume.result import Result, failed, failing, not_running, operation_of
 from cdi.reconcile.settings import Retries
 from cdi.reconcile.types import PVC, ResolvedSource
 

@@ -20,7 +20,7 @@ from cdi.api.names import (
     COMPONENT_UPLOAD_SERVER,
     LABEL_COMPONENT,
 )
-from cdi.reconcile.cdi.configuration import DEFAULT_RESOURCES
+from cdi.reconcile.cdi.config import DEFAULT_RESOURCES
 from cdi.reconcile.settings import ResolvedConfig, WorkerPodConfig
 
 ANN_JOB = state.JOB.key

@@ -74,7 +74,7 @@ def needs_defaults(claim: Mapping[str, Any], *, enabled: bool) -> bool:
 
     Args:
         claim: The PVC as an API object.
-        enabled: CDIConfig's webhookPvcRendering (`cdi.reconcile.cdi.configuration.renders_claims`).
+        enabled: CDIConfig's webhookPvcRendering (`cdi.reconcile.cdi.config.renders_claims`).
 
     """
     metadata = claim.get("metadata") or {}

@@ -15,7 +15,7 @@ from cdi.kube.client import Client
 from cdi.kube.resources import CDI_CONFIGS, CDIS, Object
 from cdi.kube.sync import SyncClient
 from cdi.logs import fields
-from cdi.reconcile.cdi.configuration import active_cdi, effective_spec
+from cdi.reconcile.cdi.config import active_cdi, effective_spec
 from cdi.server.tls import TlsPolicy
 
 LOG = logging.getLogger(__name__)

@@ -18,7 +18,7 @@ from cdi.api.installation import CDI
 from cdi.api.kinds import KINDS as ALL_KINDS
 from cdi.api.model import Model, wire_name
 from cdi.api.storageprofile import StorageProfile
-from cdi.reconcile.cdi.configuration import NO_EFFECT
+from cdi.reconcile.cdi.config import NO_EFFECT
 
 PAGE = Path(__file__).parents[4] / "docs" / "reference" / "support.md"
 PACKAGE = Path(__file__).parents[3] / "cdi"

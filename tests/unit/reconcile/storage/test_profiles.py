@@ -12,7 +12,7 @@ from cdi.api.errors import StorageProfileIncomplete
 from cdi.api.storageprofile import StorageProfile
 from cdi.api.validation import parse, validate
 from cdi.reconcile.actions import CreateObject, DeleteObject, PatchObject
-from cdi.reconcile.cdi.configuration import resolve_config
+from cdi.reconcile.cdi.config import resolve_config
 from cdi.reconcile.storage.capabilities import ObservedVolume, PropertySet
 from cdi.reconcile.storage.claim_defaults import default_claim, storage_defaults
 from cdi.reconcile.storage.classes import StorageClass

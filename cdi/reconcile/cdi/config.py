@@ -1,14 +1,12 @@
-"""CDI and CDIConfig: synchronization, resolved settings, and reports of invalid ones."""
+"""CDIConfig: its synchronization with the CDI object, resolved settings, and reports of invalid ones."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from fractions import Fraction
 from typing import Any
 
-from cdi.api.conditions import set_condition
 from cdi.api.configuration import (
     CONFIG_NAME,
     CDIConfig,
@@ -20,14 +18,12 @@ from cdi.api.configuration import (
 from cdi.api.errors import InvalidManifest
 from cdi.api.installation import CDI, PullPolicy
 from cdi.api.job import Proxy
-from cdi.api.meta import Condition
 from cdi.api.names import ANN_CONFIG_AUTHORITY, COMMON_LABELS, LABEL_COMPONENT
 from cdi.api.overhead import DEFAULT_OVERHEAD, parse_overhead
-from cdi.api.phases import ConditionStatus
 from cdi.api.quantity import Quantity
 from cdi.api.rules.configuration import check_config, check_installation
 from cdi.api.rules.problems import Problem
-from cdi.reconcile.actions import Event, ObjectRef, PatchObject, Plan
+from cdi.reconcile.actions import Event, ObjectRef
 from cdi.reconcile.settings import ResolvedConfig, WorkerPodConfig
 from cdi.reconcile.storage.classes import StorageClass, scratch_class
 
@@ -84,15 +80,6 @@ class ConfigPlan:
     """Events of CDIConfig, recorded with the update."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Installed:
-    """The state of the installation."""
-
-    version: str
-    missing: tuple[str, ...] = ()
-    """What does not work yet, or no longer: one sentence each, without a full stop."""
-
-
 def active_cdi(installations: Iterable[CDI]) -> CDI | None:
     """Return the CDI object in effect: the oldest that is not being deleted."""
     alive = (one for one in installations if one.metadata.deletion_timestamp is None)
@@ -101,7 +88,7 @@ def active_cdi(installations: Iterable[CDI]) -> CDI | None:
 
 def effective_spec(cdi: CDI | None, config: CDIConfig | None) -> ConfigSpec:
     """Return the effective settings: the CDI object's ``spec.config`` if authoritative, else CDIConfig's spec."""
-    if cdi is not None and _is_authority(cdi):
+    if cdi is not None and is_authority(cdi):
         return cdi.spec.config or ConfigSpec()
     return config.spec if config is not None else ConfigSpec()
 
@@ -111,7 +98,7 @@ def problems(
 ) -> tuple[Problem, ...]:
     """Return the settings that have no valid value, or that name objects that do not exist."""
     found: list[Problem] = []
-    from_cdi = cdi is not None and _is_authority(cdi)
+    from_cdi = cdi is not None and is_authority(cdi)
     if cdi is not None:
         found += check_installation(cdi)
     if config is not None and not from_cdi:
@@ -224,7 +211,7 @@ def reconcile_config(cdi: CDI | None, config: CDIConfig | None, facts: ConfigFac
     wanted = _config_body(metadata, spec, _config_status(spec, _with_known(facts, config)))
     if wanted == config.to_dict():
         return ConfigPlan()
-    return ConfigPlan(update=wanted, events=_invalid_event(problems(cdi, config, facts.storage_classes)))
+    return ConfigPlan(update=wanted, events=invalid_event(problems(cdi, config, facts.storage_classes)))
 
 
 def _with_known(facts: ConfigFacts, config: CDIConfig) -> ConfigFacts:
@@ -271,91 +258,16 @@ def _config_status(spec: ConfigSpec, facts: ConfigFacts) -> dict[str, Any]:
     return status
 
 
-def _invalid_event(found: tuple[Problem, ...]) -> tuple[Event, ...]:
+def invalid_event(found: tuple[Problem, ...]) -> tuple[Event, ...]:
     if not found:
         return ()
-    return (Event(type="Warning", reason=INVALID, message=_join(found)),)
-
-
-# --- CDI ----------------------------------------------------------------------------------------------------------
-
-
-def reconcile_installation(
-    cdi: CDI, *, active: bool, installed: Installed, found: tuple[Problem, ...], now: float
-) -> Plan:
-    """Return the CDI object's phase, versions and conditions, which KubeVirt and consoles read.
-
-    Args:
-        cdi: The CDI object.
-        active: Whether it is the one in effect (`active_cdi`).
-        installed: State of the installation.
-        found: The invalid settings (`problems`).
-        now: Seconds since the epoch.
-
-    """
-    if cdi.metadata.deletion_timestamp is not None:
-        return Plan()
-    old = cdi.status
-    if not active:
-        message = "ignored in favor of an older CDI object; delete one of them"
-        status = _cdi_status(old, "Error", {"Available": (False, "NotActive", message)}, None, now)
-        return Plan(status=None if old is not None and old.to_dict() == status else status)
-    ready = not installed.missing
-    # After the first deployment the phase stays Deployed: a missing component then means Degraded, not Progressing.
-    once = old is not None and old.phase == "Deployed"
-    hurt = once and not ready
-    waiting = f"{'; '.join(installed.missing)}."
-    conditions = {
-        "Available": (ready, "DeployCompleted" if ready else "NotReady", "Deployment Completed" if ready else waiting),
-        "Progressing": (
-            not ready and not once,
-            "DeployCompleted" if ready or once else "NotReady",
-            "" if ready or once else waiting,
-        ),
-        "Degraded": (
-            bool(found) or hurt,
-            "NotReady" if hurt else INVALID if found else "DeployCompleted",
-            " ".join(filter(None, (waiting if hurt else "", _status_message(cdi, found)))),
-        ),
-    }
-    status = _cdi_status(old, "Deployed" if ready or once else "Deploying", conditions, installed.version, now)
-    actions: tuple[PatchObject, ...] = ()
-    if _is_authority(cdi) and ANN_CONFIG_AUTHORITY not in (cdi.metadata.annotations or {}):
-        actions = (
-            PatchObject(
-                plural="cdis",
-                namespace="",
-                name=cdi.metadata.name or "",
-                uid=cdi.metadata.uid or "",
-                annotations={ANN_CONFIG_AUTHORITY: ""},
-            ),
-        )
-    before = old.to_dict() if old is not None else None
-    known = {one.type: one.message or "" for one in (old.conditions if old is not None else None) or []}
-    news = bool(found) and not known.get("Degraded", "").endswith(_status_message(cdi, found))
-    return Plan(
-        actions=actions, status=None if status == before else status, events=_invalid_event(found) if news else ()
-    )
-
-
-def _cdi_status(
-    old: Any, phase: str, aspects: Mapping[str, tuple[bool, str, str]], version: str | None, now: float
-) -> dict[str, Any]:
-    moment = datetime.fromtimestamp(now, UTC)
-    current: list[Condition] = list((old.conditions if old is not None else None) or [])
-    for kind, (true, reason, message) in aspects.items():
-        status = ConditionStatus.TRUE if true else ConditionStatus.FALSE
-        current = set_condition(current, kind, status=status, reason=reason, message=message, now=moment)
-    status_body: dict[str, Any] = {"conditions": [one.to_dict() for one in current], "phase": phase}
-    if version is not None:
-        status_body |= {"observedVersion": version, "operatorVersion": version, "targetVersion": version}
-    return status_body
+    return (Event(type="Warning", reason=INVALID, message=describe_problems(found)),)
 
 
 # --- values -------------------------------------------------------------------------------------------------------
 
 
-def _is_authority(cdi: CDI) -> bool:
+def is_authority(cdi: CDI) -> bool:
     # An administrator's spec.config is authoritative even before the annotation has been added.
     return ANN_CONFIG_AUTHORITY in (cdi.metadata.annotations or {}) or cdi.spec.config is not None
 
@@ -407,10 +319,5 @@ def _is_set(body: Any, path: list[str]) -> bool:
     return body not in (None, {}, [], "")
 
 
-def _status_message(cdi: CDI, found: tuple[Problem, ...]) -> str:
-    idle = "; ".join(f"{field} ({NO_EFFECT[field]})" for field in ignored_fields(cdi))
-    return " ".join(part for part in (_join(found) if found else "", f"No effect: {idle}." if idle else "") if part)
-
-
-def _join(found: tuple[Problem, ...]) -> str:
+def describe_problems(found: tuple[Problem, ...]) -> str:
     return "Not followed: " + "; ".join(str(problem) for problem in found) + "."

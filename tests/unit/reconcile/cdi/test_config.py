@@ -11,18 +11,17 @@ from cdi.api.configuration import CDIConfig
 from cdi.api.installation import CDI
 from cdi.api.validation import parse, validate
 from cdi.reconcile.actions import ObjectRef
-from cdi.reconcile.cdi.configuration import (
+from cdi.reconcile.cdi.config import (
     ConfigFacts,
-    Installed,
     active_cdi,
     adopts_claims,
     ignored_fields,
     problems,
     reconcile_config,
-    reconcile_installation,
     renders_claims,
     resolve_config,
 )
+from cdi.reconcile.cdi.installation import Installed, reconcile_installation
 from cdi.reconcile.settings import ResolvedConfig, WorkerPodConfig
 from cdi.reconcile.storage.classes import StorageClass
 
