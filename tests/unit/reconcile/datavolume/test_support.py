@@ -21,7 +21,7 @@ from cdi.api.storageprofile import StorageProfile
 from cdi.reconcile.cdi.config import NO_EFFECT
 
 PAGE = Path(__file__).parents[4] / "docs" / "reference" / "support.md"
-PACKAGE = Path(__file__).parents[3] / "cdi"
+PACKAGE = Path(__file__).parents[4] / "cdi"
 STATES = {"done", "no effect", "refused"}
 WRITTEN_BY_PROGRAMS = {
     # Facts that controllers write; users do not set them to request anything.
