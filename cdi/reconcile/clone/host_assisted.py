@@ -275,7 +275,7 @@ def _ensure(
             annotations={RECORD: written},
         )
         return (renewed,), f"the source {found.place} was replaced by another object of that name"
-    users = source_in_use(context, found)
+    users = source_in_use(context.objects, found)
     if users is not None:
         return (), users.message
     archive = _content(found) == "archive"

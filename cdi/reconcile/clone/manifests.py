@@ -39,6 +39,7 @@ from cdi.reconcile.pods.roles import (
     build_pod,
     pod_spec,
 )
+from cdi.reconcile.settings import ResolvedConfig
 from cdi.reconcile.storage.classes import StorageClass
 from cdi.reconcile.types import PVC, Clone
 
@@ -57,7 +58,7 @@ def measurement_pod(dv: DataVolume) -> str:
 
 
 def build_snapshot(
-    context: ReconcileContext, target: PVC, found: CloneSource, name: str, snapshot_class: str
+    config: ResolvedConfig, target: PVC, found: CloneSource, name: str, snapshot_class: str
 ) -> dict[str, Any]:
     """Build a snapshot of the source, shared by all clones that are made of it now."""
     return {
@@ -67,7 +68,7 @@ def build_snapshot(
             "name": name,
             "namespace": found.namespace,
             # The target's labels are copied, so that tools that select objects by label find this one as well.
-            "labels": {**target.labels, **context.config.labels, **COMMON_LABELS, LABEL_TEMPORARY: "true"},
+            "labels": {**target.labels, **config.labels, **COMMON_LABELS, LABEL_TEMPORARY: "true"},
             "annotations": {
                 ANN_CREATED_BY_CONTROLLER: "yes",
                 ANN_SOURCE_UID: found.uid,
@@ -182,7 +183,7 @@ def clone_source_ref(dv: DataVolume) -> dict[str, Any]:
     return {"apiGroup": GROUP, "kind": CLONE_SOURCE, "name": clone_source(dv.metadata.uid or "")}
 
 
-def build_prep_pod(context: ReconcileContext, target: PVC, prime: PVC) -> dict[str, Any]:
+def build_prep_pod(config: ResolvedConfig, target: PVC, prime: PVC) -> dict[str, Any]:
     """Build the prep pod, which mounts the volume and ends.
 
     With WaitForFirstConsumer this provisions the volume, and mounting expands a filesystem that is smaller than its
@@ -192,8 +193,8 @@ def build_prep_pod(context: ReconcileContext, target: PVC, prime: PVC) -> dict[s
     data = DataMount(claim=prime.name, block=prime.volume_mode == "Block")
     return build_pod(
         PREPARATION,
-        context.config,
-        pod_spec(PREPARATION, context.config.pods, owner=target.uid, data=data, account=account),
+        config,
+        pod_spec(PREPARATION, config.pods, owner=target.uid, data=data, account=account),
         namespace=prime.namespace,
         name=preparation_pod(prime.name),
         annotations={ANN_CREATED_BY_CONTROLLER: "yes", ANN_OWNER_UID: target.uid},

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Final
 
+from cdi.api.datavolume import DataVolume
 from cdi.api.errors import ClaimMisbound
 from cdi.api.job import Failure
 from cdi.api.names import ANN_CLONE_TYPE, temporary_snapshot
@@ -70,7 +71,7 @@ def mark_complete(context: ReconcileContext, claim: PVC, attempts: AttemptHistor
         return attempts
     if prime.deleting or prime.phase == "Lost" or _is_other(prime, record):
         return attempts
-    volume = volume_of(context, prime)
+    volume = volume_of(context.objects, prime)
     if volume is None or volume.capacity is None or volume.capacity < wanted:
         return attempts
     if prime.phase == "Bound" and prime.volume_mode == "Filesystem" and (prime.capacity or 0) < wanted:
@@ -104,7 +105,7 @@ def cleared_preparation(
 
 def next_phase(context: ReconcileContext, claim: PVC, origin: Clone) -> Result | None:
     """Return the next phase of the clone; None if a worker that copies can be started."""
-    populated, prime = is_populated(context, claim), context.prime
+    populated, prime = is_populated(context.platform, claim), context.prime
     if populated and claim.phase == "Bound":
         error = ClaimMisbound(
             f"PVC {claim.name} was bound to volume {claim.volume_name} before its content was complete",
@@ -154,7 +155,7 @@ def plan(context: ReconcileContext, claim: PVC, found: CloneSource, *, failed: t
         provisioner=storage_class.provisioner if storage_class is not None else "",
         volume_mode=claim.volume_mode,
         size=claim.requested,
-        populated=is_populated(context, claim),
+        populated=is_populated(context.platform, claim),
         expands=storage_class is not None and storage_class.allow_expansion,
     )
     requested = requested_strategy(claim)
@@ -175,7 +176,7 @@ def _planned(context: ReconcileContext, claim: PVC, origin: Clone) -> Result:
     refused = refusal(context, claim, found)
     if refused is not None:
         return replace(refused, requeue_after=context.retries.patience)
-    users = source_in_use(context, found)
+    users = source_in_use(context.objects, found)
     if users is not None:
         return clone_pending(claim, users)
     choice = plan(context, claim, found)
@@ -260,7 +261,7 @@ def _written(claim: PVC, record: ClonePlanRecord | None, others: Mapping[str, st
 
 def _made_by_storage(context: ReconcileContext, claim: PVC, origin: Clone, record: ClonePlanRecord) -> Result:
     prime = context.prime
-    left = record.begun + _timeout(context) - context.now
+    left = record.begun + _timeout(context.datavolume) - context.now
     if prime is None:
         result = _start_phase(context, claim, origin, record)
     elif prime.phase != "Bound":
@@ -281,7 +282,7 @@ def _fall_back_to_host_assisted(
     context: ReconcileContext, claim: PVC, origin: Clone, record: ClonePlanRecord, result: Result
 ) -> Result:
     """Fall back to a host-assisted clone, which requires nothing of the storage but volumes."""
-    message = f"{record.strategy} took longer than {_timeout(context):.0f} s: {result.state.ready.message}"
+    message = f"{record.strategy} took longer than {_timeout(context.datavolume):.0f} s: {result.state.ready.message}"
     why = Fallback(reason=STRATEGY_FAILED, message=message)
     after = record.fell_back(why, restored=temporary_name(origin.kind, record.source), now=context.now)
     actions: tuple[Action, ...] = (_written(claim, after),)
@@ -308,7 +309,7 @@ def _start_phase(context: ReconcileContext, claim: PVC, origin: Clone, record: C
         return _from_snapshot_of(context, claim, record, found)
     if found.kind == "VolumeSnapshot":
         return _make_prime(context, claim, record, found, of_snapshot(found.name))
-    users = source_in_use(context, found)
+    users = source_in_use(context.objects, found)
     if users is not None:
         return replace(clone_pending(claim, users), actions=(_written(claim, None),))
     return _make_prime(context, claim, record, found, pvc_data_source(found.name))
@@ -324,7 +325,7 @@ def _from_snapshot_of(context: ReconcileContext, claim: PVC, record: ClonePlanRe
         return replace(clone_pending(claim, Pending(reason=Reason.PENDING, message=message)), actions=actions)
     phase = Phase.SNAPSHOT_FOR_SMART_CLONE_IN_PROGRESS
     if snapshot is None:
-        users = source_in_use(context, found)
+        users = source_in_use(context.objects, found)
         if users is not None:
             return replace(clone_pending(claim, users), actions=(_written(claim, None),))
         snapshot_class = facts(context).snapshot_class(claim.storage_class, found.driver)
@@ -333,7 +334,7 @@ def _from_snapshot_of(context: ReconcileContext, claim: PVC, record: ClonePlanRe
             return replace(
                 clone_pending(claim, Pending(reason=Reason.PENDING, message=message)), actions=(_written(claim, None),)
             )
-        create = CreateObject(body=build_snapshot(context, claim, found, record.snapshot, snapshot_class))
+        create = CreateObject(body=build_snapshot(context.config, claim, found, record.snapshot, snapshot_class))
         return clone_in_progress(
             claim, phase, f"taking VolumeSnapshot {record.snapshot} of {found.place}", actions=(create,)
         )
@@ -402,7 +403,7 @@ def _prepared(context: ReconcileContext, claim: PVC, prime: PVC, message: str) -
     pod = facts(context).prep_pod(prime.namespace, name)
     actions: tuple[Action, ...] = ()
     if pod is None:
-        actions = (CreateObject(body=build_prep_pod(context, claim, prime)),)
+        actions = (CreateObject(body=build_prep_pod(context.config, claim, prime)),)
     elif pod.phase in _ENDED and not pod.deleting:
         # The pod ended without effect. Delete it for another one: some filesystems are expanded only while unused.
         actions = (DeleteObject(plural="pods", namespace=prime.namespace, name=name, uid=pod.uid),)
@@ -417,5 +418,5 @@ def _is_other(prime: PVC, record: ClonePlanRecord) -> bool:
     return made_for != record.strategy
 
 
-def _timeout(context: ReconcileContext) -> float:
-    return parse_policy_annotations(context.datavolume.metadata.annotations).clone_timeout or PHASE_TIMEOUT
+def _timeout(dv: DataVolume) -> float:
+    return parse_policy_annotations(dv.metadata.annotations).clone_timeout or PHASE_TIMEOUT

@@ -23,6 +23,7 @@ from cdi.reconcile.clone.source import detected_size, facts, source_in_use
 from cdi.reconcile.clone.types import CloneSource, SizeDetectionPod
 from cdi.reconcile.context import ReconcileContext
 from cdi.reconcile.datavolume.result import Result, pending
+from cdi.reconcile.settings import ResolvedConfig
 from cdi.reconcile.storage.claim_defaults import overhead_of
 from cdi.reconcile.types import Pending
 
@@ -31,25 +32,25 @@ REQUEUE_DELAY: Final = 5.0
 """Seconds before a failed size-detection pod is recreated."""
 
 
-def depends_on_disk(context: ReconcileContext, found: CloneSource, volume_mode: str, storage_class: str | None) -> bool:
+def depends_on_disk(config: ResolvedConfig, found: CloneSource, volume_mode: str, storage_class: str | None) -> bool:
     """Return whether a target without a requested size is sized for the disk in the source, not for its volume."""
     if found.kind != "PersistentVolumeClaim" or found.volume_mode != "Filesystem":
         return False
     if found.annotations.get(ANN_CONTENT_TYPE) == ContentType.ARCHIVE:
         return False
-    own, others = overhead_of(storage_class, context.config), overhead_of(found.storage_class, context.config)
+    own, others = overhead_of(storage_class, config), overhead_of(found.storage_class, config)
     return volume_mode == "Block" or own > others
 
 
 def detect_size(context: ReconcileContext, found: CloneSource) -> int | Result | None:
     """Return the size in bytes of the disk in a source; None if undetectable, a result until it is detected."""
-    known = detected_size(context, found)
+    known = detected_size(context.config, found)
     if known is not None:
         return known
     said = parse_size_annotation(context.datavolume, found.uid)
     if said is not None:
         return said or None
-    users = source_in_use(context, found)
+    users = source_in_use(context.objects, found)
     if users is not None:
         return pending(None, users)
     name = measurement_pod(context.datavolume)

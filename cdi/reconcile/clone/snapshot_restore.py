@@ -20,7 +20,7 @@ from cdi.reconcile.clone.plan_annotation import ANN_SOURCE_UID, LABEL_TEMPORARY,
 from cdi.reconcile.clone.source import facts, find
 from cdi.reconcile.clone.status import clone_in_progress, clone_pending
 from cdi.reconcile.clone.types import CloneSource, SourceKind
-from cdi.reconcile.context import ReconcileContext
+from cdi.reconcile.context import Lister, ReconcileContext
 from cdi.reconcile.datavolume.rebind import recreate_prime
 from cdi.reconcile.datavolume.result import Result, failed
 from cdi.reconcile.pods.job import content_type
@@ -66,7 +66,7 @@ def cannot_restore(context: ReconcileContext, target: PVC, found: CloneSource) -
 
 def is_known(context: ReconcileContext, origin: Clone, record: ClonePlanRecord) -> bool:
     """Return whether the record is for this very snapshot, and not for an earlier one of the same name."""
-    if _restored(context, record) is not None:
+    if _restored(context.objects, record) is not None:
         return True
     found = find(context, origin)
     return not isinstance(found, CloneSource) or found.uid == record.source
@@ -74,7 +74,7 @@ def is_known(context: ReconcileContext, origin: Clone, record: ClonePlanRecord) 
 
 def restore_in_progress(context: ReconcileContext, claim: PVC, origin: Clone, record: ClonePlanRecord) -> Result | None:
     """Return the state until the snapshot can be read; None once a source pod can be created."""
-    made, phase = _restored(context, record), Phase.CLONE_FROM_SNAPSHOT_SOURCE_IN_PROGRESS
+    made, phase = _restored(context.objects, record), Phase.CLONE_FROM_SNAPSHOT_SOURCE_IN_PROGRESS
     if made is None:
         found = find(context, origin)
         if isinstance(found, Pending):
@@ -102,7 +102,7 @@ def restore_in_progress(context: ReconcileContext, claim: PVC, origin: Clone, re
 def restore(context: ReconcileContext, claim: PVC, origin: Clone) -> tuple[Action, ...]:
     """Create the temporary PVC if it does not exist but the snapshot does."""
     record = ClonePlanRecord.read(claim)
-    if record is None or not record.restored or _restored(context, record) is not None:
+    if record is None or not record.restored or _restored(context.objects, record) is not None:
         return ()
     found = find(context, origin)
     if not isinstance(found, CloneSource) or found.uid != record.source:
@@ -118,7 +118,7 @@ def resolve_restored(context: ReconcileContext, claim: PVC, origin: Clone) -> Cl
     record = ClonePlanRecord.read(claim)
     if record is None or not record.restored:
         return find(context, origin)
-    made = _restored(context, record)
+    made = _restored(context.objects, record)
     if made is None or made.deleting or made.phase == "Lost":
         message = f"PVC {record.restored}, restored from the snapshot, does not exist yet"
         return Pending(reason=EventReason.CLONE_WITHOUT_SOURCE, message=message)
@@ -139,8 +139,8 @@ def resolve_restored(context: ReconcileContext, claim: PVC, origin: Clone) -> Cl
     )
 
 
-def _restored(context: ReconcileContext, record: ClonePlanRecord) -> PVC | None:
-    made = context.objects.claim(record.namespace, record.restored)
+def _restored(objects: Lister, record: ClonePlanRecord) -> PVC | None:
+    made = objects.claim(record.namespace, record.restored)
     marked = (
         made is not None
         and made.labels.get(LABEL_TEMPORARY) == "true"

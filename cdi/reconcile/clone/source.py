@@ -18,8 +18,9 @@ from cdi.api.quantity import Quantity, human
 from cdi.reconcile.clone.lister import CloneLister
 from cdi.reconcile.clone.planner import Source
 from cdi.reconcile.clone.types import CloneSource, Snapshot
-from cdi.reconcile.context import ReconcileContext
+from cdi.reconcile.context import Lister, ReconcileContext
 from cdi.reconcile.datavolume.result import DISK_SIZE, VOLUME_SIZE
+from cdi.reconcile.settings import ResolvedConfig
 from cdi.reconcile.source import unpopulated_reason, without_source
 from cdi.reconcile.storage.claim_defaults import overhead_of
 from cdi.reconcile.types import PVC, Clone, Pending, Rejected
@@ -54,14 +55,14 @@ def find(context: ReconcileContext, origin: Clone) -> CloneSource | Pending | Re
     snapshot = origin.kind == "VolumeSnapshot"
     if not snapshot and (origin.namespace, origin.name) == (metadata.namespace, metadata.name):
         return Rejected.because(InvalidManifest("a volume cannot be cloned from itself", where="spec.source.pvc"))
-    return _snapshot(context, origin) if snapshot else _claim(context, origin)
+    return _snapshot(context, origin) if snapshot else _claim(context.objects, origin)
 
 
-def source_in_use(context: ReconcileContext, found: CloneSource) -> Pending | None:
+def source_in_use(objects: Lister, found: CloneSource) -> Pending | None:
     """Return what to wait for if pods use the source, since data written during the clone may be copied partly."""
     if found.kind == "VolumeSnapshot":
         return None
-    users = context.objects.users(found.namespace, found.name)
+    users = objects.users(found.namespace, found.name)
     if not users:
         return None
     more = f" and {len(users) - USERS_SHOWN} more" if len(users) > USERS_SHOWN else ""
@@ -92,7 +93,7 @@ def target_too_small(
         return None
     room = size
     if found.volume_mode == "Filesystem" and volume_mode == "Block":
-        disk = detected_size(context, found)
+        disk = detected_size(context.config, found)
         if disk is None:
             return None
         wanted = disk
@@ -113,7 +114,7 @@ def target_too_small(
     )
 
 
-def detected_size(context: ReconcileContext, found: CloneSource) -> int | None:
+def detected_size(config: ResolvedConfig, found: CloneSource) -> int | None:
     """Return the recorded size in bytes of the disk in a source; None if there is none or it may be outdated.
 
     It may be outdated if the volume has been expanded since, because the disk may have been as well.
@@ -126,12 +127,12 @@ def detected_size(context: ReconcileContext, found: CloneSource) -> int | None:
     if volume_size is not None:
         return size if volume_size == str(found.asked) else None
     # Importers of earlier versions recorded the disk's size alone, and made it as large as the request allowed.
-    return size if size >= usable(found.asked, overhead_of(found.storage_class, context.config)) else None
+    return size if size >= usable(found.asked, overhead_of(found.storage_class, config)) else None
 
 
-def size_for(context: ReconcileContext, found: CloneSource, volume_mode: str, storage_class: str | None) -> int | None:
+def size_for(config: ResolvedConfig, found: CloneSource, volume_mode: str, storage_class: str | None) -> int | None:
     """Return the size in bytes for a clone without a requested size; None if the source's size is unknown."""
-    return clone_size(found, volume_mode, overhead_of(storage_class, context.config))
+    return clone_size(found, volume_mode, overhead_of(storage_class, config))
 
 
 def clone_size(found: CloneSource, volume_mode: str, overhead: Fraction) -> int | None:
@@ -163,8 +164,8 @@ def _own_size(found: CloneSource, volume_mode: str, overhead: Fraction) -> int |
     return found.size
 
 
-def _claim(context: ReconcileContext, origin: Clone) -> CloneSource | Pending | Rejected:
-    objects, place = context.objects, f"{origin.namespace}/{origin.name}"
+def _claim(objects: Lister, origin: Clone) -> CloneSource | Pending | Rejected:
+    place = f"{origin.namespace}/{origin.name}"
     claim = objects.claim(origin.namespace, origin.name)
     if claim is None:
         return _missing(f"the source PVC {place} does not exist", without_source("pvc", origin.name))

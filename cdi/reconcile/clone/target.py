@@ -173,7 +173,7 @@ def _recorded(context: ReconcileContext, body: dict[str, Any], found: CloneSourc
         requested=Quantity.parse(str(spec["resources"]["requests"]["storage"])).bytes,
         data_ref=DataRef(group=ref["apiGroup"], kind=ref["kind"], name=ref["name"]),
     )
-    if provisioning_blocker(context, claim) is not None or source_in_use(context, found) is not None:
+    if provisioning_blocker(context, claim) is not None or source_in_use(context.objects, found) is not None:
         return None
     if not is_known_strategy(requested_strategy(claim)) or _too_small(context, body, found) is not None:
         return None
@@ -193,11 +193,11 @@ def _size(
     offered = context.objects.storage_defaults(
         storage_class, virtualization=uses_virt_default_class(context.datavolume)
     )
-    if depends_on_disk(context, found, volume_mode, storage_class):
+    if depends_on_disk(context.config, found, volume_mode, storage_class):
         disk = detect_size(context, found)
         if isinstance(disk, Result):
             return disk
         if disk is not None:
             return default_size(max(disk, MIN_CLAIM_SIZE), volume_mode, offered)
-    size = size_for(context, found, volume_mode, storage_class)
+    size = size_for(context.config, found, volume_mode, storage_class)
     return None if size is None else max(size, offered.minimum)

@@ -47,6 +47,7 @@ from cdi.reconcile.datavolume.source_annotations import write_source
 from cdi.reconcile.datavolume.upload_target import UPLOAD_SOURCE, upload_annotations
 from cdi.reconcile.pods.builder import claim_owner
 from cdi.reconcile.pods.job import content_type
+from cdi.reconcile.settings import ResolvedConfig
 from cdi.reconcile.storage.claim_defaults import default_claim, overhead_of
 from cdi.reconcile.types import PVC, Clone, ExternalPopulator, Import, Origin, Upload
 
@@ -225,7 +226,7 @@ def build_prime(context: ReconcileContext, target: PVC, origin: Origin | None) -
         "storageClassName": target.storage_class,
         "resources": {"requests": {"storage": Quantity.of_bytes(target.requested or 0).text}},
     }
-    return _temporary(context, prime_claim(target.uid), target, annotations, spec)
+    return _temporary(context.config, prime_claim(target.uid), target, annotations, spec)
 
 
 def _record_of(context: ReconcileContext, origin: Origin | None) -> dict[str, str]:
@@ -264,11 +265,11 @@ def build_scratch(context: ReconcileContext, filled: PVC) -> dict[str, Any]:
         "resources": {"requests": {"storage": Quantity.of_bytes(size).text}},
     }
     annotations = {ANN_CREATED_BY_CONTROLLER: "yes"}
-    return _temporary(context, scratch_claim(filled.name), filled, annotations, spec)
+    return _temporary(context.config, scratch_claim(filled.name), filled, annotations, spec)
 
 
 def _temporary(
-    context: ReconcileContext, name: str, owner: PVC, annotations: dict[str, str], spec: dict[str, Any]
+    config: ResolvedConfig, name: str, owner: PVC, annotations: dict[str, str], spec: dict[str, Any]
 ) -> dict[str, Any]:
     return {
         "apiVersion": "v1",
@@ -276,7 +277,7 @@ def _temporary(
         "metadata": {
             "name": name,
             "namespace": owner.namespace,
-            "labels": {**context.config.labels, **COMMON_LABELS, **TEMPORARY_CLAIM_LABELS},
+            "labels": {**config.labels, **COMMON_LABELS, **TEMPORARY_CLAIM_LABELS},
             "annotations": annotations,
             "ownerReferences": [claim_owner(owner)],
         },

@@ -125,7 +125,7 @@ def _phase_event(text: EventText, names: Names, operation: Operation, state: Dat
 def _prime_events(context: ReconcileContext, claim: PVC | None) -> tuple[Event, ...]:
     """Return the provisioner's warning about the prime PVC."""
     prime = context.prime
-    message = provisioning_event(context, claim) if claim is not None and prime is not None else ""
+    message = provisioning_event(context.prime, claim) if claim is not None and prime is not None else ""
     if not message or prime is None:
         return ()
     return (

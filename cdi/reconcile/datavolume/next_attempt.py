@@ -51,13 +51,14 @@ from cdi.reconcile.datavolume.upload_server import (
 )
 from cdi.reconcile.pods.job import WorkerSpec, prepare, with_attempt
 from cdi.reconcile.pods.types import Worker
+from cdi.reconcile.settings import Platform
 from cdi.reconcile.source import check_clone_source
 from cdi.reconcile.types import PVC, Clone, Pending, Rejected, ResolvedSource, Upload
 
 
-def upload_requested(context: ReconcileContext, claim: PVC) -> UploadRequest | None:
+def upload_requested(platform: Platform, claim: PVC) -> UploadRequest | None:
     """Return the upload request of a client on this machine; in a cluster clients connect to the worker itself."""
-    return None if context.platform.cluster else UploadRequest.read(claim.annotations.get(uploads.ANNOTATION))
+    return None if platform.cluster else UploadRequest.read(claim.annotations.get(uploads.ANNOTATION))
 
 
 def start_next_attempt(
@@ -154,7 +155,7 @@ def _prepare_job(
         if isinstance(found, Pending | Rejected):
             return found
         source = found
-    request = upload_requested(context, claim)
+    request = upload_requested(context.platform, claim)
     if isinstance(origin, Upload) and request is None and not context.platform.cluster:
         return None
     try:
@@ -180,7 +181,7 @@ def retry_or_fail(
     if end is not None:
         return end
     if operation_of(context.datavolume) == "Upload" and not context.platform.cluster:
-        request = upload_requested(context, claim)
+        request = upload_requested(context.platform, claim)
         if request is None or request.path is None:
             return upload_ready(claim, failure)
     scratch = ensure_scratch(context, claim, attempts)

@@ -64,7 +64,7 @@ def ensure_prime(context: ReconcileContext, claim: PVC, origin: ResolvedSource) 
         return failed(claim, origin.failure)
     if isinstance(origin, ExternalPopulator):
         return _filled_by_others(context, claim)
-    populated, prime = is_populated(context, claim), context.prime
+    populated, prime = is_populated(context.platform, claim), context.prime
     if claim.phase == "Bound":
         return failed(claim, Failure.from_error(_misbound(claim))) if populated else None
     if populated and prime is not None and (prime.deleting or prime.phase == "Lost"):
@@ -127,7 +127,7 @@ def rebind_status(context: ReconcileContext, claim: PVC, actions: tuple[Action, 
     """Return the state in which the content is complete and the target is being bound to its volume."""
     message = f"the content is complete; PVC {claim.name} is being bound to its volume"
     state = DataVolumeState(
-        phase=_handing_over(context, claim),
+        phase=_handing_over(context.datavolume, claim),
         bound=bound_condition(claim),
         running=COMPLETE[operation_of(context.datavolume)],
         ready=false(Reason.PENDING, message),
@@ -139,8 +139,8 @@ def rebind_status(context: ReconcileContext, claim: PVC, actions: tuple[Action, 
     return Result(state=state, actions=actions, pod="Running", prime_pod_phase="Succeeded")
 
 
-def _handing_over(context: ReconcileContext, claim: PVC) -> Phase:
-    operation = operation_of(context.datavolume)
+def _handing_over(dv: DataVolume, claim: PVC) -> Phase:
+    operation = operation_of(dv)
     if operation != "Clone":
         return Phase.UPLOAD_READY if operation == "Upload" else Phase.IMPORT_IN_PROGRESS
     namespace, _ = temporary_pvc(claim)
@@ -181,9 +181,9 @@ def ensure_scratch(context: ReconcileContext, claim: PVC, attempts: AttemptHisto
     return Result(state=state, actions=actions, pod="Pending")
 
 
-def has_scratch(context: ReconcileContext) -> bool:
+def has_scratch(scratch: PVC | None) -> bool:
     """Return whether the next attempt gets scratch space."""
-    return context.scratch is not None and not context.scratch.deleting
+    return scratch is not None and not scratch.deleting
 
 
 def in_use(context: ReconcileContext, target: PVC) -> Pending | None:
@@ -206,7 +206,7 @@ def in_use(context: ReconcileContext, target: PVC) -> Pending | None:
 
 def for_pods(context: ReconcileContext, filled: PVC) -> ReconcileContext:
     """Return the context with the paths used inside a pod."""
-    return replace(context, layout=pod_layout(filled, scratch=has_scratch(context)))
+    return replace(context, layout=pod_layout(filled, scratch=has_scratch(context.scratch)))
 
 
 def start_worker_pod(
@@ -243,14 +243,16 @@ def _attempt(context: ReconcileContext, prepared: WorkerSpec, number: int, uploa
         work=prepared.work,
         mounts=prepared.mounts,
         fingerprint=prepared.fingerprint,
-        limits=limits_of(context),
+        limits=limits_of(context.datavolume),
         upload=upload,
     )
 
 
 def _pod(context: ReconcileContext, target: PVC, filled: PVC, attempt: Attempt) -> dict[str, Any]:
     config, objects = context.config, context.objects
-    pod = build_worker_pod(context.datavolume, target, filled, attempt, config, objects, scratch=has_scratch(context))
+    pod = build_worker_pod(
+        context.datavolume, target, filled, attempt, config, objects, scratch=has_scratch(context.scratch)
+    )
     if accepts_upload(context):
         return server_pod(filled, pod)
     return target_pod(filled, pod) if isinstance(attempt.work, CopyTargetJob) else pod
@@ -267,7 +269,7 @@ def scratch_deleted(context: ReconcileContext, pod: Pod) -> bool:
 
     The pod waits for the scratch PVC, and the scratch PVC is not removed while the pod exists.
     """
-    return pod.scratch and not pod.started and not pod.deleting and not has_scratch(context)
+    return pod.scratch and not pod.started and not pod.deleting and not has_scratch(context.scratch)
 
 
 def template_changed(
@@ -295,7 +297,7 @@ def restarts_in_place(
     pod, filled = worker.pod, worker_claim(context, target)
     if pod is None or filled is None or not pod.restarts or pod.deleting or failure.needs_new_pod:
         return False
-    if prepared.fingerprint != worker.fingerprint or pod.scratch != has_scratch(context):
+    if prepared.fingerprint != worker.fingerprint or pod.scratch != has_scratch(context.scratch):
         return False
     # The scheduler may have chosen the node of the volume since, but the pod stays on its own.
     for claim in (filled, replace(filled, selected_node="")):
@@ -308,10 +310,10 @@ def restarts_in_place(
     return False
 
 
-def limits_of(context: ReconcileContext) -> Limits:
+def limits_of(dv: DataVolume) -> Limits:
     """Return the limits from the annotations; no limits if the annotations are invalid."""
     try:
-        policy_annotations = parse_policy_annotations(context.datavolume.metadata.annotations)
+        policy_annotations = parse_policy_annotations(dv.metadata.annotations)
     except InvalidManifest:
         return Limits()
     return Limits(bandwidth=policy_annotations.bandwidth, connections=policy_annotations.connections)
@@ -320,7 +322,7 @@ def limits_of(context: ReconcileContext) -> Limits:
 def update_limits(context: ReconcileContext, worker: Worker) -> tuple[Action, ...]:
     """Return the patch that gives a running worker its current limits."""
     pod = worker.pod
-    wanted = limits_of(context).to_json()
+    wanted = limits_of(context.datavolume).to_json()
     if pod is None or pod.deleting or pod.limits == wanted:
         return ()
     namespace = context.datavolume.metadata.namespace or ""
@@ -336,11 +338,11 @@ def status_annotations(
     context: ReconcileContext, claim: PVC, result: Result, status: Mapping[str, Any]
 ) -> dict[str, str | None]:
     """Return the PVC annotations that are specific to clusters."""
-    state, populated = result.state, is_populated(context, claim)
+    state, populated = result.state, is_populated(context.platform, claim)
     wanted: dict[str, str | None] = {
         ANN_BOUND_CONDITION: state.bound.status.value.lower(),
         ANN_BOUND_CONDITION_REASON: state.bound.reason,
-        ANN_BOUND_CONDITION_MESSAGE: provisioning_event(context, claim) or state.bound.message,
+        ANN_BOUND_CONDITION_MESSAGE: provisioning_event(context.prime, claim) or state.bound.message,
     }
     if context.synthetic and state.ready.message and wanted[ANN_BOUND_CONDITION_MESSAGE] == state.bound.message:
         # Without a DataVolume this annotation is all that users see of what the PVC waits for.
@@ -359,12 +361,12 @@ def status_annotations(
         wanted |= upload_annotations()
     if context.synthetic:
         wanted |= IMPORT_STATUS.write(status)
-    if populated and _shows_progress(context, claim, state):
+    if populated and _shows_progress(context.prime, claim, state):
         wanted[ANN_POPULATOR_PROGRESS] = state.progress
     return wanted
 
 
-def _shows_progress(context: ReconcileContext, claim: PVC, state: DataVolumeState) -> bool:
+def _shows_progress(prime: PVC | None, claim: PVC, state: DataVolumeState) -> bool:
     """Return whether there is progress to show on a populated PVC.
 
     A PVC that the storage clones is not written before its end.
@@ -373,7 +375,7 @@ def _shows_progress(context: ReconcileContext, claim: PVC, state: DataVolumeStat
         return True
     if by_storage(claim) is not None:
         return False
-    return state.progress != PROGRESS_UNKNOWN or (context.prime is not None and context.prime.phase == "Bound")
+    return state.progress != PROGRESS_UNKNOWN or (prime is not None and prime.phase == "Bound")
 
 
 def _lacks_scratch(attempts: AttemptHistory) -> bool:

@@ -15,18 +15,19 @@ from cdi.api.names import ANN_IMMEDIATE_BINDING, ANN_PROVISIONER, ANN_PROVISIONE
 from cdi.api.phases import EventReason, Phase, Reason
 from cdi.reconcile.context import Lister, ReconcileContext
 from cdi.reconcile.datavolume.annotated_claims import names_populator
+from cdi.reconcile.settings import Platform
 from cdi.reconcile.storage.classes import StorageClass
 from cdi.reconcile.types import PVC, Pending
 
 
-def is_populated(context: ReconcileContext, claim: PVC) -> bool:
+def is_populated(platform: Platform, claim: PVC) -> bool:
     """Return whether a prime PVC is filled in place of this one."""
-    return context.platform.cluster and names_populator(claim.data_ref)
+    return platform.cluster and names_populator(claim.data_ref)
 
 
 def worker_claim(context: ReconcileContext, claim: PVC) -> PVC | None:
     """Return the PVC that the worker writes into; None if it is yet to be created."""
-    return context.prime if is_populated(context, claim) else claim
+    return context.prime if is_populated(context.platform, claim) else claim
 
 
 def uses_populator(dv: DataVolume, storage_class: StorageClass | None, objects: Lister) -> bool:
@@ -95,7 +96,7 @@ def provisioning_blocker(context: ReconcileContext, claim: PVC) -> ProvisioningB
     For a PVC with a populator None means that the prime can be created, or that a worker can be started on it.
     """
     storage_class = context.objects.storage_class(claim.storage_class) if claim.storage_class else None
-    populated = is_populated(context, claim)
+    populated = is_populated(context.platform, claim)
     if storage_class is None and (populated or not claim.volume_name):
         return ProvisioningBlocker(phase=Phase.PENDING, wait=_without_class(claim))
     waits = storage_class is not None and storage_class.wait_for_first_consumer

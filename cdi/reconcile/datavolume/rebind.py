@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from cdi.api.errors import ClaimMisbound
 from cdi.reconcile.actions import Action, DeleteObject, RebindVolume, StopWorker
 from cdi.reconcile.clone.plan_annotation import temporary_pvc
-from cdi.reconcile.context import ReconcileContext
+from cdi.reconcile.context import Lister, ReconcileContext
 from cdi.reconcile.datavolume.attempts import AttemptHistory
 from cdi.reconcile.datavolume.provisioning import is_populated, worker_claim
 from cdi.reconcile.datavolume.upload_server import delete_service
@@ -98,11 +98,11 @@ def _is_given(volume: Volume, claim: PVC) -> bool:
     return volume.claim_uid == volume.filled_for == claim.uid
 
 
-def volume_of(context: ReconcileContext, prime: PVC) -> Volume | None:
+def volume_of(objects: Lister, prime: PVC) -> Volume | None:
     """Return the volume that a prime PVC is bound to or about to be bound to; None if there is none yet."""
     if prime.volume_name:
-        return context.objects.volume(prime.volume_name)
-    made = context.objects.volumes_for(prime.namespace, prime.name)
+        return objects.volume(prime.volume_name)
+    made = objects.volumes_for(prime.namespace, prime.name)
     return next(
         (one for one in made if one.claim_uid == prime.uid and not one.deleting and one.phase not in WITHOUT_CLAIM),
         None,
@@ -196,7 +196,7 @@ def _safe_to_delete(
     """Return whether deleting the prime PVC loses no content that is needed."""
     if not attempts.done:
         # It failed for good: the content is incomplete.
-        return final and is_populated(context, claim)
+        return final and is_populated(context.platform, claim)
     volume = context.objects.volume(prime.volume_name or attempts.volume)
     if volume is not None:
         # Delete it at once, before it is marked as Lost and events about that are recorded.

@@ -190,12 +190,12 @@ def _with_claim(context: ReconcileContext, claim: PVC, source: ResolvedSource) -
     recorded = _record_attempt(context, claim)
     attempts = recorded.with_result(worker.previous if worker is not None else None).with_result(worker)
     settled: Rebinding | VolumeLost | Rejected | None = None
-    if is_populated(context, claim):
+    if is_populated(context.platform, claim):
         attempts = mark_complete(context, claim, mark_populated(context, claim, attempts))
         settled = rebind_state(context, claim, attempts) if attempts.done else None
         if isinstance(settled, VolumeLost):
             attempts = attempts.reset()
-    request = upload_requested(context, claim)
+    request = upload_requested(context.platform, claim)
     if request is not None and not attempts.done and request.id != attempts.upload and not (worker and worker.running):
         attempts = attempts.for_upload(request.id)
     result = _follow(context, claim, source, attempts, request, settled, news=attempts.attempt > recorded.attempt)

@@ -256,9 +256,8 @@ def bound_condition(claim: PVC) -> ConditionValue:
     return replace(condition, message=condition.message.format(name=claim.name))
 
 
-def provisioning_event(context: ReconcileContext, claim: PVC) -> str:
+def provisioning_event(prime: PVC | None, claim: PVC) -> str:
     """Return the provisioner's message about an unbound PVC, or about its prime PVC; empty if there is none."""
-    prime = context.prime
     if claim.phase == "Bound":
         return ""
     if prime is not None and prime.uid != claim.uid:
@@ -269,7 +268,7 @@ def provisioning_event(context: ReconcileContext, claim: PVC) -> str:
 
 def with_provisioning_event(context: ReconcileContext, claim: PVC | None, state: DataVolumeState) -> DataVolumeState:
     """Return the state with the provisioner's message in Bound, if nothing else is there."""
-    event = provisioning_event(context, claim) if claim is not None else ""
+    event = provisioning_event(context.prime, claim) if claim is not None else ""
     if claim is None or not event or state.bound != bound_condition(claim):
         return state
     message = PENDING_EVENT.message.format(name=claim.name, event=event)

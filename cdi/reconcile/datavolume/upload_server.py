@@ -94,16 +94,20 @@ def certificate(namespace: str, claim: str, service: Service) -> EnsureCertifica
 # --- actions --------------------------------------------------------------------------------------------------------
 
 
-def service_of(context: ReconcileContext, filled: PVC) -> Service | None:
+def service_of(service: Service | None, filled: PVC) -> Service | None:
     """Return the Service if it belongs to exactly this PVC."""
-    service = context.service
     return service if service is not None and service.claim == filled.uid and not service.deleting else None
 
 
 def service_conflict(context: ReconcileContext, filled: PVC | None) -> Pending | None:
     """Return what to wait for if the Service's name is in use by another owner; None otherwise."""
     service = context.service
-    if not accepts_upload(context) or filled is None or service is None or service_of(context, filled) is not None:
+    if (
+        not accepts_upload(context)
+        or filled is None
+        or service is None
+        or service_of(context.service, filled) is not None
+    ):
         return None
     where = f"Service {filled.namespace}/{service.name}"
     if service.deleting or not service.is_unowned:
@@ -117,7 +121,7 @@ def service_conflict(context: ReconcileContext, filled: PVC | None) -> Pending |
 
 def before_server(context: ReconcileContext, filled: PVC) -> tuple[tuple[Action, ...], bool]:
     """Return the actions required before the pod, and whether the pod can be created at once."""
-    service = service_of(context, filled)
+    service = service_of(context.service, filled)
     if service is None:
         return (CreateObject(body=build_service(filled)),), False
     return (certificate(filled.namespace, filled.name, service),), True
@@ -132,7 +136,7 @@ def ensure_service(context: ReconcileContext, filled: PVC | None) -> tuple[Actio
 
 def delete_service(context: ReconcileContext, filled: PVC | None) -> tuple[Action, ...]:
     """Delete the Service once no more uploads are accepted."""
-    service = service_of(context, filled) if filled is not None else None
+    service = service_of(context.service, filled) if filled is not None else None
     if service is None or filled is None:
         return ()
     return (DeleteObject(plural="services", namespace=filled.namespace, name=service.name, uid=service.uid),)
