@@ -1,7 +1,7 @@
 """Annotations that hold the state of this implementation, each with a typed accessor.
 
 Anybody who may write an object may write its annotations. An accessor therefore bounds what it parses and returns None
-for a value that it would not have written; whoever reads it treats that as a value that was never written. The table on
+for a value that it would not have written; its reader treats that as a value that was never written. The table on
 ``docs/reference/state.md`` is generated from the descriptions here: who writes a value, who reads it, and what happens
 if it is lost.
 """
@@ -131,7 +131,7 @@ class ReferenceAnnotation(Annotation):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecordAnnotation(Annotation):
-    """JSON of a dataclass, which the caller names because its methods belong to whoever decides with it."""
+    """JSON of a dataclass, which the caller names because its methods belong to the reconciler that uses it."""
 
     max_size: int = MAX_TEXT
 

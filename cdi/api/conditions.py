@@ -18,12 +18,6 @@ def find_condition(conditions: Iterable[Condition] | None, kind: str) -> Conditi
     return next((condition for condition in conditions or () if condition.type == kind), None)
 
 
-def is_true(conditions: Iterable[Condition] | None, kind: str) -> bool:
-    """Return whether the condition of type `kind` exists and is True."""
-    found = find_condition(conditions, kind)
-    return found is not None and found.status == ConditionStatus.TRUE
-
-
 def set_condition(
     conditions: Sequence[Condition] | None,
     kind: str,

@@ -11,7 +11,6 @@ All arithmetic is exact, so ``usable(required(size)) >= size`` for every size an
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from fractions import Fraction
 
 from cdi.api.errors import InvalidManifest
@@ -30,19 +29,6 @@ def parse_overhead(text: str) -> Fraction:
     if not re.fullmatch(r"0(\.[0-9]{1,3})?|1", text):
         raise InvalidManifest(f"{text[:40]!r} is not a file system overhead: 0, 0.001 to 0.999, or 1")
     return Fraction(text)
-
-
-def choose_overhead(
-    default: str | None, by_storage_class: Mapping[str, str] | None, storage_class: str | None
-) -> Fraction:
-    """Return the overhead of a storage class: its own, else the global one, else 6 %.
-
-    Raises:
-        InvalidManifest: The chosen overhead is not valid.
-    """
-    own = (by_storage_class or {}).get(storage_class) if storage_class is not None else None
-    chosen = own or default
-    return parse_overhead(chosen) if chosen else DEFAULT_OVERHEAD
 
 
 def round_up(size: int, unit: int) -> int:

@@ -135,7 +135,6 @@ class Reason(enum.StrEnum):
     REVOKED = "Revoked"
     NOT_FOLLOWED = "NotFollowed"
     COMMAND_REFUSED = "CommandRefused"
-    INVALID_DIGEST = "InvalidDigest"
 
 
 FAILING = frozenset({Reason.ERROR, Reason.CHECKSUM_ERROR, Reason.IMAGE_PULL_FAILED})
@@ -151,7 +150,6 @@ class EventReason(enum.StrEnum):
     IMPORT_IN_PROGRESS = "ImportInProgress"
     IMPORT_FAILED = "ImportFailed"
     IMPORT_SUCCEEDED = "ImportSucceeded"
-    IMPORT_PAUSED = "ImportPaused"
     IMPORT_TARGET_IN_USE = "ImportTargetInUse"
     ERR_IMPORT_FAILED = "ErrImportFailed"
     UPLOAD_SCHEDULED = "UploadScheduled"

@@ -46,7 +46,6 @@ from cdi.api.names import is_dns_subdomain
 CLIENT_NAME = "client.upload-server.cdi.kubevirt.io"
 """Common name of the client certificate by which an upload server identifies the proxy."""
 SERVER_PORT = 8443
-FORM_FIELD = "file"
 
 TUS_VERSION = "1.0.0"
 TUS_EXTENSIONS = "creation,creation-with-upload,termination,checksum,expiration"

@@ -62,15 +62,6 @@ class Image(Common):
     """The expected checksum, `algorithm:hex`."""
 
 
-class ImagesFile(Model):
-    """The content of the file."""
-
-    defaults: Common | None = None
-    """Defaults for all images."""
-    images: list[Image]
-    """The images."""
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
     """An image of a file."""

@@ -154,7 +154,6 @@ class Connection:
         self.key = key
         self.where = where
         """The location of the current request, for messages."""
-        self.uses = 0
         self.unclean_eof = False
         """Whether TLS ended without a close_notify alert; an attacker on the network can cause such an end of file."""
         self.received = 0
@@ -179,7 +178,6 @@ class Connection:
         """Attach the connection to `cancel` for a new request."""
         self.where = where
         self._cancel = cancel
-        self.uses += 1
         self.received = 0
         cancel.attach(self._sock)
 

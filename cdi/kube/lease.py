@@ -63,7 +63,6 @@ class LeaderElector:
         if not 0 < retry < deadline < duration or duration < 1:
             raise ValueError("leader election requires retry < deadline < duration")
         self.identity = identity or f"{socket.gethostname()}_{os.getpid()}_{uuid.uuid4().hex[:8]}"
-        self.leading = False
         self._client = client
         self._namespace, self._name = namespace, name
         self._duration, self._deadline, self._retry = duration, deadline, retry
@@ -89,7 +88,6 @@ class LeaderElector:
 
     async def _lead(self, work: Callable[[], Awaitable[None]]) -> bool:
         """Return True if `work` ended, False if leadership was lost."""
-        self.leading = True
         task = asyncio.ensure_future(work())
         renewal = asyncio.create_task(self._renew())
         try:
@@ -103,7 +101,6 @@ class LeaderElector:
             lost = renewal.done()
             renewal.cancel()
             await asyncio.wait({renewal})
-            self.leading = False
             if not lost:
                 await self._release()
         if lost and not renewal.cancelled() and (error := renewal.exception()) is not None:

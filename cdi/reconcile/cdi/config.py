@@ -34,7 +34,6 @@ DEFAULT_RESOURCES: Mapping[str, Mapping[str, str]] = {
     "requests": {"cpu": "100m", "memory": "60M"},
 }
 """Default resource requirements of a worker pod."""
-DEFAULT_VERBOSITY = 1
 INVALID = "InvalidConfiguration"
 """Reason of events and of the Degraded condition."""
 KNOWN_GATES = frozenset({"HonorWaitForFirstConsumer", "DataVolumeClaimAdoption", "WebhookPvcRendering"})

@@ -119,9 +119,6 @@ class ResumePoint:
     data: int = 0
     """Bytes received up to the watermark, as progress counts them."""
 
-    def saved(self) -> bytes:
-        return b"" if self.state is None else self.state + self.data.to_bytes(8, "big")
-
     @classmethod
     def restored(cls, watermark: int, text: str | None) -> ResumePoint | None:
         """Return the position from a journal, or None if the text is not a valid one."""

@@ -27,8 +27,6 @@ class ImageInfo:
     format: str
     virtual_size: int
     """Virtual size in bytes, rounded up to 512."""
-    actual_size: int | None
-    """Bytes that the file occupies."""
     cluster_size: int | None
     backing_file: str | None
     """Name in the header; never opened."""
@@ -83,7 +81,6 @@ def info(
     return ImageInfo(
         format=str(said.get("format", format)),
         virtual_size=int(said["virtual-size"]),
-        actual_size=int(said["actual-size"]) if "actual-size" in said else None,
         cluster_size=int(said["cluster-size"]) if "cluster-size" in said else None,
         backing_file=None if backing is None else sandbox.printable(str(backing)),
         encrypted=bool(said.get("encrypted", False)),

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cdi.api.conditions import find_condition, is_true, set_condition
+from cdi.api.conditions import find_condition, set_condition
 from cdi.api.meta import Condition
 from cdi.api.phases import ConditionStatus, Phase, progress
 from cdi.api.timestamps import timestamp
@@ -77,8 +77,6 @@ def test_times_are_whole_seconds_in_utc():
 def test_finding():
     conditions = ready(None, ConditionStatus.UNKNOWN)
     assert find_condition(conditions, "Ready").status == "Unknown"
-    assert not is_true(conditions, "Ready")
-    assert is_true(ready(conditions, True), "Ready")
     assert find_condition(None, "Ready") is None
 
 

@@ -6,9 +6,7 @@ from hypothesis import strategies as st
 
 from cdi.api.errors import InvalidManifest
 from cdi.api.overhead import (
-    DEFAULT_OVERHEAD,
     NO_OVERHEAD,
-    choose_overhead,
     parse_overhead,
     required,
     round_down,
@@ -68,18 +66,3 @@ def test_other_overheads_are_refused(text):
 def test_with_an_overhead_of_one_a_volume_is_twice_its_disk():
     assert required(100 * MIB, parse_overhead("1")) == 200 * MIB
     assert usable(200 * MIB, parse_overhead("1")) == 100 * MIB
-
-
-@pytest.mark.parametrize(
-    ("default", "classes", "name", "expected"),
-    [
-        (None, None, None, DEFAULT_OVERHEAD),
-        ("0.1", None, "fast", Fraction(1, 10)),
-        ("0.1", {"fast": "0.2"}, "fast", Fraction(1, 5)),
-        ("0.1", {"fast": "0.2"}, None, Fraction(1, 10)),
-        ("0.1", {"fast": ""}, "fast", Fraction(1, 10)),
-        (None, {"fast": "0"}, "fast", 0),
-    ],
-)
-def test_the_storage_class_goes_before_the_global_value(default, classes, name, expected):
-    assert choose_overhead(default, classes, name) == expected
