@@ -129,3 +129,10 @@ line_of
 _.withhold
 zero_runs
 _.trigger
+
+# Resources that are looked up by their kind or plural.
+CLUSTER_ROLES
+CRDS
+ENDPOINT_SLICES
+PRIORITY_CLASSES
+SERVICE_ACCOUNTS

@@ -30,11 +30,11 @@ def explain_manifests(
 
     The Secrets and ConfigMaps in the manifests are treated as if they were applied.
     """
+    from cdi.api.kinds import CONFIG_MAPS, SECRETS, resource_of
     from cdi.client.apply import check
     from cdi.client.manifests import load
     from cdi.explain.cluster import preflight
     from cdi.explain.live_reader import LiveReader
-    from cdi.kube.resources import CONFIG_MAPS, SECRETS, resource_of
 
     documents = load(names) if names else []
     checked = check(session.remote.store, documents, namespace=session.namespace, in_cluster=True)
@@ -62,10 +62,10 @@ def explain_manifests(
 
 def explain_request(session: Session, request: Request, name: str | None, show: OnProgress) -> Explanation:
     """Explain the DataVolume that ``cdi import`` would create for a URL."""
+    from cdi.api.kinds import resource_of
     from cdi.client.request_to_manifests import build_manifests
     from cdi.explain.cluster import preflight
     from cdi.explain.live_reader import LiveReader
-    from cdi.kube.resources import resource_of
     from cdi.local.submit import refuse_local
 
     refuse_local(request)

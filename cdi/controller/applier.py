@@ -22,13 +22,7 @@ from cdi.api.errors import (
     NotFound,
     QuotaExceeded,
 )
-from cdi.api.names import ANN_FILLED_FOR
-from cdi.api.quantity import Quantity
-from cdi.controller.certificates import CertificateManager
-from cdi.controller.event_recorder import EventRecorder
-from cdi.controller.informers import InformerSet
-from cdi.kube.client import Client
-from cdi.kube.resources import (
+from cdi.api.kinds import (
     CLAIMS,
     CONFIG_MAPS,
     PODS,
@@ -40,6 +34,12 @@ from cdi.kube.resources import (
     resource_named,
     resource_of,
 )
+from cdi.api.names import ANN_FILLED_FOR
+from cdi.api.quantity import Quantity
+from cdi.controller.certificates import CertificateManager
+from cdi.controller.event_recorder import EventRecorder
+from cdi.controller.informers import InformerSet
+from cdi.kube.client import Client
 from cdi.reconcile.actions import (
     Action,
     CreateObject,

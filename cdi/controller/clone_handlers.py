@@ -6,11 +6,11 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Literal
 
 from cdi.api.copy import TICKET_PREFIX
+from cdi.api.kinds import CLAIMS, PODS, VOLUME_SNAPSHOTS, Object
 from cdi.api.names import ANN_OWNER_UID, ANN_POD_PHASE, LABEL_COMPONENT, clone_source_pod, temporary_claim
 from cdi.api.storageprofile import CloneStrategy
 from cdi.controller.lister import data_ref
 from cdi.controller.request import Request, datavolume
-from cdi.kube.resources import CLAIMS, PODS, VOLUME_SNAPSHOTS, Object
 from cdi.reconcile.clone.host_assisted import MAX_SOURCE_PODS
 from cdi.reconcile.clone.plan_annotation import ANN_SOURCE_UID, ANN_TARGET, ANNOTATION, LABEL_TEMPORARY, ClonePlanRecord
 from cdi.reconcile.clone.size_detection import ANNOTATION as MEASURED

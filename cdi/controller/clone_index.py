@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from cdi.api.kinds import CLAIMS, DATA_VOLUMES, Object, Resource
 from cdi.api.names import ANN_POD_PHASE
 from cdi.controller.indexer import Indexer
 from cdi.controller.request import Request, datavolume
 from cdi.kube.reflector import WatchEvent
-from cdi.kube.resources import CLAIMS, DATA_VOLUMES, Object, Resource
 from cdi.reconcile.clone.plan_annotation import requested_source
 
 TERMINAL_PHASES = ("Succeeded", "Failed")

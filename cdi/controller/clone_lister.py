@@ -11,15 +11,7 @@ from typing import Any, Final, Protocol
 from cdi.api.copy import TICKET_PREFIX, Ticket
 from cdi.api.errors import ClusterUnavailable, InvalidManifest, TokenInvalid
 from cdi.api.json_document import parse_json
-from cdi.api.names import ANN_OWNER_UID, LABEL_COMPONENT
-from cdi.api.phases import Reason
-from cdi.api.populators import VolumeCloneSource
-from cdi.api.quantity import Quantity
-from cdi.api.storageprofile import CloneStrategy
-from cdi.api.timestamps import epoch_seconds
-from cdi.controller.lister import Cache, ClusterLister, data_ref
-from cdi.kube.jwt import Operation, ResourceKind, SigningKey, TokenClaims
-from cdi.kube.resources import (
+from cdi.api.kinds import (
     CLAIMS,
     PODS,
     VOLUME_CLONE_SOURCES,
@@ -28,6 +20,14 @@ from cdi.kube.resources import (
     VOLUME_SNAPSHOTS,
     Object,
 )
+from cdi.api.names import ANN_OWNER_UID, LABEL_COMPONENT
+from cdi.api.phases import Reason
+from cdi.api.populators import VolumeCloneSource
+from cdi.api.quantity import Quantity
+from cdi.api.storageprofile import CloneStrategy
+from cdi.api.timestamps import epoch_seconds
+from cdi.controller.lister import Cache, ClusterLister, data_ref
+from cdi.kube.jwt import Operation, ResourceKind, SigningKey, TokenClaims
 from cdi.reconcile.clone.gc import is_copying
 from cdi.reconcile.clone.manifests import MEASUREMENT
 from cdi.reconcile.clone.plan_annotation import ANN_SOURCE_UID, ANNOTATION

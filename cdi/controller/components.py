@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from cdi.api.errors import ClusterForbidden, NotFound
+from cdi.api.kinds import DEPLOYMENTS, MUTATING_WEBHOOKS, VALIDATING_WEBHOOKS, Object, Resource
 from cdi.kube.client import Client
-from cdi.kube.resources import DEPLOYMENTS, MUTATING_WEBHOOKS, VALIDATING_WEBHOOKS, Object, Resource
 from cdi.reconcile.cdi.installation import Installed
 
 CHECK_INTERVAL: Final = 30.0

@@ -6,11 +6,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from cdi.api.golden import ORIGIN, Origin
-from cdi.api.names import LABEL_DATA_IMPORT_CRON, LABEL_DATA_IMPORT_CRON_NAMESPACE
-from cdi.controller.indexer import Indexer
-from cdi.controller.request import Request
-from cdi.kube.reflector import WatchEvent
-from cdi.kube.resources import (
+from cdi.api.kinds import (
     CLAIMS,
     CRON_JOBS,
     DATA_SOURCES,
@@ -21,6 +17,10 @@ from cdi.kube.resources import (
     Object,
     Resource,
 )
+from cdi.api.names import LABEL_DATA_IMPORT_CRON, LABEL_DATA_IMPORT_CRON_NAMESPACE
+from cdi.controller.indexer import Indexer
+from cdi.controller.request import Request
+from cdi.kube.reflector import WatchEvent
 
 JOB_NAME: Final = "batch.kubernetes.io/job-name"
 """Label that Kubernetes sets on the pods of a Job."""

@@ -13,14 +13,7 @@ from cdi.api.dataimportcron import DataImportCron
 from cdi.api.datasource import DataSource
 from cdi.api.datavolume import DataVolume
 from cdi.api.errors import InvalidManifest
-from cdi.api.storageprofile import StorageProfile
-from cdi.controller import cron_slots
-from cdi.controller.clone_lister import SUBJECTS, InformerCloneLister
-from cdi.controller.cron_reads import CronReads
-from cdi.controller.informers import InformerSet
-from cdi.controller.lister import ClusterLister
-from cdi.controller.request import Request, Scope
-from cdi.kube.resources import (
+from cdi.api.kinds import (
     CLAIMS,
     CRON_JOBS,
     DATA_IMPORT_CRONS,
@@ -33,6 +26,13 @@ from cdi.kube.resources import (
     Object,
     Resource,
 )
+from cdi.api.storageprofile import StorageProfile
+from cdi.controller import cron_slots
+from cdi.controller.clone_lister import SUBJECTS, InformerCloneLister
+from cdi.controller.cron_reads import CronReads
+from cdi.controller.informers import InformerSet
+from cdi.controller.lister import ClusterLister
+from cdi.controller.request import Request, Scope
 from cdi.reconcile.actions import ObjectRef
 from cdi.reconcile.clone.authorization import authorize
 from cdi.reconcile.clone.plan_annotation import requested_source

@@ -9,8 +9,8 @@ from __future__ import annotations
 from typing import Final
 
 from cdi.api.errors import ClusterForbidden, KindNotServed, NotFound
+from cdi.api.kinds import IMAGE_STREAMS, SUBJECT_ACCESS_REVIEWS, Object
 from cdi.kube.client import Client
-from cdi.kube.resources import IMAGE_STREAMS, SUBJECT_ACCESS_REVIEWS, Object
 from cdi.reconcile.clone.authorization import has_permission
 from cdi.reconcile.dataimportcron.context import CloneRight, ImageStream
 

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any, Final
 
+from cdi.api.kinds import CLAIMS, DATA_IMPORT_CRONS, JOBS, PODS, Object
 from cdi.api.names import (
     COMPONENT_PROOF,
     LABEL_COMPONENT,
@@ -20,7 +21,6 @@ from cdi.api.names import (
 )
 from cdi.controller.informers import InformerSet
 from cdi.controller.request import Scope
-from cdi.kube.resources import CLAIMS, DATA_IMPORT_CRONS, JOBS, PODS, Object
 from cdi.reconcile.dataimportcron.poll_turn import is_waiting
 from cdi.reconcile.dataimportcron.proof_turn import is_due, versions_to_prove
 

@@ -6,8 +6,8 @@ import contextlib
 import logging
 
 from cdi.api.errors import AlreadyExists, CdiError, NotFound
+from cdi.api.kinds import EVENTS, Object
 from cdi.kube.client import Client
-from cdi.kube.resources import EVENTS, Object
 from cdi.logs import fields
 from cdi.reconcile.actions import Event
 from cdi.reconcile.event_object import build_event, build_repetition

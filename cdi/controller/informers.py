@@ -12,22 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Never
 
 from cdi.api.errors import InvalidManifest
-from cdi.api.names import (
-    ANN_FILLED_FOR,
-    APP,
-    COMPONENT_UPLOAD_SERVER,
-    LABEL_APP,
-    LABEL_COMPONENT,
-    LABEL_DATA_IMPORT_CRON,
-)
-from cdi.api.validation import parse
-from cdi.controller.clone_index import PendingCloneIndex
-from cdi.controller.cron_index import CronIndex
-from cdi.controller.indexer import Indexer
-from cdi.controller.request import Scope
-from cdi.kube.client import Client
-from cdi.kube.reflector import Reflector, WatchEvent
-from cdi.kube.resources import (
+from cdi.api.kinds import (
     CDI_CONFIGS,
     CDIS,
     CLAIMS,
@@ -54,6 +39,21 @@ from cdi.kube.resources import (
     Object,
     Resource,
 )
+from cdi.api.names import (
+    ANN_FILLED_FOR,
+    APP,
+    COMPONENT_UPLOAD_SERVER,
+    LABEL_APP,
+    LABEL_COMPONENT,
+    LABEL_DATA_IMPORT_CRON,
+)
+from cdi.api.validation import parse
+from cdi.controller.clone_index import PendingCloneIndex
+from cdi.controller.cron_index import CronIndex
+from cdi.controller.indexer import Indexer
+from cdi.controller.request import Scope
+from cdi.kube.client import Client
+from cdi.kube.reflector import Reflector, WatchEvent
 from cdi.reconcile.pods.roles import ANN_JOB, ANN_JOURNAL
 
 _LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"

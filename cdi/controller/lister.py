@@ -14,15 +14,7 @@ from cdi.api.datavolume import DataVolume
 from cdi.api.errors import InternalError, InvalidManifest
 from cdi.api.installation import CDI
 from cdi.api.job import Failure, Progress
-from cdi.api.meta import KubeObject
-from cdi.api.names import ANN_FILLED_FOR, ANN_SELECTED_NODE
-from cdi.api.populators import VolumeImportSource, VolumeUploadSource
-from cdi.api.quantity import Quantity
-from cdi.api.storageprofile import StorageProfile
-from cdi.api.validation import parse
-from cdi.controller.informers import require_valid
-from cdi.kube.reflector import WatchEvent
-from cdi.kube.resources import (
+from cdi.api.kinds import (
     CDI_CONFIGS,
     CDIS,
     CLAIMS,
@@ -42,6 +34,14 @@ from cdi.kube.resources import (
     Object,
     Resource,
 )
+from cdi.api.meta import KubeObject
+from cdi.api.names import ANN_FILLED_FOR, ANN_SELECTED_NODE
+from cdi.api.populators import VolumeImportSource, VolumeUploadSource
+from cdi.api.quantity import Quantity
+from cdi.api.storageprofile import StorageProfile
+from cdi.api.validation import parse
+from cdi.controller.informers import require_valid
+from cdi.kube.reflector import WatchEvent
 from cdi.reconcile.actions import ObjectRef
 from cdi.reconcile.cdi.config import active_cdi, effective_spec, resolve_config
 from cdi.reconcile.pods.status import worker_from_pod

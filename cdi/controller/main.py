@@ -16,6 +16,7 @@ import logging
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from cdi.api.kinds import Object, Resource
 from cdi.api.names import INSTALLATION, prefixed_name
 from cdi.controller.components import Component
 from cdi.controller.health import serve_health
@@ -24,7 +25,6 @@ from cdi.controller.metrics import Metrics
 from cdi.controller.request import Scope
 from cdi.kube.client import Client
 from cdi.kube.lease import LeaderElector
-from cdi.kube.resources import Object, Resource
 from cdi.logs import fields
 from cdi.reconcile.settings import WorkerPodConfig
 

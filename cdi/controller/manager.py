@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from typing import Never
 
 from cdi.api.errors import CdiError, Conflict
+from cdi.api.kinds import PODS, SERVICES, Resource
 from cdi.api.names import INSTALLATION, prefixed_name
 from cdi.controller import reasons
 from cdi.controller.applier import PlanApplier
@@ -38,7 +39,6 @@ from cdi.kube.certificates import Lifetimes
 from cdi.kube.client import Client
 from cdi.kube.jwt import SIGNING_KEY, ensure_signing_key
 from cdi.kube.reflector import WatchEvent
-from cdi.kube.resources import PODS, SERVICES, Resource
 from cdi.logs import bind, fields
 from cdi.reconcile.cdi.configuration import active_cdi
 from cdi.reconcile.settings import WorkerPodConfig

@@ -20,13 +20,7 @@ from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
 from cdi.api.errors import CdiError, InvalidManifest
-from cdi.api.names import ANN_CRON_STORAGE_CLASS
-from cdi.api.phases import Phase
-from cdi.api.storageprofile import StorageProfile
-from cdi.api.timestamps import parse_timestamp
-from cdi.api.validation import parse
-from cdi.controller.result import TerminalError
-from cdi.kube.resources import (
+from cdi.api.kinds import (
     CDIS,
     CSI_DRIVERS,
     DATA_IMPORT_CRONS,
@@ -39,6 +33,12 @@ from cdi.kube.resources import (
     Object,
     Resource,
 )
+from cdi.api.names import ANN_CRON_STORAGE_CLASS
+from cdi.api.phases import Phase
+from cdi.api.storageprofile import StorageProfile
+from cdi.api.timestamps import parse_timestamp
+from cdi.api.validation import parse
+from cdi.controller.result import TerminalError
 from cdi.reconcile.storage.classes import StorageClass, default_class
 from cdi.reconcile.storage.profiles import SnapshotClass, is_complete, supports_rwx, supports_smart_clone
 

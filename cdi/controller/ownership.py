@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from cdi.api.kinds import CLAIMS, DATA_VOLUMES, Object
 from cdi.controller.informers import InformerSet
 from cdi.controller.request import Scope
-from cdi.kube.resources import CLAIMS, DATA_VOLUMES, Object
 
 _MAX_OWNERS = 3
 """Length of the chain of owners that is followed: a scratch PVC belongs to a prime PVC, which belongs to its target."""

@@ -10,11 +10,11 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Never
 
+from cdi.api.kinds import PODS, Object
 from cdi.api.names import APP, LABEL_APP
 from cdi.controller.request import Scope
 from cdi.kube.client import Client
 from cdi.kube.reflector import Reflector, WatchEvent
-from cdi.kube.resources import PODS, Object
 
 TERMINAL_POD_PHASES = ("Succeeded", "Failed")
 

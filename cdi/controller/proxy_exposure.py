@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Final, Never
 
+from cdi.api.kinds import INGRESSES, ROUTES, Object
 from cdi.kube.reflector import Reflector, WatchEvent
-from cdi.kube.resources import INGRESSES, ROUTES, Object
 
 if TYPE_CHECKING:
     from cdi.kube.client import Client

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Final
 
+from cdi.api.kinds import Resource
 from cdi.controller.workqueue import Reason
 from cdi.kube.reflector import WatchEvent
-from cdi.kube.resources import Resource
 
 _VERBS: Final = {"ADDED": "was created", "MODIFIED": "changed", "DELETED": "was deleted"}
 STARTED: Final = Reason("start", "controller started")

@@ -16,6 +16,22 @@ from cdi.api.dataimportcron import DataImportCron
 from cdi.api.datasource import DataSource
 from cdi.api.errors import InvalidManifest, NotFound
 from cdi.api.installation import CDI
+from cdi.api.kinds import (
+    CDI_CONFIGS,
+    CDIS,
+    CLAIMS,
+    DATA_IMPORT_CRONS,
+    DATA_SOURCES,
+    DATA_VOLUMES,
+    JOBS,
+    OBJECT_TRANSFERS,
+    PODS,
+    STORAGE_CLASSES,
+    STORAGE_PROFILES,
+    VOLUME_SNAPSHOTS,
+    Object,
+    Resource,
+)
 from cdi.api.names import INSTALLATION, POLL_ACCOUNT, prefixed_name
 from cdi.api.storageprofile import StorageProfile
 from cdi.api.transfer import ObjectTransfer
@@ -35,22 +51,6 @@ from cdi.controller.status_throttle import StatusThrottle
 from cdi.controller.transfer_lister import TransferLister, endpoints, locks_of_others
 from cdi.controller.upload_certificates import UploadCertificateRotator
 from cdi.kube.client import Client
-from cdi.kube.resources import (
-    CDI_CONFIGS,
-    CDIS,
-    CLAIMS,
-    DATA_IMPORT_CRONS,
-    DATA_SOURCES,
-    DATA_VOLUMES,
-    JOBS,
-    OBJECT_TRANSFERS,
-    PODS,
-    STORAGE_CLASSES,
-    STORAGE_PROFILES,
-    VOLUME_SNAPSHOTS,
-    Object,
-    Resource,
-)
 from cdi.logs import fields
 from cdi.program_versions import program_versions
 from cdi.reconcile.actions import CreateObject, Plan, SetFinalizer, StartWorker

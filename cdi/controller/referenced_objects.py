@@ -14,9 +14,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from cdi.api.errors import ClusterForbidden, NotFound
+from cdi.api.kinds import CONFIG_MAPS, SECRETS
 from cdi.controller.request import Request
 from cdi.kube.client import Client
-from cdi.kube.resources import CONFIG_MAPS, SECRETS
 from cdi.reconcile.actions import ObjectRef
 from cdi.reconcile.types import Input
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from cdi.kube.resources import Object
+from cdi.api.kinds import Object
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

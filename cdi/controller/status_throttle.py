@@ -15,9 +15,9 @@ from dataclasses import replace
 from typing import Any
 
 from cdi.api import names
+from cdi.api.kinds import CLAIMS, Object
 from cdi.controller.clone_index import TERMINAL_PHASES
 from cdi.controller.request import Request
-from cdi.kube.resources import CLAIMS, Object
 from cdi.reconcile.actions import Action, CreateObject, PatchObject, Plan
 from cdi.reconcile.datavolume.annotated_claims import ANN_STATUS
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from cdi.api.kinds import CLAIMS, DATA_VOLUMES, OBJECT_TRANSFERS, PODS, Object
 from cdi.api.phases import TransferPhase
 from cdi.controller.informers import require_valid
 from cdi.controller.lister import Cache, PodUsageSource
-from cdi.kube.resources import CLAIMS, DATA_VOLUMES, OBJECT_TRANSFERS, PODS, Object
 from cdi.reconcile.objecttransfer.record import lock_finalizer
 
 _ENDED = (TransferPhase.COMPLETE, TransferPhase.ERROR)

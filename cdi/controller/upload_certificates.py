@@ -21,6 +21,7 @@ from typing import Final, Never
 from urllib.parse import urlsplit
 
 from cdi.api.errors import CdiError
+from cdi.api.kinds import CLAIMS, Object
 from cdi.api.names import is_dns_subdomain, prefixed_name
 from cdi.api.upload_protocol import CLIENT_NAME
 from cdi.controller.certificates import (
@@ -32,7 +33,6 @@ from cdi.controller.certificates import (
 )
 from cdi.kube.certificates import CertificateConfig, Lifetimes, ensure_certificate, service_hosts
 from cdi.kube.client import Client
-from cdi.kube.resources import CLAIMS, Object
 from cdi.logs import fields
 from cdi.reconcile.datavolume.upload_server import certificate
 from cdi.reconcile.types import Service

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Final, Never
 
 from cdi.api.errors import NotFound
+from cdi.api.kinds import CLAIMS, PODS, Object
 from cdi.api.names import LABEL_COMPONENT
 from cdi.controller.informers import InformerSet
 from cdi.controller.metrics import SUCCEEDED, Metrics
@@ -15,7 +16,6 @@ from cdi.controller.reconcilers.event_handlers import owners_of
 from cdi.controller.request import Request
 from cdi.kube.client import Client
 from cdi.kube.reflector import WatchEvent
-from cdi.kube.resources import CLAIMS, PODS, Object
 from cdi.reconcile.pods.builder import ANN_STORED_JOURNAL, CONTAINER
 from cdi.reconcile.pods.status import WORKERS, worker_from_pod
 from cdi.reconcile.pods.types import Worker

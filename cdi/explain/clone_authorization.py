@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cdi.kube.resources import SELF_SUBJECT_ACCESS_REVIEWS
+from cdi.api.kinds import SELF_SUBJECT_ACCESS_REVIEWS
 from cdi.kube.sync import SyncClient
 from cdi.reconcile.clone.authorization import has_permission
 from cdi.reconcile.types import Clone

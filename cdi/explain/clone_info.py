@@ -11,7 +11,7 @@ from cdi.reconcile.clone.status import costs
 from cdi.remote.worker_lookup import notes_of
 
 if TYPE_CHECKING:
-    from cdi.kube.resources import Object
+    from cdi.api.kinds import Object
 
 
 def clone_facts(claim: Object | None) -> CloneFacts | None:

@@ -9,6 +9,7 @@ from typing import Any, Final
 from cdi.api import names
 from cdi.api.errors import CdiError, ClusterForbidden, QuotaExceeded
 from cdi.api.job import BlankSourceSpec, Job
+from cdi.api.kinds import QUOTAS, Object
 from cdi.api.overhead import NO_OVERHEAD, required
 from cdi.client.with_progress import OnProgress, run_with_progress
 from cdi.explain.clone_authorization import can_clone
@@ -23,7 +24,6 @@ from cdi.explain.quota import required_resources, shortages
 from cdi.explain.source_check import Ask, examine
 from cdi.explain.source_probe import Prober
 from cdi.image.sizes import format_size
-from cdi.kube.resources import QUOTAS, Object
 from cdi.kube.sync import SyncClient
 from cdi.reconcile.storage.claim_defaults import overhead_of
 from cdi.transfer.control import TransferControl

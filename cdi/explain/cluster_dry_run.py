@@ -14,6 +14,7 @@ from typing import Any, Final
 from cdi.api import names
 from cdi.api.datavolume import DataVolume
 from cdi.api.errors import CdiError, InternalError, QuotaExceeded, TargetUnsuitable, by_code
+from cdi.api.kinds import CLAIMS, DATA_VOLUMES, PODS, Object, resource_named, resource_of
 from cdi.api.phases import Phase, Reason
 from cdi.api.quantity import Quantity
 from cdi.api.status_detail import status_detail
@@ -21,7 +22,6 @@ from cdi.api.validation import parse
 from cdi.client.status_view import error_of, failure_of
 from cdi.controller.clone_lister import InformerCloneLister, NoPodUsage, is_size_detection_pod
 from cdi.explain.live_reader import SIMULATED, LiveReader
-from cdi.kube.resources import CLAIMS, DATA_VOLUMES, PODS, Object, resource_named, resource_of
 from cdi.reconcile.actions import CreateObject, PatchObject, Plan, StartWorker, Work
 from cdi.reconcile.clone.plan_annotation import ANN_SOURCE_UID, ANNOTATION
 from cdi.reconcile.clone.size_detection import unknown_size

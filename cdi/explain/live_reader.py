@@ -10,10 +10,10 @@ from typing import Final, Self
 
 from cdi.api.datavolume import DataVolume
 from cdi.api.errors import ClusterForbidden, InternalError, KindNotServed, NotFound
+from cdi.api.kinds import CLAIMS, CONFIG_MAPS, PODS, SECRETS, VOLUMES, Object, Resource
 from cdi.controller.informers import claim_of
 from cdi.controller.lister import ClusterLister
 from cdi.controller.pod_usage import users_of
-from cdi.kube.resources import CLAIMS, CONFIG_MAPS, PODS, SECRETS, VOLUMES, Object, Resource
 from cdi.kube.sync import SyncClient
 from cdi.reconcile.actions import ObjectRef
 from cdi.reconcile.cdi.config import INSTALL_NAMESPACE

@@ -11,10 +11,10 @@ from typing import Final
 
 from cryptography import x509
 
+from cdi.api.kinds import Object
 from cdi.api.timestamps import timestamp
 from cdi.kube import pki
 from cdi.kube.pki import Lifetime
-from cdi.kube.resources import Object
 
 ANN_NOT_BEFORE: Final = "auth.openshift.io/certificate-not-before"
 ANN_NOT_AFTER: Final = "auth.openshift.io/certificate-not-after"

@@ -24,12 +24,12 @@ from cryptography import x509
 
 from cdi.api.errors import AlreadyExists, UploadNotReady
 from cdi.api.installation import CDI, CertConfig
+from cdi.api.kinds import CONFIG_MAPS, SECRETS, Object
 from cdi.api.rules.durations import parse_duration
 from cdi.kube import pki, shared_objects
 from cdi.kube.certificate_annotations import is_rotation_requested, validity_annotations
 from cdi.kube.client import Client
 from cdi.kube.pki import AUTHORITY_LIFETIME, CERTIFICATE_LIFETIME, Lifetime, Pair
-from cdi.kube.resources import CONFIG_MAPS, SECRETS, Object
 
 BUNDLE_KEY = "ca-bundle.crt"
 ENTRY_RETENTION = dt.timedelta(hours=1)

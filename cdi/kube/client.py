@@ -15,10 +15,10 @@ from types import TracebackType
 from typing import Any, Literal, Self
 
 from cdi.api.errors import ClusterProtocolError, ClusterUnavailable, HistoryExpired
+from cdi.api.kinds import PODS, Object, Resource
 from cdi.kube import responses
 from cdi.kube.credentials import Credentials, find
 from cdi.kube.lines import lines
-from cdi.kube.resources import PODS, Object, Resource
 from cdi.kube.transport import MAX_ANSWER, Timeouts, TooLargeError, Transport
 
 _PATCHES = {

@@ -21,9 +21,9 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 
 from cdi.api.decode import DecodeError, decode_parsed
 from cdi.api.errors import ClusterConfigInvalid, TokenInvalid, TokenMisused
+from cdi.api.kinds import SECRETS
 from cdi.kube import shared_objects
 from cdi.kube.client import Client
-from cdi.kube.resources import SECRETS
 
 ISSUER = "cdi-apiserver"
 LIFETIME = 300

@@ -20,7 +20,7 @@ from datetime import UTC, datetime
 from typing import Any, Protocol
 
 from cdi.api.errors import AlreadyExists, CdiError, Conflict, NotFound
-from cdi.kube.resources import LEASES, Object, Resource
+from cdi.api.kinds import LEASES, Object, Resource
 
 LOG = logging.getLogger(__name__)
 _RELEASE = 5.0

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from typing import Literal, Never
 
 from cdi.api.errors import CdiError, ClusterUnavailable, HistoryExpired, NotFound
+from cdi.api.kinds import Object, Resource
 from cdi.kube import responses
 from cdi.kube.client import Client
-from cdi.kube.resources import Object, Resource
 
 LOG = logging.getLogger(__name__)
 _MIN_BACKOFF, _MAX_BACKOFF = 0.25, 30.0

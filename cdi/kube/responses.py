@@ -31,8 +31,8 @@ from cdi.api.errors import (
     QuotaExceeded,
 )
 from cdi.api.json_document import NestingCheck, parse_json
+from cdi.api.kinds import Object
 from cdi.api.names import GROUP
-from cdi.kube.resources import Object
 
 MAX_MESSAGE = 2000
 """Maximum length of a server's message, in characters; the rest is cut."""

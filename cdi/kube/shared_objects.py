@@ -13,9 +13,9 @@ from typing import Any, TypeVar
 
 from cdi.api.annotations import MANAGED_CERTIFICATE
 from cdi.api.errors import AlreadyExists, Conflict, NotFound
+from cdi.api.kinds import Object, Resource
 from cdi.api.names import COMMON_LABELS
 from cdi.kube.client import Client
-from cdi.kube.resources import Object, Resource
 
 """Annotation of objects that this project manages; objects without it belong to a user or another tool."""
 _TRIES = 6

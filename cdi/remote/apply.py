@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from cdi.api.errors import NotFound
+from cdi.api.kinds import Object, resource_of
 from cdi.client.apply import check
 from cdi.client.backend import Applied, Reader
 from cdi.client.document import Manifest
 from cdi.kube.client import Client
-from cdi.kube.resources import Object, resource_of
 from cdi.kube.sync import SyncClient
 from cdi.store.base import Key
 

@@ -14,13 +14,12 @@ from typing import Self
 
 from cdi.api.errors import ClusterForbidden, Conflict, KindNotServed, NotFound, WaitTimeout
 from cdi.api.job import Limits, Outcome
-from cdi.api.kinds import kind_named
+from cdi.api.kinds import CLAIMS, DATA_VOLUMES, EVENTS, PODS, VOLUME_SNAPSHOTS, kind_named, resource_named
 from cdi.api.names import GROUP
 from cdi.client.backend import Advance, Applied, Fraction, Objects, Section
 from cdi.client.document import Manifest
 from cdi.kube.client import Client
 from cdi.kube.credentials import find
-from cdi.kube.resources import CLAIMS, DATA_VOLUMES, EVENTS, PODS, VOLUME_SNAPSHOTS, resource_named
 from cdi.kube.sync import SyncClient
 from cdi.kube.transport import Timeouts
 from cdi.remote import worker_lookup as fillings

@@ -8,10 +8,10 @@ from typing import Any
 
 from cdi.api import names
 from cdi.api.job import Failure
+from cdi.api.kinds import Object
 from cdi.api.phases import ConditionType, Phase, Reason
 from cdi.api.status_detail import status_detail
 from cdi.client.status_view import failure_of, phase_of
-from cdi.kube.resources import Object
 from cdi.reconcile.pods.status import last_termination, pending_reason
 from cdi.reconcile.pods.types import PodBlocker
 from cdi.remote.worker_lookup import Filling, container_status, notes_of

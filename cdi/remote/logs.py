@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 from cdi.api import names
 from cdi.api.errors import NotFound
+from cdi.api.kinds import CLAIMS, DATA_VOLUMES, PODS, Object
 from cdi.api.phases import Phase
 from cdi.client.status_view import phase_of
-from cdi.kube.resources import CLAIMS, DATA_VOLUMES, PODS, Object
 from cdi.kube.sync import SyncClient
 from cdi.reconcile.pods.status import last_termination
 from cdi.remote.watch import Feed, ListWatch

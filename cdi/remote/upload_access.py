@@ -8,13 +8,13 @@ from typing import Any
 
 from cdi.api.configuration import CONFIG_NAME
 from cdi.api.errors import AlreadyUploaded, ClusterProtocolError, InvalidManifest, NotFound, UsageError, WaitTimeout
+from cdi.api.kinds import CDI_CONFIGS, DATA_VOLUMES, UPLOAD_TOKEN_REQUESTS
 from cdi.api.names import ANN_IMMEDIATE_BINDING, GROUP
 from cdi.api.phases import Phase
 from cdi.client.backend import OnUpdate
 from cdi.client.status_view import phase_of, raise_failure, summary
 from cdi.client.upload_client import Proxy
 from cdi.kube.client import Client
-from cdi.kube.resources import CDI_CONFIGS, DATA_VOLUMES, UPLOAD_TOKEN_REQUESTS
 from cdi.remote.backend import Cluster
 from cdi.store.base import Key, Object
 

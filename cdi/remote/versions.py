@@ -6,8 +6,8 @@ import contextlib
 from dataclasses import dataclass
 
 from cdi.api.errors import ClusterForbidden, NotFound
+from cdi.api.kinds import CDIS, DEPLOYMENTS
 from cdi.api.names import APP, GROUP
-from cdi.kube.resources import CDIS, DEPLOYMENTS
 from cdi.kube.sync import SyncClient
 
 _SELECTORS = ("app.kubernetes.io/name=cdi", f"app={APP}")

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Self
 
 from cdi.api.errors import Retry
+from cdi.api.kinds import Resource
 from cdi.kube.reflector import Reflector
-from cdi.kube.resources import Resource
 from cdi.kube.sync import SyncClient
 from cdi.store.base import Change
 from cdi.store.cluster import ChangeBuffer

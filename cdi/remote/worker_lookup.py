@@ -11,7 +11,7 @@ from typing import Any
 from cdi.api import names
 from cdi.api.job import Outcome
 from cdi.api.json_document import parse_json
-from cdi.kube.resources import CLAIMS, PODS, Object, Resource
+from cdi.api.kinds import CLAIMS, PODS, Object, Resource
 
 CONTAINER = "importer"
 Find = Callable[[Resource, str, str], Object | None]

@@ -9,8 +9,8 @@ from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 from cdi.api.errors import Conflict, InvalidManifest, NotFound
+from cdi.api.kinds import API_SERVICES, MUTATING_WEBHOOKS, VALIDATING_WEBHOOKS
 from cdi.kube.client import Client
-from cdi.kube.resources import API_SERVICES, MUTATING_WEBHOOKS, VALIDATING_WEBHOOKS
 from cdi.logs import fields
 from cdi.server.hooks import HOOKS, Installation
 from cdi.server.informers import Observed

@@ -12,14 +12,7 @@ from typing import Any
 from cdi.api.configuration import CONFIG_NAME, CDIConfig
 from cdi.api.errors import ClusterUnavailable, InvalidManifest, NotFound
 from cdi.api.installation import CDI
-from cdi.api.meta import KubeObject
-from cdi.api.populators import VolumeCloneSource
-from cdi.api.storageprofile import StorageProfile
-from cdi.api.validation import parse
-from cdi.kube.certificates import Lifetimes
-from cdi.kube.client import Client
-from cdi.kube.reflector import Reflector, WatchEvent
-from cdi.kube.resources import (
+from cdi.api.kinds import (
     API_SERVICES,
     CDI_CONFIGS,
     CDIS,
@@ -34,6 +27,13 @@ from cdi.kube.resources import (
     Object,
     Resource,
 )
+from cdi.api.meta import KubeObject
+from cdi.api.populators import VolumeCloneSource
+from cdi.api.storageprofile import StorageProfile
+from cdi.api.validation import parse
+from cdi.kube.certificates import Lifetimes
+from cdi.kube.client import Client
+from cdi.kube.reflector import Reflector, WatchEvent
 from cdi.reconcile.cdi.config import active_cdi, adopts_claims, effective_spec, renders_claims, resolve_config
 from cdi.reconcile.storage.capabilities import PropertySet
 from cdi.reconcile.storage.claim_defaults import storage_defaults

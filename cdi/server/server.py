@@ -18,6 +18,7 @@ from aiohttp import web
 
 from cdi.api.datasource import DataSource
 from cdi.api.errors import CdiError, NotFound, UsageError
+from cdi.api.kinds import DATA_SOURCES
 from cdi.api.names import prefixed_name
 from cdi.api.validation import parse
 from cdi.kube.certificates import (
@@ -29,7 +30,6 @@ from cdi.kube.certificates import (
 )
 from cdi.kube.client import Client, connect
 from cdi.kube.jwt import SIGNING_KEY, TokenClaims
-from cdi.kube.resources import DATA_SOURCES
 from cdi.logs import fields
 from cdi.server.ca_injection import publish, publish_service
 from cdi.server.hooks import Installation

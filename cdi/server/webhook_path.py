@@ -19,10 +19,10 @@ from dataclasses import asdict, dataclass
 from typing import Final
 
 from cdi.api.decode import DecodeError, decode
+from cdi.api.kinds import SECRETS
 from cdi.kube import shared_objects
 from cdi.kube.client import Client
 from cdi.kube.pki import Lifetime
-from cdi.kube.resources import SECRETS
 
 KEY: Final = "paths.json"
 """The key in the Secret."""

@@ -30,8 +30,8 @@ from typing import Any
 import yaml
 
 from cdi.api.job import FileTargetSpec, HttpSourceSpec, Job
+from cdi.api.kinds import DATA_VOLUMES, PODS, Resource
 from cdi.kube.client import Client, connect
-from cdi.kube.resources import DATA_VOLUMES, PODS, Resource
 from cdi.kube.sync import SyncClient
 from tests.cluster import lifecycle
 from tests.cluster.cdi import Controller, controller, definitions

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from cdi.kube.resources import CLAIMS, DATA_VOLUMES, PODS, VOLUME_SNAPSHOTS, Resource
+from cdi.api.kinds import CLAIMS, DATA_VOLUMES, PODS, VOLUME_SNAPSHOTS, Resource
 from tests.cluster import images
 from tests.cluster.bench import CLASS, REQUESTS, TIMEOUT, Bench, Document
 from tests.cluster.cluster import Cluster

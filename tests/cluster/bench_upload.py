@@ -13,7 +13,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from cdi.kube.resources import DATA_VOLUMES
+from cdi.api.kinds import DATA_VOLUMES
 from tests.cluster.bench import TIMEOUT, Bench, data_volume
 from tests.cluster.upload_release import Uploads, installed
 from tests.integration.upload.installation import Authorities, Stand

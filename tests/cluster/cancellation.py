@@ -14,10 +14,10 @@ from typing import Any
 
 import cdi.cli.controller  # noqa: F401
 from cdi.api.errors import NotFound
+from cdi.api.kinds import DATA_VOLUMES, Object
 from cdi.cli.main import main
 from cdi.controller.applier import PlanApplier
 from cdi.kube.client import Client
-from cdi.kube.resources import DATA_VOLUMES, Object
 from tests.cluster.kill_points import after_writes, say
 
 ANNOTATION = "tests.cdi.kubevirt.io/deleted-after"

@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from cdi.api.errors import CdiError, HistoryExpired
+from cdi.api.kinds import CLAIMS, DATA_VOLUMES, EVENTS, PODS, Resource
 from cdi.kube.client import connect
-from cdi.kube.resources import CLAIMS, DATA_VOLUMES, EVENTS, PODS, Resource
 from cdi.kube.sync import SyncClient
 from tests.cluster.kubectl import Kubectl
 from tests.cluster.volumes import conditions

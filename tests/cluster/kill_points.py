@@ -23,9 +23,9 @@ from typing import Any
 import cdi.cli.controller
 import cdi.controller.main
 import cdi.kube.credentials  # noqa: F401  here, not in each child
+from cdi.api.kinds import EVENTS, Resource
 from cdi.cli.main import main
 from cdi.kube.client import Client
-from cdi.kube.resources import EVENTS, Resource
 
 DIED = 99
 _PR_SET_PDEATHSIG = 1

@@ -9,13 +9,13 @@ from collections.abc import AsyncIterator
 import pytest
 
 from cdi.api.errors import Conflict
+from cdi.api.kinds import CLAIMS, CONFIG_MAPS, DATA_VOLUMES, EVENTS, PODS, SECRETS, VOLUMES
 from cdi.controller.applier import PlanApplier
 from cdi.controller.certificates import CertificateManager
 from cdi.controller.informers import InformerSet
 from cdi.controller.request import Scope
 from cdi.kube.certificates import Lifetimes
 from cdi.kube.client import Client, connect
-from cdi.kube.resources import CLAIMS, CONFIG_MAPS, DATA_VOLUMES, EVENTS, PODS, SECRETS, VOLUMES
 from cdi.reconcile.actions import (
     CreateObject,
     DeleteObject,
@@ -203,7 +203,7 @@ async def test_a_refusal_is_given_back_and_what_follows_is_not_done(bench) -> No
 
 
 def resource(plural):
-    from cdi.kube.resources import resource_named
+    from cdi.api.kinds import resource_named
 
     return resource_named(plural)
 

@@ -6,8 +6,8 @@ import base64
 from datetime import UTC, datetime
 from typing import Any
 
+from cdi.api.kinds import CRON_JOBS, DATA_IMPORT_CRONS, DATA_SOURCES, JOBS, SECRETS
 from cdi.api.names import cron_import
-from cdi.kube.resources import CRON_JOBS, DATA_IMPORT_CRONS, DATA_SOURCES, JOBS, SECRETS
 from tests.cluster import cdi_image
 from tests.cluster.cdi import Meddled, definitions
 from tests.cluster.event_log import FOLLOWED, Chronicle, following

@@ -19,11 +19,11 @@ from cdi.api.errors import (
     NotFound,
     QuotaExceeded,
 )
+from cdi.api.kinds import CONFIG_MAPS, LEASES, PODS, QUOTAS, SECRETS, SERVICE_ACCOUNTS, Resource
 from cdi.kube.client import Client, connect
 from cdi.kube.credentials import Endpoint, FixedCredentials, find
 from cdi.kube.lease import LeaderElector
 from cdi.kube.reflector import Reflector
-from cdi.kube.resources import CONFIG_MAPS, LEASES, PODS, QUOTAS, SECRETS, SERVICE_ACCOUNTS, Resource
 
 
 @pytest.fixture()

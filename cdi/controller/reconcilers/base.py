@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
 from cdi.api.errors import InvalidManifest
+from cdi.api.kinds import Object, Resource
 from cdi.controller.informers import InformerSet
 from cdi.controller.reconcilers.dependencies import Dependencies
 from cdi.controller.request import Request
 from cdi.controller.result import Result
 from cdi.kube.reflector import WatchEvent
-from cdi.kube.resources import Object, Resource
 
 Handler = Callable[[WatchEvent, InformerSet], Iterable[Request]]
 """Function from a change to the requests of one reconciler that depend on it."""

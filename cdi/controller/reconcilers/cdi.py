@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from typing import ClassVar
 
 from cdi.api.installation import CDI
+from cdi.api.kinds import CDI_CONFIGS, CDIS
 from cdi.controller.informers import InformerSet
 from cdi.controller.reconcilers.base import KindReconciler, Watch
 from cdi.controller.reconcilers.event_handlers import all_of, requests_for_all
 from cdi.controller.request import Request
 from cdi.controller.result import Result
-from cdi.kube.resources import CDI_CONFIGS, CDIS
 from cdi.reconcile.cdi.configuration import active_cdi, problems, reconcile_installation
 
 

@@ -6,12 +6,12 @@ from collections.abc import Iterable
 from typing import ClassVar
 
 from cdi.api.configuration import CONFIG_NAME, CDIConfig
+from cdi.api.kinds import CDI_CONFIGS, CDIS, STORAGE_CLASSES, STORAGE_PROFILES
 from cdi.controller.informers import InformerSet
 from cdi.controller.reconcilers.base import KindReconciler, Watch
 from cdi.controller.request import CONFIG, Request
 from cdi.controller.result import Result
 from cdi.kube.reflector import WatchEvent
-from cdi.kube.resources import CDI_CONFIGS, CDIS, STORAGE_CLASSES, STORAGE_PROFILES
 from cdi.reconcile.actions import CreateObject, Plan
 from cdi.reconcile.cdi.configuration import ConfigFacts, active_cdi, reconcile_config
 

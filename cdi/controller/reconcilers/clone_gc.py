@@ -5,14 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import ClassVar, Final
 
-from cdi.controller.clone_lister import is_size_detection_pod
-from cdi.controller.informers import InformerSet
-from cdi.controller.reconcilers import clone_events
-from cdi.controller.reconcilers.base import KindReconciler, Watch
-from cdi.controller.reconcilers.dependencies import Dependencies
-from cdi.controller.request import Request
-from cdi.controller.result import Result
-from cdi.kube.resources import (
+from cdi.api.kinds import (
     CLAIMS,
     DATA_VOLUMES,
     PODS,
@@ -20,6 +13,13 @@ from cdi.kube.resources import (
     VOLUME_SNAPSHOTS,
     Object,
 )
+from cdi.controller.clone_lister import is_size_detection_pod
+from cdi.controller.informers import InformerSet
+from cdi.controller.reconcilers import clone_events
+from cdi.controller.reconcilers.base import KindReconciler, Watch
+from cdi.controller.reconcilers.dependencies import Dependencies
+from cdi.controller.request import Request
+from cdi.controller.result import Result
 from cdi.reconcile.actions import Plan
 from cdi.reconcile.clone.gc import reconcile_claim, reconcile_measurement, reconcile_reader, reconcile_snapshot
 from cdi.reconcile.clone.plan_annotation import ANN_TARGET

@@ -12,6 +12,7 @@ from typing import ClassVar
 
 from cdi.api.dataimportcron import DataImportCron
 from cdi.api.errors import NotFound
+from cdi.api.kinds import DATA_IMPORT_CRONS, JOBS, PODS
 from cdi.api.names import POLL_ACCOUNT, prefixed_name
 from cdi.controller.cron_lister import InformerCronLister
 from cdi.controller.cron_reads import CronReads
@@ -21,7 +22,6 @@ from cdi.controller.reconcilers.base import KindReconciler, Watch
 from cdi.controller.reconcilers.dependencies import MAX_INPUT_ROUNDS, PLATFORM, Dependencies
 from cdi.controller.request import Request
 from cdi.controller.result import Result, soonest
-from cdi.kube.resources import DATA_IMPORT_CRONS, JOBS, PODS
 from cdi.logs import fields
 from cdi.program_versions import program_versions
 from cdi.reconcile.actions import CreateObject, Plan

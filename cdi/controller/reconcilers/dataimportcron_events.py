@@ -5,13 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from cdi.controller.clone_index import pending_source
-from cdi.controller.cron_index import JOB_NAME, cron_of
-from cdi.controller.informers import InformerSet
-from cdi.controller.reconcilers.base import Handler, Predicate, Watch, changed
-from cdi.controller.request import Request
-from cdi.kube.reflector import WatchEvent
-from cdi.kube.resources import (
+from cdi.api.kinds import (
     CDI_CONFIGS,
     CDIS,
     CLAIMS,
@@ -28,6 +22,12 @@ from cdi.kube.resources import (
     Object,
     Resource,
 )
+from cdi.controller.clone_index import pending_source
+from cdi.controller.cron_index import JOB_NAME, cron_of
+from cdi.controller.informers import InformerSet
+from cdi.controller.reconcilers.base import Handler, Predicate, Watch, changed
+from cdi.controller.request import Request
+from cdi.kube.reflector import WatchEvent
 from cdi.reconcile.datavolume.lineage import parse_origin
 from cdi.reconcile.storage.classes import StorageClass
 

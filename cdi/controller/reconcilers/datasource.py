@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from typing import ClassVar
 
 from cdi.api.datasource import DataSource
+from cdi.api.kinds import CLAIMS, DATA_SOURCES, DATA_VOLUMES, VOLUME_SNAPSHOTS
 from cdi.controller.informers import InformerSet
 from cdi.controller.reconcilers.base import KindReconciler, Watch, changed
 from cdi.controller.reconcilers.dependencies import PLATFORM
 from cdi.controller.reconcilers.event_handlers import all_of, itself, requests_for_all, volume_facts
 from cdi.controller.request import Request
 from cdi.controller.result import Result
-from cdi.kube.resources import CLAIMS, DATA_SOURCES, DATA_VOLUMES, VOLUME_SNAPSHOTS
 from cdi.reconcile.datasource import reconcile_data_source
 
 

@@ -6,25 +6,7 @@ import logging
 from collections.abc import Iterable, Iterator
 from typing import ClassVar, Final
 
-from cdi.controller.informers import InformerSet
-from cdi.controller.reconcilers import clone_events
-from cdi.controller.reconcilers.base import Handler, KindReconciler, Watch, changed
-from cdi.controller.reconcilers.clone_gc import TemporaryClaims
-from cdi.controller.reconcilers.dependencies import MAX_INPUT_ROUNDS, Dependencies
-from cdi.controller.reconcilers.event_handlers import (
-    claim_named,
-    owners_of,
-    pvc_and_targets,
-    readiness,
-    unfinished_volumes,
-    volume_facts,
-)
-from cdi.controller.request import Request, datavolume
-from cdi.controller.result import Result, soonest
-from cdi.controller.status_throttle import StatusThrottle
-from cdi.controller.transfer_lister import endpoints, locks_of_others
-from cdi.kube.reflector import WatchEvent
-from cdi.kube.resources import (
+from cdi.api.kinds import (
     CDI_CONFIGS,
     CDIS,
     CLAIMS,
@@ -48,6 +30,24 @@ from cdi.kube.resources import (
     Object,
     Resource,
 )
+from cdi.controller.informers import InformerSet
+from cdi.controller.reconcilers import clone_events
+from cdi.controller.reconcilers.base import Handler, KindReconciler, Watch, changed
+from cdi.controller.reconcilers.clone_gc import TemporaryClaims
+from cdi.controller.reconcilers.dependencies import MAX_INPUT_ROUNDS, Dependencies
+from cdi.controller.reconcilers.event_handlers import (
+    claim_named,
+    owners_of,
+    pvc_and_targets,
+    readiness,
+    unfinished_volumes,
+    volume_facts,
+)
+from cdi.controller.request import Request, datavolume
+from cdi.controller.result import Result, soonest
+from cdi.controller.status_throttle import StatusThrottle
+from cdi.controller.transfer_lister import endpoints, locks_of_others
+from cdi.kube.reflector import WatchEvent
 from cdi.logs import fields
 from cdi.reconcile.actions import Plan, SetFinalizer
 from cdi.reconcile.context import Rejection

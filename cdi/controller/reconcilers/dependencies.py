@@ -9,6 +9,7 @@ from typing import Any
 
 from cdi.api.errors import InvalidManifest
 from cdi.api.installation import CDI
+from cdi.api.kinds import CLAIMS, DATA_VOLUMES, Object
 from cdi.api.names import INSTALLATION
 from cdi.controller.applier import PlanApplier
 from cdi.controller.clone_lister import InformerCloneLister
@@ -22,7 +23,6 @@ from cdi.controller.request import Request, Scope
 from cdi.controller.transfer_lister import TransferLister
 from cdi.controller.upload_certificates import UploadCertificateRotator
 from cdi.kube.client import Client
-from cdi.kube.resources import CLAIMS, DATA_VOLUMES, Object
 from cdi.logs import fields
 from cdi.reconcile.actions import Plan, StartWorker
 from cdi.reconcile.cdi.configuration import active_cdi

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from cdi.api.kinds import CLAIMS, DATA_VOLUMES, Object, Resource
 from cdi.api.names import ANN_POD_PHASE, ANN_SOURCE, ANN_UPLOAD_TARGET, GROUP
 from cdi.controller.clone_index import TERMINAL_PHASES
 from cdi.controller.informers import InformerSet
@@ -13,7 +14,6 @@ from cdi.controller.reconcilers.clone_events import target_of_temporary
 from cdi.controller.request import Request, datavolume
 from cdi.controller.transfer_lister import Place, endpoints, unfinished_transfers
 from cdi.kube.reflector import WatchEvent
-from cdi.kube.resources import CLAIMS, DATA_VOLUMES, Object, Resource
 
 _MAX_OWNERS = 3
 """Length of the chain of owners that is followed: a pod belongs to a prime PVC, which belongs to its target."""

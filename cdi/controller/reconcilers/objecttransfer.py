@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import ClassVar
 
+from cdi.api.kinds import CLAIMS, DATA_VOLUMES, OBJECT_TRANSFERS, PODS, VOLUMES
 from cdi.api.transfer import ObjectTransfer
 from cdi.controller.informers import InformerSet
 from cdi.controller.reconcilers.base import KindReconciler, Watch
@@ -14,7 +15,6 @@ from cdi.controller.request import Request
 from cdi.controller.result import Result
 from cdi.controller.transfer_lister import claims_of_pod, endpoints, has_ended, unfinished_transfers
 from cdi.kube.reflector import WatchEvent
-from cdi.kube.resources import CLAIMS, DATA_VOLUMES, OBJECT_TRANSFERS, PODS, VOLUMES
 from cdi.reconcile.objecttransfer.context import TransferWorld
 from cdi.reconcile.objecttransfer.reconcile import reconcile_transfer
 

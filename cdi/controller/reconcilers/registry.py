@@ -9,6 +9,7 @@ from collections.abc import KeysView, Mapping
 from typing import Final
 
 from cdi.api.errors import AdmissionDenied, InvalidManifest
+from cdi.api.kinds import Resource
 from cdi.controller.informers import InformerSet
 from cdi.controller.reconcilers.base import Reconciler, Watch
 from cdi.controller.reconcilers.cdi import CDIReconciler
@@ -23,7 +24,6 @@ from cdi.controller.reconcilers.storageprofile import StorageProfileReconciler
 from cdi.controller.request import Request
 from cdi.controller.result import Result, TerminalError
 from cdi.kube.reflector import WatchEvent
-from cdi.kube.resources import Resource
 
 RECONCILERS: Final[tuple[type[Reconciler], ...]] = (
     DataVolumeReconciler,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import ClassVar
 
+from cdi.api.kinds import STORAGE_CLASSES, STORAGE_PROFILES, VOLUME_SNAPSHOT_CLASSES, VOLUMES, Object
 from cdi.api.storageprofile import StorageProfile
 from cdi.controller.informers import InformerSet
 from cdi.controller.reconcilers.base import KindReconciler, Watch, changed
@@ -12,7 +13,6 @@ from cdi.controller.reconcilers.event_handlers import all_of, itself, requests_f
 from cdi.controller.request import Request
 from cdi.controller.result import Result
 from cdi.kube.reflector import WatchEvent
-from cdi.kube.resources import STORAGE_CLASSES, STORAGE_PROFILES, VOLUME_SNAPSHOT_CLASSES, VOLUMES, Object
 from cdi.reconcile.storage.profiles import ProfileFacts, reconcile_orphan, reconcile_storage_profile
 
 

@@ -13,15 +13,15 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 from cdi.api.errors import ClusterForbidden, ClusterUnauthorized, NotFound
-from cdi.kube.client import Client
-from cdi.kube.credentials import Credentials, FixedCredentials
-from cdi.kube.resources import (
+from cdi.api.kinds import (
     DATA_VOLUMES,
     NAMESPACES,
     SELF_SUBJECT_ACCESS_REVIEWS,
     STORAGE_CLASSES,
     UPLOAD_TOKEN_REQUESTS,
 )
+from cdi.kube.client import Client
+from cdi.kube.credentials import Credentials, FixedCredentials
 from cdi.kube.sync import SyncClient
 from cdi.kube.transport import Timeouts
 from cdi.remote.backend import share_of

@@ -10,9 +10,9 @@ from typing import TypeVar
 from cdi.api.configuration import CONFIG_NAME, CDIConfig
 from cdi.api.errors import CdiError, InvalidManifest, NotFound
 from cdi.api.installation import CDI
+from cdi.api.kinds import CDI_CONFIGS, CDIS, Object
 from cdi.api.validation import parse
 from cdi.kube.client import Client
-from cdi.kube.resources import CDI_CONFIGS, CDIS, Object
 from cdi.kube.sync import SyncClient
 from cdi.logs import fields
 from cdi.reconcile.cdi.config import active_cdi, effective_spec

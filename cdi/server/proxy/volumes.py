@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from cdi.api.datavolume import ContentType
 from cdi.api.errors import NotFound, UploadNotReady
+from cdi.api.kinds import CLAIMS
 from cdi.api.names import (
     ANN_BOUND_CONDITION_MESSAGE,
     ANN_CONTENT_TYPE,
@@ -21,7 +22,6 @@ from cdi.api.names import (
     upload_service,
 )
 from cdi.api.upload_protocol import SERVER_PORT
-from cdi.kube.resources import CLAIMS
 from cdi.kube.sync import SyncClient
 from cdi.reconcile.datavolume.upload_target import is_upload_target
 

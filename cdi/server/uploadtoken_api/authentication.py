@@ -17,9 +17,9 @@ from cryptography.x509.oid import NameOID
 
 from cdi.api.errors import CdiError, ClusterProtocolError, Retry
 from cdi.api.json_document import parse_json
+from cdi.api.kinds import CONFIG_MAPS, SUBJECT_ACCESS_REVIEWS, TOKEN_REVIEWS, Object
 from cdi.kube import pki
 from cdi.kube.client import Client
-from cdi.kube.resources import CONFIG_MAPS, SUBJECT_ACCESS_REVIEWS, TOKEN_REVIEWS, Object
 from cdi.logs import fields
 
 LOG = logging.getLogger(__name__)

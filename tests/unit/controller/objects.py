@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
+from cdi.api.kinds import Object, Resource
 from cdi.controller.applier import PlanApplier
 from cdi.controller.event_recorder import EventRecorder
 from cdi.controller.informers import InformerSet, OnChange
@@ -12,7 +13,6 @@ from cdi.controller.ownership import Ownership
 from cdi.controller.reconcilers.dependencies import Dependencies
 from cdi.controller.request import Scope
 from cdi.kube.reflector import WatchEvent
-from cdi.kube.resources import Object, Resource
 
 _VERSIONS = itertools.count(1)
 

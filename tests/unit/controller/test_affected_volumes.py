@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cdi.kube.resources import VOLUMES
+from cdi.api.kinds import VOLUMES
 from tests.unit.controller.objects import body, watches
 
 PLACES = [(namespace, name) for namespace in "xy" for name in "ab"]

@@ -12,6 +12,21 @@ import pytest
 
 from cdi.api.errors import Conflict, KindNotServed, NotFound, Retry
 from cdi.api.job import Failure
+from cdi.api.kinds import (
+    CLAIMS,
+    CRON_JOBS,
+    DATA_IMPORT_CRONS,
+    DATA_SOURCES,
+    DATA_VOLUMES,
+    IMAGE_STREAMS,
+    JOBS,
+    NODES,
+    PODS,
+    STORAGE_CLASSES,
+    STORAGE_PROFILES,
+    SUBJECT_ACCESS_REVIEWS,
+    VOLUME_SNAPSHOTS,
+)
 from cdi.api.names import (
     ANN_CLONE_TOKEN,
     ANN_CRON_POLL,
@@ -30,21 +45,6 @@ from cdi.controller.reconcilers.registry import initial_requests, requests_for
 from cdi.controller.referenced_objects import ReferencedObjects
 from cdi.controller.request import Request, Scope
 from cdi.kube.jwt import SigningKey
-from cdi.kube.resources import (
-    CLAIMS,
-    CRON_JOBS,
-    DATA_IMPORT_CRONS,
-    DATA_SOURCES,
-    DATA_VOLUMES,
-    IMAGE_STREAMS,
-    JOBS,
-    NODES,
-    PODS,
-    STORAGE_CLASSES,
-    STORAGE_PROFILES,
-    SUBJECT_ACCESS_REVIEWS,
-    VOLUME_SNAPSHOTS,
-)
 from cdi.reconcile.actions import PatchObject, Plan
 from cdi.reconcile.clone.plan_annotation import ANN_SNAPSHOT_REQUEST
 from cdi.reconcile.clone.types import CloneAuthorization

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 
+from cdi.api.kinds import CLAIMS, CONFIG_MAPS, DATA_VOLUMES, EVENTS, NODES, PODS, SECRETS, VOLUMES
 from cdi.controller.request import Scope
-from cdi.kube.resources import CLAIMS, CONFIG_MAPS, DATA_VOLUMES, EVENTS, NODES, PODS, SECRETS, VOLUMES
 from cdi.reconcile.pods.builder import ANN_ATTEMPT
 from cdi.reconcile.pods.roles import ANN_JOB, ANN_JOURNAL
 from tests.unit.controller.objects import body, watches

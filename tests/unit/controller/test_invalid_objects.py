@@ -10,13 +10,7 @@ import pytest
 from prometheus_client import generate_latest
 
 from cdi.api.errors import AlreadyExists, InvalidManifest
-from cdi.controller.informers import InformerSet, require_valid
-from cdi.controller.manager import Manager
-from cdi.controller.metrics import Metrics
-from cdi.controller.reconcilers.event_handlers import unfinished_volumes
-from cdi.controller.reconcilers.registry import initial_requests, requests_for
-from cdi.controller.request import Request, Scope, datavolume
-from cdi.kube.resources import (
+from cdi.api.kinds import (
     CDI_CONFIGS,
     CDIS,
     CLAIMS,
@@ -28,6 +22,12 @@ from cdi.kube.resources import (
     Object,
     Resource,
 )
+from cdi.controller.informers import InformerSet, require_valid
+from cdi.controller.manager import Manager
+from cdi.controller.metrics import Metrics
+from cdi.controller.reconcilers.event_handlers import unfinished_volumes
+from cdi.controller.reconcilers.registry import initial_requests, requests_for
+from cdi.controller.request import Request, Scope, datavolume
 from cdi.reconcile.settings import WorkerPodConfig
 from tests.unit.controller.objects import added, body, deleted, modified
 

@@ -6,12 +6,7 @@ import pytest
 
 from cdi.api.configuration import CDIConfig
 from cdi.api.errors import InvalidManifest
-from cdi.controller.lister import ClusterLister
-from cdi.controller.pod_usage import PodUsageTracker
-from cdi.controller.progress import ProgressPoller
-from cdi.controller.referenced_objects import ReferencedObjects
-from cdi.controller.request import Scope
-from cdi.kube.resources import (
+from cdi.api.kinds import (
     CDI_CONFIGS,
     CLAIMS,
     CSI_DRIVERS,
@@ -22,6 +17,11 @@ from cdi.kube.resources import (
     STORAGE_PROFILES,
     VOLUMES,
 )
+from cdi.controller.lister import ClusterLister
+from cdi.controller.pod_usage import PodUsageTracker
+from cdi.controller.progress import ProgressPoller
+from cdi.controller.referenced_objects import ReferencedObjects
+from cdi.controller.request import Scope
 from cdi.reconcile.settings import WorkerPodConfig
 from cdi.reconcile.types import DataRef
 from tests.unit.controller.objects import body, watches

@@ -10,11 +10,11 @@ import logging
 import pytest
 
 from cdi.api.errors import AdmissionDenied, ClusterUnavailable, Conflict, InvalidManifest
+from cdi.api.kinds import CLAIMS, PODS, Object
 from cdi.controller.manager import Manager
 from cdi.controller.metrics import Metrics
 from cdi.controller.request import Request, Scope, datavolume
 from cdi.controller.result import Result, TerminalError
-from cdi.kube.resources import CLAIMS, PODS, Object
 from cdi.logs import JsonFormatter
 from cdi.reconcile.pods.builder import ANN_ATTEMPT
 from cdi.reconcile.settings import WorkerPodConfig

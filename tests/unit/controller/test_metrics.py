@@ -13,8 +13,7 @@ from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from cdi.api.errors import SourceNotFound
-from cdi.controller.metrics import SUCCEEDED, Metrics
-from cdi.kube.resources import (
+from cdi.api.kinds import (
     CDIS,
     CSI_DRIVERS,
     DATA_IMPORT_CRONS,
@@ -25,6 +24,7 @@ from cdi.kube.resources import (
     STORAGE_PROFILES,
     VOLUME_SNAPSHOT_CLASSES,
 )
+from cdi.controller.metrics import SUCCEEDED, Metrics
 from cdi.server import webhooks
 from cdi.server.proxy import metrics as proxy_metrics
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from cdi.api.kinds import PODS
 from cdi.controller.pod_usage import PodUsageTracker, _claims
 from cdi.controller.request import Scope
-from cdi.kube.resources import PODS
 from tests.unit.controller.objects import added, body, deleted, modified
 
 

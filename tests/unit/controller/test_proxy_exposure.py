@@ -9,9 +9,9 @@ from typing import Any, Self
 import pytest
 
 from cdi.api.errors import ClusterForbidden, NotFound
+from cdi.api.kinds import INGRESSES, ROUTES
 from cdi.controller.proxy_exposure import ProxyExposure, ingress_host, route_host
 from cdi.kube.client import Listing
-from cdi.kube.resources import INGRESSES, ROUTES
 
 PROXY = "cdi-uploadproxy"
 HOST = "uploads.example.com"

@@ -8,9 +8,9 @@ from itertools import pairwise
 import pytest
 
 from cdi.api.errors import ClusterForbidden, NotFound
+from cdi.api.kinds import SECRETS
 from cdi.controller.referenced_objects import MISSING, POLL_MAX, POLL_MIN, ReferencedObjects
 from cdi.controller.request import datavolume
-from cdi.kube.resources import SECRETS
 from cdi.reconcile.actions import ObjectRef
 from tests.unit.controller.objects import body
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from cryptography import x509
 
+from cdi.api.kinds import CLAIMS, SECRETS, SERVICES
 from cdi.controller import upload_certificates
 from cdi.controller.certificates import CLIENT_SIGNER, SERVER_SIGNER, CertificateManager
 from cdi.controller.upload_certificates import (
@@ -24,7 +25,6 @@ from cdi.controller.upload_certificates import (
 from cdi.kube import pki
 from cdi.kube.certificate_annotations import ANN_NOT_AFTER, ANN_NOT_BEFORE
 from cdi.kube.certificates import Lifetimes
-from cdi.kube.resources import CLAIMS, SECRETS, SERVICES
 from tests.unit.controller.objects import body
 from tests.unit.kube.test_certificates import Api
 

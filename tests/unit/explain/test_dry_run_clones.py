@@ -7,17 +7,17 @@ from types import SimpleNamespace
 import pytest
 
 from cdi.api.errors import CloneUnauthorised, NotFound
-from cdi.explain.clone_authorization import can_clone
-from cdi.explain.clone_info import clone_facts
-from cdi.explain.cluster_dry_run import dry_run
-from cdi.explain.live_reader import LiveReader
-from cdi.kube.resources import (
+from cdi.api.kinds import (
     CLAIMS,
     CSI_DRIVERS,
     PODS,
     STORAGE_CLASSES,
     VOLUME_SNAPSHOT_CLASSES,
 )
+from cdi.explain.clone_authorization import can_clone
+from cdi.explain.clone_info import clone_facts
+from cdi.explain.cluster_dry_run import dry_run
+from cdi.explain.live_reader import LiveReader
 from tests.unit.controller.objects import body
 
 MIB = 1 << 20

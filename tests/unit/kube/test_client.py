@@ -17,9 +17,9 @@ from cdi.api.errors import (
     InvalidManifest,
     NotFound,
 )
+from cdi.api.kinds import CONFIG_MAPS, NODES, PODS, RESOURCES, SERVICES, resource_named, resource_of
 from cdi.kube import transport
 from cdi.kube.credentials import Endpoint, FixedCredentials
-from cdi.kube.resources import CONFIG_MAPS, NODES, PODS, RESOURCES, SERVICES, resource_named, resource_of
 from tests.unit.kube.server import cut, event, listing, silent, status_of, thing, watched
 
 MAPS = "/api/v1/namespaces/n/configmaps"

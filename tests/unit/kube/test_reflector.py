@@ -4,8 +4,8 @@ import asyncio
 import contextlib
 
 from cdi.api.errors import ClusterForbidden
+from cdi.api.kinds import CONFIG_MAPS
 from cdi.kube.reflector import Reflector
-from cdi.kube.resources import CONFIG_MAPS
 from tests.unit.kube.server import cut, event, listing, silent, status_of, thing, watched
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from cdi.api.kinds import CONFIG_MAPS
 from cdi.kube.reflector import Reflector, WatchEvent
-from cdi.kube.resources import CONFIG_MAPS
 
 
 def item(version: int, uid: str = "u1", name: str = "a"):

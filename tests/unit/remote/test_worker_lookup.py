@@ -8,7 +8,7 @@ import pytest
 
 from cdi.api.errors import Retry
 from cdi.api.job import Failure, Outcome
-from cdi.kube.resources import CLAIMS, PODS
+from cdi.api.kinds import CLAIMS, PODS
 from cdi.remote.backend import share_of
 from cdi.remote.worker_lookup import Filling, find_filling, outcome_of
 

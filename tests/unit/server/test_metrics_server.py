@@ -12,7 +12,7 @@ from aiohttp import ClientConnectionError, ClientSession, TCPConnector
 from prometheus_client import CollectorRegistry, Gauge
 
 from cdi.api.errors import ClusterUnavailable, NotFound, UsageError
-from cdi.kube.resources import CDI_CONFIGS, CDIS
+from cdi.api.kinds import CDI_CONFIGS, CDIS
 from cdi.server import metrics_server
 from cdi.server.metrics_server import (
     ALLOWED_TTL,

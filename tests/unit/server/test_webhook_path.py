@@ -7,8 +7,8 @@ import json
 
 import pytest
 
+from cdi.api.kinds import SECRETS
 from cdi.kube.pki import CERTIFICATE_LIFETIME
-from cdi.kube.resources import SECRETS
 from cdi.server.webhook_path import KEY, OVERLAP, SETTLED, PathSecret, PathSecrets, ensure_words
 from tests.unit.kube.test_certificates import Api
 

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cdi.api.kinds import CONFIG_MAPS
 from cdi.kube.reflector import WatchEvent as Told
-from cdi.kube.resources import CONFIG_MAPS
 from cdi.store.base import Key
 from cdi.store.cluster import ChangeBuffer
 

@@ -60,7 +60,9 @@ def test_nor_does_a_pod(fault_server, tmp_path):
     data = b"x" * 4096
     job = disk_job("x", fault_server.put("/disk.raw", data), tmp_path)
     (tmp_path / "job.json").write_text(job.to_json())
-    script = "import cdi.worker.pod\ncdi.worker.pod._SERVE_AFTER = 1e9\n" + LIGHT_RUN.replace("worker.run", "worker.pod")
+    script = "import cdi.worker.pod\ncdi.worker.pod._SERVE_AFTER = 1e9\n" + LIGHT_RUN.replace(
+        "worker.run", "worker.pod"
+    )
     files = (f"--job={tmp_path}/job.json", f"--termination-log={tmp_path}/end")
     found = modules_of(script, *files)
     assert json.loads((tmp_path / "end").read_text())["message"] == "Import Complete"

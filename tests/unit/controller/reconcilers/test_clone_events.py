@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from cdi.api.copy import TICKET_PREFIX, Ticket
+from cdi.api.kinds import CLAIMS, DATA_VOLUMES, PODS
 from cdi.api.names import ANN_OWNER_UID, LABEL_COMPONENT
 from cdi.api.storageprofile import CloneStrategy
 from cdi.controller.reconcilers.registry import requests_for
 from cdi.controller.request import Request, datavolume
-from cdi.kube.resources import CLAIMS, DATA_VOLUMES, PODS
 from cdi.reconcile.clone.manifests import MEASUREMENT
 from cdi.reconcile.clone.plan_annotation import ANN_SOURCE_UID, ANN_TARGET, ANNOTATION, LABEL_TEMPORARY, ClonePlanRecord
 from cdi.reconcile.clone.size_detection import ANNOTATION as MEASURED

@@ -6,12 +6,12 @@ from types import SimpleNamespace
 
 import pytest
 
+from cdi.api.kinds import CLAIMS, VOLUME_SNAPSHOTS
 from cdi.api.storageprofile import CloneStrategy
 from cdi.controller.clone_lister import InformerCloneLister
 from cdi.controller.reconcilers.clone_gc import SnapshotReconciler
 from cdi.controller.reconcilers.registry import requests_for
 from cdi.controller.request import Request
-from cdi.kube.resources import CLAIMS, VOLUME_SNAPSHOTS
 from cdi.reconcile.actions import DeleteObject
 from cdi.reconcile.clone.plan_annotation import ANN_SOURCE_UID, ANN_TARGET, ANNOTATION, LABEL_TEMPORARY, ClonePlanRecord
 from tests.unit.controller.objects import body, deleted, dependencies

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from cdi.api.kinds import DATA_IMPORT_CRONS
 from cdi.controller.reconcilers.registry import requests_for
 from cdi.controller.request import Request
 from cdi.kube.reflector import WatchEvent
-from cdi.kube.resources import DATA_IMPORT_CRONS
 
 
 class Watches:

@@ -7,10 +7,7 @@ import copy
 import pytest
 
 from cdi.api.errors import AdmissionDenied, Conflict, InvalidManifest
-from cdi.controller.reconcilers.registry import RECONCILERS, WATCHES, Reconcilers, initial_requests, requests_for
-from cdi.controller.request import CONFIG, Request, datavolume
-from cdi.controller.result import TerminalError
-from cdi.kube.resources import (
+from cdi.api.kinds import (
     CDI_CONFIGS,
     CDIS,
     CLAIMS,
@@ -27,6 +24,9 @@ from cdi.kube.resources import (
     VOLUMES,
     Resource,
 )
+from cdi.controller.reconcilers.registry import RECONCILERS, WATCHES, Reconcilers, initial_requests, requests_for
+from cdi.controller.request import CONFIG, Request, datavolume
+from cdi.controller.result import TerminalError
 from tests.unit.controller.objects import added, body, deleted, dependencies, modified, watches
 
 DV = body(DATA_VOLUMES, "disk", spec={}, status={"phase": "ImportInProgress"})

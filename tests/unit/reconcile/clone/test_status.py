@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from cdi.api.kinds import PODS
 from cdi.api.quantity import Quantity
 from cdi.controller.clone_lister import InformerCloneLister
-from cdi.kube.resources import PODS
 from cdi.reconcile.pods.roles import CONTAINER
 from tests.unit.reconcile.clone.clone_simulation import MIB, SNAPSHOTS
 from tests.unit.reconcile.clone.test_laws import begin, cloning

@@ -9,9 +9,9 @@ import copy
 import json
 
 from cdi.api.errors import AlreadyExists, Conflict, InvalidManifest, NotFound
+from cdi.api.kinds import CLAIMS, EVENTS, NAMESPACES, VOLUMES
 from cdi.controller.applier import WITH_STATUS
 from cdi.kube.client import Listing
-from cdi.kube.resources import CLAIMS, EVENTS, NAMESPACES, VOLUMES
 
 PROTECTION = {CLAIMS: "kubernetes.io/pvc-protection", VOLUMES: "kubernetes.io/pv-protection"}
 TIME = "2026-01-01T00:00:00Z"

@@ -9,8 +9,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from cdi.api.errors import QuotaExceeded
+from cdi.api.kinds import CLAIMS, DATA_VOLUMES, NAMESPACES, OBJECT_TRANSFERS, PODS
 from cdi.controller.request import Request, datavolume
-from cdi.kube.resources import CLAIMS, DATA_VOLUMES, NAMESPACES, OBJECT_TRANSFERS, PODS
 from tests.unit.reconcile.objecttransfer.transfer_simulation import HELD, SOURCE, TARGET, Simulation
 
 KINDS = ("PersistentVolumeClaim", "DataVolume")

@@ -10,12 +10,7 @@ import asyncio
 import copy
 
 from cdi.api.errors import Conflict
-from cdi.controller.manager import Manager
-from cdi.controller.metrics import Metrics
-from cdi.controller.reconcilers.registry import initial_requests
-from cdi.controller.request import Scope
-from cdi.kube.reflector import WatchEvent
-from cdi.kube.resources import (
+from cdi.api.kinds import (
     CLAIMS,
     CSI_DRIVERS,
     DATA_VOLUMES,
@@ -25,6 +20,11 @@ from cdi.kube.resources import (
     STORAGE_CLASSES,
     VOLUMES,
 )
+from cdi.controller.manager import Manager
+from cdi.controller.metrics import Metrics
+from cdi.controller.reconcilers.registry import initial_requests
+from cdi.controller.request import Scope
+from cdi.kube.reflector import WatchEvent
 from cdi.reconcile.objecttransfer.record import FINALIZER
 from cdi.reconcile.settings import WorkerPodConfig
 from tests.unit.reconcile.objecttransfer.api import PROTECTION, Api, Crash

@@ -10,8 +10,8 @@ import pytest
 import trustme
 
 from cdi.api.errors import ClusterForbidden, NotFound
+from cdi.api.kinds import CDI_CONFIGS, CDIS
 from cdi.kube.client import Listing
-from cdi.kube.resources import CDI_CONFIGS, CDIS
 from cdi.kube.sync import SyncClient
 from cdi.server.proxy.policy import ClusterPolicy
 from cdi.server.proxy.run import ServingContext
