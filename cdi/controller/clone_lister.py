@@ -29,10 +29,10 @@ from cdi.api.timestamps import epoch_seconds
 from cdi.controller.lister import Cache, ClusterLister, data_ref
 from cdi.kube.jwt import Operation, ResourceKind, SigningKey, TokenClaims
 from cdi.reconcile.clone.gc import is_copying
-from cdi.reconcile.clone.manifests import MEASUREMENT
 from cdi.reconcile.clone.plan_annotation import ANN_SOURCE_UID, ANNOTATION
 from cdi.reconcile.clone.types import CloneAuthorization, PrepPod, SizeDetectionPod, Snapshot, SourceKind, SourcePod
 from cdi.reconcile.datavolume.status_table import RUNS
+from cdi.reconcile.pods.roles import SIZE_DETECTION
 from cdi.reconcile.pods.status import pending_reason, termination_outcome
 from cdi.reconcile.pods.types import PodBlocker
 from cdi.reconcile.storage.classes import StorageClass
@@ -288,7 +288,7 @@ def _tickets(annotations: Mapping[str, str]) -> dict[str, Ticket]:
 
 def is_size_detection_pod(pod: Object) -> bool:
     """Return whether a pod is a size-detection pod."""
-    return (pod["metadata"].get("labels") or {}).get(LABEL_COMPONENT) == MEASUREMENT
+    return (pod["metadata"].get("labels") or {}).get(LABEL_COMPONENT) == SIZE_DETECTION.component
 
 
 def snapshot_source(claim: Object) -> str:

@@ -40,7 +40,7 @@ from cdi.kube.client import Client
 from cdi.kube.jwt import SIGNING_KEY, ensure_signing_key
 from cdi.kube.reflector import WatchEvent
 from cdi.logs import bind, fields
-from cdi.reconcile.cdi.configuration import active_cdi
+from cdi.reconcile.cdi.config import active_cdi
 from cdi.reconcile.settings import WorkerPodConfig
 
 SHUTDOWN_TIMEOUT = 20.0

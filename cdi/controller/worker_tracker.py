@@ -16,7 +16,8 @@ from cdi.controller.reconcilers.event_handlers import owners_of
 from cdi.controller.request import Request
 from cdi.kube.client import Client
 from cdi.kube.reflector import WatchEvent
-from cdi.reconcile.pods.builder import ANN_STORED_JOURNAL, CONTAINER
+from cdi.reconcile.pods.builder import ANN_STORED_JOURNAL
+from cdi.reconcile.pods.roles import CONTAINER
 from cdi.reconcile.pods.status import WORKERS, worker_from_pod
 from cdi.reconcile.pods.types import Worker
 

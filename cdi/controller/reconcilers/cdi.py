@@ -12,7 +12,8 @@ from cdi.controller.reconcilers.base import KindReconciler, Watch
 from cdi.controller.reconcilers.event_handlers import all_of, requests_for_all
 from cdi.controller.request import Request
 from cdi.controller.result import Result
-from cdi.reconcile.cdi.configuration import active_cdi, problems, reconcile_installation
+from cdi.reconcile.cdi.config import active_cdi, problems
+from cdi.reconcile.cdi.installation import reconcile_installation
 
 
 class CDIReconciler(KindReconciler):

@@ -13,7 +13,7 @@ from cdi.controller.request import CONFIG, Request
 from cdi.controller.result import Result
 from cdi.kube.reflector import WatchEvent
 from cdi.reconcile.actions import CreateObject, Plan
-from cdi.reconcile.cdi.configuration import ConfigFacts, active_cdi, reconcile_config
+from cdi.reconcile.cdi.config import ConfigFacts, active_cdi, reconcile_config
 
 
 class CDIConfigReconciler(KindReconciler):

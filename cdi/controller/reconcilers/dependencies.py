@@ -25,7 +25,7 @@ from cdi.controller.upload_certificates import UploadCertificateRotator
 from cdi.kube.client import Client
 from cdi.logs import fields
 from cdi.reconcile.actions import Plan, StartWorker
-from cdi.reconcile.cdi.configuration import active_cdi
+from cdi.reconcile.cdi.config import active_cdi
 from cdi.reconcile.context import ReconcileContext, Rejection
 from cdi.reconcile.context_builder import build_context
 from cdi.reconcile.invalid_object import report_invalid
