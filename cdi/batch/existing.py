@@ -16,7 +16,7 @@ from cdi.batch.lockfile import Entry
 from cdi.client.backend import Backend
 from cdi.client.status_view import failure_of, phase_of
 from cdi.explain.item import Item, size_of, with_size
-from cdi.explain.source_probe import SourceVersion
+from cdi.explain.prober import SourceVersion
 from cdi.local.backend import LocalBackend
 from cdi.reconcile.datavolume.result import DISK_SIZE, IMAGE
 from cdi.store.base import Object

@@ -17,7 +17,7 @@ from cdi.batch.lockfile import Entry
 from cdi.client.backend import Backend
 from cdi.client.status_view import failure_of, reached, restarts_of
 from cdi.explain.item import Item, size_of, with_size
-from cdi.explain.source_probe import Prober, SourceVersion
+from cdi.explain.prober import Prober, SourceVersion
 from cdi.local.backend import LocalBackend
 from cdi.reconcile.datavolume import upload_request as uploads
 from cdi.reconcile.datavolume.upload_request import UploadRequest

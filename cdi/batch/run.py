@@ -30,7 +30,8 @@ from cdi.batch.report import Report, Result, Verdict
 from cdi.batch.tracking import Finished, Update, track
 from cdi.client.backend import Advance, Backend, ProgressWatch
 from cdi.explain.item import Batch, Item
-from cdi.explain.source_probe import LocalReferenceReader, Prober, ReferenceReader, SourceVersion
+from cdi.explain.local_overlay import LocalOverlay
+from cdi.explain.prober import Prober, ReferenceReader, SourceVersion
 from cdi.local.backend import LocalBackend
 from cdi.store.base import Key
 
@@ -112,7 +113,7 @@ def run_batch(
     """
     if eyes is None:
         assert isinstance(backend, LocalBackend)
-        eyes = partial(LocalReferenceReader, backend.home, backend.store)
+        eyes = partial(LocalOverlay, backend.home)
     return _Run(backend, batch, options, audience, eyes).run()
 
 

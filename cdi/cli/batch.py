@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from cdi.batch.report import Report, Result
     from cdi.client.backend import Advance
     from cdi.explain.item import Item
-    from cdi.explain.source_probe import ReferenceReader
+    from cdi.explain.prober import ReferenceReader
 
 HEADERS = ("NAME", "RESULT", "SIZE", "FORMAT", "TIME", "RATE", "DIGEST")
 _COLOURS = {"imported": "green", "failed": "red", "refused": "red", "outdated": "yellow", "running": "yellow"}

@@ -287,7 +287,7 @@ def _import_here(
     session: Session, path: Path, one: Checked, cosign_key: Path | None, storage_class: str | None
 ) -> None:
     from cdi.bundle.install import data_volume, find_earlier, request_of
-    from cdi.explain.local import find_size
+    from cdi.explain.find_size import find_size
 
     namespace = session.namespace
     size = find_size(session.embedded.home, request_of(path, one), namespace, one.volume)

@@ -20,10 +20,11 @@ from cdi.cli.progress_on_demand import progress_command
 from cdi.cli.session import Session, subcommand
 from cdi.cli.show import document, echo_lines, paint, printable
 from cdi.client.with_progress import OnProgress
-from cdi.explain import explanation
-from cdi.explain.image import MEMORY, Explanation, explain
-from cdi.explain.local import preflight
-from cdi.explain.local_dry_run import DryRunResult
+from cdi.explain import result
+from cdi.explain.local import explain
+from cdi.explain.local import explain_request as explain_local_request
+from cdi.explain.local_overlay import LocalOverlay
+from cdi.explain.result import MEMORY, Explanation
 from cdi.image.plan import render
 from cdi.image.sizes import format_size
 from cdi.store.base import Key
@@ -78,12 +79,14 @@ def command(
             if session.in_cluster:
                 found = [explain_request(session, request, name, show)]
             else:
-                found = [preflight(session.embedded.home, request, session.namespace, name, on_progress=show)]
+                found = [
+                    explain_local_request(session.embedded.home, request, session.namespace, name, on_progress=show)
+                ]
     if output == "text":
         for number, told in enumerate(found):
             echo_lines([""] * bool(number) + list(lines(told, verbose=verbose)))
     else:
-        bodies = [explanation.document(told) for told in found]
+        bodies = [result.document(told) for told in found]
         click.echo(document(bodies[0] if len(bodies) == 1 else bodies, output))
     for told in found:
         if told.refusal is not None:
@@ -125,23 +128,24 @@ def _of_objects(
         return
     home = session.embedded.home
     if applied is not None:
-        with DryRunResult(home) as foresight:
-            yield explain(foresight, home, Key.of("dv", session.namespace, applied), on_progress=show)
+        with LocalOverlay.open(home) as overlay:
+            yield explain(overlay, Key.of("dv", session.namespace, applied), on_progress=show)
         return
     documents = load(names) if names else []
     bodies = [body for body, _ in check(session.store, documents, namespace=session.namespace)]
     crons = stand_ins(session, [*bodies, *stored])
     facts = {Key.of_object(body): told for body, told in crons}
     volumes = [body for body, _ in crons]
-    with DryRunResult(home, [*documents, *volumes], namespace=session.namespace) as foresight:
-        if not foresight.datavolumes:
+    with LocalOverlay.open(home) as overlay:
+        keys = overlay.apply([*documents, *volumes], namespace=session.namespace)
+        if not keys:
             raise NotFound(
                 "the manifests contain no DataVolume and no DataImportCron",
                 where=", ".join(names),
                 remedy="check the file",
             )
-        for key in foresight.datavolumes:
-            yield explain(foresight, home, key, cron=facts.get(key), on_progress=show)
+        for key in keys:
+            yield explain(overlay, key, cron=facts.get(key), on_progress=show)
 
 
 # --- text output ---
@@ -151,7 +155,7 @@ def lines(told: Explanation, *, verbose: bool = False) -> Iterator[str]:
     if told.cron is not None:
         known = [*cron_lines(told.cron), *_known(told)]
     else:
-        known = [("datavolume", str(told.course.key).removeprefix("datavolume ")), *_known(told)]
+        known = [("datavolume", str(told.dry_run.key).removeprefix("datavolume ")), *_known(told)]
     if told.plan is not None:
         plan = [line.partition(":") for line in render(told.plan).splitlines()]
         known += [(name, value.strip()) for name, _, value in plan]
@@ -164,8 +168,8 @@ def lines(told: Explanation, *, verbose: bool = False) -> Iterator[str]:
     if told.found is not None and (verbose or failed):
         yield from check_table(told.found)
     yield ""
-    if told.course.waits:
-        yield paint(printable(f"It would wait: {told.course.waits}"), "yellow" if told.refusal is None else "red")
+    if told.dry_run.waits:
+        yield paint(printable(f"It would wait: {told.dry_run.waits}"), "yellow" if told.refusal is None else "red")
     elif told.refusal is not None:
         yield paint(printable(f"It would fail: {told.refusal.what} [{told.refusal.code}]"), "red")
     else:
@@ -184,7 +188,7 @@ def _known(told: Explanation) -> Iterator[tuple[str, str]]:
         yield "source", facts.location
         if found.redirected is not None:
             yield "redirected to", found.redirected
-        guarded = explanation.encryption(told.job, found)
+        guarded = result.encryption(told.job, found)
         if guarded is not None:
             yield "tls", _GUARDS[guarded]
         yield "length", words_of_size(facts.length) if facts.length is not None else "not reported by the source"

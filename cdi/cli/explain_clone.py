@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from cdi.cli.inspect import size as words_of_size
 
 if TYPE_CHECKING:
-    from cdi.explain.image import CloneFacts
+    from cdi.explain.clone_facts import CloneFacts
 
 
 def clone_lines(clone: CloneFacts) -> Iterator[tuple[str, str]]:

@@ -16,7 +16,7 @@ from cdi.cli.show import document, echo_lines, paint, printable
 if TYPE_CHECKING:
     from cdi.client.request import Request
     from cdi.client.with_progress import OnProgress
-    from cdi.explain.image import Explanation
+    from cdi.explain.result import Explanation
     from cdi.store.base import Object
 
 _ANY = 1 << 30
@@ -33,7 +33,7 @@ def explain_manifests(
     from cdi.api.kinds import CONFIG_MAPS, SECRETS, resource_of
     from cdi.client.apply import check
     from cdi.client.manifests import load
-    from cdi.explain.cluster import preflight
+    from cdi.explain.cluster import explain
     from cdi.explain.live_reader import LiveReader
 
     documents = load(names) if names else []
@@ -54,17 +54,17 @@ def explain_manifests(
             remedy="check the file",
         )
     for body in datavolumes:
-        yield preflight(session.remote.calls, lookups, body, on_progress=show)
+        yield explain(lookups, body, on_progress=show)
     for body, facts in crons:
         body["metadata"].setdefault("annotations", {})[ANN_IMMEDIATE_BINDING] = "true"
-        yield preflight(session.remote.calls, lookups, body, cron=facts, on_progress=show)
+        yield explain(lookups, body, cron=facts, on_progress=show)
 
 
 def explain_request(session: Session, request: Request, name: str | None, show: OnProgress) -> Explanation:
     """Explain the DataVolume that ``cdi import`` would create for a URL."""
     from cdi.api.kinds import resource_of
     from cdi.client.request_to_manifests import build_manifests
-    from cdi.explain.cluster import preflight
+    from cdi.explain.cluster import explain
     from cdi.explain.live_reader import LiveReader
     from cdi.local.submit import refuse_local
 
@@ -77,8 +77,7 @@ def explain_request(session: Session, request: Request, name: str | None, show: 
         lookups.set(
             resource_of(body["apiVersion"], body["kind"]), {**body, "metadata": {**body["metadata"], **identity}}
         )
-    calls = session.remote.calls
-    return preflight(calls, lookups, wanted.datavolume, sized=request.size is not None, on_progress=show)
+    return explain(lookups, wanted.datavolume, sized=request.size is not None, on_progress=show)
 
 
 def diagnose(session: Session, name: str, output: str) -> None:
@@ -89,8 +88,8 @@ def diagnose(session: Session, name: str, output: str) -> None:
     """
     from cdi.cli.explain_clone import clone_lines
     from cdi.client.status_view import error_of, failure_of, phase_of
-    from cdi.explain.clone_info import clone_facts
-    from cdi.explain.explanation import clone_document
+    from cdi.explain.clone_facts import clone_facts
+    from cdi.explain.result import clone_document
     from cdi.remote.diagnose import CLONING, blocker_of
 
     body = session.backend.get("dv", session.namespace, name)

@@ -87,7 +87,7 @@ def add(
     offered by the managed DataSource.  Without --size the image's size is read first.
     """
     from cdi.client.golden_manifest import GoldenRequest, add_golden, build_golden, default_schedule
-    from cdi.explain.local import name_of
+    from cdi.explain.find_size import name_of
 
     settings = _settings(options)
     if waits and (dry_run or no_schedule):
@@ -185,11 +185,9 @@ def _size(session: Session, request: Request, name: str) -> int:
         return request.size
     if not request.place.fetched:
         return 1  # the request is rejected with its reason
+    from cdi.explain.find_size import find_size, find_size_for_cluster
+
     with progress_command(name, always=True) as show:
         if session.in_cluster:
-            from cdi.explain.remote_probe import find_size as find_size_of_cluster
-
-            return find_size_of_cluster(request, stored_secret(session, request), on_progress=show)
-        from cdi.explain.local import find_size
-
+            return find_size_for_cluster(request, stored_secret(session, request), on_progress=show)
         return find_size(session.embedded.home, request, session.namespace, name, on_progress=show)

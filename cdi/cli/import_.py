@@ -19,7 +19,7 @@ from cdi.cli.session import Session, subcommand
 from cdi.cli.show import document
 from cdi.cli.wait import phase_text, summary, wait_for
 from cdi.client.request import Request
-from cdi.explain.local import find_size, is_pipe, name_of
+from cdi.explain.find_size import find_size, find_size_for_cluster, is_pipe, name_of
 from cdi.explain.peek import PeekedPipe
 
 
@@ -151,10 +151,8 @@ def _find_size(session: Session, request: Request, name: str, pipe: PeekedPipe |
 
 
 def _find_size_of_cluster(session: Session, request: Request, name: str) -> int:
-    from cdi.explain.remote_probe import find_size
-
     with progress_command(name, always=True) as show:
-        return find_size(request, stored_secret(session, request), on_progress=show)
+        return find_size_for_cluster(request, stored_secret(session, request), on_progress=show)
 
 
 def _give_up_stream(session: Session, request: Request, name: str) -> None:

@@ -15,7 +15,7 @@ from cdi.cli.progress_on_demand import progress_command
 from cdi.cli.session import Session, subcommand
 from cdi.cli.show import document, echo_lines, paint, printable, table
 from cdi.explain import inspect
-from cdi.explain.source_check import Findings
+from cdi.explain.findings import Findings
 from cdi.image.sizes import format_size
 
 

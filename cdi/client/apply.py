@@ -98,6 +98,15 @@ def check(
     return checked
 
 
+def updated(store: Reader, body: Object) -> Object:
+    """Return the object that applying a checked manifest would store; raise the errors of `apply`."""
+    old = _existing(store, body)
+    if old is None:
+        return _merged({"metadata": {}}, body)
+    _check_update(store, body)
+    return _merged(old, body)
+
+
 def keys_of(manifests: Iterable[Manifest], *, namespace: str | None = None) -> list[Key]:
     """Return the keys of manifests, with `namespace` for those without one; raise `InvalidManifest` or `NotFound`."""
     found: list[Key] = []

@@ -1,39 +1,47 @@
-"""Preflight check of an import into a cluster, for ``cdi explain``."""
+"""Explanation of an import into a cluster."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from typing import Any, Final
+from fractions import Fraction
+from functools import partial
+from typing import Final
 
 from cdi.api import names
-from cdi.api.errors import CdiError, ClusterForbidden, QuotaExceeded
-from cdi.api.job import BlankSourceSpec, Job
-from cdi.api.kinds import QUOTAS, Object
+from cdi.api.errors import CdiError, ClusterForbidden, QuotaExceeded, TargetUnsuitable
+from cdi.api.job import Job
+from cdi.api.kinds import Object
 from cdi.api.overhead import NO_OVERHEAD, required
-from cdi.client.with_progress import OnProgress, run_with_progress
-from cdi.explain.clone_authorization import can_clone
-from cdi.explain.clone_info import clone_facts
-from cdi.explain.cluster_dry_run import DryRunResult, blocked, dry_run, requested
-from cdi.explain.cron import CronFacts, ask_source
-from cdi.explain.image import Explanation, plan_blank, plan_image
+from cdi.api.phases import Reason
+from cdi.api.quantity import Quantity
+from cdi.client.with_progress import OnProgress
+from cdi.explain.clone_facts import clone_facts
+from cdi.explain.cluster_overlay import dry_run_in_cluster
+from cdi.explain.cron import CronFacts
+from cdi.explain.dry_run import DryRunResult, blocking_error
 from cdi.explain.item import Item
 from cdi.explain.live_reader import LiveReader
-from cdi.explain.local_dry_run import Course
+from cdi.explain.prober import Prober
 from cdi.explain.quota import required_resources, shortages
-from cdi.explain.source_check import Ask, examine
-from cdi.explain.source_probe import Prober
+from cdi.explain.result import Explanation
+from cdi.explain.source_report import SourceReport, report_source
 from cdi.image.sizes import format_size
-from cdi.kube.sync import SyncClient
 from cdi.reconcile.storage.claim_defaults import overhead_of
-from cdi.transfer.control import TransferControl
+from cdi.reconcile.storage.classes import StorageClass
 
 HERE: Final = "the source was requested from this machine; the cluster may reach it differently"
+MEASURED: Final = (
+    "a pod first detects the virtual size of the source's disk; the PVC gets that size instead of the volume's"
+)
+_UNRESOLVABLE: Final[Mapping[str, Callable[[str], CdiError]]] = {
+    Reason.ERR_CLAIM_NOT_VALID.value: partial(TargetUnsuitable, remedy=""),
+    Reason.ERR_EXCEEDED_QUOTA.value: partial(QuotaExceeded, remedy=""),
+}
 
 
-def preflight(
-    calls: SyncClient,
-    lookups: LiveReader,
+def explain(
+    reader: LiveReader,
     manifest: Object,
     *,
     sized: bool = True,
@@ -43,8 +51,7 @@ def preflight(
     """Explain the import of a DataVolume that does not exist yet.
 
     Args:
-        calls: Blocking client of the API server.
-        lookups: The cluster's objects.
+        reader: The cluster's objects.
         manifest: A valid manifest with its namespace.
         sized: Whether its size counts; if not, the size of the image is used.
         cron: The DataImportCron that would create it, whose source is polled as well.
@@ -58,112 +65,97 @@ def preflight(
         Interrupted: The inspection was interrupted.
 
     """
-    found = dry_run(lookups, manifest, lambda origin: can_clone(calls, origin))
-    course = Course(
-        key=found.key,
-        operation=found.operation,
-        claim=None,
-        work=found.work,
-        failure=found.failure,
-        waits=found.waits,
-        reason=found.reason,
+    result = dry_run_in_cluster(reader, manifest)
+    refusal = blocking_error(result, _UNRESOLVABLE)
+    notes: tuple[str, ...] = (MEASURED,) if result.measured else ()
+    report: SourceReport | None = None
+    if refusal is None and isinstance(result.work, Job):
+        try:
+            report = _report(reader, manifest, cron, on_progress, sized=sized)
+        except ClusterForbidden as error:
+            notes += (f"the source was not requested: {error.what}",)
+        except CdiError as error:
+            refusal = error
+    found = None if report is None else report.found
+    if report is not None:
+        refusal = report.refusal
+        notes += report.notes if found is None else (*report.notes, HERE)
+    storage_class = _storage_class(reader, manifest, result)
+    size = None if found is None else found.virtual_size
+    room, shortage, unchecked = _check_quotas(reader, result)
+    return Explanation(
+        dry_run=result,
+        report=report,
+        clone=clone_facts(result.clone),
+        cron=cron if report is None else report.cron,
+        requested=None if report is None else report.job.size,
+        required=None if size is None else required(size, _overhead(reader, result, storage_class)),
+        refusal=refusal or shortage,
+        place=(*_place(manifest, result, storage_class), *room),
+        notes=(*notes, *unchecked, *(f"not checked: {what}" for what in reader.hidden.values())),
     )
-    told = Explanation(course=course, cron=cron)
-    told.place += _place(found)
-    told.clone = clone_facts(found.clone)
-    if found.measured:
-        told.notes.append(
-            "a pod first detects the virtual size of the source's disk; the PVC gets that size instead of the volume's"
-        )
-    if found.failure is not None:
-        told.refuse(found.failure)
-    elif found.work is None:
-        obstacle = blocked(found)
-        if obstacle is not None:
-            told.refuse(obstacle)
-    elif isinstance(found.work, Job):
-        _look(lookups, manifest, found, told, sized=sized, on_progress=on_progress)
-    _quotas(calls, found, told)
-    told.notes += [f"not checked: {what}" for what in lookups.hidden.values()]
-    return told
 
 
-def _place(found: DryRunResult) -> Iterator[tuple[str, str]]:
-    kind = found.storage_class
+def _report(
+    reader: LiveReader, manifest: Object, cron: CronFacts | None, on_progress: OnProgress | None, *, sized: bool
+) -> SourceReport | None:
+    """Examine the source as the worker would, from this machine; None if no worker fetches anything."""
+    metadata = manifest["metadata"]
+    name = metadata["name"]
+    item = Item(name=name, namespace=metadata["namespace"], label=name, place="", manifest=manifest)
+    with Prober(reader).job(item) as job:
+        if job is None:
+            return None
+        return report_source(job if sized else replace(job, size=None), None, cron, on_progress)
+
+
+def _storage_class(reader: LiveReader, manifest: Object, result: DryRunResult) -> StorageClass | None:
+    """Return the storage class of the PVC, else that of the manifest, else the default class."""
+    spec = manifest.get("spec") or {}
+    claim = result.claims[0]["spec"] if result.claims else spec.get("storage") or spec.get("pvc") or {}
+    lister, name = reader.lister(), claim.get("storageClassName")
+    if name:
+        return lister.storage_class(name)
+    return lister.default_storage_class(virtualization=spec.get("contentType") != "archive")
+
+
+def _place(manifest: Object, result: DryRunResult, kind: StorageClass | None) -> Iterator[tuple[str, str]]:
     if kind is not None:
-        chosen = "" if found.named_class else " (the default)"
-        yield "storage class", f"{kind.name}{chosen}, provisioner {kind.provisioner}"
+        spec = manifest["spec"]
+        named = (spec.get("storage") or spec.get("pvc") or {}).get("storageClassName")
+        yield "storage class", f"{kind.name}{'' if named else ' (the default)'}, provisioner {kind.provisioner}"
         yield "binding", "waits for the first consumer" if kind.wait_for_first_consumer else "immediate"
-    if not found.claims:
+    if not result.claims:
         return
-    claim = found.claims[0]
-    spec, size = claim["spec"], requested(claim)
+    spec = result.claims[0]["spec"]
+    text = ((spec.get("resources") or {}).get("requests") or {}).get("storage")
+    size = None if text is None else Quantity.parse(str(text)).bytes
     mode = f"{', '.join(spec.get('accessModes') or ())}, {spec.get('volumeMode') or 'Filesystem'}"
     yield "claim", f"{'size not known' if size is None else f'{format_size(size)} ({size} bytes)'}, {mode}"
-    if found.populated:
+    if len(result.claims) > 1:
         yield "filled", f"through a temporary PVC of the same size ({names.prime_claim('UID')})"
     else:
         yield "filled", "in place"
 
 
-def _look(
-    lookups: LiveReader,
-    manifest: Object,
-    found: DryRunResult,
-    told: Explanation,
-    *,
-    sized: bool,
-    on_progress: OnProgress | None,
-) -> None:
-    """Inspect the source as the worker would."""
-    metadata = manifest["metadata"]
-    item = Item(
-        name=metadata["name"], namespace=metadata["namespace"], label=metadata["name"], place="", manifest=manifest
-    )
-    try:
-        with Prober(lookups).job(item) as own:
-            if own is None:
-                return
-            job = own if sized else replace(own, size=None)
-            told.job, told.requested = job, job.size
-            if isinstance(job.source, BlankSourceSpec):
-                plan_blank(job, told)
-                return
-            control = TransferControl(job)
-            wanted = Ask(expected=True, allocation=True)
-            told.found = run_with_progress(lambda: examine(job, control, wanted), control, on_progress)
-            if told.found.refusal is not None:
-                told.refuse(told.found.refusal)
-            plan_image(job, told.found, told)
-            if told.cron is not None and (failure := ask_source(told.cron, job, on_progress)) is not None:
-                told.refuse(failure)
-    except ClusterForbidden as error:
-        told.notes.append(f"the source was not requested: {error.what}")
-        return
-    except CdiError as error:
-        told.refuse(error)
-        return
-    told.notes.append(HERE)
-    if told.found.virtual_size is not None:
-        told.required = required(told.found.virtual_size, _overhead(lookups, found))
-
-
-def _overhead(lookups: LiveReader, found: DryRunResult) -> Any:
-    if found.claims and found.claims[0]["spec"].get("volumeMode") == "Block":
+def _overhead(reader: LiveReader, result: DryRunResult, storage_class: StorageClass | None) -> Fraction:
+    if result.claims and result.claims[0]["spec"].get("volumeMode") == "Block":
         return NO_OVERHEAD
-    name = found.storage_class.name if found.storage_class is not None else None
-    return overhead_of(name, lookups.observed().config())
+    return overhead_of(None if storage_class is None else storage_class.name, reader.lister().config())
 
 
-def _quotas(calls: SyncClient, found: DryRunResult, told: Explanation) -> None:
+def _check_quotas(
+    reader: LiveReader, result: DryRunResult
+) -> tuple[tuple[tuple[str, str], ...], CdiError | None, tuple[str, ...]]:
+    """Return what to say about the quotas: of the place, the error of a shortage, and notes."""
+    namespace = result.key.namespace
     try:
-        quotas: list[Mapping[str, Any]] = list(calls.run(calls.client.list(QUOTAS, found.key.namespace)).items)
+        quotas = reader.quotas(namespace)
     except ClusterForbidden as error:
-        told.notes.append(f"not checked: {error.what}")
-        return
-    short = list(shortages(quotas, required_resources(found.claims, found.pod)))
-    if short:
-        more = f" ({len(found.claims)} claims and a worker pod)" if found.pod is not None else ""
-        told.refuse(QuotaExceeded("; ".join(map(str, short)) + more, where=f"namespace {found.key.namespace}"))
-    elif quotas:
-        told.place.append(("quota", "leaves room"))
+        return (), None, (f"not checked: {error.what}",)
+    pod = None if result.worker is None else result.worker.pod
+    short = list(shortages(quotas, required_resources(result.claims, pod)))
+    if not short:
+        return ((("quota", "leaves room"),) if quotas else ()), None, ()
+    more = f" ({len(result.claims)} claims and a worker pod)" if pod is not None else ""
+    return (), QuotaExceeded("; ".join(map(str, short)) + more, where=f"namespace {namespace}"), ()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, tzinfo
 from typing import Any, Final
 
@@ -26,7 +26,7 @@ _SUFFIX: Final = "explained"
 """End of the name of the DataVolume that stands for the next version."""
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CronFacts:
     """A DataImportCron, and the answer of its source."""
 
@@ -118,10 +118,11 @@ def data_volume_of(cron: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def ask_source(facts: CronFacts, job: Job, on_progress: OnProgress | None) -> CdiError | None:
-    """Poll the source of a job whose inputs exist, set `CronFacts.result`, and return the error of the poll."""
+def ask_source(facts: CronFacts, job: Job, on_progress: OnProgress | None) -> tuple[CronFacts, CdiError | None]:
+    """Poll the source of a job whose inputs exist; return the facts with the answer, and the error of the poll."""
     control = TransferControl(job)
     asked = PollJob(id=job.id, source=job.source, policy=job.policy)
-    facts.result = run_with_progress(lambda: poll(asked, control), control, on_progress)
-    failure = facts.result.failure
-    return None if failure is None else by_code(failure.code)(failure.message, remedy="")
+    result = run_with_progress(lambda: poll(asked, control), control, on_progress)
+    failure = result.failure
+    error = None if failure is None else by_code(failure.code)(failure.message, remedy="")
+    return replace(facts, result=result), error

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from cdi.api.errors import CdiError
-from cdi.api.job import FileTargetSpec, Job, Policy
+from cdi.api.job import FileTargetSpec, Job
 from cdi.client.request import Request, source_spec
-from cdi.client.with_progress import OnProgress, run_with_progress
-from cdi.explain.source_check import Ask, Findings, examine
+from cdi.client.with_progress import OnProgress
+from cdi.explain.examine import examine_with_progress
+from cdi.explain.findings import Ask, Findings
 from cdi.private_directory import private_directory
-from cdi.transfer.control import TransferControl
 
 _RETRIES = 2
 """A user is waiting, so errors are reported soon."""
@@ -45,37 +44,16 @@ def inspect(
         Interrupted: The examination was cancelled.
     """
     with private_directory() as directory:
-        policy = replace(request.policy(), retries=_RETRIES, stall_timeout=_STALL, signature="ignore")
-        return look(
-            request,
-            directory,
-            policy,
-            Ask(digest=digest, whole=whole or digest, allocation=True),
-            secret,
-            on_progress,
+        job = Job(
+            id="inspect",
+            source=source_spec(request, directory, secret),
+            # Nothing is written; the usual kind of target is assumed.
+            target=FileTargetSpec(path=str(directory / "disk.img")),
+            content_type=request.content_type,
+            checksum=request.checksum,
+            policy=replace(request.policy(), retries=_RETRIES, stall_timeout=_STALL, signature="ignore"),
         )
-
-
-def look(
-    request: Request,
-    directory: Path,
-    policy: Policy,
-    ask: Ask,
-    secret: Mapping[str, bytes] | None,
-    on_progress: OnProgress | None,
-) -> Findings:
-    """Examine a request's source, with its secrets in the private `directory`."""
-    job = Job(
-        id="inspect",
-        source=source_spec(request, directory, secret),
-        # Nothing is written; the usual kind of target is assumed.
-        target=FileTargetSpec(path=str(directory / "disk.img")),
-        content_type=request.content_type,
-        checksum=request.checksum,
-        policy=policy,
-    )
-    control = TransferControl(job)
-    return run_with_progress(lambda: examine(job, control, ask), control, on_progress)
+        return examine_with_progress(job, Ask(digest=digest, whole=whole or digest, allocation=True), on_progress)
 
 
 def document(found: Findings, location: str) -> dict[str, Any]:

@@ -6,29 +6,41 @@ import base64
 import binascii
 import time
 from collections.abc import Mapping
-from typing import Final, Self
+from typing import Protocol
 
 from cdi.api.datavolume import DataVolume
 from cdi.api.errors import ClusterForbidden, InternalError, KindNotServed, NotFound
-from cdi.api.kinds import CLAIMS, CONFIG_MAPS, PODS, SECRETS, VOLUMES, Object, Resource
+from cdi.api.kinds import (
+    CONFIG_MAPS,
+    PODS,
+    QUOTAS,
+    SECRETS,
+    SELF_SUBJECT_ACCESS_REVIEWS,
+    VOLUMES,
+    Object,
+    Resource,
+)
 from cdi.controller.informers import claim_of
-from cdi.controller.lister import ClusterLister
+from cdi.controller.lister import Cache, ClusterLister, PodUsageSource
 from cdi.controller.pod_usage import users_of
 from cdi.kube.sync import SyncClient
 from cdi.reconcile.actions import ObjectRef
 from cdi.reconcile.cdi.config import INSTALL_NAMESPACE
+from cdi.reconcile.clone.authorization import has_permission
 from cdi.reconcile.context import ReconcileContext
 from cdi.reconcile.settings import Platform, WorkerPodConfig
-from cdi.reconcile.types import Input
+from cdi.reconcile.types import Clone, Input
 
-SIMULATED: Final = "explained"
-"""Prefix of the resourceVersion of simulated objects."""
 _NEEDED = (SECRETS, CONFIG_MAPS)
 """Resources without which an error cannot be found: a forbidden read of them is an error itself."""
 
 
+class Objects(Cache, PodUsageSource, Protocol):
+    """The objects of a cluster and the users of its volumes."""
+
+
 class LiveReader:
-    """Objects that are read once, on first use; implements `Cache` and `InputSource`.
+    """Objects that are read once, on first use; implements `Cache`, `PodUsageSource` and `ReferenceReader`.
 
     Kinds that may not be read (recorded in `hidden`) or that the API server does not serve count as empty. Methods
     raise any other `ClusterError`.
@@ -58,24 +70,11 @@ class LiveReader:
         """Return the PersistentVolumes whose claimRef names this PVC."""
         return [body for body in self.values(VOLUMES) if claim_of(body) == (namespace, claim)]
 
-    def pods(self, namespace: str) -> list[Object]:
-        """Return the pods of a namespace."""
+    def pods_using(self, namespace: str, claim: str) -> tuple[str, ...]:
+        """Return the pods that use a PVC."""
         if namespace not in self._pods:
             self._pods[namespace] = self._list(PODS, namespace)
-        return self._pods[namespace]
-
-    def exists(self, resource: Resource, namespace: str, name: str) -> bool:
-        """Return whether an object exists in the cluster and is not only simulated."""
-        found = self.get(resource, namespace, name)
-        return found is not None and not str(found["metadata"].get("resourceVersion")).startswith(SIMULATED)
-
-    def overlay(self) -> Self:
-        """Return a copy to which simulated objects can be added without changing this one."""
-        other = type(self)(self._blocking)
-        other.hidden = self.hidden
-        other._found, other._listed = dict(self._found), self._listed  # noqa: SLF001  same class
-        other._pods = self._pods  # noqa: SLF001  same class
-        return other
+        return users_of(self._pods[namespace], claim)
 
     def set(self, resource: Resource, body: Object) -> None:
         """Add a simulated object, or replace a real one."""
@@ -142,29 +141,60 @@ class LiveReader:
 
     # --- views for reconcilers ------------------------------------------------------------------------------------
 
-    def observed(self) -> ClusterLister:
-        """Return these objects in the form that reconcilers use."""
+    def lister(self, objects: Objects | None = None) -> ClusterLister:
+        """Return these objects, or those of an overlay of them, in the form that reconcilers use."""
+        objects = objects or self
         return ClusterLister(
-            self,
+            objects,
             _NoProgress(),
             _Inputs(self),
-            _Users(self),
+            objects,
             pods=WorkerPodConfig(),
             install_namespace=INSTALL_NAMESPACE,
         )
 
-    def context(self, dv: DataVolume) -> ReconcileContext:
+    def source_context(self, dv: DataVolume) -> ReconcileContext:
         """Return the input of a reconciler for `dv` when its job is run on this machine."""
-        observed = self.observed()
+        lister = self.lister()
         return ReconcileContext(
             now=time.time(),
             datavolume=dv,
-            objects=observed,
+            objects=lister,
             worker=None,
             layout=None,
-            config=observed.config(),
+            config=lister.config(),
             platform=Platform(),
         )
+
+    def can_clone(self, source: Clone) -> bool:
+        """Return whether the current user may clone from another namespace.
+
+        The API server is asked what the webhook would ask about the user.
+
+        Raises:
+            ClusterError: The API server cannot be asked.
+
+        """
+        ways = has_permission(source.kind, source.namespace, source.name)
+        return any(all(self._is_allowed(right) for right in way) for way in ways)
+
+    def _is_allowed(self, right: Mapping[str, str]) -> bool:
+        body = {
+            "apiVersion": SELF_SUBJECT_ACCESS_REVIEWS.api_version,
+            "kind": SELF_SUBJECT_ACCESS_REVIEWS.kind,
+            "spec": {"resourceAttributes": dict(right)},
+        }
+        answer = self._blocking.run(self._blocking.client.create(SELF_SUBJECT_ACCESS_REVIEWS, body))
+        return (answer.get("status") or {}).get("allowed") is True
+
+    def quotas(self, namespace: str) -> list[Object]:
+        """Return the quotas of a namespace.
+
+        Raises:
+            ClusterForbidden: They may not be read.
+
+        """
+        return self._blocking.run(self._blocking.client.list(QUOTAS, namespace)).items
 
 
 class _Inputs:
@@ -173,15 +203,6 @@ class _Inputs:
 
     def get(self, ref: ObjectRef) -> Input | None:
         return self._lookups.input(ref)
-
-
-class _Users:
-    def __init__(self, lookups: LiveReader) -> None:
-        self._lookups = lookups
-
-    def pods_using(self, namespace: str, claim: str) -> tuple[str, ...]:
-        """Return the pods that use a PVC; a simulated PVC has none, the source of a clone may have some."""
-        return users_of(self._lookups.pods(namespace), claim) if self._lookups.exists(CLAIMS, namespace, claim) else ()
 
 
 class _NoProgress:

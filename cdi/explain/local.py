@@ -1,44 +1,129 @@
-"""Preview of a command-line request, and detection of the disk's size if none is given."""
+"""Explanation of an import on one machine."""
 
 from __future__ import annotations
 
 import contextlib
 import os
-import stat
-from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
+from cdi.api.copy import CopyTargetJob
 from cdi.api.datavolume import DataVolume
-from cdi.api.errors import AlreadyExists, InvalidManifest, NotFound, UsageError
+from cdi.api.errors import AlreadyExists, CdiError, Conflict, InternalError, InvalidManifest, NotFound
+from cdi.api.job import Job, StreamSourceSpec
+from cdi.api.overhead import required
+from cdi.api.phases import EventReason, Reason
 from cdi.api.validation import parse
 from cdi.client.request import Request
 from cdi.client.request_to_manifests import build_manifests
 from cdi.client.with_progress import OnProgress
-from cdi.explain.image import Explanation, explain
-from cdi.explain.local_dry_run import DryRunResult
-from cdi.explain.peek import PeekedPipe
-from cdi.explain.source_check import Ask
-from cdi.local.home import Home
+from cdi.explain.clone_facts import local_clone_facts
+from cdi.explain.cron import CronFacts
+from cdi.explain.dry_run import DryRunResult, blocking_error, dry_run, missing
+from cdi.explain.findings import Ask
+from cdi.explain.local_overlay import LocalOverlay
+from cdi.explain.result import Explanation, Space
+from cdi.explain.source_report import SourceReport, report_source
+from cdi.local.home import DISK, Home
+from cdi.reconcile.actions import CloneJob
+from cdi.reconcile.datavolume import upload_request as uploads
+from cdi.reconcile.datavolume.upload_request import UploadRequest
 from cdi.reconcile.source import requested_size
 from cdi.store.base import Key
 from cdi.store.file_store import LocalStore
 
-_MIN_SIZE: Final = 1 << 20
-"""Smallest size of a PVC in bytes."""
+_RETRIES: Final = 2
+"""A user is waiting, so errors are reported soon."""
+_STALL: Final = 30.0
 _ANY: Final = 1 << 40
 """A placeholder: a DataVolume has to request some size."""
+_UNRESOLVABLE: Final = {Reason.NOT_FOUND.value: missing, EventReason.CLONE_WITHOUT_SOURCE.value: missing}
+"""Reasons of waiting for what only the user of this machine can create."""
 
 
-def name_of(request: Request, name: str | None) -> str:
-    """Return the DataVolume's name, as given or made from the URL; raise `UsageError`."""
-    found = name or request.place.name
-    if found is None:
-        raise UsageError("no name can be derived from it", where=request.place.location, remedy="give one with --name")
-    return found
+def explain(
+    overlay: LocalOverlay,
+    key: Key,
+    *,
+    upload: Path | None = None,
+    stream: int | None = None,
+    sized: bool = True,
+    ask: Ask | None = None,
+    cron: CronFacts | None = None,
+    on_progress: OnProgress | None = None,
+) -> Explanation:
+    """Explain the import of a DataVolume from its beginning.
+
+    Args:
+        overlay: The objects, with the DataVolume.
+        key: The DataVolume.
+        upload: The file to upload.
+        stream: The descriptor to upload from; it is read.
+        sized: Whether the DataVolume's size counts; otherwise the image's own size is used.
+        ask: What to examine.
+        cron: The DataImportCron that would create it, whose source is polled as well.
+        on_progress: Called with the progress.
+
+    Returns:
+        The explanation; the error that the import would end with is its ``refusal``.
+
+    Raises:
+        NotFound: There is no such DataVolume.
+        Interrupted: The examination was cancelled.
+    """
+    given = upload if stream is None else Path("/dev/stdin")
+    request = None if given is None else UploadRequest(id="explained", path=str(given))
+    annotations = {} if request is None else {uploads.ANNOTATION: request.write()}
+    overlay.restart(key, annotations)
+    result = dry_run(overlay, key, claim_annotations=annotations)
+    if result.worker is None:
+        return Explanation(dry_run=result, cron=cron, refusal=blocking_error(result, _UNRESOLVABLE))
+    overlay.write_inputs(result.worker)
+    conflict = _existing_files(overlay.home, key)
+    conflict = _existing_files(overlay.home, key)
+    work = result.worker.work
+    if isinstance(work, CloneJob):
+        return _explain_clone(overlay.home, result, work, cron, conflict)
+    if isinstance(work, CopyTargetJob):
+        raise InternalError("clones over the network are supported only in clusters")
+    report = report_source(_local_job(work, stream, sized=sized), ask, cron, on_progress)
+    space = _space_of(overlay.home, report)
+    size = None if report.found is None else report.found.virtual_size
+    return Explanation(
+        dry_run=result,
+        report=report,
+        cron=report.cron,
+        requested=report.job.size,
+        required=None if size is None else required(size),
+        space=space,
+        refusal=conflict or report.refusal or (None if space is None else space.refusal),
+        notes=(*report.notes, *(() if space is None else space.notes)),
+    )
 
 
-def preflight(
+def _explain_clone(
+    home: Home, result: DryRunResult, job: CloneJob, cron: CronFacts | None, conflict: CdiError | None
+) -> Explanation:
+    clone = local_clone_facts(home, job)
+    absent: CdiError | None = None
+    if job.content == "kubevirt" and clone.size is None:
+        remedy = f"the disk of a volume is named {DISK}"
+        absent = NotFound(f"the source has no disk at {job.source}", remedy=remedy)
+    needed = job.size if job.preallocation else 0 if clone.reflink else clone.allocated
+    space = _space(home, needed, exact=True)
+    return Explanation(
+        dry_run=result,
+        clone=clone,
+        cron=cron,
+        requested=job.size,
+        space=space,
+        refusal=conflict or absent or space.refusal,
+        notes=space.notes,
+    )
+
+
+def explain_request(
     home: Home,
     request: Request,
     namespace: str,
@@ -48,7 +133,7 @@ def preflight(
     stream: int = 0,
     on_progress: OnProgress | None = None,
 ) -> Explanation:
-    """Preview the import of `request`.
+    """Explain the import that a request on the command line asks for.
 
     Args:
         home: The CDI_HOME.
@@ -69,19 +154,18 @@ def preflight(
     before = _stored_size(home, namespace, name)
     wanted = build_manifests(request, namespace, name, request.size or before or _ANY)
     place = request.place
-    try:
-        foresight = DryRunResult(home, [*wanted.inputs, wanted.datavolume], namespace=namespace)
-    except InvalidManifest as error:
-        if before is None:
-            raise
-        raise AlreadyExists(
-            f"DataVolume {namespace}/{name} already exists with another spec", where=error.what
-        ) from error
-    with foresight:
+    with LocalOverlay.open(home) as overlay:
+        try:
+            (key,) = overlay.apply([*wanted.inputs, wanted.datavolume], namespace=namespace)
+        except InvalidManifest as error:
+            if before is None:
+                raise
+            raise AlreadyExists(
+                f"DataVolume {namespace}/{name} already exists with another spec", where=error.what
+            ) from error
         return explain(
-            foresight,
-            home,
-            foresight.datavolumes[0],
+            overlay,
+            key,
             upload=Path(place.text) if place.kind == "file" else None,
             stream=stream if place.kind == "stdin" else None,
             sized=request.size is not None,
@@ -99,60 +183,51 @@ def _stored_size(home: Home, namespace: str, name: str) -> int | None:
     return (requested_size(dv) if isinstance(dv, DataVolume) else None) or _ANY
 
 
-def find_size(
-    home: Home,
-    request: Request,
-    namespace: str,
-    name: str,
-    *,
-    pipe: PeekedPipe | None = None,
-    on_progress: OnProgress | None = None,
-) -> int:
-    """Return the image's virtual size in bytes, at least 1 MiB, reading all of it if necessary.
-
-    Standard input is read through `pipe`, and rewound if it is a file. Raises the error that the import would end with,
-    and `UsageError` if the size cannot be known: of an archive, and of raw content from a pipe.
-    """
-    if request.content_type == "archive":
-        raise UsageError("the size of an unpacked archive is not known in advance", remedy="give --size")
-    if pipe is not None:
-        with pipe.looking() as stream:
-            told = preflight(home, request, namespace, name, ask=Ask(), stream=stream, on_progress=on_progress)
-        size = _size(told)
-        if size is None:
-            raise UsageError("the size of the image in this pipe is not known in advance", remedy="give --size")
-        return size
-    for ask in (Ask(), Ask(whole=True)):
-        with _rewound(request):
-            told = preflight(home, request, namespace, name, ask=ask, on_progress=on_progress)
-        size = _size(told)
-        if size is not None:
-            return size
-    raise UsageError(
-        "the image is empty or does not contain its size", where=request.place.location, remedy="give --size"
+def _local_job(job: Job, stream: int | None, *, sized: bool) -> Job:
+    """Return the job for an examination, with few retries and the given source."""
+    policy = replace(
+        job.policy, retries=min(job.policy.retries, _RETRIES), stall_timeout=min(job.policy.stall_timeout, _STALL)
     )
+    source = job.source if stream is None else StreamSourceSpec(descriptor=stream)
+    return replace(job, policy=policy, source=source, size=job.size if sized else None)
 
 
-def _size(told: Explanation) -> int | None:
-    if told.refusal is not None:
-        raise told.refusal
-    size = told.found.virtual_size if told.found is not None else None
-    return max(size, _MIN_SIZE) if size else None
+def _existing_files(home: Home, key: Key) -> Conflict | None:
+    """Return the error for a volume's directory that holds files of the user, which an import would not touch."""
+    directory = home.volume(key.namespace, key.name)
+    with home.mapped("the objects"):
+        claimed = (home.objects / "persistentvolumeclaims" / key.namespace / f"{key.name}.json").exists()
+    with contextlib.suppress(OSError):
+        if not claimed and any(directory.iterdir()):
+            return Conflict(
+                f"the directory {directory} already holds files", remedy="remove them, or choose another name"
+            )
+    return None
 
 
-@contextlib.contextmanager
-def _rewound(request: Request) -> Iterator[None]:
-    """Restore the offset of standard input afterwards if it is a file."""
-    if request.place.kind != "stdin":
-        yield
-        return
-    start = os.lseek(0, 0, os.SEEK_CUR)
-    try:
-        yield
-    finally:
-        os.lseek(0, start, os.SEEK_SET)
+def _space_of(home: Home, report: SourceReport) -> Space | None:
+    """Return the space for a planned import."""
+    plan, found = report.plan, report.found
+    if plan is None:
+        return None
+    needed, exact = plan.write_bytes, False
+    if report.job.policy.preallocation and plan.disk_size is not None:
+        needed, exact = plan.disk_size, True
+    elif found is not None and found.data_bytes is not None:
+        needed, exact = found.data_bytes, True
+    if needed is not None and plan.scratch_bytes:
+        needed += plan.scratch_bytes
+    return _space(home, needed, exact=exact)
 
 
-def is_pipe(request: Request) -> bool:
-    """Return whether the request reads a standard input that can be read only once."""
-    return request.place.kind == "stdin" and not stat.S_ISREG(os.fstat(0).st_mode)
+def _space(home: Home, needed: int | None, *, exact: bool) -> Space:
+    with home.mapped("the volumes"):
+        found = os.statvfs(_existing_parent(home.volumes))
+    return Space(path=str(home.volumes), free=found.f_bavail * found.f_frsize, needed=needed, exact=exact)
+
+
+def _existing_parent(directory: Path) -> Path:
+    """Return the directory or its nearest existing ancestor; CDI_HOME is created by the first command that writes."""
+    while not directory.exists() and directory != directory.parent:
+        directory = directory.parent
+    return directory

@@ -208,10 +208,7 @@ class LocalStore:
     def _put(self, key: Key, path: Path, body: Object) -> Object:
         """Assign the next version, write and flush the file, and rename it into place."""
         body["metadata"]["resourceVersion"] = str(self._next_version())
-        text = json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
-        if len(text) > OBJECT_LIMIT:
-            raise InvalidManifest(f"{key} has {len(text)} bytes, more than {OBJECT_LIMIT}")
-        atomic_file.write(path, text, mode=0o600 if key.kind == SECRETS else 0o640)
+        atomic_file.write(path, encode(key, body), mode=0o600 if key.kind == SECRETS else 0o640)
         return body
 
     def _remove(self, key: Key) -> None:
@@ -355,6 +352,14 @@ class LocalWatch:
             changes.append(Change(type="ADDED", key=key, body=copy.deepcopy(body)))
         elif old["metadata"]["resourceVersion"] != body["metadata"]["resourceVersion"]:
             changes.append(Change(type="MODIFIED", key=key, body=copy.deepcopy(body)))
+
+
+def encode(key: Key, body: Object) -> bytes:
+    """Return the content of an object's file; raise `InvalidManifest` for an object that is too large."""
+    text = json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
+    if len(text) > OBJECT_LIMIT:
+        raise InvalidManifest(f"{key} has {len(text)} bytes, more than {OBJECT_LIMIT}")
+    return text
 
 
 def _content(body: Object) -> dict[str, Any]:

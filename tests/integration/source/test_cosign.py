@@ -16,7 +16,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from cdi.api.errors import ImageUnsigned, SignatureInvalid
 from cdi.api.job import FileTargetSpec, Job, Policy, RegistrySourceSpec, Tls
-from cdi.explain.source_check import Ask, examine
+from cdi.explain.examine import examine
+from cdi.explain.findings import Ask
 from cdi.source.base import read_all
 from cdi.source.registry.open import open_registry
 from cdi.transfer.control import TransferControl

@@ -14,7 +14,8 @@ import pytest
 import trustme
 
 from cdi.api.job import DirectoryTargetSpec, FileTargetSpec, HttpSourceSpec, Job, Outcome, Policy, Tls
-from cdi.explain.source_check import Ask, Findings, examine
+from cdi.explain.examine import examine
+from cdi.explain.findings import Ask, Findings
 from cdi.transfer.control import TransferControl
 from cdi.transfer.run import transfer
 from tests.faults.server import Fault, FaultServer

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from cdi.api.job import FileTargetSpec, Job, Policy, RegistrySourceSpec, Tls
-from cdi.explain.source_check import Ask, examine
+from cdi.explain.examine import examine
+from cdi.explain.findings import Ask
 from cdi.transfer.control import TransferControl
 from cdi.transfer.run import transfer
 from tests.faults.server import Fault
@@ -288,7 +289,7 @@ class TestOverHttp:
         assert not importing.disk.exists()
 
     def test_a_large_image_is_inspected_by_its_beginning(self, served, monkeypatch):
-        monkeypatch.setattr("cdi.explain.source_check._READ_ALL", 1 << 20)
+        monkeypatch.setattr("cdi.explain.examine._READ_ALL", 1 << 20)
         lower, upper = layer(file("disk/y", OLD * 10)), layer(file("disk/x", NEW * 30), file("disk/z", NEW))
         importing = served(lower, upper)
         found = importing.look(ASKS["inspect"])

@@ -10,7 +10,8 @@ import pytest
 from backports import zstd
 
 from cdi.api.job import FileSourceSpec, FileTargetSpec, Job
-from cdi.explain.source_check import Ask, examine
+from cdi.explain.examine import examine
+from cdi.explain.findings import Ask
 from cdi.transfer.control import TransferControl
 from cdi.transfer.run import transfer
 

@@ -9,7 +9,8 @@ from dataclasses import replace
 import pytest
 
 from cdi.api.job import FileTargetSpec, HttpSourceSpec, Job, Policy
-from cdi.explain.source_check import Ask, examine
+from cdi.explain.examine import examine
+from cdi.explain.findings import Ask
 from cdi.image.plan import plan, render
 from cdi.transfer.control import TransferControl
 from cdi.transfer.plan_input import plan_input

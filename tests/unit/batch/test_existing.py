@@ -22,7 +22,7 @@ from cdi.batch.existing import (
 from cdi.batch.images import finish
 from cdi.batch.lockfile import Entry
 from cdi.explain.item import with_size
-from cdi.explain.source_probe import SourceVersion
+from cdi.explain.prober import SourceVersion
 
 URL = "https://h/a"
 SUM, OTHER = f"sha256:{'a' * 64}", f"sha256:{'b' * 64}"

@@ -14,9 +14,8 @@ from cdi.api.kinds import (
     STORAGE_CLASSES,
     VOLUME_SNAPSHOT_CLASSES,
 )
-from cdi.explain.clone_authorization import can_clone
-from cdi.explain.clone_info import clone_facts
-from cdi.explain.cluster_dry_run import dry_run
+from cdi.explain.clone_facts import clone_facts
+from cdi.explain.cluster_overlay import dry_run_in_cluster
 from cdi.explain.live_reader import LiveReader
 from tests.unit.controller.objects import body
 
@@ -102,7 +101,7 @@ def wanted(storage_class="csi", size="64Mi", mode="Filesystem", **source):
 
 
 def foreseen(server, manifest):
-    return dry_run(LiveReader(server), manifest, lambda origin: can_clone(server, origin))
+    return dry_run_in_cluster(LiveReader(server), manifest)
 
 
 def explained(*objects, **options):

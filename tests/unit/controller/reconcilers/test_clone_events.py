@@ -8,9 +8,9 @@ from cdi.api.names import ANN_OWNER_UID, LABEL_COMPONENT
 from cdi.api.storageprofile import CloneStrategy
 from cdi.controller.reconcilers.registry import requests_for
 from cdi.controller.request import Request, datavolume
-from cdi.reconcile.clone.manifests import MEASUREMENT
 from cdi.reconcile.clone.plan_annotation import ANN_SOURCE_UID, ANN_TARGET, ANNOTATION, LABEL_TEMPORARY, ClonePlanRecord
 from cdi.reconcile.clone.size_detection import ANNOTATION as MEASURED
+from cdi.reconcile.pods.roles import SIZE_DETECTION
 from tests.unit.controller.objects import added, body, deleted, modified, watches
 
 RECORD = ClonePlanRecord(source="uid-kept", strategy=CloneStrategy.COPY, namespace="gold", restored="tmp-pvc-uid-kept")
@@ -54,7 +54,7 @@ def test_who_looks_at_a_source_is_looked_at_once_its_datavolume_knows_or_goes():
         PODS,
         "size-detection-uid-a",
         "gold",
-        labels={LABEL_TEMPORARY: "true", LABEL_COMPONENT: MEASUREMENT},
+        labels={LABEL_TEMPORARY: "true", LABEL_COMPONENT: SIZE_DETECTION.component},
         annotations={ANN_OWNER_UID: "uid-a", ANN_TARGET: "ns/a", ANN_SOURCE_UID: "uid-golden"},
         spec={},
         status={"phase": "Succeeded"},

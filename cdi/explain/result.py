@@ -1,26 +1,104 @@
-"""Conversion of an `Explanation` to a document for ``--output json``; sizes are bytes, unknown values are null."""
+"""Explanation of what the import of a DataVolume would do, and its document for ``--output json``."""
 
 from __future__ import annotations
 
-from dataclasses import asdict
-from typing import Any
+from dataclasses import asdict, dataclass
+from typing import Any, Final
 
+from cdi.api.errors import CdiError, TargetFull
 from cdi.api.job import Job
+from cdi.explain.clone_facts import CloneFacts
 from cdi.explain.cron import CronFacts
-from cdi.explain.image import MEMORY, CloneFacts, Explanation
+from cdi.explain.dry_run import DryRunResult
+from cdi.explain.findings import Findings
 from cdi.explain.inspect import container_document, image_document, refusal_document, source_document
-from cdi.explain.source_check import Findings
+from cdi.explain.source_report import SourceReport
+from cdi.image.plan import Plan
+from cdi.image.sizes import format_size
+
+MEMORY: Final = 192 << 20
+"""Bytes of memory that a worker's process tree stays below."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Space:
+    """The space on the volume's file system, in bytes."""
+
+    path: str
+    free: int
+    needed: int | None
+    """None if not known in advance."""
+    exact: bool
+    """Whether `needed` is exact; otherwise it is an upper limit."""
+
+    @property
+    def is_short(self) -> bool:
+        """Whether the space may not suffice."""
+        return self.needed is not None and self.needed > self.free
+
+    @property
+    def refusal(self) -> CdiError | None:
+        """The error of a disk that certainly does not fit."""
+        if not self.is_short or not self.exact or self.needed is None:
+            return None
+        return TargetFull(
+            f"the disk needs {format_size(self.needed)} ({self.needed} bytes), but the volume has "
+            f"{format_size(self.free)} ({self.free} bytes) free",
+            where=self.path,
+        )
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """A warning about a disk that may not fit."""
+        if not self.is_short or self.exact or self.needed is None:
+            return ()
+        written, free = format_size(self.needed), format_size(self.free)
+        return (f"the volume may run full: up to {written} are written, {free} are free",)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Explanation:
+    """What the import of one DataVolume would do."""
+
+    dry_run: DryRunResult
+    report: SourceReport | None = None
+    """None if no source is examined: of clones, and of a DataVolume that starts no worker."""
+    clone: CloneFacts | None = None
+    cron: CronFacts | None = None
+    """The DataImportCron that would create the DataVolume."""
+    requested: int | None = None
+    """The requested size of the disk in bytes."""
+    required: int | None = None
+    """Bytes that a PVC given as spec.pvc has to request for the image's disk."""
+    space: Space | None = None
+    refusal: CdiError | None = None
+    """The first error that the import would end with."""
+    place: tuple[tuple[str, str], ...] = ()
+    """Placement in a cluster: labels, and how and where the volume would be created."""
+    notes: tuple[str, ...] = ()
+
+    @property
+    def job(self) -> Job | None:
+        return None if self.report is None else self.report.job
+
+    @property
+    def found(self) -> Findings | None:
+        return None if self.report is None else self.report.found
+
+    @property
+    def plan(self) -> Plan | None:
+        return None if self.report is None else self.report.plan
 
 
 def document(told: Explanation) -> dict[str, Any]:
-    """Return all results."""
+    """Return all results; sizes are bytes, unknown values are null."""
     found, plan = told.found, told.plan
-    key = told.course.key
+    key = told.dry_run.key
     return {
         "kind": "DataVolume",
         "namespace": key.namespace,
         "name": key.name,
-        "operation": told.course.operation,
+        "operation": told.dry_run.operation,
         "source": None if found is None else _source(told.job, found),
         "container": None if found is None else container_document(found),
         "image": None if found is None else image_document(found),
@@ -46,7 +124,7 @@ def document(told: Explanation) -> dict[str, Any]:
         },
         "place": dict(told.place) or None,
         "space": None if told.space is None else _camel(asdict(told.space)),
-        "waits": told.course.waits or None,
+        "waits": told.dry_run.waits or None,
         "notes": [*told.notes, *(found.result.warnings if found is not None else [])],
         "refusal": refusal_document(told.refusal),
         **({} if told.cron is None else {"cron": cron_document(told.cron)}),

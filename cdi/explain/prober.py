@@ -6,21 +6,20 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Protocol, assert_never
 
-from cdi import atomic_file
 from cdi.api.datavolume import DataVolume
 from cdi.api.digest import Digest
-from cdi.api.errors import FormatUnsupported, Interrupted, NotFound
+from cdi.api.errors import FormatUnsupported, Interrupted
 from cdi.api.job import BlankSourceSpec, Job, Progress, RegistrySourceSpec
 from cdi.client.status_view import error_of
+from cdi.explain.dry_run import missing
+from cdi.explain.examine import examine
+from cdi.explain.findings import Ask, Findings
 from cdi.explain.item import Item
-from cdi.explain.source_check import Ask, Findings, examine
-from cdi.local.home import Home
-from cdi.local.lister import WATCHED, Observed, Setting
+from cdi.local.launcher import write_mounts
 from cdi.private_directory import private_directory
-from cdi.reconcile.actions import Mount, ObjectRef
+from cdi.reconcile.actions import ObjectRef
 from cdi.reconcile.context import ReconcileContext
 from cdi.reconcile.datavolume.upload_request import UploadRequest
 from cdi.reconcile.pods.job import WorkerSpec, prepare
@@ -28,7 +27,6 @@ from cdi.reconcile.pods.types import VolumeLayout
 from cdi.reconcile.source import resolve_source
 from cdi.reconcile.types import PVC, Clone, ExternalPopulator, Import, Pending, Rejected, Upload
 from cdi.source.open import open_source
-from cdi.store.base import Store
 from cdi.transfer.control import TransferControl
 
 _RETRIES = 3
@@ -49,7 +47,7 @@ class SourceVersion:
 class ReferenceReader(Protocol):
     """Reader of the objects that a DataVolume refers to; methods may be called by any thread."""
 
-    def context(self, dv: DataVolume) -> ReconcileContext:
+    def source_context(self, dv: DataVolume) -> ReconcileContext:
         """Return the context of a DataVolume without its PVC."""
         ...
 
@@ -58,26 +56,11 @@ class ReferenceReader(Protocol):
         ...
 
 
-class LocalReferenceReader:
-    """Reader of the objects in one CDI_HOME, as they were at construction."""
-
-    def __init__(self, home: Home, store: Store) -> None:
-        self._observed = Observed(home)
-        with store.watch(WATCHED) as watch:
-            self._observed.take(watch.poll(0.0))
-
-    def context(self, dv: DataVolume) -> ReconcileContext:
-        return self._observed.context(dv, None, Setting(), admitted=True)
-
-    def content(self, ref: ObjectRef) -> Mapping[str, bytes]:
-        return self._observed.content(ref)
-
-
 class Prober:
     """Client that queries sources; methods may be called by any thread."""
 
-    def __init__(self, eyes: ReferenceReader) -> None:
-        self._eyes = eyes
+    def __init__(self, reader: ReferenceReader) -> None:
+        self._reader = reader
         self._lock = threading.Lock()
         self._controls: list[TransferControl] = []
         self._cancelled = False
@@ -165,25 +148,16 @@ class Prober:
             if prepared is None:
                 yield None
                 return
-            for mount in prepared.mounts:
-                self._write(mount)
+            write_mounts(prepared.mounts, self._reader.content)
             job = prepared.work
             assert isinstance(job, Job)
             retries, stall = min(job.policy.retries, _RETRIES), min(job.policy.stall_timeout, _STALL)
             yield replace(job, policy=replace(job.policy, retries=retries, stall_timeout=stall))
 
-    def _write(self, mount: Mount) -> None:
-        place = Path(mount.directory)
-        place.mkdir(mode=0o700, parents=True, exist_ok=True)
-        for ref in mount.inputs:
-            for key, value in self._eyes.content(ref).items():
-                name = key if len(mount.inputs) == 1 else f"{ref.kind.lower()}-{ref.name}-{key}"[-200:]
-                atomic_file.write(place / name, value)
-
     def _prepared(self, item: Item, directory: str) -> WorkerSpec | None:
         dv = item.model()
         context = replace(
-            self._eyes.context(dv),
+            self._reader.source_context(dv),
             layout=VolumeLayout(
                 disk=f"{directory}/disk.img",
                 directory=f"{directory}/volume",
@@ -195,7 +169,7 @@ class Prober:
         origin = resolve_source(context)
         match origin:
             case Pending():
-                raise _missing(origin)
+                raise missing(origin.message)
             case Rejected():
                 raise error_of(origin.failure)
             case Clone() | ExternalPopulator():
@@ -208,10 +182,5 @@ class Prober:
         upload = UploadRequest(id="probe", path=str(item.path)) if item.path is not None else None
         prepared = prepare(context, claim, origin, source=None, upload=upload)
         if isinstance(prepared, Pending):
-            raise _missing(prepared)
+            raise missing(prepared.message)
         return prepared
-
-
-def _missing(wait: Pending) -> NotFound:
-    what, _, remedy = wait.message.partition(". Try: ")
-    return NotFound(what, remedy=remedy or None)

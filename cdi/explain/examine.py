@@ -6,7 +6,7 @@ An error that a transfer would raise is kept as a result, together with everythi
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -15,21 +15,17 @@ from cdi.api.errors import (
     CdiError,
     ChecksumMismatch,
     DecoderLimit,
-    DiskNotInImage,
-    FormatUnrecognised,
     FormatUnsupported,
     ImageError,
     Interrupted,
-    NestedTooDeep,
-    SourceError,
-    SourceNotAnImage,
 )
 from cdi.api.job import Job, RegistrySourceSpec
+from cdi.client.with_progress import OnProgress, run_with_progress
+from cdi.explain.findings import Ask, ContainerFacts, Findings
 from cdi.image.bounds_check import within
-from cdi.image.checks import Check, checks_of
+from cdi.image.checks import Check
 from cdi.image.formats.qcow2 import parse_header
 from cdi.image.formats.vpc import fixed_payload
-from cdi.image.info import ImageInfo
 from cdi.image.plan import end_mark, length_unknown
 from cdi.image.qcow2_map import MapTooLarge
 from cdi.image.sizes import MAX_DISK, format_size
@@ -38,7 +34,7 @@ from cdi.source.http import HttpSource
 from cdi.source.open import open_source
 from cdi.transfer.bounds_check import check_source_bounds
 from cdi.transfer.control import TransferControl
-from cdi.transfer.expected_digest import ExpectedDigest, expectation
+from cdi.transfer.expected_digest import expectation
 from cdi.transfer.hashed_stream import HashedStream
 from cdi.transfer.qcow2_ranged import load_map
 from cdi.transfer.reader import ResumingReader
@@ -68,73 +64,10 @@ other disk.
 """
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ask:
-    """Options of an examination: what may require reading more than the beginning."""
-
-    digest: bool = False
-    """Compute the sha256 of all bytes of the source."""
-    whole: bool = False
-    """Decode the whole content if only that shows the image's size."""
-    allocation: bool = False
-    """Read the image's tables: whether the file is complete, and how much of a qcow2 image is data."""
-    expected: bool = False
-    """Read checksum files and signatures next to the image."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ContainerFacts:
-    """Facts about a container image."""
-
-    digest: Digest
-    """The digest of the manifest or index that the tag names."""
-    manifest_digest: Digest
-    architecture: str | None
-    layers: int
-    labels: dict[str, str]
-
-
-@dataclass(slots=True, kw_only=True)
-class Findings:
-    """The results up to `refusal`, if there is one."""
-
-    result: OutcomeBuilder
-    """``verified_by`` and ``warnings``, as a transfer would collect them."""
-    facts: SourceFacts | None = None
-    redirected: str | None = None
-    """The URL after redirects, without possible secrets."""
-    encrypted: bool | None = None
-    """Whether the bytes come over TLS; None if no network is involved."""
-    container: ContainerFacts | None = None
-    layer: int | None = None
-    """The number of the layer with the disk; 1 is the lowest."""
-    wrappers: tuple[str, ...] = ()
-    image: ImageInfo | None = None
-    archive: bool = False
-    virtual_size: int | None = None
-    """Bytes: as the image declares, or counted if the whole content was decoded."""
-    data_bytes: int | None = None
-    """Bytes of the image that do not read as zeros."""
-    many_extents: bool = False
-    """Whether the image's map is too large to be kept in memory."""
-    expected: ExpectedDigest | None = None
-    digest: Digest | None = None
-    fetched: int = 0
-    checks: list[Check] = field(default_factory=list)
-    refusal: CdiError | None = None
-
-    def refuse(self, error: CdiError) -> None:
-        """Record the error that an import would raise; only the first one counts."""
-        if self.refusal is not None:
-            return
-        self.refusal = error
-        made = checks_of(error)
-        if made:
-            self.checks += made
-        elif isinstance(error, ImageError | SourceError):
-            self.checks.append(
-                Check(name=_subject(error, reached=self.facts is not None), passed=False, detail=error.what)
-            )
+def examine_with_progress(job: Job, ask: Ask, on_progress: OnProgress | None) -> Findings:
+    """Examine a job's source in a thread and report the progress; raise only `Interrupted`."""
+    control = TransferControl(job)
+    return run_with_progress(lambda: examine(job, control, ask), control, on_progress)
 
 
 def examine(job: Job, control: TransferControl, ask: Ask) -> Findings:
@@ -154,24 +87,6 @@ def examine(job: Job, control: TransferControl, ask: Ask) -> Findings:
         found.refuse(error)
     found.fetched = control.meter.fetched
     return found
-
-
-def _subject(error: ImageError | SourceError, *, reached: bool) -> str:
-    match error:
-        case SourceNotAnImage():
-            return "content"
-        case DiskNotInImage():
-            return "disk"
-        case FormatUnrecognised() | FormatUnsupported():
-            return "format"
-        case NestedTooDeep():
-            return "wrappers"
-        case DecoderLimit():
-            return "decoding"
-        case SourceError():
-            return "transfer" if reached else "source"
-        case _:
-            return "structure"
 
 
 # --- container images -------------------------------------------------------------------------------------------
