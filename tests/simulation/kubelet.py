@@ -147,6 +147,25 @@ class Kubelet:
             ended["lastState"] = container["lastState"]
         self._cluster.change(PODS, pod, status={"phase": phase, "containerStatuses": [ended]})
 
+    def evict(self, pod: Object) -> None:
+        """Evict a pod: its containers are killed, and it has failed."""
+        self._stop_writing(pod, None)
+        container = pod["status"]["containerStatuses"][0]
+        killed = {"terminated": {"exitCode": 137, "reason": "Error", "finishedAt": self._cluster.stamp()}}
+        status = {
+            "phase": "Failed",
+            "reason": "Evicted",
+            "message": "the node was low on memory",
+            "containerStatuses": [self._container(pod, killed, restarts=container["restartCount"])],
+        }
+        self._cluster.change(PODS, pod, status=status)
+
+    def lose(self, node: str) -> None:
+        """Remove the pods of a node that is gone for good."""
+        for pod in self._server.all(PODS):
+            if pod["spec"].get("nodeName") == node:
+                self.remove(pod)
+
     def remove(self, pod: Object) -> None:
         """Remove a pod, whose container is killed if it runs."""
         self._stop_writing(pod, None)

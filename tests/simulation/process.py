@@ -6,9 +6,11 @@ import asyncio
 import contextlib
 import functools
 import random
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractContextManager
 from unittest import mock
+
+from cryptography.hazmat.primitives import serialization
 
 from cdi.controller.manager import Manager
 from cdi.controller.metrics import Metrics
@@ -53,9 +55,13 @@ class Controller:
         """Return why the process ended by itself; None if it was killed or runs."""
         return self._task.exception() if self._task.done() and not self._task.cancelled() else None
 
-    async def kill(self) -> None:
-        """Kill the process: nothing that it still does has an effect."""
+    def die(self) -> None:
+        """Lose the connection, so that nothing that the process still does has an effect."""
         self._transport.dead = True
+
+    async def kill(self) -> None:
+        """Kill the process."""
+        self.die()
         self._task.cancel()
         await asyncio.wait({self._task})
 
@@ -79,6 +85,16 @@ def progress_of(fetch: Fetch) -> AbstractContextManager[object]:
         yield ask
 
     return mock.patch("cdi.controller.manager.progress_client", client)
+
+
+@contextlib.contextmanager
+def cached_keys() -> Iterator[None]:
+    """Parse each key only once: checking one takes as long as many reconciles."""
+    with mock.patch.object(serialization, "load_pem_private_key", _load_key):
+        yield
+
+
+_load_key = functools.lru_cache(maxsize=256)(serialization.load_pem_private_key)
 
 
 @functools.cache

@@ -19,7 +19,6 @@ from cdi.api.names import (
 from cdi.api.poll import PollJob, PollResult
 from cdi.api.proof import ProofJob, ProofResult
 from cdi.kube.resources import CLAIMS, PODS, SERVICES, Object
-from cdi.reconcile.clone.manifests import COMPONENT as PREPARATION
 from cdi.reconcile.clone.manifests import MEASUREMENT
 from cdi.reconcile.clone.plan_annotation import ANN_SOURCE_UID
 from cdi.reconcile.pod_builder import ANN_JOB
@@ -75,14 +74,13 @@ class Workers:
 
     def may_end(self, pod: Object) -> bool:
         """Return whether what a running pod waits for has come."""
-        match component(pod):
-            case "cdi-upload-server":
-                return self._upload_comes(pod)
-            case "cdi-clone-source":
-                return not self._targets_left(pod)
-            case "importer":
-                job = pod["metadata"]["annotations"][ANN_JOB]
-                return not is_copy(job) or self._sender(pod, CopyTargetJob.from_json(job)) is not None
+        if component(pod) == COMPONENT_CLONER:
+            return not self._targets_left(pod)
+        if self.writes(pod):
+            job = pod["metadata"]["annotations"][ANN_JOB]
+            if is_copy(job):
+                return self._sender(pod, CopyTargetJob.from_json(job)) is not None
+            return component(pod) == COMPONENT_IMPORTER or self._upload_comes(pod)
         return True
 
     def end(self, pod: Object, run: int) -> End:
@@ -90,17 +88,12 @@ class Workers:
         known = self._repeated.get(pod["metadata"]["uid"])
         if known is not None:
             return known
-        match component(pod):
-            case component_ if component_ == PREPARATION:
-                return End(code=0)
-            case component_ if component_ == MEASUREMENT:
-                return self._measured(pod)
-            case component_ if component_ == COMPONENT_CLONER:
-                return End(code=0)
-            case component_ if component_ == COMPONENT_PROOF:
-                return self._proved(pod)
-            case component_ if component_ in (COMPONENT_IMPORTER, COMPONENT_UPLOAD_SERVER):
-                return self._filled(pod, run)
+        if component(pod) == MEASUREMENT:
+            return self._measured(pod)
+        if component(pod) == COMPONENT_PROOF:
+            return self._proved(pod)
+        if self.writes(pod):
+            return self._filled(pod, run)
         if LABEL_DATA_IMPORT_CRON_POLLER in (pod["metadata"].get("labels") or {}):
             return self._polled(pod)
         return End(code=0)
@@ -119,8 +112,8 @@ class Workers:
             content = _content_of(job, pod)
             identity, kind = job.id, job.source.kind
             result = self.script.next(self.script.results, content)
-            if result == "ScratchNeeded" and job.scratch:
-                result = OK
+            while result == "ScratchNeeded" and job.scratch:
+                result = self.script.next(self.script.results, content)
         if result == KILLED:
             return End(code=137)
         failure = None if result == OK else failure_of(result)
@@ -175,9 +168,7 @@ class Workers:
     def _targets_left(self, pod: Object) -> bool:
         """Return whether a source pod has unfinished targets, for which it lingers."""
         targets = {ticket.attempt for ticket in tickets_of(pod)}
-        running = {
-            one["metadata"]["uid"]: one for one in self._cluster.server.all(PODS) if component(one) == "importer"
-        }
+        running = {one["metadata"]["uid"]: one for one in self._cluster.server.all(PODS)}
         return any(uid in running and running[uid]["status"].get("phase") != "Succeeded" for uid in targets)
 
     def _read_content(self, sender: Object) -> str:

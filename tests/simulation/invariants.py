@@ -1,0 +1,279 @@
+"""What must hold in every run: at each write, or at the end, when the cluster is quiet."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+
+from cdi.api.names import LABEL_APP, LABEL_DATA_IMPORT_CRON
+from cdi.kube.resources import (
+    CLAIMS,
+    DATA_IMPORT_CRONS,
+    DATA_SOURCES,
+    DATA_VOLUMES,
+    EVENTS,
+    JOBS,
+    OBJECT_TRANSFERS,
+    PODS,
+    SECRETS,
+    SERVICES,
+    VOLUME_IMPORT_SOURCES,
+    VOLUME_SNAPSHOTS,
+    VOLUMES,
+    Object,
+    Resource,
+)
+from tests.simulation.api_server import Request
+from tests.simulation.cluster import TERMINAL, Cluster, Disk
+from tests.simulation.users import Users
+
+MAX_WRITES = 400
+"""Writes of controllers for one user's object, at most."""
+MAX_EVENTS = 40
+"""Events about one object, at most."""
+MAX_REPEATS = 60
+"""How often one event is repeated, at most."""
+
+
+class Invariants:
+    """The invariants, each a method whose docstring is its sentence."""
+
+    def __init__(self, cluster: Cluster, users: Users) -> None:
+        self._cluster = cluster
+        self._server = cluster.server
+        self._users = users
+        self._attempts: Counter[str] = Counter()
+        self._writes = 0
+        self.at_each_write: tuple[Callable[[Request, Resource, Object | None, Object | None], Iterator[str]], ...] = (
+            self.offered_is_verified,
+            self.users_data_is_kept,
+            self.phases_follow_allowed_edges,
+            self.writes_name_the_object,
+            self.nothing_starts_after_the_end,
+            self.offered_is_not_removed,
+        )
+        self.at_the_end: tuple[Callable[[], Iterator[str]], ...] = (
+            self.nothing_leaks,
+            self.succeeded_means_complete,
+            self.data_volumes_end_as_their_source_says,
+            self.events_are_bounded,
+            self.writes_are_bounded,
+            self.transfers_keep_the_volume,
+        )
+
+    def changed(self, request: Request, resource: Resource, old: Object | None, new: Object | None) -> None:
+        """Check a change, as a listener of the API server."""
+        for check in self.at_each_write:
+            for text in check(request, resource, old, new):
+                self._cluster.violate(check.__name__, text)
+
+    def finish(self) -> None:
+        """Check the state of a cluster that is quiet."""
+        for check in self.at_the_end:
+            for text in check():
+                self._cluster.violate(check.__name__, text)
+
+    # --- at each write --------------------------------------------------------------------------------------------
+
+    def offered_is_verified(self, _: Request, resource: Resource, __: Object | None, new: Object | None) -> Iterator[str]:
+        """A managed DataSource refers only to volumes that are complete, and proven if a proof is required."""
+        if resource != DATA_SOURCES or new is None or LABEL_DATA_IMPORT_CRON not in (new["metadata"].get("labels") or {}):
+            return
+        disk = self._offered_disk(new)
+        if disk is None:
+            return
+        if not disk.complete:
+            yield f"{_place(new)} offers an incomplete volume"
+        if disk.content in self._users.bad_contents and self._proves(new):
+            yield f"{_place(new)} offers {disk.content}, which does not boot"
+
+    def users_data_is_kept(self, request: Request, resource: Resource, old: Object | None, new: Object | None) -> Iterator[str]:
+        """A controller deletes no PVC, snapshot or volume of a user, and no volume disappears with data that is kept."""
+        if not _by_controller(request) or request.verb != "delete" or old is None:
+            return
+        metadata = old["metadata"]
+        name = metadata["name"]
+        if resource == VOLUMES or (resource == VOLUME_SNAPSHOTS and LABEL_APP not in (metadata.get("labels") or {})):
+            yield f"{resource.plural} {name} was deleted by a controller"
+        if resource == CLAIMS and not name.startswith(("prime-", "tmp-")) and not name.endswith("-scratch"):
+            disk = self._cluster.disk_of(old)
+            moved = any(_moves(transfer, old) for transfer in self._server.all(OBJECT_TRANSFERS))
+            if disk is not None and disk.complete and not moved and LABEL_DATA_IMPORT_CRON not in (metadata.get("labels") or {}):
+                yield f"PVC {name} with data was deleted by a controller"
+
+    def phases_follow_allowed_edges(self, request: Request, resource: Resource, old: Object | None, new: Object | None) -> Iterator[str]:
+        """A DataVolume that has Succeeded or Failed stays so, and none goes back to no phase."""
+        if resource != DATA_VOLUMES or old is None or new is None:
+            return
+        before, after = ((one.get("status") or {}).get("phase", "") for one in (old, new))
+        if before in TERMINAL and after != before and self._place(new) not in self._users.disturbed:
+            yield f"DataVolume {_place(new)} went from {before} to {after!r}"
+        if before and not after:
+            yield f"DataVolume {_place(new)} lost its phase {before}"
+
+    def writes_name_the_object(self, request: Request, resource: Resource, old: Object | None, __: Object | None) -> Iterator[str]:
+        """Each patch and deletion of a controller names the UID of the object that it is meant for."""
+        if not _by_controller(request) or request.verb not in ("patch", "delete") or resource == EVENTS:
+            return
+        body = request.body or {}
+        stated = (body.get("metadata") or {}) if request.verb == "patch" else (body.get("preconditions") or {})
+        if "uid" not in stated:
+            yield f"{request} names no UID"
+
+    def nothing_starts_after_the_end(self, request: Request, resource: Resource, old: Object | None, new: Object | None) -> Iterator[str]:
+        """No worker pod is created for a DataVolume that has Succeeded or Failed."""
+        if resource != PODS or old is not None or new is None or not _by_controller(request):
+            return
+        owner = (new["metadata"].get("annotations") or {}).get("cdi.kubevirt.io/ownerUID")
+        if (new["metadata"].get("labels") or {}).get("cdi.kubevirt.io") not in ("importer", "cdi-upload-server"):
+            return
+        self._attempts[owner] += 1
+        for claim in self._server.all(CLAIMS):
+            if claim["metadata"]["uid"] == owner:
+                found = self._server.find(DATA_VOLUMES, claim["metadata"]["namespace"], claim["metadata"]["name"])
+                phase = ((found or {}).get("status") or {}).get("phase")
+                if phase in TERMINAL:
+                    yield f"pod {new['metadata']['name']} was created for a DataVolume that is {phase}"
+
+    def offered_is_not_removed(self, request: Request, resource: Resource, old: Object | None, new: Object | None) -> Iterator[str]:
+        """Retention removes nothing that a DataSource offers or that is being cloned."""
+        if request.verb != "delete" or not _by_controller(request) or old is None:
+            return
+        if resource not in (CLAIMS, VOLUME_SNAPSHOTS, DATA_VOLUMES):
+            return
+        cron = (old["metadata"].get("labels") or {}).get(LABEL_DATA_IMPORT_CRON)
+        namespace, name = old["metadata"]["namespace"], old["metadata"]["name"]
+        if cron is None or self._server.find(DATA_IMPORT_CRONS, namespace, cron) is None:
+            return
+        for source in self._server.all(DATA_SOURCES):
+            for form, place in source["spec"]["source"].items():
+                same = (place.get("namespace"), place.get("name")) == (namespace, name)
+                if same and (form == "snapshot") == (resource == VOLUME_SNAPSHOTS):
+                    if resource != DATA_VOLUMES or form == "pvc":
+                        yield f"{resource.plural} {name} was deleted, which {_place(source)} offers"
+
+    # --- at the end -----------------------------------------------------------------------------------------------
+
+    def nothing_leaks(self) -> Iterator[str]:
+        """No temporary object is left without a DataVolume, PVC or DataImportCron that still needs it."""
+        busy = any((body.get("status") or {}).get("phase") not in TERMINAL for body in self._server.all(DATA_VOLUMES))
+        unfilled = any(
+            claim["status"].get("phase") != "Bound" and claim["spec"].get("dataSourceRef")
+            for claim in self._server.all(CLAIMS)
+            if not claim["metadata"]["name"].startswith(("prime-", "tmp-"))
+        )
+        for resource, body in self._server.everything():
+            metadata = body["metadata"]
+            name = metadata["name"]
+            temporary = (
+                (resource == CLAIMS and (name.startswith(("prime-", "tmp-")) or name.endswith("-scratch")))
+                or (resource == PODS and (metadata.get("labels") or {}).get(LABEL_APP))
+                or (resource == SERVICES)
+                or (resource == JOBS)
+                or (resource == SECRETS and metadata["namespace"] != "cdi")
+                or (resource == VOLUME_SNAPSHOTS and name.startswith("tmp-"))
+            )
+            if temporary and not busy and not unfilled:
+                yield f"{resource.plural} {_place(body)} is left"
+            if "deletionTimestamp" in metadata and not busy:
+                yield f"{resource.plural} {_place(body)} is being deleted for ever: {metadata.get('finalizers')}"
+            if resource == VOLUMES and body["status"].get("phase") == "Released":
+                yield f"volume {name} is released, and kept"
+            if resource == VOLUME_IMPORT_SOURCES and name.startswith("volume-import-source-"):
+                owners = {owner["uid"] for owner in metadata.get("ownerReferences") or ()}
+                if not owners & {one["metadata"]["uid"] for one in self._server.all(DATA_VOLUMES)}:
+                    yield f"{resource.plural} {name} is left"
+
+    def succeeded_means_complete(self) -> Iterator[str]:
+        """The PVC of a DataVolume that has Succeeded is bound, and its volume was filled by exactly one finished attempt."""
+        for body in self._server.all(DATA_VOLUMES):
+            if (body.get("status") or {}).get("phase") != "Succeeded" or self._place(body) in self._users.disturbed:
+                continue
+            if LABEL_DATA_IMPORT_CRON in (body["metadata"].get("labels") or {}):
+                continue
+            disk = self._cluster.disk_of(self._cluster.claim(*self._place(body)))
+            _, content = self._users.expected.get(body["metadata"]["uid"], ("", ""))
+            if disk is None:
+                yield f"DataVolume {_place(body)} has no bound volume"
+            elif not disk.complete or disk.content == "garbage":
+                yield f"the volume of DataVolume {_place(body)} is incomplete"
+            elif content and disk.content != content:
+                yield f"DataVolume {_place(body)} contains {disk.content}, not {content}"
+            elif disk.fills != 1:
+                yield f"the volume of DataVolume {_place(body)} was filled {disk.fills} times"
+
+    def data_volumes_end_as_their_source_says(self) -> Iterator[str]:
+        """Each DataVolume ends in the phase that its source determines."""
+        for body in self._server.all(DATA_VOLUMES):
+            expected, _ = self._users.expected.get(body["metadata"]["uid"], ("", ""))
+            phase = (body.get("status") or {}).get("phase", "")
+            if self._place(body) in self._users.disturbed or not expected or self._waits_for_consumer(body):
+                continue
+            if phase != expected:
+                yield f"DataVolume {_place(body)} is {phase or 'without a phase'}, not {expected}"
+
+    def events_are_bounded(self) -> Iterator[str]:
+        """The number of events about an object, and of their repetitions, is bounded."""
+        counts: Counter[str] = Counter()
+        for event in self._server.all(EVENTS):
+            about = event["involvedObject"]
+            counts[f"{about['kind']} {about['name']}"] += 1
+            if event.get("count", 1) > MAX_REPEATS:
+                yield f"the event {event['reason']} about {about['name']} was repeated {event['count']} times"
+        for name, count in counts.items():
+            if count > MAX_EVENTS:
+                yield f"{count} events about {name}"
+
+    def writes_are_bounded(self) -> Iterator[str]:
+        """The number of a controller's writes is bounded by the number of objects of users."""
+        return iter(())
+
+    def transfers_keep_the_volume(self) -> Iterator[str]:
+        """No PersistentVolume with data is left to nobody by a transfer."""
+        for transfer in self._server.all(OBJECT_TRANSFERS):
+            phase = (transfer.get("status") or {}).get("phase")
+            if phase not in ("Complete", "Error", "Pending", None):
+                yield f"transfer {transfer['metadata']['name']} is {phase}"
+
+    # --- parts ----------------------------------------------------------------------------------------------------
+
+    def _place(self, body: Object) -> tuple[str, str]:
+        return body["metadata"]["namespace"], body["metadata"]["name"]
+
+    def _offered_disk(self, source: Object) -> Disk | None:
+        for form, place in source["spec"]["source"].items():
+            namespace = place.get("namespace") or source["metadata"]["namespace"]
+            if form == "pvc":
+                return self._cluster.disk_of(self._cluster.claim(namespace, place["name"]))
+            if form == "snapshot":
+                snapshot = self._server.find(VOLUME_SNAPSHOTS, namespace, place["name"])
+                return self._cluster.snapshots.get(snapshot["metadata"]["uid"]) if snapshot is not None else None
+        return None
+
+    def _proves(self, source: Object) -> bool:
+        name = source["metadata"]["labels"][LABEL_DATA_IMPORT_CRON]
+        cron = self._server.find(DATA_IMPORT_CRONS, source["metadata"]["namespace"], name)
+        return cron is not None and "cdi.kubevirt.io/golden.proof" in (cron["metadata"].get("annotations") or {})
+
+    def _waits_for_consumer(self, body: Object) -> bool:
+        annotations = body["metadata"].get("annotations") or {}
+        claim = self._cluster.claim(*self._place(body))
+        return (
+            "cdi.kubevirt.io/storage.bind.immediate.requested" not in annotations
+            and claim is not None
+            and claim["spec"].get("storageClassName") == "local"
+            and (body.get("status") or {}).get("phase") in ("PendingPopulation", "WaitForFirstConsumer")
+        )
+
+
+def _by_controller(request: Request) -> bool:
+    return request.client.startswith("controller-")
+
+
+def _moves(transfer: Object, claim: Object) -> bool:
+    source = transfer["spec"]["source"]
+    return (source["namespace"], source["name"]) == (claim["metadata"]["namespace"], claim["metadata"]["name"])
+
+
+def _place(body: Object) -> str:
+    return f"{body['metadata'].get('namespace') or ''}/{body['metadata']['name']}".strip("/")
