@@ -192,25 +192,46 @@ class Invariants:
             if LABEL_DATA_IMPORT_CRON in (body["metadata"].get("labels") or {}):
                 continue
             disk = self._cluster.disk_of(self._cluster.claim(*self._place(body)))
-            _, content = self._users.expected.get(body["metadata"]["uid"], ("", ""))
             if disk is None:
                 yield f"DataVolume {_place(body)} has no bound volume"
             elif not disk.complete or disk.content == "garbage":
                 yield f"the volume of DataVolume {_place(body)} is incomplete"
-            elif content and disk.content != content:
-                yield f"DataVolume {_place(body)} contains {disk.content}, not {content}"
             elif disk.fills != 1:
                 yield f"the volume of DataVolume {_place(body)} was filled {disk.fills} times"
 
     def data_volumes_end_as_their_source_says(self) -> Iterator[str]:
-        """Each DataVolume ends in the phase that its source determines."""
+        """Each DataVolume ends in the phase that its source determines, and a clone has the content of its source."""
         for body in self._server.all(DATA_VOLUMES):
-            expected, _ = self._users.expected.get(body["metadata"]["uid"], ("", ""))
+            place, uid = self._place(body), body["metadata"]["uid"]
             phase = (body.get("status") or {}).get("phase", "")
-            if self._place(body) in self._users.disturbed or not expected or self._waits_for_consumer(body):
+            if place in self._users.disturbed or self._waits_for_consumer(body):
+                continue
+            expected, content = self._users.expected.get(uid, ("", ""))
+            if uid in self._users.clones:
+                source = self._source_disk(*self._users.clones[uid])
+                expected, content = ("Succeeded", source.content) if source is not None else ("", "")
+            if not expected:
                 continue
             if phase != expected:
                 yield f"DataVolume {_place(body)} is {phase or 'without a phase'}, not {expected}"
+            disk = self._cluster.disk_of(self._cluster.claim(*place))
+            if phase == "Succeeded" and disk is not None and disk.content != content:
+                yield f"DataVolume {_place(body)} contains {disk.content!r}, not {content!r}"
+
+    def _source_disk(self, kind: str, of: tuple[str, str]) -> Disk | None:
+        """Return the content of the source of a clone; None if users interfered with it or it is not complete."""
+        disk: Disk | None = None
+        if kind == "snapshot":
+            found = self._server.find(VOLUME_SNAPSHOTS, *of)
+            disk = self._cluster.snapshots.get(found["metadata"]["uid"]) if found is not None else None
+        elif kind == "pvc" and of not in self._users.disturbed:
+            disk = self._cluster.disk_of(self._cluster.claim(*of))
+        elif kind == "sourceRef" and (source := self._server.find(DATA_SOURCES, *of)) is not None:
+            if LABEL_DATA_IMPORT_CRON in (source["metadata"].get("labels") or {}):
+                return None  # it may have offered another version when the clone began
+            places = {(one.get("namespace"), one.get("name")) for one in source["spec"]["source"].values()}
+            disk = None if places & self._users.disturbed else self._offered_disk(source)
+        return disk if disk is not None and disk.complete else None
 
     def events_are_bounded(self) -> Iterator[str]:
         """The number of events about an object, and of their repetitions, is bounded."""

@@ -217,7 +217,7 @@ class Simulation:
             return
         pod = pods[fault.number % len(pods)]
         if fault.kind == "kill pod":
-            self.kubelet.finish(pod, End(code=137, reason="OOMKilled" if fault.number % 2 else ""))
+            self.kubelet.finish(pod, End(code=137))
         elif fault.kind == "evict pod":
             self.kubelet.evict(pod)
         else:

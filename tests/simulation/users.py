@@ -36,7 +36,7 @@ from tests.simulation.workers import KILLED, OK, Script, digest
 API = "cdi.kubevirt.io/v1beta1"
 SIZE = {"resources": {"requests": {"storage": "1Gi"}}}
 TRANSIENT = ("SourceUnreachable", KILLED, "SourceForbidden", "ScratchNeeded")
-FATAL = ("ChecksumMismatch", "ImageInvalid")
+FATAL = ("ChecksumMismatch", "FormatUnsupported")
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +69,8 @@ class Users:
         """Places that users interfered with, so that no end is certain."""
         self.bad_contents: set[str] = set()
         """Contents that do not boot."""
-        self.cancelled: set[tuple[str, str]] = set()
+        self.clones: dict[str, tuple[str, tuple[str, str]]] = {}
+        """Kind and place of the sources of clones, by UID of the DataVolume."""
 
     # --- what happens by itself -----------------------------------------------------------------------------------
 
@@ -120,10 +121,12 @@ class Users:
         made = self._server.perform("create", DATA_VOLUMES, body, client="user")
         ends = [one for one in results if one in FATAL]
         if content:
-            self._script.results[content] = list(results)
+            if source in ("http", "registry"):
+                self._script.results[content] = list(results)
             self.expected[made["metadata"]["uid"]] = ("Failed" if ends else "Succeeded", content)
         else:
             self.expected[made["metadata"]["uid"]] = ("", "")
+            self.clones[made["metadata"]["uid"]] = (source, of)
 
     def delete_data_volume(self, namespace: str, name: str) -> None:
         self.disturbed.add((namespace, name))
@@ -308,7 +311,7 @@ def _volumes(chance: random.Random, until: float) -> Iterator[Operation]:
         at = _moment(chance, until / 2)
         source = chance.choice(("http", "http", "registry", "blank", "upload"))
         immediate = chance.random() < 0.7
-        options = {"source": source, "results": _results(chance) if source != "upload" else (), "storage_class": _class(chance), "immediate": immediate}
+        options = {"source": source, "results": _results(chance) if source in ("http", "registry") else (), "storage_class": _class(chance), "immediate": immediate}
         yield Operation(at, "data_volume", place, options)
         if not immediate:
             yield Operation(_moment(chance, until, at), "consume", place)
@@ -344,7 +347,9 @@ def _clones(chance: random.Random, until: float) -> Iterator[Operation]:
         of = (source[0], f"ds{base}")
         yield Operation(_moment(chance, until / 4), "data_source", of, {"source": "pvc", "of": source})
     for number in range(chance.choice((1, 1, 2, 3))):
-        place = (chance.choice(("default", "default", "other")), f"c{base + number}")
+        # Admission would put a token for what the DataSource refers to on a clone from another namespace.
+        namespace = source[0] if kind == "sourceRef" else chance.choice(("default", "default", "other"))
+        place = (namespace, f"c{base + number}")
         at = _moment(chance, until * 0.7)
         options = {"source": kind, "of": of, "storage_class": chance.choice(("", "", "ceph", "local"))}
         yield Operation(at, "data_volume", place, options)
@@ -373,7 +378,7 @@ def _golden(chance: random.Random, until: float) -> Iterator[Operation]:
     for number in range(1, chance.choice((2, 3, 4))):
         proofs: tuple[str, ...] = ()
         if proof:
-            proofs = chance.choice(((), (KILLED,), ("panic", "panic", "panic", "panic")))
+            proofs = chance.choice(((), (KILLED,), ("panic",) * 50))
         yield Operation(at, "version", place, {"number": number, "results": _results(chance), "proofs": proofs})
         at = round(at + chance.uniform(5.0, until / 2), 2)
         if chance.random() < 0.3:

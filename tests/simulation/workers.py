@@ -201,7 +201,9 @@ def tickets_of(pod: Object) -> list[Ticket]:
 
 def failure_of(code: str) -> Failure:
     """Return a failure with the retry rule of its error."""
-    return Failure.from_error(by_code(code)("it failed"))
+    error = by_code(code)
+    assert error.__name__ == code, f"there is no error {code}"
+    return Failure.from_error(error("it failed"))
 
 
 def digest(content: str) -> str:

@@ -1,0 +1,144 @@
+"""Defects of the controller, planted to show that the simulation finds them."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+from unittest import mock
+
+from cdi.api.proof import ProofResult
+from cdi.controller import applier, informers, workqueue
+from cdi.kube import reflector
+from cdi.kube.client import Client
+from cdi.kube.resources import CLAIMS, DATA_VOLUMES, PODS, SERVICES, VOLUMES
+from cdi.reconcile.attempts import AttemptHistory
+
+PlanApplier, InformerSet, WorkQueue, Reflector = (
+    applier.PlanApplier, informers.InformerSet, workqueue.WorkQueue, reflector.Reflector
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Defect:
+    """A defect."""
+
+    sentence: str
+    owner: type
+    name: str
+    """The function of `owner` that is replaced."""
+    wrong: Callable[..., Any]
+    """Called with the right function and its arguments."""
+    method: type = staticmethod
+
+    @contextlib.contextmanager
+    def planted(self) -> Iterator[None]:
+        """Put the defect in place."""
+        right = getattr(self.owner, self.name)
+        wrong = self.wrong
+
+        def replaced(*args: Any, **options: Any) -> Any:
+            return wrong(right, *args, **options)
+
+        new: Any = staticmethod(replaced) if self.method is classmethod else replaced
+        with mock.patch.object(self.owner, self.name, new):
+            yield
+
+
+def _event_dropped(right: Callable[..., None], self: Any, change: Any) -> None:
+    ended = self._resource == PODS and (change.object.get("status") or {}).get("phase") == "Succeeded"
+    if not ended or change.type == "DELETED":
+        right(self, change)
+
+
+async def _stale_read_believed(_: Any, self: Any, action: Any) -> None:
+    await self._create(dict(action.pod))
+
+
+def _write_forgotten(*_: Any) -> None:
+    pass
+
+
+async def _precondition_left_out(right: Any, self: Any, resource: Any, namespace: Any, name: str, body: Any, **options: Any) -> Any:
+    if isinstance(body, dict) and "metadata" in body and resource in (CLAIMS, VOLUMES):
+        kept = {key: value for key, value in body["metadata"].items() if key not in ("uid", "resourceVersion")}
+        body = {**body, "metadata": kept}
+    return await right(self, resource, namespace, name, body, **options)
+
+
+async def _finalizer_kept(right: Any, self: Any, action: Any) -> None:
+    if action.present:
+        await right(self, action)
+
+
+def _retry_not_counted(right: Any, self: Any, worker: Any) -> Any:
+    result = right(self, worker)
+    return self if result.failure is not None else result
+
+
+async def _source_deleted(right: Any, self: Any, resource: Any, namespace: str, name: str, uid: str) -> None:
+    if resource == PODS and name.endswith("-source-pod"):
+        with contextlib.suppress(Exception):
+            pod = await self._client.get(PODS, namespace, name)
+            claim = pod["spec"]["volumes"][0]["persistentVolumeClaim"]["claimName"]
+            await self._client.delete(CLAIMS, namespace, claim, uid=pod["metadata"]["annotations"]["cdi.kubevirt.io/storage.clone.sourceUID"])
+    await right(self, resource, namespace, name, uid)
+
+
+async def _cleanup_forgotten(right: Any, self: Any, resource: Any, namespace: str, name: str, uid: str) -> None:
+    if resource != SERVICES and not name.startswith("prime-"):
+        await right(self, resource, namespace, name, uid)
+
+
+def _offered_unverified(right: Any, text: Any) -> ProofResult:
+    return replace(right(text), booted=True)
+
+
+def _requeue_forgotten(right: Any, self: Any, key: Any, delay: float = 0.0) -> None:
+    if delay < 1.0:
+        right(self, key, delay)
+
+
+async def _written_after_end(right: Any, self: Any, involved_object: Any, status: Any, annotations: Any = None) -> None:
+    await right(self, involved_object, status, annotations)
+    if involved_object["kind"] == DATA_VOLUMES.kind and status is not None and status.get("phase") == "Succeeded":
+        metadata = involved_object["metadata"]
+        body = {"metadata": {"uid": metadata["uid"]}, "status": {"phase": "ImportInProgress"}}
+        await self._client.patch(DATA_VOLUMES, metadata["namespace"], metadata["name"], body, subresource="status")
+
+
+def _deletions_overlooked(right: Any, self: Any, items: Any, version: float) -> None:
+    with mock.patch.object(Reflector, "_remove", lambda *_: None):
+        right(self, items, version)
+
+
+async def _watch_never_expires(right: Any, self: Any, *args: Any, **options: Any) -> AsyncIterator[Any]:
+    async with contextlib.aclosing(right(self, *args, **options)) as events:
+        async for event in events:
+            if event["type"] != "ERROR":
+                yield event
+
+
+PLANTED: dict[str, Defect] = {
+    "event-dropped": Defect("The end of a pod is not passed on.", Reflector, "_dispatch", _event_dropped),
+    "stale-read": Defect(
+        "A worker is started without comparing the PVC with the API server's.", PlanApplier, "_start", _stale_read_believed
+    ),
+    "write-forgotten": Defect(
+        "The cache is not told of the controller's own writes.", InformerSet, "record_write", _write_forgotten
+    ),
+    "precondition": Defect("Patches name no UID and no version.", Client, "patch", _precondition_left_out),
+    "finalizer": Defect("Finalizers are not removed.", PlanApplier, "_set_finalizer", _finalizer_kept),
+    "retry-not-counted": Defect("A failed attempt is not recorded.", AttemptHistory, "with_result", _retry_not_counted),
+    "source-deleted": Defect("The source of a clone is deleted with its pod.", PlanApplier, "_delete", _source_deleted),
+    "cleanup": Defect("Temporary PVCs and Services are not deleted.", PlanApplier, "_delete", _cleanup_forgotten),
+    "offered-unverified": Defect(
+        "A failed boot proof counts as a success.", ProofResult, "from_json", _offered_unverified, classmethod
+    ),
+    "requeue": Defect("What is due later is forgotten.", WorkQueue, "add", _requeue_forgotten),
+    "status-after-end": Defect("The status is written after the end.", PlanApplier, "write_status", _written_after_end),
+    "relist": Defect("A list does not remove what was deleted.", Reflector, "_replace", _deletions_overlooked),
+    "expired-watch": Defect("A watch that has expired is continued.", Client, "watch", _watch_never_expires),
+}
+"""All of them, by name."""
