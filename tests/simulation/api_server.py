@@ -118,7 +118,9 @@ class ApiServer:
         self.logs: dict[Resource, list[Change]] = {}
         self._compacted: dict[Resource, int] = {}
         self.version = 100
-        self._uids = 0
+        self._serial = 0
+        self.uids: set[str] = set()
+        """UIDs of all objects."""
         self._names = 0
         self.listeners: list[Listener] = []
         """Called after each change with the request, and the old and the new object."""
@@ -236,8 +238,8 @@ class ApiServer:
             metadata["name"] = f"{metadata['generateName']}{self._names:05d}"
         if self.find(resource, request.namespace, metadata["name"]) is not None:
             raise Refusal(409, "AlreadyExists", f'{resource} "{metadata["name"]}" already exists')
-        self._uids += 1
-        metadata["uid"] = f"00000000-0000-4000-8000-{self._uids:012d}"
+        self._serial += 1
+        metadata["uid"] = f"00000000-0000-4000-8000-{self._serial:012d}"
         metadata["creationTimestamp"] = self._now()
         metadata["generation"] = 1
         for name in ("resourceVersion", "deletionTimestamp"):
@@ -362,6 +364,7 @@ class ApiServer:
         self.version += 1
         new = Stored({**body, "metadata": {**metadata, "resourceVersion": str(self.version)}})
         self._objects.setdefault(request.resource, {})[metadata.get("namespace") or "", metadata["name"]] = new
+        self.uids.add(metadata["uid"])
         self._log(request, Change(version=self.version, old=old, new=new, last=new))
         return new
 
@@ -372,6 +375,7 @@ class ApiServer:
         last = body or old.body
         gone = Stored({**last, "metadata": {**last["metadata"], "resourceVersion": str(self.version)}})
         del self._objects[request.resource][metadata.get("namespace") or "", metadata["name"]]
+        self.uids.discard(metadata["uid"])
         self._log(request, Change(version=self.version, old=old, new=None, last=gone))
         return gone
 

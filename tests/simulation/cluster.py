@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -142,4 +143,10 @@ def written_claims(pod: Object) -> list[str]:
 
 def size_of(claim: Object) -> int:
     """Return the bytes that a PVC requests."""
-    return Quantity.parse(claim["spec"]["resources"]["requests"]["storage"]).bytes
+    return bytes_of(claim["spec"]["resources"]["requests"]["storage"])
+
+
+@functools.cache
+def bytes_of(text: str) -> int:
+    """Return the bytes of a quantity."""
+    return Quantity.parse(text).bytes

@@ -262,20 +262,25 @@ class GarbageCollector:
     """Deletes objects whose owners are all gone."""
 
     def __init__(self, cluster: Cluster) -> None:
+        self._clean_at = 0
+        """Version of the API server at which there was no garbage."""
         self._cluster = cluster
         self._server = cluster.server
 
     def steps(self) -> Iterator[Step]:
-        known: set[str] | None = None
+        # An object can become an orphan only when something is deleted, or when it is created.
+        if self._clean_at == self._server.version:
+            return
+        clean = True
+        known = self._server.uids
         for resource, body in self._server.everything():
             metadata = body["metadata"]
             owners = metadata.get("ownerReferences")
-            if not owners or "deletionTimestamp" in metadata:
-                continue
-            if known is None:
-                known = {one["metadata"]["uid"] for _, one in self._server.everything()}
-            if all(owner["uid"] not in known for owner in owners):
+            if owners and "deletionTimestamp" not in metadata and all(owner["uid"] not in known for owner in owners):
+                clean = False
                 yield Step("collect garbage", partial(self._delete, resource, body))
+        if clean:
+            self._clean_at = self._server.version
 
     def _delete(self, resource: Resource, body: Object) -> None:
         metadata = body["metadata"]

@@ -13,7 +13,7 @@ from cdi.controller import applier, informers, workqueue
 from cdi.kube import reflector
 from cdi.kube.client import Client
 from cdi.kube.resources import CLAIMS, DATA_VOLUMES, PODS, SERVICES, VOLUMES
-from cdi.reconcile.attempts import AttemptHistory
+from cdi.reconcile.datavolume.attempts import AttemptHistory
 
 PlanApplier, InformerSet, WorkQueue, Reflector = (
     applier.PlanApplier, informers.InformerSet, workqueue.WorkQueue, reflector.Reflector

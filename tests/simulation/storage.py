@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from functools import partial
 
 from cdi.api.names import GROUP
-from cdi.api.quantity import Quantity
 from cdi.kube.resources import (
     CLAIMS,
     STORAGE_CLASSES,
@@ -16,7 +15,7 @@ from cdi.kube.resources import (
     Object,
 )
 from tests.simulation.api_server import PROTECTION
-from tests.simulation.cluster import Cluster, Disk, Step, size_of
+from tests.simulation.cluster import Cluster, Disk, Step, bytes_of, size_of
 
 SELECTED_NODE = "volume.kubernetes.io/selected-node"
 
@@ -54,7 +53,7 @@ class Storage:
             volume = self._server.find(VOLUMES, "", spec.get("volumeName") or "")
             if volume is None or (volume["spec"].get("claimRef") or {}).get("uid") != metadata["uid"]:
                 yield Step("PVC is lost", partial(self._cluster.change, CLAIMS, claim, status={"phase": "Lost"}))
-            elif size_of(claim) > Quantity.parse(volume["spec"]["capacity"]["storage"]).bytes:
+            elif size_of(claim) > bytes_of(volume["spec"]["capacity"]["storage"]):
                 yield Step("expand PVC", partial(self._expand, claim, volume))
         if phase != "Pending" or "deletionTimestamp" in metadata:
             return

@@ -21,7 +21,7 @@ from cdi.api.proof import ProofJob, ProofResult
 from cdi.kube.resources import CLAIMS, PODS, SERVICES, Object
 from cdi.reconcile.clone.manifests import MEASUREMENT
 from cdi.reconcile.clone.plan_annotation import ANN_SOURCE_UID
-from cdi.reconcile.pod_builder import ANN_JOB
+from cdi.reconcile.pods.builder import ANN_JOB
 from cdi.worker.termination import termination_message
 from tests.simulation.cluster import Cluster, claims_of
 
