@@ -285,7 +285,7 @@ def is_users(pod: Object) -> bool:
 
 def generate(chance: random.Random, until: float) -> list[Operation]:
     """Return operations at random times: of one scenario, or of several at once."""
-    scenarios = chance.choice(((_volumes,), (_clones,), (_golden,), (_clones, _volumes), (_moves,), (_volumes, _volumes)))
+    scenarios = chance.choice(((_volumes,), (_clones,), (_golden,), (_golden,), (_clones, _volumes), (_moves,)))
     return sorted(
         (operation for scenario in scenarios for operation in scenario(chance, until)), key=lambda one: one.at
     )
@@ -366,7 +366,7 @@ def _clones(chance: random.Random, until: float) -> Iterator[Operation]:
 
 def _golden(chance: random.Random, until: float) -> Iterator[Operation]:
     place = ("golden", f"fedora{chance.randrange(10)}")
-    proof = chance.random() < 0.4
+    proof = chance.random() < 0.5
     options = {
         "keep": chance.choice((1, 2)), "proof": proof, "retention": chance.choice(("All", "None")),
         "schedule": chance.choice(("", "0 * * * *")),
