@@ -13,6 +13,7 @@ from cdi.controller import applier, informers, workqueue
 from cdi.kube import reflector
 from cdi.kube.client import Client
 from cdi.kube.resources import CLAIMS, DATA_VOLUMES, PODS, SERVICES, VOLUMES
+from cdi.reconcile.dataimportcron import proof
 from cdi.reconcile.datavolume.attempts import AttemptHistory
 
 PlanApplier, InformerSet, WorkQueue, Reflector = (
@@ -25,12 +26,11 @@ class Defect:
     """A defect."""
 
     sentence: str
-    owner: type
+    owner: Any
     name: str
-    """The function of `owner` that is replaced."""
+    """The function of `owner`, a class or module, that is replaced."""
     wrong: Callable[..., Any]
     """Called with the right function and its arguments."""
-    method: type = staticmethod
 
     @contextlib.contextmanager
     def planted(self) -> Iterator[None]:
@@ -41,8 +41,7 @@ class Defect:
         def replaced(*args: Any, **options: Any) -> Any:
             return wrong(right, *args, **options)
 
-        new: Any = staticmethod(replaced) if self.method is classmethod else replaced
-        with mock.patch.object(self.owner, self.name, new):
+        with mock.patch.object(self.owner, self.name, replaced):
             yield
 
 
@@ -91,8 +90,9 @@ async def _cleanup_forgotten(right: Any, self: Any, resource: Any, namespace: st
         await right(self, resource, namespace, name, uid)
 
 
-def _offered_unverified(right: Any, text: Any) -> ProofResult:
-    return replace(right(text), booted=True)
+def _offered_unverified(right: Any, ended: Any, claim: Any) -> Any:
+    result = right(ended, claim)
+    return replace(result, booted=True) if isinstance(result, ProofResult) else result
 
 
 def _requeue_forgotten(right: Any, self: Any, key: Any, delay: float = 0.0) -> None:
@@ -134,7 +134,7 @@ PLANTED: dict[str, Defect] = {
     "source-deleted": Defect("The source of a clone is deleted with its pod.", PlanApplier, "_delete", _source_deleted),
     "cleanup": Defect("Temporary PVCs and Services are not deleted.", PlanApplier, "_delete", _cleanup_forgotten),
     "offered-unverified": Defect(
-        "A failed boot proof counts as a success.", ProofResult, "from_json", _offered_unverified, classmethod
+        "A failed boot proof counts as a success.", proof, "_parse_result", _offered_unverified
     ),
     "requeue": Defect("What is due later is forgotten.", WorkQueue, "add", _requeue_forgotten),
     "status-after-end": Defect("The status is written after the end.", PlanApplier, "write_status", _written_after_end),

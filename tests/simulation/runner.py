@@ -12,9 +12,9 @@ from tests.simulation.planted import PLANTED
 from tests.simulation.process import installation
 from tests.simulation.simulation import Plan, Simulation
 
-MAX_SHRINKS = 120
+MAX_SHRINKS = 60
 """Runs that shrinking one failure takes at most."""
-_TRACE = 200
+_TRACE = 80
 """Lines of a trace that are printed."""
 
 

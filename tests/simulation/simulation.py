@@ -41,7 +41,7 @@ QUIET = 100.0
 """Seconds without a write after which the cluster counts as quiet: longer than any backoff of the work queue."""
 LONG_QUIET = 400.0
 """The same while a DataVolume is not in a final phase: longer than any delay of its next attempt."""
-LIMIT = 1200.0
+LIMIT = 3600.0
 """Seconds after which a run that is not quiet has failed."""
 
 
@@ -304,7 +304,7 @@ class Simulation:
             await asyncio.sleep(10.0)
             if self.loop.time() - self._last_write > self._quiet():
                 return
-        self.cluster.violate("quiescence_is_reached", f"something is written still after {LIMIT / 3600:.0f} hours")
+        self.cluster.violate("quiescence_is_reached", f"something is written still after {LIMIT / 60:.0f} minutes")
 
     def _quiet(self) -> float:
         """Return for how long nothing must be written: longer than any backoff that applies."""

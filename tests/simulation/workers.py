@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass, field
 
 from cdi.api.copy import TICKET_PREFIX, CopyTargetJob, Ticket
-from cdi.api.errors import by_code
+from cdi.api.errors import BootFailed, by_code
 from cdi.api.job import BlankSourceSpec, Failure, Job, Outcome, StreamSourceSpec
 from cdi.api.names import (
     COMPONENT_CLONER,
@@ -143,7 +143,7 @@ class Workers:
         proof = ProofResult(
             id=job.id, booted=booted, message="a login prompt" if booted else "a panic", accelerator="tcg", seconds=60
         )
-        return End(code=0 if booted else 3, message=proof.to_json())
+        return End(code=0 if booted else BootFailed.exit_status, message=proof.to_json())
 
     def _polled(self, pod: Object) -> End:
         job = PollJob.from_json(pod["metadata"]["annotations"][ANN_JOB])
