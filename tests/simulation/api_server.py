@@ -155,7 +155,9 @@ class ApiServer:
         )  # fmt: skip
         return self.handle(request).body
 
-    def remove(self, resource: Resource, namespace: str, name: str, *, client: str, options: Object | None = None) -> None:
+    def remove(
+        self, resource: Resource, namespace: str, name: str, *, client: str, options: Object | None = None
+    ) -> None:
         """Delete an object as another client; nothing happens if it does not exist."""
         if self.find(resource, namespace, name) is not None:
             self.handle(
@@ -464,7 +466,6 @@ class Watch:
     def _event(self, what: str, stored: Stored) -> bytes:
         data = encode(_metadata_only(stored.body)) if self._request.metadata_only else stored.bytes
         return b'{"type":"' + what.encode() + b'","object":' + data + b"}"
-
 
 
 def encode(document: Any) -> bytes:

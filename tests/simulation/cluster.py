@@ -46,7 +46,9 @@ class Actor(Protocol):
 class Cluster:
     """The objects, and what is not in any object."""
 
-    def __init__(self, server: ApiServer, chance: random.Random, now: Callable[[], float], stamp: Callable[[], str]) -> None:
+    def __init__(
+        self, server: ApiServer, chance: random.Random, now: Callable[[], float], stamp: Callable[[], str]
+    ) -> None:
         self.server = server
         self.chance = chance
         self.now = now
@@ -66,7 +68,9 @@ class Cluster:
 
     # --- objects --------------------------------------------------------------------------------------------------
 
-    def change(self, resource: Resource, body: Object, *, subresource: str = "", client: str = "kubernetes", **patch: Any) -> Object:
+    def change(
+        self, resource: Resource, body: Object, *, subresource: str = "", client: str = "kubernetes", **patch: Any
+    ) -> Object:
         """Merge a patch into an object."""
         metadata = body["metadata"]
         patch.setdefault("metadata", {})

@@ -123,7 +123,7 @@ class Faults:
     async def delivery(self, request: Request) -> int:
         resource = request.resource
         await asyncio.sleep(self.chance.choice((0.0005, 0.002, 0.02)))
-        while (left := self.lagging.get(resource, 0.0) - self.now()) > 0:
+        while (left := self.lagging.get(resource, 0.0) - self.now()) > 0:  # noqa: ASYNC110  it may be prolonged
             await asyncio.sleep(left)
         if (request.client, resource) in self.broken:
             self.broken.discard((request.client, resource))

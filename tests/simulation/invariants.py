@@ -75,9 +75,15 @@ class Invariants:
 
     # --- at each write --------------------------------------------------------------------------------------------
 
-    def offered_is_verified(self, _: Request, resource: Resource, __: Object | None, new: Object | None) -> Iterator[str]:
+    def offered_is_verified(
+        self, _: Request, resource: Resource, __: Object | None, new: Object | None
+    ) -> Iterator[str]:
         """A managed DataSource refers only to volumes that are complete, and proven if a proof is required."""
-        if resource != DATA_SOURCES or new is None or LABEL_DATA_IMPORT_CRON not in (new["metadata"].get("labels") or {}):
+        if (
+            resource != DATA_SOURCES
+            or new is None
+            or LABEL_DATA_IMPORT_CRON not in (new["metadata"].get("labels") or {})
+        ):
             return
         disk = self._offered_disk(new)
         if disk is None:
@@ -87,7 +93,9 @@ class Invariants:
         if disk.content in self._users.bad_contents and self._proves(new):
             yield f"{_place(new)} offers {disk.content}, which does not boot"
 
-    def users_data_is_kept(self, request: Request, resource: Resource, old: Object | None, new: Object | None) -> Iterator[str]:
+    def users_data_is_kept(
+        self, request: Request, resource: Resource, old: Object | None, new: Object | None
+    ) -> Iterator[str]:
         """A controller deletes no PVC, snapshot or volume of a user, and no volume disappears with data that is kept."""
         if not _by_controller(request) or request.verb != "delete" or old is None:
             return
@@ -98,10 +106,17 @@ class Invariants:
         if resource == CLAIMS and not name.startswith(("prime-", "tmp-")) and not name.endswith("-scratch"):
             disk = self._cluster.disk_of(old)
             moved = any(_moves(transfer, old) for transfer in self._server.all(OBJECT_TRANSFERS))
-            if disk is not None and disk.complete and not moved and LABEL_DATA_IMPORT_CRON not in (metadata.get("labels") or {}):
+            if (
+                disk is not None
+                and disk.complete
+                and not moved
+                and LABEL_DATA_IMPORT_CRON not in (metadata.get("labels") or {})
+            ):
                 yield f"PVC {name} with data was deleted by a controller"
 
-    def phases_follow_allowed_edges(self, request: Request, resource: Resource, old: Object | None, new: Object | None) -> Iterator[str]:
+    def phases_follow_allowed_edges(
+        self, request: Request, resource: Resource, old: Object | None, new: Object | None
+    ) -> Iterator[str]:
         """A DataVolume that has Succeeded or Failed stays so, and none goes back to no phase."""
         if resource != DATA_VOLUMES or old is None or new is None:
             return
@@ -111,7 +126,9 @@ class Invariants:
         if before and not after:
             yield f"DataVolume {_place(new)} lost its phase {before}"
 
-    def writes_name_the_object(self, request: Request, resource: Resource, old: Object | None, __: Object | None) -> Iterator[str]:
+    def writes_name_the_object(
+        self, request: Request, resource: Resource, old: Object | None, __: Object | None
+    ) -> Iterator[str]:
         """Each patch and deletion of a controller names the UID of the object that it is meant for."""
         if not _by_controller(request) or request.verb not in ("patch", "delete") or resource == EVENTS:
             return
@@ -120,7 +137,9 @@ class Invariants:
         if "uid" not in stated:
             yield f"{request} names no UID"
 
-    def nothing_starts_after_the_end(self, request: Request, resource: Resource, old: Object | None, new: Object | None) -> Iterator[str]:
+    def nothing_starts_after_the_end(
+        self, request: Request, resource: Resource, old: Object | None, new: Object | None
+    ) -> Iterator[str]:
         """No worker pod is created for a DataVolume that has Succeeded or Failed."""
         if resource != PODS or old is not None or new is None or not _by_controller(request):
             return
@@ -135,7 +154,9 @@ class Invariants:
                 if phase in TERMINAL:
                     yield f"pod {new['metadata']['name']} was created for a DataVolume that is {phase}"
 
-    def offered_is_not_removed(self, request: Request, resource: Resource, old: Object | None, new: Object | None) -> Iterator[str]:
+    def offered_is_not_removed(
+        self, request: Request, resource: Resource, old: Object | None, new: Object | None
+    ) -> Iterator[str]:
         """Retention removes nothing that a DataSource offers or that is being cloned."""
         if request.verb != "delete" or not _by_controller(request) or old is None:
             return

@@ -97,7 +97,9 @@ class Kubelet:
         self._begin_writing(pod)
         self._cluster.change(PODS, pod, status=status)
 
-    def _container(self, pod: Object, state: Object, *, restarts: int = 0, ready: bool = False, **more: Object) -> Object:
+    def _container(
+        self, pod: Object, state: Object, *, restarts: int = 0, ready: bool = False, **more: Object
+    ) -> Object:
         name = pod["spec"]["containers"][0]["name"]
         return {"name": name, "state": state, "restartCount": restarts, "ready": ready, **more}
 

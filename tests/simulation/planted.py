@@ -59,7 +59,9 @@ def _write_forgotten(*_: Any) -> None:
     pass
 
 
-async def _precondition_left_out(right: Any, self: Any, resource: Any, namespace: Any, name: str, body: Any, **options: Any) -> Any:
+async def _precondition_left_out(
+    right: Any, self: Any, resource: Any, namespace: Any, name: str, body: Any, **options: Any
+) -> Any:
     if isinstance(body, dict) and "metadata" in body and resource in (CLAIMS, VOLUMES):
         kept = {key: value for key, value in body["metadata"].items() if key not in ("uid", "resourceVersion")}
         body = {**body, "metadata": kept}
@@ -81,7 +83,9 @@ async def _source_deleted(right: Any, self: Any, resource: Any, namespace: str, 
         with contextlib.suppress(Exception):
             pod = await self._client.get(PODS, namespace, name)
             claim = pod["spec"]["volumes"][0]["persistentVolumeClaim"]["claimName"]
-            await self._client.delete(CLAIMS, namespace, claim, uid=pod["metadata"]["annotations"]["cdi.kubevirt.io/storage.clone.sourceUID"])
+            await self._client.delete(
+                CLAIMS, namespace, claim, uid=pod["metadata"]["annotations"]["cdi.kubevirt.io/storage.clone.sourceUID"]
+            )
     await right(self, resource, namespace, name, uid)
 
 
@@ -123,7 +127,10 @@ async def _watch_never_expires(right: Any, self: Any, *args: Any, **options: Any
 PLANTED: dict[str, Defect] = {
     "event-dropped": Defect("The end of a pod is not passed on.", Reflector, "_dispatch", _event_dropped),
     "stale-read": Defect(
-        "A worker is started without comparing the PVC with the API server's.", PlanApplier, "_start", _stale_read_believed
+        "A worker is started without comparing the PVC with the API server's.",
+        PlanApplier,
+        "_start",
+        _stale_read_believed,
     ),
     "write-forgotten": Defect(
         "The cache is not told of the controller's own writes.", InformerSet, "record_write", _write_forgotten

@@ -17,7 +17,7 @@ from cdi.controller.metrics import Metrics
 from cdi.controller.progress import FetchProgress
 from cdi.controller.request import Scope
 from cdi.kube.resources import CONFIG_MAPS, NAMESPACES, SECRETS, Object, Resource
-from cdi.reconcile.context import WorkerPodConfig
+from cdi.reconcile.settings import WorkerPodConfig
 from tests.simulation.api_server import ApiServer, Request
 from tests.simulation.transport import Network, simulated_client
 from tests.simulation.virtual_time import Clock, VirtualLoop, clocks
@@ -117,7 +117,11 @@ def installation() -> tuple[tuple[Resource, Object], ...]:
     found = []
     for resource in (SECRETS, CONFIG_MAPS):
         for body in server.all(resource):
-            kept = {name: body["metadata"][name] for name in ("name", "namespace", "labels", "annotations") if name in body["metadata"]}
+            kept = {
+                name: body["metadata"][name]
+                for name in ("name", "namespace", "labels", "annotations")
+                if name in body["metadata"]
+            }
             found.append((resource, {**body, "metadata": kept}))
     return tuple(found)
 

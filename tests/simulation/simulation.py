@@ -7,7 +7,6 @@ import contextlib
 import datetime as dt
 import hashlib
 import random
-
 from collections.abc import Coroutine
 from dataclasses import dataclass
 from typing import Any, Self
@@ -24,16 +23,16 @@ from cdi.kube.resources import (
     Object,
     Resource,
 )
-from tests.simulation.api_server import DEFAULT_CLASS, ApiServer, Request
 from tests.simulation import faults, users
+from tests.simulation.api_server import DEFAULT_CLASS, ApiServer, Request
 from tests.simulation.cluster import TERMINAL, Actor, Cluster
 from tests.simulation.faults import CLOCK_JUMPS, WATCHED, Fault, Faults
 from tests.simulation.invariants import Invariants
 from tests.simulation.kubelet import GarbageCollector, JobController, Kubelet
 from tests.simulation.process import Controller, cached_keys, installation, progress_of
 from tests.simulation.storage import Storage
-from tests.simulation.virtual_time import START, Clock, Stuck, VirtualLoop, clocks
 from tests.simulation.users import Operation, Users
+from tests.simulation.virtual_time import START, Clock, Stuck, VirtualLoop, clocks
 from tests.simulation.workers import End, Script, Workers
 
 CEPH, LOCAL = "rook-ceph.rbd.csi.ceph.com", "kubevirt.io.hostpath-provisioner"

@@ -171,7 +171,9 @@ class Storage:
             yield Step("reclaim PV", partial(self._drop, VOLUMES, volume))
 
     def _drop(self, resource, body: Object) -> None:
-        self._server.remove(resource, body["metadata"].get("namespace") or "", body["metadata"]["name"], client="storage")
+        self._server.remove(
+            resource, body["metadata"].get("namespace") or "", body["metadata"]["name"], client="storage"
+        )
 
     # --- snapshots ------------------------------------------------------------------------------------------------
 
@@ -218,5 +220,3 @@ class Storage:
             "restoreSize": volume["spec"]["capacity"]["storage"],
         }
         self._cluster.change(VOLUME_SNAPSHOTS, snapshot, status=status)
-
-

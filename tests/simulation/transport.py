@@ -113,7 +113,9 @@ class SimulatedTransport(Transport):
                 watch.news.clear()
                 while True:
                     if watch.expired:
-                        yield encode({"type": "ERROR", "object": Refusal(410, "Expired", "too old version").body}) + b"\n"
+                        yield (
+                            encode({"type": "ERROR", "object": Refusal(410, "Expired", "too old version").body}) + b"\n"
+                        )
                         return
                     event = watch.next()
                     if event is None:

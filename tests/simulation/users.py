@@ -153,7 +153,9 @@ class Users:
 
     # --- PVCs, snapshots, DataSources -----------------------------------------------------------------------------
 
-    def populated_claim(self, namespace: str, name: str, *, source: str, of: tuple[str, str] = ("", ""), storage_class: str = "ceph") -> None:
+    def populated_claim(
+        self, namespace: str, name: str, *, source: str, of: tuple[str, str] = ("", ""), storage_class: str = "ceph"
+    ) -> None:
         """Create a PVC with a dataSourceRef, and the volume source."""
         ref = f"{name}-source"
         kind, resource = "VolumeImportSource", VOLUME_IMPORT_SOURCES
@@ -161,7 +163,9 @@ class Users:
         if source == "clone":
             kind, resource = "VolumeCloneSource", VOLUME_CLONE_SOURCES
             spec = {"source": {"kind": "PersistentVolumeClaim", "name": of[1]}}
-        self._server.perform("create", resource, {"metadata": {"namespace": namespace, "name": ref}, "spec": spec}, client="user")
+        self._server.perform(
+            "create", resource, {"metadata": {"namespace": namespace, "name": ref}, "spec": spec}, client="user"
+        )
         body = {
             "metadata": {"namespace": namespace, "name": name},
             "spec": {
@@ -206,7 +210,16 @@ class Users:
 
     # --- golden images --------------------------------------------------------------------------------------------
 
-    def cron(self, namespace: str, name: str, *, keep: int = 1, proof: bool = False, retention: str = "All", schedule: str = "") -> None:
+    def cron(
+        self,
+        namespace: str,
+        name: str,
+        *,
+        keep: int = 1,
+        proof: bool = False,
+        retention: str = "All",
+        schedule: str = "",
+    ) -> None:
         url = f"docker://registry/{name}"
         body = {
             "metadata": {"namespace": namespace, "name": name, "annotations": {PROOF: "boot"} if proof else {}},
@@ -220,7 +233,9 @@ class Users:
         }
         self._server.perform("create", DATA_IMPORT_CRONS, body, client="user")
 
-    def version(self, namespace: str, name: str, *, number: int, results: tuple[str, ...] = (), proofs: tuple[str, ...] = ()) -> None:
+    def version(
+        self, namespace: str, name: str, *, number: int, results: tuple[str, ...] = (), proofs: tuple[str, ...] = ()
+    ) -> None:
         """Publish a version of a golden image, and poll."""
         wanted = digest(f"{name}-{number}")
         self._script.digests[f"registry/{name}"] = wanted
@@ -311,7 +326,12 @@ def _volumes(chance: random.Random, until: float) -> Iterator[Operation]:
         at = _moment(chance, until / 2)
         source = chance.choice(("http", "http", "registry", "blank", "upload"))
         immediate = chance.random() < 0.7
-        options = {"source": source, "results": _results(chance) if source in ("http", "registry") else (), "storage_class": _class(chance), "immediate": immediate}
+        options = {
+            "source": source,
+            "results": _results(chance) if source in ("http", "registry") else (),
+            "storage_class": _class(chance),
+            "immediate": immediate,
+        }
         yield Operation(at, "data_volume", place, options)
         if not immediate:
             yield Operation(_moment(chance, until, at), "consume", place)
@@ -356,7 +376,9 @@ def _clones(chance: random.Random, until: float) -> Iterator[Operation]:
         if chance.random() < 0.15:
             yield Operation(_moment(chance, until, at), "delete_data_volume", place)
     if chance.random() < 0.2:
-        yield Operation(_moment(chance, until / 2), "populated_claim", (source[0], f"q{base}"), {"source": "clone", "of": source})
+        yield Operation(
+            _moment(chance, until / 2), "populated_claim", (source[0], f"q{base}"), {"source": "clone", "of": source}
+        )
     what = chance.random()
     if what < 0.15:
         yield Operation(_moment(chance, until, until / 3), "delete_data_volume", source)

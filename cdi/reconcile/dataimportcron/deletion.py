@@ -1,11 +1,11 @@
-"""Deletion of what a deleted DataImportCron leaves: its poll Jobs, and with retention policy None its images."""
+"""Deletion of what a deleted DataImportCron leaves: poll Jobs, proof pods, and by its retention policy its images."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
 from cdi.api.meta import ObjectMeta
-from cdi.api.names import LABEL_DATA_IMPORT_CRON_CLEANUP
+from cdi.api.names import LABEL_DATA_IMPORT_CRON_CLEANUP, proof_pod
 from cdi.reconcile.actions import Action, DeleteObject, Plan
 from cdi.reconcile.dataimportcron.context import Body, CronLister
 from cdi.reconcile.dataimportcron.objects import delete_volume
@@ -28,6 +28,7 @@ def plan_deletion(objects: CronLister, namespace: str, name: str, *, cluster: bo
     if cluster:
         actions += _bodies("cronjobs", objects.cron_jobs_of(namespace, name))
         actions += _bodies("jobs", objects.jobs_of(namespace, name))
+        actions += _proof_pods(objects, namespace, name)
     actions += _models("datasources", (one.metadata for one in objects.data_sources_of(namespace, name)))
     data_volumes = objects.data_volumes_of(namespace, name)
     actions += _models("datavolumes", (one.metadata for one in data_volumes))
@@ -43,6 +44,16 @@ def plan_deletion(objects: CronLister, namespace: str, name: str, *, cluster: bo
             if one.labels.get(LABEL_DATA_IMPORT_CRON_CLEANUP) == "true" and not one.deleting
         ]
     return Plan(actions=tuple(actions))
+
+
+def _proof_pods(objects: CronLister, namespace: str, name: str) -> list[Action]:
+    """Return the deletion of the proof pods, whose results nothing reads any more.
+
+    A PVC that is being deleted exists as long as its pod does, and the pod's owner is that PVC: neither would ever be
+    garbage-collected.
+    """
+    pods = (objects.pod(one.namespace, proof_pod(one.uid, one.name)) for one in objects.claims_of(namespace, name))
+    return _bodies("pods", (pod for pod in pods if pod is not None))
 
 
 def _bodies(plural: str, bodies: Iterable[Body]) -> list[Action]:

@@ -111,7 +111,9 @@ async def test_a_list_comes_in_pages_and_selects(client):
     assert [one["metadata"]["name"] for one in listing.items] == ["m0", "m1", "m2", "m3", "m4"]
     odd = await client.list(CONFIG_MAPS, labels="odd=1")
     assert [one["metadata"]["name"] for one in odd.items] == ["m1", "m3"]
-    assert [one["metadata"]["name"] for one in (await client.list(CONFIG_MAPS, fields="metadata.name=m4")).items] == ["m4"]
+    assert [one["metadata"]["name"] for one in (await client.list(CONFIG_MAPS, fields="metadata.name=m4")).items] == [
+        "m4"
+    ]
 
 
 async def test_a_watch_delivers_what_enters_and_leaves_its_selection(client):

@@ -8,6 +8,7 @@ from cdi.api.errors import QemuMissing, QuotaExceeded
 from cdi.api.job import Failure
 from cdi.api.proof import ProofResult
 from cdi.reconcile.dataimportcron.context import CloneRight
+from cdi.reconcile.dataimportcron.deletion import plan_deletion
 from cdi.reconcile.storage.profiles import SnapshotClass
 from tests.unit.reconcile.dataimportcron.world import NAMESPACE, Killed, World, cron_body, digest
 
@@ -864,6 +865,21 @@ def test_retention_all_leaves_everything_but_the_jobs():
     assert made.names("jobs") == made.names("cronjobs") == []
     assert made.names("persistentvolumeclaims") == made.names("datavolumes") == [NAME_A]
     assert made.offered == f"pvc/{NAME_A}"
+
+
+@pytest.mark.parametrize("retention", ["All", "None"])
+def test_a_running_proof_is_stopped_with_the_cron(retention):
+    # A pod keeps a PVC that is being deleted, and would be garbage-collected only with that PVC.
+    made = world(retentionPolicy=retention)
+    made.annotate(golden_proof="boot")
+    made.guests[NAME_A] = None
+    made.desire(A)
+    made.settle()
+    (pod,) = made.names("pods")
+    deleted = [one.name for one in plan_deletion(made, NAMESPACE, "fedora-cron").actions if one.plural == "pods"]
+    made.delete_cron()
+    assert deleted == [pod]
+    assert made.names("pods") == []
 
 
 def test_the_import_of_a_deleted_cron_goes_on_with_retention_all():
