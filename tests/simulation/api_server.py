@@ -11,8 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from cdi.controller.applier import WITH_STATUS
-from cdi.kube.resources import (
+from cdi.api.kinds import (
     CLAIMS,
     EVENTS,
     NAMESPACES,
@@ -24,6 +23,7 @@ from cdi.kube.resources import (
     Object,
     Resource,
 )
+from cdi.controller.applier import WITH_STATUS
 
 PROTECTION = {CLAIMS: "kubernetes.io/pvc-protection", VOLUMES: "kubernetes.io/pv-protection"}
 DEFAULT_CLASS = "storageclass.kubernetes.io/is-default-class"

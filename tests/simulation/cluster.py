@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from cdi.api.kinds import CLAIMS, PODS, VOLUMES, Object, Resource
 from cdi.api.quantity import Quantity
-from cdi.kube.resources import CLAIMS, PODS, VOLUMES, Object, Resource
 from tests.simulation.api_server import ApiServer
 
 TERMINAL = ("Succeeded", "Failed")

@@ -7,7 +7,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from cdi.kube.resources import (
+from cdi.api.kinds import (
     CLAIMS,
     DATA_IMPORT_CRONS,
     DATA_SOURCES,

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator
 
-from cdi.api.names import LABEL_APP, LABEL_DATA_IMPORT_CRON
-from cdi.kube.resources import (
+from cdi.api.kinds import (
     CLAIMS,
     DATA_IMPORT_CRONS,
     DATA_SOURCES,
@@ -23,6 +22,7 @@ from cdi.kube.resources import (
     Object,
     Resource,
 )
+from cdi.api.names import LABEL_APP, LABEL_DATA_IMPORT_CRON
 from tests.simulation.api_server import Request
 from tests.simulation.cluster import TERMINAL, Cluster, Disk
 from tests.simulation.users import Users

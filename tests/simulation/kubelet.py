@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import partial
 
-from cdi.kube.resources import CLAIMS, JOBS, NODES, PODS, SECRETS, STORAGE_CLASSES, Object, Resource
+from cdi.api.kinds import CLAIMS, JOBS, NODES, PODS, SECRETS, STORAGE_CLASSES, Object, Resource
 from tests.simulation.cluster import TERMINAL, Cluster, Step, claims_of
 from tests.simulation.storage import SELECTED_NODE
 from tests.simulation.workers import COMPONENT_UPLOAD_SERVER, End, Workers, component

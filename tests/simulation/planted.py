@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 from unittest import mock
 
+from cdi.api.kinds import CLAIMS, DATA_VOLUMES, PODS, SERVICES, VOLUMES
 from cdi.api.proof import ProofResult
 from cdi.controller import applier, informers, workqueue
 from cdi.kube import reflector
 from cdi.kube.client import Client
-from cdi.kube.resources import CLAIMS, DATA_VOLUMES, PODS, SERVICES, VOLUMES
 from cdi.reconcile.dataimportcron import proof
 from cdi.reconcile.datavolume.attempts import AttemptHistory
 

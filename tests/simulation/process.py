@@ -12,11 +12,11 @@ from unittest import mock
 
 from cryptography.hazmat.primitives import serialization
 
+from cdi.api.kinds import CONFIG_MAPS, NAMESPACES, SECRETS, Object, Resource
 from cdi.controller.manager import Manager
 from cdi.controller.metrics import Metrics
 from cdi.controller.progress import FetchProgress
 from cdi.controller.request import Scope
-from cdi.kube.resources import CONFIG_MAPS, NAMESPACES, SECRETS, Object, Resource
 from cdi.reconcile.settings import WorkerPodConfig
 from tests.simulation.api_server import ApiServer, Request
 from tests.simulation.transport import Network, simulated_client

@@ -11,8 +11,7 @@ from collections.abc import Coroutine
 from dataclasses import dataclass
 from typing import Any, Self
 
-from cdi.api.timestamps import timestamp
-from cdi.kube.resources import (
+from cdi.api.kinds import (
     CSI_DRIVERS,
     DATA_VOLUMES,
     NAMESPACES,
@@ -23,6 +22,7 @@ from cdi.kube.resources import (
     Object,
     Resource,
 )
+from cdi.api.timestamps import timestamp
 from tests.simulation import faults, users
 from tests.simulation.api_server import DEFAULT_CLASS, ApiServer, Request
 from tests.simulation.cluster import TERMINAL, Actor, Cluster

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import partial
 
-from cdi.api.names import GROUP
-from cdi.kube.resources import (
+from cdi.api.kinds import (
     CLAIMS,
     STORAGE_CLASSES,
     VOLUME_SNAPSHOT_CONTENTS,
@@ -14,6 +13,7 @@ from cdi.kube.resources import (
     VOLUMES,
     Object,
 )
+from cdi.api.names import GROUP
 from tests.simulation.api_server import PROTECTION
 from tests.simulation.cluster import Cluster, Disk, Step, bytes_of, size_of
 

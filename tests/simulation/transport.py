@@ -15,7 +15,7 @@ from cdi.kube.transport import Timeouts, Transport, _PassingError
 from tests.simulation.api_server import ApiServer, Refusal, Request, encode, parse_path
 
 if TYPE_CHECKING:
-    from cdi.kube.resources import Resource
+    from cdi.api.kinds import Resource
 
 BOOKMARKS = 90.0
 """Seconds without a change after which a watch gets a bookmark."""

@@ -9,10 +9,7 @@ from functools import partial
 from typing import Any
 
 from cdi.api.golden import PIN, PROOF, RETRY, ROLLBACK
-from cdi.api.names import ANN_CLONE_TOKEN, ANN_CRON_DESIRED_DIGEST, ANN_CRON_NEXT_TIME
-from cdi.controller.clone_lister import claims_of
-from cdi.kube.jwt import SIGNING_KEY, SigningKey
-from cdi.kube.resources import (
+from cdi.api.kinds import (
     CLAIMS,
     DATA_IMPORT_CRONS,
     DATA_SOURCES,
@@ -27,6 +24,9 @@ from cdi.kube.resources import (
     Object,
     Resource,
 )
+from cdi.api.names import ANN_CLONE_TOKEN, ANN_CRON_DESIRED_DIGEST, ANN_CRON_NEXT_TIME
+from cdi.controller.clone_lister import claims_of
+from cdi.kube.jwt import SIGNING_KEY, SigningKey
 from cdi.reconcile.clone.lister import CloneAuthorization
 from tests.simulation.api_server import Refusal
 from tests.simulation.cluster import TERMINAL, Cluster, Step

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from cdi.api.copy import TICKET_PREFIX, CopyTargetJob, Ticket
 from cdi.api.errors import BootFailed, by_code
 from cdi.api.job import BlankSourceSpec, Failure, Job, Outcome, StreamSourceSpec
+from cdi.api.kinds import CLAIMS, PODS, SERVICES, Object
 from cdi.api.names import (
     COMPONENT_CLONER,
     COMPONENT_IMPORTER,
@@ -18,7 +19,6 @@ from cdi.api.names import (
 )
 from cdi.api.poll import PollJob, PollResult
 from cdi.api.proof import ProofJob, ProofResult
-from cdi.kube.resources import CLAIMS, PODS, SERVICES, Object
 from cdi.reconcile.clone.manifests import MEASUREMENT
 from cdi.reconcile.clone.plan_annotation import ANN_SOURCE_UID
 from cdi.reconcile.pods.builder import ANN_JOB

@@ -7,8 +7,8 @@ import asyncio
 import pytest
 
 from cdi.api.errors import AlreadyExists, Conflict, InvalidManifest, NotFound
+from cdi.api.kinds import CLAIMS, CONFIG_MAPS, DATA_VOLUMES, NAMESPACES, PODS, Object
 from cdi.kube.client import Client
-from cdi.kube.resources import CLAIMS, CONFIG_MAPS, DATA_VOLUMES, NAMESPACES, PODS, Object
 from tests.simulation.api_server import ApiServer
 from tests.simulation.process import Quiet
 from tests.simulation.transport import simulated_client
