@@ -271,7 +271,7 @@ class Invariants:
         return iter(())
 
     def transfers_keep_the_volume(self) -> Iterator[str]:
-        """No PersistentVolume with data is left to nobody by a transfer."""
+        """Every PersistentVolume with data keeps a PVC through a transfer."""
         for transfer in self._server.all(OBJECT_TRANSFERS):
             phase = (transfer.get("status") or {}).get("phase")
             if phase not in ("Complete", "Error", "Pending", None):

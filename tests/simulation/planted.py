@@ -133,7 +133,7 @@ PLANTED: dict[str, Defect] = {
         _stale_read_believed,
     ),
     "write-forgotten": Defect(
-        "The cache is not told of the controller's own writes.", InformerSet, "record_write", _write_forgotten
+        "The cache does not receive the controller's own writes.", InformerSet, "record_write", _write_forgotten
     ),
     "precondition": Defect("Patches name no UID and no version.", Client, "patch", _precondition_left_out),
     "finalizer": Defect("Finalizers are not removed.", PlanApplier, "_set_finalizer", _finalizer_kept),

@@ -19,9 +19,9 @@ from cdi.api.names import (
 )
 from cdi.api.poll import PollJob, PollResult
 from cdi.api.proof import ProofJob, ProofResult
-from cdi.reconcile.clone.manifests import MEASUREMENT
 from cdi.reconcile.clone.plan_annotation import ANN_SOURCE_UID
 from cdi.reconcile.pods.builder import ANN_JOB
+from cdi.reconcile.pods.roles import SIZE_DETECTION
 from cdi.worker.termination import termination_message
 from tests.simulation.cluster import Cluster, claims_of
 
@@ -88,7 +88,7 @@ class Workers:
         known = self._repeated.get(pod["metadata"]["uid"])
         if known is not None:
             return known
-        if component(pod) == MEASUREMENT:
+        if component(pod) == SIZE_DETECTION.component:
             return self._measured(pod)
         if component(pod) == COMPONENT_PROOF:
             return self._proved(pod)
