@@ -1,31 +1,37 @@
 """Polls of DataImportCrons in the cluster, of real servers and by real nodes.
 
-The crons hold their versions (``golden.hold``), so that nothing is imported.
+Most of the crons hold their versions (``golden.hold``), so that nothing is imported. Each poll is a real pod, which takes
+more than a second of two processors: ``CDI_TEST_CRONS=200`` polls 200 of them at once, in about five minutes.
 """
 
 import datetime as dt
 import hashlib
+import json
+import os
 import subprocess
 import threading
 
 import pytest
 
-from cdi.api.names import poll_cron_job, poll_pod
+from cdi.api.names import cron_import, poll_cron_job, poll_pod
 from cdi.api.poll import PollResult
 from cdi.reconcile.dataimportcron.poll_record import PollRecord
 from cdi.reconcile.dataimportcron.poll_turn import MAX_POLLS
 from tests.cluster import cdi
 from tests.cluster.servers import serving
+from tests.cluster.test_cli import Cdi
 from tests.cluster.test_cluster import registry
-from tests.cluster.volumes import conditions
+from tests.cluster.volumes import conditions, digest, disk, sha256
 from tests.integration.fixtures_registry import OciLayout
 
 SLOW = 300  # seconds
 IMPORT = "cdi.kubevirt.io/storage.import."
-CRONS = 60
+CRONS = int(os.environ.get("CDI_TEST_CRONS", "60"))
+"""DataImportCrons that are due at once."""
 MOST_MEMORY = 32 << 20
 """Bytes that the controller's memory may grow by for `CRONS` DataImportCrons, beyond what it needs for few."""
 DISK = bytes(1 << 20)
+SIZE = 2 << 20
 
 
 def cron(name, source, *, schedule="0 0 1 1 *", **annotations):
@@ -52,8 +58,12 @@ def polled(document):
     return annotation(document, "lastCronTime") is not None
 
 
+def desired(document):
+    return annotation(document, "sourceDesiredDigest")
+
+
 def has_digest(digest):
-    return lambda document: annotation(document, "sourceDesiredDigest") == digest
+    return lambda document: desired(document) == digest
 
 
 def poll_now(namespace, name):
@@ -150,6 +160,59 @@ def test_a_url_is_polled_by_its_checksum_file_and_by_its_etag(servers, namespace
     poll_now(namespace, "web")
     document = namespace.wait("dataimportcron", "web", "polled again", has_digest(f"sha256:{digest}"), SLOW)
     assert found(document).identity == "checksum file"
+
+
+STORES = ("s3", "gcs")
+IDENTITIES = {"s3": "etag", "gcs": "generation"}
+
+
+def wait_offer(namespace, name, version):
+    def offers(document):
+        return document["spec"].get("source", {}).get("pvc", {}).get("name") == version
+
+    namespace.wait("datasource", name, f"offers {version}", offers, SLOW)
+
+
+@pytest.mark.parametrize("store", STORES)
+def test_an_object_of_a_store_is_polled_imported_offered_and_bundled(
+    cluster, servers, namespace, running, tmp_path, store
+):
+    put = {"s3": servers.put_s3, "gcs": servers.put_gcs}[store]
+    contents = [disk(SIZE, seed=seed) for seed in (1, 2)]
+    namespace.create(*servers.inputs())
+    source, annotations = put("polls/disk.img", contents[0]), {"cdi.kubevirt.io/golden.hold": "false"}
+    if store == "gcs":
+        # Only the JSON API, which gs:// stands for, has generations.
+        source = {"gcs": {"url": "gs://images/polls/disk.img"}}
+        annotations["cdi.kubevirt.io/policy.endpoint"] = servers.gcs.origin
+    body = cron(store, source, **annotations)
+    body["spec"]["template"]["spec"]["storage"] |= {
+        "storageClassName": "csi",
+        "accessModes": ["ReadWriteOnce"],
+        "volumeMode": "Filesystem",
+    }
+    namespace.create(body)
+    digests = []
+    for content in contents:
+        if digests:
+            put("polls/disk.img", content)
+            poll_now(namespace, store)
+        document = namespace.wait(
+            "dataimportcron", store, "polled", lambda one: desired(one) not in (None, *digests), SLOW
+        )
+        digests.append(desired(document))
+        assert found(document).identity == IDENTITIES[store]
+        version = cron_import(store, digests[-1])
+        wait_offer(namespace, store, version)
+        assert digest(cluster, namespace, version, "Filesystem", SIZE) == sha256(content)
+    # A machine outside of the cluster reads no volumes, so the object itself is fetched again.
+    commands = Cdi(namespace, tmp_path)
+    assert f"{store}: sha256:" in commands("bundle", "create", "-o", "golden", store).stdout
+    (one,) = json.loads(commands("bundle", "list", "golden", "-o", "json").stdout)
+    assert (one["volume"], one["version"]["Digest"]) == (version, digests[-1])
+    put("polls/disk.img", contents[0])
+    gone = commands("bundle", "create", "-o", "again", store, status=3).stderr
+    assert "error[VersionGone]" in gone
 
 
 def test_a_poll_that_fails_says_so_keeps_the_digest_and_recovers(servers, namespace, running):
