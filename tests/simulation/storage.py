@@ -80,6 +80,8 @@ class Storage:
         storage_class = self._server.find(STORAGE_CLASSES, "", spec.get("storageClassName") or "")
         if storage_class is None or spec.get("volumeName"):
             return False
+        if self._server.find(VOLUMES, "", volume_name(claim)) is not None:
+            return False  # it was bound to another PVC in the meantime
         if (spec.get("dataSourceRef") or {}).get("apiGroup") == GROUP:
             return False  # a populator fills it
         if storage_class.get("volumeBindingMode") == "WaitForFirstConsumer":
@@ -116,7 +118,7 @@ class Storage:
             "create",
             VOLUMES,
             {
-                "metadata": {"name": f"pv-{self._serial}"},
+                "metadata": {"name": volume_name(claim)},
                 "spec": {
                     "accessModes": list(spec.get("accessModes") or ()),
                     "capacity": {"storage": spec["resources"]["requests"]["storage"]},
@@ -220,3 +222,8 @@ class Storage:
             "restoreSize": volume["spec"]["capacity"]["storage"],
         }
         self._cluster.change(VOLUME_SNAPSHOTS, snapshot, status=status)
+
+
+def volume_name(claim: Object) -> str:
+    """Return the name of the volume that the provisioner makes for a PVC, which is made only once."""
+    return f"pvc-{claim['metadata']['uid']}"
