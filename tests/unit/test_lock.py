@@ -46,10 +46,10 @@ def test_the_lock_files_satisfy_pyproject(lock, tree, capsys):
 @pytest.mark.parametrize(
     ("old", "new", "problem"),
     [
-        ('"aiohttp>=3.10"', '"aiohttp>=99"', '"aiohttp>=99" of pyproject.toml does not allow the locked version 3.'),
+        ('"aiohttp>=3.12"', '"aiohttp>=99"', '"aiohttp>=99" of pyproject.toml does not allow the locked version 3.'),
         (
-            '"aiohttp>=3.10"',
-            '"aiohttp>=3.10", "new-package"',
+            '"aiohttp>=3.12"',
+            '"aiohttp>=3.12", "new-package"',
             '"new-package" of pyproject.toml is not locked for Python 3.11',
         ),
         ("hatchling>=1.25", "hatchling>=99", '"hatchling>=99" of pyproject.toml does not allow'),
