@@ -261,11 +261,15 @@ def test_the_next_time_equals_that_of_a_search_minute_by_minute(schedule: str, a
 def _has_one_meaning(schedule: str) -> bool:
     """Return whether cronsim reads a schedule alike.
 
-    A day field that contains a star other than ``*`` restricts there and not here, or the reverse, and a range of one
-    value with a step has no end there.
+    A day field that contains a star other than ``*`` restricts there and not here, or the reverse, a range of one
+    value with a step has no end there, and a weekday with a step goes on to the 7, which is Sunday.
     """
     days = schedule.split()[2::2]
-    return all(text == "*" or "*" not in text for text in days) and not re.search(r"\b(\d+)-\1/", schedule)
+    return (
+        all(text == "*" or "*" not in text for text in days)
+        and not re.search(r"\b(\d+)-\1/", schedule)
+        and not re.search(r"(?:^|,)\d/", days[1])
+    )
 
 
 @settings(max_examples=200, deadline=None)
