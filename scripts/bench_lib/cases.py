@@ -237,7 +237,7 @@ CASES: tuple[Case, ...] = (
         name="golden",
         title="a golden image from the poll to the offer, verified and boot-proven, compressed qcow2",
         contenders=(
-            Contender(label="ours", way="golden", image="boot.qcow2c"),
+            Contender(label="ours", way="golden", image="boot.qcow2c", checksum=True),
             Contender(label="by hand", way="by-hand", image="boot.qcow2c", checksum=True),
         ),
         goals=(Goal(metric="wall", limit=1.0, against=("by hand",), extra=5.0),),

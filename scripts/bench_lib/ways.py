@@ -199,6 +199,11 @@ def _in_home(task: Task, commands: str) -> list[str]:
     return _shell(f"export CDI_HOME={home}; {commands}; ln -s {home}/volumes/default/*/disk.img {_quoted(task)['out']}")
 
 
+def _publish_checksum(task: Task) -> None:
+    """Write the checksum file beside the image, so that the poll finds the digest and the import verifies it."""
+    (task.image.path.parent / "SHA256SUMS").write_text(f"{task.checksum}  {task.image.path.name}\n")
+
+
 def _golden(task: Task) -> list[str]:
     add = "cdi golden add {url} --name os --schedule @yearly --proof boot --wait".format(**_quoted(task))
     return _in_home(task, add)
@@ -230,7 +235,7 @@ def outcome(task: Task) -> dict[str, Any]:
 WAYS: dict[str, Way] = {
     "ours": Way(needs=(), command=_ours),
     "resume": Way(needs=(), command=_ours, prepare=_prepare_resume),
-    "golden": Way(needs=("cdi", "qemu-img"), command=_golden, finish=_end_supervisor),
+    "golden": Way(needs=("cdi", "qemu-img"), command=_golden, prepare=_publish_checksum, finish=_end_supervisor),
     "by-hand": Way(needs=("cdi", "qemu-img"), command=_by_hand, finish=_end_supervisor),
     "old": Way(needs=("curl", "qemu-img"), command=_old),
     "nbdkit": Way(needs=("nbdkit", "qemu-img"), command=_nbdkit),

@@ -267,6 +267,8 @@ def test_a_golden_image_is_imported_and_booted(tmp_path, served, way):
     task = Task(
         contender=contender, image=found, url=server.url(found.path), work=tmp_path, connections=3, checksum=digest
     )
+    if WAYS[way].prepare is not None:
+        WAYS[way].prepare(task)
     try:
         run(tmp_path, *WAYS[way].command(task), timeout=400)
         assert task.out.read_bytes() == found.raw.read_bytes()
