@@ -64,8 +64,10 @@ def run(session: Session, *, names: tuple[str, ...], once: bool) -> None:
     serve keeps the schedules too.  In a cluster the controller does it.
     """
     from cdi.local.golden_schedule import Keeper
+    from cdi.logs import LogFormat, configure
 
     embedded = session.here("cdi golden run", "the cluster's controller keeps the schedules")
+    configure(LogFormat.TEXT, "warning")
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())

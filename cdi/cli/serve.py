@@ -62,6 +62,7 @@ def command(
     are kept.
     """
     from cdi.local.golden_schedule import Keeper
+    from cdi.logs import LogFormat, configure
     from cdi.server.local_server import Options, served
 
     embedded = session.here("cdi serve", "the upload proxy of the cluster serves the same page")
@@ -80,6 +81,7 @@ def command(
         certificate=None if tls_cert is None else str(tls_cert),
         key=None if tls_key is None else str(tls_key),
     )
+    configure(LogFormat.TEXT, "warning")
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
