@@ -60,7 +60,11 @@ class WorkerSlots:
         """Number of workers that may run at a time."""
         config = self._observed.body(Key("cdiconfigs", "", CONFIG_NAME)) or {}
         text = (config.get("metadata", {}).get("annotations") or {}).get(MAX_WORKERS, "")
-        return max(1, min(int(text), _MAX_LIMIT)) if text.isascii() and text.isdigit() else DEFAULT_WORKERS
+        if not (text.isascii() and text.isdigit()):
+            return DEFAULT_WORKERS
+        digits = text.lstrip("0") or "0"
+        # Python refuses to convert thousands of digits.
+        return max(1, int(digits)) if len(digits) < len(str(_MAX_LIMIT)) else _MAX_LIMIT
 
     def next(self) -> Key | None:
         """Return the DataVolume that has waited longest, if a worker may be started for it."""

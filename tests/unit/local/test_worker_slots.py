@@ -53,7 +53,16 @@ def start(processes, running, key):
 
 @pytest.mark.parametrize(
     ("text", "limit"),
-    [("2", 2), ("0", 1), ("99999", 1000), ("many", DEFAULT_WORKERS), ("-1", DEFAULT_WORKERS), ("٣", DEFAULT_WORKERS)],
+    [
+        ("2", 2),
+        ("0", 1),
+        ("99999", 1000),
+        ("9" * 5000, 1000),
+        ("0007", 7),
+        ("many", DEFAULT_WORKERS),
+        ("-1", DEFAULT_WORKERS),
+        ("٣", DEFAULT_WORKERS),
+    ],
 )
 def test_the_limit_is_an_annotation_of_the_configuration(observed, slots, text, limit):
     assert slots.limit == DEFAULT_WORKERS
