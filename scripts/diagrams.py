@@ -100,7 +100,7 @@ def architecture() -> str:
     user = Box(x=40, y=80, width=150, height=92, name="Manifests", lines=("kubectl, cdi,", "web page, virtctl"))
     store = Box(x=250, y=80, width=180, height=92, name="Objects", lines=("API server, or", "a directory"))
     pure = Box(x=490, y=80, width=190, height=92, name="Reconcilers", lines=("pure: observed", "facts → plan"))
-    applier = Box(x=740, y=80, width=180, height=92, name="Executor", lines=("applies the plan,", "starts workers"))
+    applier = Box(x=740, y=80, width=180, height=92, name="Plan applier", lines=("applies the plan,", "starts workers"))
     source = Box(x=40, y=350, width=170, height=92, name="Source", lines=("HTTP, S3, GCS, registry,", "file, upload"))
     codec = Box(x=270, y=350, width=150, height=92, name="Codec", lines=("gz, xz, zst, tar", "bounded output"))
     image = Box(x=480, y=350, width=190, height=92, name="Image", lines=("qcow2, raw; others", "by QEMU, sandboxed"))
@@ -121,7 +121,7 @@ def architecture() -> str:
             )
             for left, right in pairs
         ),
-        # The executor writes the outcome back.
+        # The plan applier writes the outcome back.
         arrow((applier.middle, 172), (applier.middle, 194), (store.middle, 194), (store.middle, 173)),
         arrow((860, 172), (860, 299)),
         text(850, 250, "one Job (JSON) per attempt", "end"),
@@ -131,7 +131,7 @@ def architecture() -> str:
     ]
     return drawing(
         960, 550, "Control plane and data plane of cdi",
-        "Manifests become objects; pure reconcilers turn observed facts into a plan; the executor applies it and "
+        "Manifests become objects; pure reconcilers turn observed facts into a plan; the plan applier carries it out and "
         "starts workers with a Job. In a worker, bytes go from source through codec and image to the target and are "
         "verified. Progress and one Outcome go back.",
         parts,

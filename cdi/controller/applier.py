@@ -72,7 +72,7 @@ REJECTION_ERRORS = (InvalidManifest, QuotaExceeded, ClusterForbidden, ClusterRef
 
 
 class PlanApplier:
-    """Executor of plans."""
+    """Applier of plans."""
 
     def __init__(
         self,

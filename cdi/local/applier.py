@@ -41,7 +41,7 @@ from cdi.store.base import Key, Object, Store, has_status, update_with_retry
 
 
 class PlanApplier:
-    """Executor of plans."""
+    """Applier of plans."""
 
     def __init__(
         self, store: Store, launcher: Launcher, read_input: ReadInput, environments: Environments, tasks: Tasks
