@@ -55,7 +55,7 @@ def test_it_says_how_it_is_and_counts(cluster, namespace) -> None:
         assert 'cdi_datavolumes{phase="Succeeded"} 1.0' in text
         assert 'cdi_reconcile_duration_seconds_count{kind="volume"}' in text
         assert 'cdi_imports_total{outcome="Succeeded"} 1.0' in text
-        line = running.wait_line("attempt")
+        line = running.wait_line("attempt started")
         assert (line["key"], line["attempt"]) == (f"volume {namespace.namespace}/d", 1)
 
 

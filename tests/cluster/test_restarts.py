@@ -109,7 +109,7 @@ def test_a_controller_that_dies_at_every_step_comes_to_the_same_end(
     with controller(cluster, kubectl, "--no-leader-election") as healthy:
         kubectl.create(data_volume("last", {"blank": {}}, "local"))
         all_succeed(chronicle, ["last"])
-        assert {line["key"] for line in healthy.lines() if line["message"] == "attempt"} == {
+        assert {line["key"] for line in healthy.lines() if line["message"] == "attempt started"} == {
             f"volume {kubectl.namespace}/last"
         }
     read(cluster, kubectl, chronicle, modes, content)
