@@ -126,8 +126,8 @@ def test_a_journal_is_true_of_the_volume_at_every_kill(tmp_path, certificates):
     clone = Clone(tmp_path / "pods", certificates, source, tmp_path / "disk.img", policy=Policy(bandwidth=30 * MIB))
     try:
         clone.start("target").start("source")
-        seen = 0
-        for _ in range(40):
+        seen, until = 0, time.monotonic() + 90
+        while time.monotonic() < until:
             time.sleep(0.25)
             journal = Journal.load(clone.target.journal)
             if journal is None or not journal.watermark:
