@@ -230,6 +230,7 @@ WAYS = (
 )
 
 
+@pytest.mark.timeout(2400)  # a controller is started for each of some sixty writes
 def test_a_controller_that_dies_at_every_step_of_a_clone_comes_to_the_same_end(cluster, context, tmp_path) -> None:
     ways = {way.name: way for way in WAYS}
     image = cdi_image.provide(cluster)
