@@ -39,3 +39,10 @@ def test_each_everyday_change_names_a_place_that_exists():
         paths = re.findall(r"`(cdi/[^`]+)`", place)
         assert paths, change
         assert [path for path in paths if not (ROOT / path).exists()] == [], change
+
+
+def test_each_module_that_is_named_exists():
+    files = {str(path.relative_to(ROOT)) for folder in ("cdi", "scripts") for path in (ROOT / folder).rglob("*.py")}
+    named = re.findall(r"`((?:\w+/)*\w+\.py)`", PAGE)
+    assert len(named) > 30
+    assert [name for name in named if not any(f"/{file}".endswith(f"/{name}") for file in files)] == []
