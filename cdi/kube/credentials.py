@@ -185,6 +185,7 @@ class KubeconfigCredentials:
             await self._loader.load_and_set(configuration)
             chosen = self._loader.current_context["context"]
             user = _section(merged.value.get("users"), chosen.get("user"), "user")
+            proxy = configuration.proxy or proxy_for(configuration.host)
         except Exception as error:  # a malformed file can raise anything
             raise _unusable(error, self._paths) from error
         self.namespace = chosen.get("namespace") or "default"
@@ -200,7 +201,7 @@ class KubeconfigCredentials:
             server=configuration.host,
             context=self._tls(configuration),
             authorization=authorization,
-            proxy=configuration.proxy or proxy_for(configuration.host),
+            proxy=proxy,
             server_name=configuration.tls_server_name or None,
         )
 

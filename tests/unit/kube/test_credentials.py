@@ -202,3 +202,12 @@ def test_the_environment_s_proxy(monkeypatch, server, no_proxy, proxied):
     monkeypatch.setenv("HTTPS_PROXY", "http://proxy.test:3128")
     monkeypatch.setenv("NO_PROXY", no_proxy)
     assert proxy_for(server) == ("http://proxy.test:3128" if proxied else None)
+
+
+@pytest.mark.parametrize("port", ["99999", "none"])
+async def test_a_server_with_an_invalid_port_is_reported_with_its_kubeconfig(tmp_path, monkeypatch, port):
+    monkeypatch.setenv("HTTPS_PROXY", "http://proxy.test:3128")
+    config = write(tmp_path / "config", {"token": "x"}, cluster={"server": f"https://api.test:{port}"})
+    with pytest.raises(ClusterConfigInvalid, match=r"[Pp]ort") as caught:
+        await find(config, None).access()
+    assert str(tmp_path / "config") in str(caught.value)
