@@ -17,7 +17,6 @@ from cdi.api.kinds import Object, Resource
 from cdi.api.names import COMMON_LABELS
 from cdi.kube.client import Client
 
-"""Annotation of objects that this project manages; objects without it belong to a user or another tool."""
 _TRIES = 6
 T = TypeVar("T")
 
