@@ -43,6 +43,17 @@ def test_libraries_of_others_are_unchanged_and_have_their_licence():
         assert "Permission is hereby granted" in (VENDOR / licence).read_text()
 
 
+def test_packages_inside_a_library_have_their_licence():
+    # Each module of a bundle lists what it requires: its own files by path, other packages by name.
+    required = re.findall(r'\},\{((?:"?[\w./-]+"?:\d+,?)+)\}\]', TEXTS["/page/js/vendor/tus.min.js"])
+    names = {name for modules in required for name in re.findall(r'([\w./-]+)"?:', modules)}
+    packages = {name for name in names if not name.startswith(".")}
+    texts = (VENDOR / "tus-dependencies.LICENSE").read_text()
+    assert {"ieee754", "url-parse"} <= packages
+    assert packages == set(re.findall(r"^=== (\S+) ===$", texts, re.MULTILINE))
+    assert texts.count("Copyright") >= len(packages)
+
+
 def test_text_never_becomes_markup():
     for path, text in TEXTS.items():
         assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(|new Function", text), (
