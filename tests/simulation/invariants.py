@@ -27,8 +27,8 @@ from tests.simulation.api_server import Request
 from tests.simulation.cluster import TERMINAL, Cluster, Disk
 from tests.simulation.users import Users
 
-MAX_WRITES = 400
-"""Writes of controllers for one user's object, at most."""
+MAX_WRITES = 200
+"""Writes of controllers for one object that a user has created, at most."""
 MAX_EVENTS = 40
 """Events about one object, at most."""
 MAX_REPEATS = 60
@@ -42,8 +42,7 @@ class Invariants:
         self._cluster = cluster
         self._server = cluster.server
         self._users = users
-        self._attempts: Counter[str] = Counter()
-        self._writes = 0
+        self._writes = self._creations = 0
         self.at_each_write: tuple[Callable[[Request, Resource, Object | None, Object | None], Iterator[str]], ...] = (
             self.offered_is_verified,
             self.users_data_is_kept,
@@ -58,11 +57,13 @@ class Invariants:
             self.data_volumes_end_as_their_source_says,
             self.events_are_bounded,
             self.writes_are_bounded,
-            self.transfers_keep_the_volume,
+            self.transfers_end,
         )
 
     def changed(self, request: Request, resource: Resource, old: Object | None, new: Object | None) -> None:
         """Check a change, as a listener of the API server."""
+        self._writes += _by_controller(request)
+        self._creations += request.client == "user" and request.verb == "create"
         for check in self.at_each_write:
             for text in check(request, resource, old, new):
                 self._cluster.violate(check.__name__, text)
@@ -146,7 +147,6 @@ class Invariants:
         owner = (new["metadata"].get("annotations") or {}).get("cdi.kubevirt.io/ownerUID")
         if (new["metadata"].get("labels") or {}).get("cdi.kubevirt.io") not in ("importer", "cdi-upload-server"):
             return
-        self._attempts[owner] += 1
         for claim in self._server.all(CLAIMS):
             if claim["metadata"]["uid"] == owner:
                 found = self._server.find(DATA_VOLUMES, claim["metadata"]["namespace"], claim["metadata"]["name"])
@@ -268,10 +268,11 @@ class Invariants:
 
     def writes_are_bounded(self) -> Iterator[str]:
         """The number of a controller's writes is bounded by the number of objects of users."""
-        return iter(())
+        if self._writes > MAX_WRITES * (self._creations + 1):
+            yield f"{self._writes} writes for {self._creations} objects of users"
 
-    def transfers_keep_the_volume(self) -> Iterator[str]:
-        """Every PersistentVolume with data keeps a PVC through a transfer."""
+    def transfers_end(self) -> Iterator[str]:
+        """Every ObjectTransfer ends, or has not begun."""
         for transfer in self._server.all(OBJECT_TRANSFERS):
             phase = (transfer.get("status") or {}).get("phase")
             if phase not in ("Complete", "Error", "Pending", None):

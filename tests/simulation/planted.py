@@ -99,9 +99,9 @@ def _offered_unverified(right: Any, ended: Any, claim: Any) -> Any:
     return replace(result, booted=True) if isinstance(result, ProofResult) else result
 
 
-def _requeue_forgotten(right: Any, self: Any, key: Any, delay: float = 0.0) -> None:
+def _requeue_forgotten(right: Any, self: Any, key: Any, delay: float = 0.0, **options: Any) -> None:
     if delay < 1.0:
-        right(self, key, delay)
+        right(self, key, delay, **options)
 
 
 async def _written_after_end(right: Any, self: Any, involved_object: Any, status: Any, annotations: Any = None) -> None:

@@ -128,6 +128,8 @@ class Simulation:
             else:
                 self._begin(one)
         await self._settle()
+        for name, controller in self._controllers.items():
+            self._check_runs(name, controller)
         nature.cancel()
         for controller in tuple(self._controllers.values()):
             await controller.kill()
@@ -160,6 +162,7 @@ class Simulation:
         """Kill a controller, and start another one some time later unless one runs."""
         controller = self._controllers.pop(name, None)
         if controller is not None:
+            self._check_runs(name, controller)
             self._log(f"{self.loop.time():7.2f} {name} is killed")
             controller.die()
             self._spawn(self._replace(controller))
@@ -169,6 +172,11 @@ class Simulation:
         await asyncio.sleep(self.faults.chance.choice((0.5, 5.0, 20.0)))
         if not self._controllers:
             self._start_controller()
+
+    def _check_runs(self, name: str, controller: Controller) -> None:
+        """Report a controller that has ended although nobody asked it to; the others may have done its work."""
+        if controller.ended:
+            self.cluster.violate("controllers_run", f"{name} has ended: {controller.result()!r}")
 
     def _progress(self, _: str) -> bytes:
         raise OSError("no route to host")
@@ -254,6 +262,7 @@ class Simulation:
         await asyncio.sleep(seconds)
         controller = self._controllers.pop(before, None)
         if controller is not None:
+            self._check_runs(before, controller)
             self._log(f"{self.loop.time():7.2f} {before} stops")
             await controller.shut_down()
 

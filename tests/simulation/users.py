@@ -394,7 +394,8 @@ def _golden(chance: random.Random, until: float) -> Iterator[Operation]:
         "schedule": chance.choice(("", "0 * * * *")),
     }  # fmt: skip
     if chance.random() < 0.5:
-        yield Operation(0.0, "clone_strategy", ("", "ceph"), {"strategy": chance.choice(("snapshot", "copy"))})
+        # Not at the start, when the StorageProfile does not exist yet.
+        yield Operation(2.0, "clone_strategy", ("", "ceph"), {"strategy": chance.choice(("snapshot", "copy"))})
     yield Operation(0.0, "cron", place, options)
     at = 0.0
     for number in range(1, chance.choice((2, 3, 4))):

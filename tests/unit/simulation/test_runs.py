@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+from cdi.controller.workqueue import WorkQueue
+from tests.simulation import invariants
 from tests.simulation.faults import Fault
 from tests.simulation.planted import PLANTED
 from tests.simulation.runner import run, shrink
@@ -41,6 +43,21 @@ def test_a_planted_defect_violates_an_invariant(name):
     assert run(plan()).violations == ()
 
 
+def test_a_snapshot_that_is_kept_because_a_requeue_is_forgotten_is_found():
+    assert run(snapshot_clone(), "requeue").names == {"nothing_leaks"}
+    assert run(snapshot_clone()).violations == ()
+
+
+def test_a_controller_that_ends_by_itself_is_reported(monkeypatch):
+    monkeypatch.setattr(WorkQueue, "done", lambda *_: 1 / 0)
+    assert "controllers_run" in run(plan()).names
+
+
+def test_writes_without_an_end_are_reported(monkeypatch):
+    monkeypatch.setattr(invariants, "MAX_WRITES", 1)
+    assert run(plan()).names == {"writes_are_bounded"}
+
+
 def test_a_failure_is_shrunk_to_what_it_needs():
     failed = run(plan(), "event-dropped")
     shortest = shrink(failed, "event-dropped")
@@ -67,4 +84,23 @@ def plan() -> Plan:
             Operation(3.0, "data_volume", ("default", "b"), {**IMPORT, "source": "blank", "results": ()}),
         ),
         faults=(Fault(4.0, "crash", 1.0, 0),),
+    )
+
+
+def snapshot_clone() -> Plan:
+    """Return a plan of a clone by a temporary snapshot."""
+    source = {"source": "http", "results": (), "storage_class": ""}
+    return Plan(
+        seed=7,
+        operations=(
+            Operation(0.0, "data_volume", ("default", "a"), source),
+            Operation(15.0, "clone_strategy", ("", "ceph"), {"strategy": "snapshot"}),
+            Operation(
+                30.0,
+                "data_volume",
+                ("default", "b"),
+                {"source": "pvc", "of": ("default", "a"), "storage_class": "ceph"},
+            ),
+        ),
+        faults=(),
     )
