@@ -81,7 +81,6 @@ def explain(
         return Explanation(dry_run=result, cron=cron, refusal=blocking_error(result, _UNRESOLVABLE))
     overlay.write_inputs(result.worker)
     conflict = _existing_files(overlay.home, key)
-    conflict = _existing_files(overlay.home, key)
     work = result.worker.work
     if isinstance(work, CloneJob):
         return _explain_clone(overlay.home, result, work, cron, conflict)
