@@ -20,13 +20,13 @@ from cdi.api.names import LABEL_COMPONENT
 from cdi.api.status_detail import status_detail
 from cdi.api.validation import parse
 from cdi.client.status_view import error_of, failure_of
-from cdi.local.applier import patch
 from cdi.reconcile.actions import Action, CreateObject, PatchObject, StartWorker, Work
 from cdi.reconcile.clone.plan_annotation import ANN_SOURCE_UID, ANNOTATION
 from cdi.reconcile.clone.size_detection import unknown_size
 from cdi.reconcile.context import Lister, ReconcileContext
 from cdi.reconcile.datavolume.reconcile import reconcile
 from cdi.reconcile.datavolume.result import operation_of
+from cdi.reconcile.merge_patch import apply_patch
 from cdi.reconcile.pods.roles import SIZE_DETECTION
 from cdi.reconcile.types import Operation
 from cdi.store.base import Key, Object
@@ -192,7 +192,7 @@ class _Run:
         if before is None:
             return False
         body = copy.deepcopy(before)
-        patch(body, action)
+        apply_patch(body, action)
         if body == before:
             return False
         self._overlay.replace(body)

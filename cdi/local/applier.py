@@ -36,7 +36,7 @@ from cdi.reconcile.actions import (
     StopWorker,
 )
 from cdi.reconcile.dataimportcron.origin import RECORD_FAILED
-from cdi.reconcile.merge_patch import apply_merge_patch
+from cdi.reconcile.merge_patch import apply_patch
 from cdi.store.base import Key, Object, Store, has_status, update_with_retry
 
 
@@ -99,7 +99,7 @@ class PlanApplier:
         if has_status(key):
             raise InternalError(f"the status of a {key.kind.kind} is written separately from its annotations")
         new = {**body, "metadata": {**body["metadata"]}}
-        patch(
+        apply_patch(
             new,
             PatchObject(
                 plural=key.plural, namespace=key.namespace, name=key.name, uid="", annotations=plan.annotations
@@ -128,7 +128,7 @@ class PlanApplier:
                 self._tasks.stop(action.task, action.uid)
             case PatchObject():
                 key = Key.of(action.plural, action.namespace, action.name)
-                update_with_retry(self._store, key, lambda body: patch(body, action), uid=action.uid)
+                update_with_retry(self._store, key, lambda body: apply_patch(body, action), uid=action.uid)
             case StartWorker():
                 environment = self._environments.of(Key.of_object(origin))
                 self._launcher.start(action, self._read_input, stdin=stdin, environment=environment)
@@ -174,26 +174,4 @@ class PlanApplier:
             uid=action.uid,
             annotations={action.annotation: record},
         )
-        update_with_retry(self._store, key, lambda body: patch(body, write), uid=action.uid)
-
-
-def patch(body: Object, action: PatchObject) -> None:
-    """Modify `body` in place."""
-    metadata = body["metadata"]
-    annotations = dict(metadata.get("annotations") or {})
-    for name, text in action.annotations.items():
-        if text is None:
-            annotations.pop(name, None)
-        else:
-            annotations[name] = text
-    metadata.pop("annotations", None)
-    if annotations:
-        metadata["annotations"] = annotations
-    if action.labels:
-        metadata["labels"] = {**(metadata.get("labels") or {}), **action.labels}
-    if action.spec:
-        body["spec"] = apply_merge_patch(body.get("spec") or {}, action.spec)
-    if action.owner is not None:
-        owners = [owner for owner in metadata.get("ownerReferences") or [] if owner.get("uid") != action.owner["uid"]]
-        if not any(owner.get("controller") for owner in owners):
-            metadata["ownerReferences"] = [*owners, dict(action.owner)]
+        update_with_retry(self._store, key, lambda body: apply_patch(body, write), uid=action.uid)

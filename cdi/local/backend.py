@@ -28,7 +28,6 @@ from cdi.client.backend import Applied, OnUpdate, Section
 from cdi.client.document import Manifest
 from cdi.client.status_view import failure_of, phase_of
 from cdi.client.wait import wait
-from cdi.local.applier import patch
 from cdi.local.environment import Environments
 from cdi.local.event_recorder import EventRecorder
 from cdi.local.home import Home
@@ -36,6 +35,7 @@ from cdi.local.launcher import Launcher
 from cdi.local.supervisor import ensure_supervisor
 from cdi.local.uploads import LocalUploads
 from cdi.reconcile.actions import PatchObject
+from cdi.reconcile.merge_patch import apply_patch
 from cdi.store.base import Key, Object, Watch, update_with_retry
 from cdi.store.file_store import LocalStore
 
@@ -176,7 +176,7 @@ class LocalBackend:
         def change(body: Object) -> None:
             if version is not None and body["metadata"]["resourceVersion"] != version:
                 raise Conflict(f"{key} was changed concurrently")
-            patch(body, action)
+            apply_patch(body, action)
 
         body = update_with_retry(self._store, key, change, uid=uid)
         ensure_supervisor(self.home)
@@ -290,7 +290,7 @@ class LocalBackend:
         parse_policy_annotations(annotations)
         key = Key.of("dv", namespace, name)
         action = PatchObject(plural=key.plural, namespace=key.namespace, name=key.name, uid="", annotations=annotations)
-        body = update_with_retry(self._store, key, lambda dv: patch(dv, action))
+        body = update_with_retry(self._store, key, lambda dv: apply_patch(dv, action))
         ensure_supervisor(self.home)
         uid = self._claim_uid(namespace, name)
         now = body["metadata"].get("annotations") or {}

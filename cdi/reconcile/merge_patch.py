@@ -1,9 +1,12 @@
-"""Merge patches (RFC 7396)."""
+"""Merge patches (RFC 7396), and the patches of plans."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
+
+from cdi.api.kinds import Object
+from cdi.reconcile.actions import PatchObject
 
 
 def merge_patch(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
@@ -31,3 +34,25 @@ def apply_merge_patch(before: Mapping[str, Any], patch: Mapping[str, Any]) -> di
         else:
             after[name] = value
     return after
+
+
+def apply_patch(body: Object, action: PatchObject) -> None:
+    """Apply a patch to an object in place, without its conditions (`uid`, `version`)."""
+    metadata = body["metadata"]
+    annotations = dict(metadata.get("annotations") or {})
+    for name, text in action.annotations.items():
+        if text is None:
+            annotations.pop(name, None)
+        else:
+            annotations[name] = text
+    metadata.pop("annotations", None)
+    if annotations:
+        metadata["annotations"] = annotations
+    if action.labels:
+        metadata["labels"] = {**(metadata.get("labels") or {}), **action.labels}
+    if action.spec:
+        body["spec"] = apply_merge_patch(body.get("spec") or {}, action.spec)
+    if action.owner is not None:
+        owners = [owner for owner in metadata.get("ownerReferences") or [] if owner.get("uid") != action.owner["uid"]]
+        if not any(owner.get("controller") for owner in owners):
+            metadata["ownerReferences"] = [*owners, dict(action.owner)]

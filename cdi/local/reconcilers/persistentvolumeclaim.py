@@ -18,12 +18,12 @@ from cdi.api.names import (
 )
 from cdi.api.phases import Reason
 from cdi.api.quantity import Quantity
-from cdi.local.applier import patch
 from cdi.local.home import DISK, Home
 from cdi.local.launcher import Launcher
 from cdi.local.lister import Observed
 from cdi.local.reconcilers.reconciler import Changes, Result
 from cdi.reconcile.actions import PatchObject
+from cdi.reconcile.merge_patch import apply_patch
 from cdi.store.base import Key, Object, Store, update_with_retry
 
 FINALIZER = f"{GROUP}/volume"
@@ -103,7 +103,7 @@ class PersistentVolumeClaimReconciler:
                 ANN_BOUND_CONDITION_MESSAGE: message,
             },
         )
-        update_with_retry(self._store, key, lambda claimed: patch(claimed, note), uid=note.uid)
+        update_with_retry(self._store, key, lambda claimed: apply_patch(claimed, note), uid=note.uid)
 
     def _release(self, key: Key, body: Object) -> bool:
         """Remove worker, directory and finalizer, in this order; return False if it has to be tried again."""

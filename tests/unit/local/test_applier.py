@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 
 from cdi.api.errors import InternalError, NotFound
-from cdi.local.applier import PlanApplier, patch
+from cdi.local.applier import PlanApplier
 from cdi.local.environment import Environments
 from cdi.local.launcher import Launcher
 from cdi.local.tasks import Tasks
-from cdi.reconcile.actions import CreateObject, DeleteObject, PatchObject, Plan
+from cdi.reconcile.actions import CreateObject, DeleteObject, Plan
 from cdi.store.base import Key
 from cdi.store.file_store import LocalStore
 
@@ -92,9 +92,3 @@ def test_an_import_gets_the_environment_of_its_cron(home, store, applier, monkey
     environments.collect(lambda key: key.plural == "dataimportcrons")
     assert environments.of(Key("datavolumes", "default", "os-1")) is None
     assert environments.of(KEY) is not None
-
-
-def test_the_last_annotation_can_be_removed():
-    body = {"metadata": {"name": "x", "annotations": {"a": "1"}}}
-    patch(body, PatchObject(plural="dataimportcrons", namespace="default", name="x", uid="", annotations={"a": None}))
-    assert body == {"metadata": {"name": "x"}}
