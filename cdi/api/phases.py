@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import enum
+from typing import Final
+
+TERMINAL_PHASES: Final = ("Succeeded", "Failed")
+"""Phases of pods and of DataVolumes after which they make no more progress."""
 
 
 class Phase(enum.StrEnum):

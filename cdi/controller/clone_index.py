@@ -6,12 +6,12 @@ from collections.abc import Iterator
 
 from cdi.api.kinds import CLAIMS, DATA_VOLUMES, Object, Resource
 from cdi.api.names import ANN_POD_PHASE
+from cdi.api.phases import TERMINAL_PHASES
 from cdi.controller.indexer import Indexer
 from cdi.controller.request import Request, datavolume
 from cdi.kube.reflector import WatchEvent
 from cdi.reconcile.clone.plan_annotation import requested_source
 
-TERMINAL_PHASES = ("Succeeded", "Failed")
 Source = tuple[str, str, bool]
 """Namespace and name of a source, and whether it is a snapshot instead of a volume."""
 _ANY: Source = ("", "", False)

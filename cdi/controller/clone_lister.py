@@ -21,7 +21,7 @@ from cdi.api.kinds import (
     Object,
 )
 from cdi.api.names import ANN_OWNER_UID, LABEL_COMPONENT
-from cdi.api.phases import Reason
+from cdi.api.phases import TERMINAL_PHASES, Reason
 from cdi.api.populators import VolumeCloneSource
 from cdi.api.quantity import Quantity
 from cdi.api.storageprofile import CloneStrategy
@@ -146,7 +146,7 @@ class InformerCloneLister:
         metadata, status = body["metadata"], body.get("status") or {}
         annotations = metadata.get("annotations") or {}
         hold = pending_reason(body)
-        ended = status.get("phase") in ("Succeeded", "Failed")
+        ended = status.get("phase") in TERMINAL_PHASES
         states = [one.get("state") or {} for one in status.get("containerStatuses") or ()]
         last: Mapping[str, Any] = next((one["terminated"] for one in states if one.get("terminated")), {})
         return SourcePod(
@@ -237,7 +237,7 @@ class InformerCloneLister:
 
 
 def _reason(phase: str | None, hold: PodBlocker | None) -> str:
-    if phase in ("Succeeded", "Failed"):
+    if phase in TERMINAL_PHASES:
         return Reason.COMPLETED if phase == "Succeeded" else Reason.ERROR
     return hold.reason if hold is not None else RUNS
 

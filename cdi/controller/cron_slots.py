@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Any
 
 from cdi.api.kinds import CLAIMS, DATA_IMPORT_CRONS, JOBS, PODS, Object
 from cdi.api.names import (
@@ -19,12 +19,11 @@ from cdi.api.names import (
     poll_pod,
     proof_pod,
 )
+from cdi.api.phases import TERMINAL_PHASES
 from cdi.controller.informers import InformerSet
 from cdi.controller.request import Scope
 from cdi.reconcile.dataimportcron.poll_turn import is_waiting
 from cdi.reconcile.dataimportcron.proof_turn import is_due, versions_to_prove
-
-_ENDED: Final = ("Succeeded", "Failed")
 
 
 def running_polls(watches: InformerSet) -> Counter[str]:
@@ -124,7 +123,7 @@ def _labels(body: Object) -> dict[str, Any]:
 
 
 def _has_ended(pod: Object) -> bool:
-    return (pod.get("status") or {}).get("phase") in _ENDED
+    return (pod.get("status") or {}).get("phase") in TERMINAL_PHASES
 
 
 def _is_finished(job: Object) -> bool:

@@ -12,11 +12,10 @@ from typing import Any, Never
 
 from cdi.api.kinds import PODS, Object
 from cdi.api.names import APP, LABEL_APP
+from cdi.api.phases import TERMINAL_PHASES
 from cdi.controller.request import Scope
 from cdi.kube.client import Client
 from cdi.kube.reflector import Reflector, WatchEvent
-
-TERMINAL_POD_PHASES = ("Succeeded", "Failed")
 
 
 class PodUsageTracker:
@@ -52,7 +51,7 @@ class PodUsageTracker:
                 PODS,
                 namespace=namespace,
                 labels=f"{LABEL_APP}!={APP}",
-                fields=",".join(f"status.phase!={phase}" for phase in TERMINAL_POD_PHASES),
+                fields=",".join(f"status.phase!={phase}" for phase in TERMINAL_PHASES),
                 strip=_claims,
                 on_change=self.changed,
             )
@@ -109,7 +108,7 @@ def users_of(pods: Iterable[Object], claim: str) -> tuple[str, ...]:
             for body in pods
             if claim in _claims(body)["claims"]
             and (body["metadata"].get("labels") or {}).get(LABEL_APP) != APP
-            and (body.get("status") or {}).get("phase") not in TERMINAL_POD_PHASES
+            and (body.get("status") or {}).get("phase") not in TERMINAL_PHASES
         )
     )
 

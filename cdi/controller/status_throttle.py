@@ -16,7 +16,7 @@ from typing import Any
 
 from cdi.api import names
 from cdi.api.kinds import CLAIMS, Object
-from cdi.controller.clone_index import TERMINAL_PHASES
+from cdi.api.phases import TERMINAL_PHASES
 from cdi.controller.request import Request
 from cdi.reconcile.actions import Action, CreateObject, PatchObject, Plan
 from cdi.reconcile.datavolume.annotated_claims import ANN_STATUS

@@ -6,13 +6,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from cdi.api.kinds import CLAIMS, DATA_VOLUMES, OBJECT_TRANSFERS, PODS, Object
-from cdi.api.phases import TransferPhase
+from cdi.api.phases import TERMINAL_PHASES, TransferPhase
 from cdi.controller.informers import require_valid
 from cdi.controller.lister import Cache, PodUsageSource
 from cdi.reconcile.objecttransfer.record import lock_finalizer
 
 _ENDED = (TransferPhase.COMPLETE, TransferPhase.ERROR)
-_POD_ENDED = ("Succeeded", "Failed")
 Place = tuple[str, str]
 """Namespace and name of a source or target."""
 
@@ -69,7 +68,7 @@ def has_ended(body: Object) -> bool:
 
 
 def _holds(pod: Object, namespace: str, claim: str) -> bool:
-    ended = (pod.get("status") or {}).get("phase") in _POD_ENDED
+    ended = (pod.get("status") or {}).get("phase") in TERMINAL_PHASES
     return not ended and pod["metadata"]["namespace"] == namespace and claim in claims_of_pod(pod)
 
 

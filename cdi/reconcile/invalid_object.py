@@ -14,11 +14,10 @@ from pydantic import ValidationError
 from cdi.api.datavolume import DataVolume
 from cdi.api.errors import CdiError
 from cdi.api.meta import Condition
-from cdi.api.phases import PROGRESS_UNKNOWN, ConditionType, Phase, Reason
+from cdi.api.phases import PROGRESS_UNKNOWN, TERMINAL_PHASES, ConditionType, Phase, Reason
 from cdi.reconcile.actions import Event, Plan
 from cdi.reconcile.datavolume.status import ConditionValue, conditions, false
 
-_FINAL: Final = (Phase.SUCCEEDED, Phase.FAILED)
 _ASPECTS: Final[Mapping[str, tuple[ConditionType, ...]]] = {
     "DataVolume": (ConditionType.READY, ConditionType.RUNNING),
     "DataSource": (ConditionType.READY,),
@@ -41,7 +40,7 @@ def report_invalid(body: Mapping[str, Any], error: CdiError, now: float) -> Plan
     event = Event(type="Warning", reason=error.code, message=error.message)
     kinds = _ASPECTS.get(str(body.get("kind")), ())
     before = _status(body)
-    if not kinds or before.get("phase") in _FINAL:
+    if not kinds or before.get("phase") in TERMINAL_PHASES:
         return Plan(events=(event,))
     aspects = {
         # The reason of a failed worker, which clients recognize as an error.

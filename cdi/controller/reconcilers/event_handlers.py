@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from cdi.api.kinds import CLAIMS, DATA_VOLUMES, Object, Resource
 from cdi.api.names import ANN_POD_PHASE, ANN_SOURCE, ANN_UPLOAD_TARGET, GROUP
-from cdi.controller.clone_index import TERMINAL_PHASES
+from cdi.api.phases import TERMINAL_PHASES
 from cdi.controller.informers import InformerSet
 from cdi.controller.lister import Cache
 from cdi.controller.reconcilers.base import Handler

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 from cdi.api.annotations import CLONE_TARGET, TICKETS
 from cdi.api.datavolume import DataVolume
 from cdi.api.names import ANN_POD_PHASE
+from cdi.api.phases import TERMINAL_PHASES
 from cdi.api.storageprofile import CloneStrategy
 from cdi.reconcile.actions import DeleteObject, PatchObject, Plan
 from cdi.reconcile.clone.plan_annotation import (
@@ -72,7 +73,7 @@ def is_reading(target: PVC, namespace: str, claim: str) -> bool:
 
 
 def _under_way(target: PVC) -> bool:
-    ended = target.annotations.get(ANN_POD_PHASE) in ("Succeeded", "Failed")
+    ended = target.annotations.get(ANN_POD_PHASE) in TERMINAL_PHASES
     return not target.deleting and not ended and not AttemptHistory.read(target.annotations.get(LEDGER)).done
 
 

@@ -18,7 +18,7 @@ from cdi.api.datavolume import DataVolume
 from cdi.api.errors import ClaimMisbound
 from cdi.api.job import Failure
 from cdi.api.names import ANN_CLONE_TYPE, temporary_snapshot
-from cdi.api.phases import EventReason, Phase, Reason
+from cdi.api.phases import TERMINAL_PHASES, EventReason, Phase, Reason
 from cdi.api.policy import parse_policy_annotations
 from cdi.api.storageprofile import CloneStrategy
 from cdi.reconcile.actions import Action, CreateObject, DeleteObject, Event, ExpandClaim, PatchObject
@@ -57,7 +57,6 @@ PHASE_TIMEOUT: Final = 1800.0
 """Default timeout of a strategy in seconds; an annotation overrides it (`cdi.api.policy`)."""
 SKEW: Final = 2.0
 """Maximum assumed clock skew in seconds."""
-_ENDED: Final = ("Succeeded", "Failed")
 
 
 def mark_complete(context: ReconcileContext, claim: PVC, attempts: AttemptHistory) -> AttemptHistory:
@@ -77,7 +76,7 @@ def mark_complete(context: ReconcileContext, claim: PVC, attempts: AttemptHistor
     if prime.phase == "Bound" and prime.volume_mode == "Filesystem" and (prime.capacity or 0) < wanted:
         return attempts
     pod = facts(context).prep_pod(prime.namespace, preparation_pod(prime.name))
-    return attempts.completed_in(prime, volume.name) if pod is None or pod.phase in _ENDED else attempts
+    return attempts.completed_in(prime, volume.name) if pod is None or pod.phase in TERMINAL_PHASES else attempts
 
 
 def unprepared(context: ReconcileContext) -> tuple[Action, ...]:
@@ -404,7 +403,7 @@ def _prepared(context: ReconcileContext, claim: PVC, prime: PVC, message: str) -
     actions: tuple[Action, ...] = ()
     if pod is None:
         actions = (CreateObject(body=build_prep_pod(context.config, claim, prime)),)
-    elif pod.phase in _ENDED and not pod.deleting:
+    elif pod.phase in TERMINAL_PHASES and not pod.deleting:
         # The pod ended without effect. Delete it for another one: some filesystems are expanded only while unused.
         actions = (DeleteObject(plural="pods", namespace=prime.namespace, name=name, uid=pod.uid),)
     elif pod.message:

@@ -38,6 +38,7 @@ from cdi.api.origin import (
     build_statement,
     parse_record,
 )
+from cdi.api.phases import TERMINAL_PHASES
 from cdi.api.timestamps import epoch_seconds
 from cdi.reconcile.actions import Action, CreateObject, DeleteObject, Event, ObjectRef, SignRecord
 from cdi.reconcile.clone.types import Snapshot
@@ -274,7 +275,7 @@ def _result(pod: Body, uid: str) -> SignResult | None:
     containers = status.get("containerStatuses") or ()
     state: Mapping[str, Any] = next((one.get("state") or {} for one in containers if one.get("name") == CONTAINER), {})
     ended = state.get("terminated")
-    if ended is None and status.get("phase") not in ("Succeeded", "Failed"):
+    if ended is None and status.get("phase") not in TERMINAL_PHASES:
         return None
     try:
         result = SignResult.from_json(str((ended or {}).get("message") or ""))

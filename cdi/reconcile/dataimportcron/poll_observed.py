@@ -14,6 +14,7 @@ from typing import Any, Final
 from cdi.api.errors import SourceProtocolError, SourceUnreachable, WorkerLost
 from cdi.api.job import Failure
 from cdi.api.names import ANN_CRON_NEXT_TIME
+from cdi.api.phases import TERMINAL_PHASES
 from cdi.api.poll import PollResult
 from cdi.api.timestamps import epoch_seconds
 from cdi.reconcile.dataimportcron.context import Body, CronContext, LocalTask
@@ -137,7 +138,7 @@ def poll_of_pod(context: CronContext, pod: Body) -> ObservedPoll:
     if "terminated" not in (status.get("state") or {}):
         waiting = (status.get("state") or {}).get("waiting") or {}
         phase = (pod.get("status") or {}).get("phase")
-        if phase in ("Succeeded", "Failed"):
+        if phase in TERMINAL_PHASES:
             why = _first_line((pod.get("status") or {}).get("message") or (pod.get("status") or {}).get("reason"))
             text = f"the pod that pulls the image ended before that{': ' if why else ''}{why}"
             return replace(poll, result=failed(context.uid, WorkerLost(text)))

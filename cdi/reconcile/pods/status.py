@@ -16,7 +16,7 @@ from cdi.api.errors import CdiError, ResourceLimit, WorkerEvicted, WorkerLost
 from cdi.api.job import Failure, Outcome, Progress
 from cdi.api.json_document import parse_json
 from cdi.api.names import COMPONENT_IMPORTER, COMPONENT_UPLOAD_SERVER, LABEL_COMPONENT
-from cdi.api.phases import PULL_FAILED, Reason
+from cdi.api.phases import PULL_FAILED, TERMINAL_PHASES, Reason
 from cdi.api.timestamps import epoch_seconds
 from cdi.reconcile.pods.builder import ANN_FINGERPRINT, ANN_SPEC, ANN_UPLOAD
 from cdi.reconcile.pods.roles import ANN_LIMITS, CONTAINER
@@ -77,7 +77,7 @@ def worker_from_pod(
     last = (container.get("lastState") or {}).get("terminated") if restarts else None
     terminated = last if _needs_new_pod(last) else last_termination(container)
     # Other containers of the pod (a service mesh's proxy) do not count: the attempt ends with the worker's container.
-    ended = terminated is not None or status.get("phase") in ("Succeeded", "Failed")
+    ended = terminated is not None or status.get("phase") in TERMINAL_PHASES
     created = epoch_seconds(metadata.get("creationTimestamp")) or 0.0
     began = epoch_seconds((state.get("running") or terminated or {}).get("startedAt")) or created
     claim = str(owner.get("uid") or "")
@@ -103,7 +103,7 @@ def worker_from_pod(
             claim=claim,
             node=str((pod.get("spec") or {}).get("nodeName") or ""),
             started=state.get("running") is not None or terminated is not None,
-            restarts=restarts and status.get("phase") not in ("Succeeded", "Failed"),
+            restarts=restarts and status.get("phase") not in TERMINAL_PHASES,
             restarted=number > attempt,
             scheduled=_scheduled(status),
             hold=None if ended else _hold(pod, container, node_lost=node_lost),
@@ -163,7 +163,7 @@ def pending_reason(pod: Mapping[str, Any]) -> PodBlocker | None:
     """
     status = pod.get("status") or {}
     container = _container(status)
-    if "terminated" in (container.get("state") or {}) or status.get("phase") in ("Succeeded", "Failed"):
+    if "terminated" in (container.get("state") or {}) or status.get("phase") in TERMINAL_PHASES:
         return None
     return _hold(pod, container, node_lost=False)
 
@@ -186,7 +186,7 @@ def termination_outcome(pod: Mapping[str, Any], identity: str) -> tuple[Outcome,
     """
     metadata, status = pod.get("metadata") or {}, pod.get("status") or {}
     terminated = (_container(status).get("state") or {}).get("terminated")
-    if terminated is None and status.get("phase") not in ("Succeeded", "Failed"):
+    if terminated is None and status.get("phase") not in TERMINAL_PHASES:
         return None
     words = terminated or {}
     ended = epoch_seconds(words.get("finishedAt")) or epoch_seconds(metadata.get("creationTimestamp")) or 0.0
@@ -211,7 +211,7 @@ def termination(pod: Mapping[str, Any]) -> Termination | None:
     """Return how a pod's worker ended, whatever the format of its termination message; None while it runs."""
     metadata, status = pod.get("metadata") or {}, pod.get("status") or {}
     terminated = (_container(status).get("state") or {}).get("terminated")
-    if terminated is None and status.get("phase") not in ("Succeeded", "Failed"):
+    if terminated is None and status.get("phase") not in TERMINAL_PHASES:
         return None
     words = terminated or {}
     code = words.get("exitCode")

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from cdi.api.kinds import CLAIMS, DATA_VOLUMES
 from cdi.api.names import ANN_POD_PHASE
-from cdi.controller.clone_index import TERMINAL_PHASES
+from cdi.api.phases import TERMINAL_PHASES
 from cdi.controller.request import datavolume
 from cdi.reconcile.clone.plan_annotation import ANN_CLONE_REQUEST, ANN_SNAPSHOT_REQUEST
 from tests.unit.controller.objects import body, watches
