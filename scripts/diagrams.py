@@ -132,8 +132,8 @@ def architecture() -> str:
     return drawing(
         960, 550, "Control plane and data plane of cdi",
         "Manifests become objects; pure reconcilers turn observed facts into a plan; the plan applier carries it out "
-        "and starts workers with a Job. In a worker, bytes go from source through codec and image to the target and are "
-        "verified. Progress and one Outcome go back.",
+        "and starts workers with a Job. In a worker, bytes go from source through codec and image to the target and "
+        "are verified. Progress and one Outcome go back.",
         parts,
     )  # fmt: skip
 
