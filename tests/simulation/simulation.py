@@ -174,7 +174,7 @@ class Simulation:
             self._start_controller()
 
     def _check_runs(self, name: str, controller: Controller) -> None:
-        """Report a controller that has ended although nobody asked it to; the others may have done its work."""
+        """Report a controller that has ended without being stopped; the others may have done its work."""
         if controller.ended:
             self.cluster.violate("controllers_run", f"{name} has ended: {controller.result()!r}")
 
