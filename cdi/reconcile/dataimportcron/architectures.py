@@ -170,16 +170,7 @@ def build_child(context: CronContext, architecture: str) -> dict[str, Any]:
                 LABEL_DATA_SOURCE_NAME: context.data_source_name,
             },
             "annotations": _inherited(context, architecture),
-            "ownerReferences": [
-                {
-                    "apiVersion": context.cron.group_version,
-                    "kind": context.cron.kind_name(),
-                    "name": context.name,
-                    "uid": context.uid,
-                    "controller": True,
-                    "blockOwnerDeletion": False,
-                }
-            ],
+            "ownerReferences": [context.cron_reference],
         },
         "spec": {
             **spec,

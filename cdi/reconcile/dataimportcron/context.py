@@ -197,6 +197,18 @@ class CronContext:
         return self.cron.metadata.uid or ""
 
     @property
+    def cron_reference(self) -> dict[str, Any]:
+        """Owner reference of the objects that the DataImportCron controls."""
+        return {
+            "apiVersion": self.cron.group_version,
+            "kind": self.cron.kind_name(),
+            "name": self.name,
+            "uid": self.uid,
+            "controller": True,
+            "blockOwnerDeletion": False,
+        }
+
+    @property
     def annotations(self) -> Mapping[str, str]:
         return self.cron.metadata.annotations or {}
 

@@ -152,14 +152,6 @@ def build_node_pod(context: CronContext, image: str, architecture: str | None) -
         "securityContext": init["securityContext"],
     }
     spec |= {"initContainers": [init], "containers": [container]}
-    owner = {
-        "apiVersion": context.cron.group_version,
-        "kind": context.cron.kind_name(),
-        "name": context.name,
-        "uid": context.uid,
-        "controller": True,
-        "blockOwnerDeletion": False,
-    }
     return build_pod(
         NODE_POLL,
         context.config,
@@ -168,7 +160,7 @@ def build_node_pod(context: CronContext, image: str, architecture: str | None) -
         name=poll_pod(context.name, context.uid),
         annotations=_due(context),
         labels={LABEL_DATA_IMPORT_CRON_POLLER: "", LABEL_DATA_IMPORT_CRON: context.name},
-        owner=owner,
+        owner=context.cron_reference,
     )
 
 
