@@ -278,7 +278,7 @@ def test_scratch_space_is_asked_for_and_used(volume, server, image, disk):
 
 def test_a_pod_without_enough_memory_is_killed_for_that(volume, server, image):
     into = volume("Filesystem")
-    ended = into.fill(job_for(server.put("/disk.raw", image("raw")), "Filesystem"), memory="24M")
+    ended = into.fill(job_for(server.put("/disk.raw", image("raw")), "Filesystem"), memory="20M")
     state = ended["status"]["containerStatuses"][0]["state"]["terminated"]
     assert (state["reason"], state["exitCode"]) == ("OOMKilled", 137)
 
