@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import stat
 import time
 import uuid
+from dataclasses import replace
 from pathlib import Path
 
 from cdi.api.datavolume import DataVolume
@@ -83,6 +85,7 @@ class LocalUploads:
                     raise _has_image(key)
                 worker = self._launcher.observe(claim.uid)
                 if worker is not None and worker.upload == request.id:
+                    self._record_start(key, claim.uid, replace(request, attempt=worker.attempt))
                     self._supervised(key, before)
                     return
                 plan = reconcile(observed.context(dv, worker, setting, admitted=True))
@@ -94,6 +97,21 @@ class LocalUploads:
                     status = body.get("status") if plan.status is None else dict(plan.status)
                     raise_failure({**body, "status": status}, patient=False)
         raise WaitTimeout(f"{key} did not become ready for an upload")
+
+    def _record_start(self, key: Key, claim_uid: str, started: UploadRequest) -> None:
+        """Record that the worker of a stream has been started.
+
+        A running supervisor may have handled the request before there was a worker, and would not look again.
+        """
+
+        def record(body: Object) -> None:
+            annotations = body["metadata"].get("annotations") or {}
+            current = UploadRequest.read(annotations.get(uploads.ANNOTATION))
+            if current is not None and current.id == started.id:
+                annotations[uploads.ANNOTATION] = started.write()
+
+        with contextlib.suppress(NotFound, Conflict):
+            update_with_retry(self._store, Key.of("pvc", key.namespace, key.name), record, uid=claim_uid)
 
     def _supervised(self, key: Key, before: Object) -> None:
         """Ensure that a supervisor is running, and wait until the failure of an earlier upload is no longer shown."""

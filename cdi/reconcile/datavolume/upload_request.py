@@ -19,6 +19,11 @@ class UploadRequest:
     """The file to upload; None for a stream, which only the process that holds it can pass to a worker."""
     length: int | None = None
     """Length of a stream in bytes, if known."""
+    attempt: int | None = None
+    """Number of the attempt that reads the stream.
+
+    The client that starts it records it, because the supervisor follows a worker only after a change of an object.
+    """
 
     @classmethod
     def read(cls, text: str | None) -> Self | None:

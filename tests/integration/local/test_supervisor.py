@@ -17,6 +17,7 @@ from cdi.local.event_recorder import MAX_EVENTS, EventRecorder
 from cdi.local.lister import Setting
 from cdi.local.reconcilers.reconciler import Task
 from cdi.local.supervisor import Supervisor
+from cdi.local.uploads import LocalUploads
 from cdi.local.worker_slots import MAX_WORKERS
 from cdi.reconcile.settings import Retries
 from cdi.store.base import Key, update_with_retry
@@ -128,6 +129,30 @@ def test_no_more_workers_run_than_may_and_the_first_come_first(bench, until):
         }
     )
     bench.step_until(until, lambda: bench.phase("v3") == bench.phase("v4") == "ImportInProgress")
+
+
+def test_an_upload_that_starts_after_the_supervisor_has_seen_its_request_is_followed(
+    bench, until, tmp_path, monkeypatch
+):
+    class Late:
+        """A launcher before whose start the supervisor handles every change, and finds nothing to do."""
+
+        def __getattr__(self, name):
+            return getattr(bench.launcher, name)
+
+        def start(self, action, read_input, **options):
+            for _ in range(5):
+                bench.supervisor.step(0)
+            return bench.launcher.start(action, read_input, **options)
+
+    bench.apply(data_volume("a", source={"upload": {}}))
+    bench.phases(until, a="UploadReady")
+    (tmp_path / "disk").write_bytes(b"x" * 4096)
+    monkeypatch.setattr("cdi.local.uploads.ensure_supervisor", lambda home: False)  # it is this process
+    with open(tmp_path / "disk", "rb") as file:
+        LocalUploads(bench.home, bench.store, Late()).stream(Key("datavolumes", "default", "a"), file.fileno(), 4096)
+    assert bench.supervisor.run(), "until nothing is left to do"
+    assert bench.phase("a") == "Succeeded"
 
 
 def test_another_supervisor_goes_on_with_what_runs(bench, until):
