@@ -173,7 +173,10 @@ class Launcher:
         directory = self._home.worker(claim)
         if not self.alive(claim):
             return False
-        with self._files():
+        with self._files(), atomic_file.locked(directory.starting):
+            # A start that is in progress counts as alive and still removes the limits of the attempt before.
+            if not self._alive(directory):
+                return False
             atomic_file.write(directory.control, limits.to_json().encode())
         return True
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import signal
 import stat
+import threading
 
 import pytest
 
@@ -172,6 +173,25 @@ def test_uids_are_no_paths(home):
     for uid in ("../x", "", "a/b", ".", "a" * 65):
         with pytest.raises(InternalError):
             home.worker(uid)
+
+
+def test_limits_that_are_set_during_a_start_reach_the_worker(home, launcher, until):
+    limits = Limits(bandwidth=5, connections=2)
+    found = []
+    setting = threading.Thread(target=lambda: found.append(launcher.limit(UID, limits)))
+
+    def read(ref):
+        # The start holds its locks, and has not removed the limits of an earlier attempt yet.
+        setting.start()
+        setting.join(0.5)
+        return {"accessKeyId": b"me"}
+
+    secret = ObjectRef(kind="Secret", namespace="default", name="s")
+    mounts = (Mount(directory=str(home.worker(UID).inputs / "secret"), inputs=(secret,)),)
+    launcher.start(action(home, "hang", mounts=mounts), read)
+    setting.join(30)
+    assert found == [True]
+    assert Limits.from_json(home.worker(UID).control.read_bytes()) == limits
 
 
 def test_logs_stay_within_their_limit(tmp_path):
