@@ -126,7 +126,8 @@ class ApiServer:
         """Called after each change with the request, and the old and the new object."""
         self.changed = asyncio.Event()
         """Set by each change."""
-        self._waiting: dict[Resource, set[asyncio.Event]] = {}
+        self._waiting: dict[Resource, dict[asyncio.Event, None]] = {}
+        """Events of the open watches, in the order in which they were opened: that of a set would vary."""
         self.refuse: Callable[[Request], Refusal | None] = lambda _: None
         """Admission: returns an error for a request that is to be denied."""
         self.allowed: Callable[[Object], bool] = lambda _: True
@@ -396,7 +397,7 @@ class ApiServer:
 
     def watch(self, request: Request) -> Watch:
         version = int(request.query.get("resourceVersion") or 0)
-        return Watch(self, request, version, self._waiting.setdefault(request.resource, set()))
+        return Watch(self, request, version, self._waiting.setdefault(request.resource, {}))
 
     def is_expired(self, resource: Resource, version: int) -> bool:
         return version < self._compacted.get(resource, 0)
@@ -405,7 +406,7 @@ class ApiServer:
 class Watch:
     """One open watch."""
 
-    def __init__(self, server: ApiServer, request: Request, version: int, waiting: set[asyncio.Event]) -> None:
+    def __init__(self, server: ApiServer, request: Request, version: int, waiting: dict[asyncio.Event, None]) -> None:
         self._server = server
         self._request = request
         self._matches = selector(request.query)
@@ -420,12 +421,12 @@ class Watch:
         """Version up to which changes were delivered."""
         self.news = asyncio.Event()
         """Set when there may be a change to deliver."""
-        waiting.add(self.news)
+        waiting[self.news] = None
         if position < len(log):
             self.news.set()
 
     def close(self) -> None:
-        self._waiting.discard(self.news)
+        self._waiting.pop(self.news, None)
 
     @property
     def expired(self) -> bool:

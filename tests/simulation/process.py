@@ -6,11 +6,9 @@ import asyncio
 import contextlib
 import functools
 import random
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractContextManager
 from unittest import mock
-
-from cryptography.hazmat.primitives import serialization
 
 from cdi.api.kinds import CONFIG_MAPS, NAMESPACES, SECRETS, Object, Resource
 from cdi.controller.manager import Manager
@@ -85,16 +83,6 @@ def progress_of(fetch: Fetch) -> AbstractContextManager[object]:
         yield ask
 
     return mock.patch("cdi.controller.manager.progress_client", client)
-
-
-@contextlib.contextmanager
-def cached_keys() -> Iterator[None]:
-    """Parse each key only once: checking one takes as long as many reconciles."""
-    with mock.patch.object(serialization, "load_pem_private_key", _load_key):
-        yield
-
-
-_load_key = functools.lru_cache(maxsize=256)(serialization.load_pem_private_key)
 
 
 @functools.cache

@@ -29,7 +29,8 @@ from tests.simulation.cluster import TERMINAL, Actor, Cluster
 from tests.simulation.faults import CLOCK_JUMPS, WATCHED, Fault, Faults
 from tests.simulation.invariants import Invariants
 from tests.simulation.kubelet import GarbageCollector, JobController, Kubelet
-from tests.simulation.process import Controller, cached_keys, installation, progress_of
+from tests.simulation.process import Controller, installation, progress_of
+from tests.simulation.remembered import remembered
 from tests.simulation.storage import Storage
 from tests.simulation.users import Operation, Users
 from tests.simulation.virtual_time import START, Clock, Stuck, VirtualLoop, clocks
@@ -107,7 +108,7 @@ class Simulation:
 
     def run(self) -> None:
         """Run to quiescence, and check the invariants."""
-        with clocks(self.clock, self._chance), progress_of(self._progress), cached_keys():
+        with clocks(self.clock, self._chance), progress_of(self._progress), remembered():
             try:
                 self.loop.run_until_complete(self._run())
                 self.invariants.finish()

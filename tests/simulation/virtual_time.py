@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import collections
 import contextlib
 import datetime as dt
 import functools
+import heapq
 import random
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextvars import Context
 from types import FunctionType, ModuleType
 from typing import Any
 
@@ -24,31 +27,61 @@ class Stuck(Exception):
 
 
 class VirtualLoop(asyncio.BaseEventLoop):
-    """Event loop without I/O and threads; idle time passes at once."""
+    """Event loop without I/O and threads; idle time passes at once.
+
+    It does what the base class does, without the checks and the rounding of real clocks. Timers of the same moment
+    expire in the order in which they were set.
+    """
+
+    _ready: collections.deque[asyncio.Handle]
 
     def __init__(self) -> None:
         super().__init__()
         self._elapsed = 0.0
         self._busy = 0
+        self._timers: list[tuple[float, int, asyncio.TimerHandle]] = []
+        self._serial = 0
         self._selector = self
 
     def time(self) -> float:
         return self._elapsed
 
-    # --- what BaseEventLoop asks of its selector ------------------------------------------------------------------
+    def call_soon(self, callback: Callable[..., Any], *args: Any, context: Context | None = None) -> asyncio.Handle:
+        handle = asyncio.Handle(callback, args, self, context)
+        self._ready.append(handle)
+        return handle
 
-    def select(self, timeout: float | None) -> list[Any]:
-        """Let `timeout` seconds pass."""
-        if timeout is None:
-            raise Stuck("no task waits for time to pass")
-        if timeout > 0:
-            self._elapsed += timeout
-            self._busy = 0
-        else:
-            self._busy += 1
-            if self._busy > MAX_BUSY_ROUNDS:
-                raise Stuck("tasks run without an end and without waiting")
-        return []
+    def call_at(
+        self, when: float, callback: Callable[..., Any], *args: Any, context: Context | None = None
+    ) -> asyncio.TimerHandle:
+        handle = asyncio.TimerHandle(when, callback, args, self, context)
+        self._serial += 1
+        heapq.heappush(self._timers, (when, self._serial, handle))
+        return handle
+
+    def _run_once(self) -> None:
+        """Run what is ready; if nothing is, let time pass until the next timer."""
+        ready, timers = self._ready, self._timers
+        self._busy += 1
+        if not ready:
+            while timers and timers[0][2].cancelled():
+                heapq.heappop(timers)
+            if not timers:
+                raise Stuck("no task waits for time to pass")
+            if timers[0][0] > self._elapsed:
+                self._elapsed = timers[0][0]
+                self._busy = 0
+        if self._busy > MAX_BUSY_ROUNDS:
+            raise Stuck("tasks run without an end and without waiting")
+        while timers and timers[0][0] <= self._elapsed:
+            ready.append(heapq.heappop(timers)[2])
+        for _ in range(len(ready)):
+            handle = ready.popleft()
+            if not handle.cancelled():
+                handle._run()
+
+    def _timer_handle_cancelled(self, handle: asyncio.TimerHandle) -> None:
+        pass
 
     def _process_events(self, events: list[Any]) -> None:
         assert not events

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from dataclasses import dataclass, field
 
@@ -189,6 +190,7 @@ def component(pod: Object) -> str:
     return str((pod["metadata"].get("labels") or {}).get(LABEL_COMPONENT) or "")
 
 
+@functools.cache
 def is_copy(job: str) -> bool:
     """Return whether a job is that of a clone's target."""
     return "client_name" in json.loads(job)
