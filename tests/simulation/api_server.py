@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -122,6 +123,8 @@ class ApiServer:
         self.uids: set[str] = set()
         """UIDs of all objects."""
         self._names = 0
+        self.writes: Counter[str] = Counter()
+        """Number of write requests, by client."""
         self.listeners: list[Listener] = []
         """Called after each change with the request, and the old and the new object."""
         self.changed = asyncio.Event()
@@ -175,6 +178,8 @@ class ApiServer:
 
     def handle(self, request: Request) -> Stored:
         """Answer a request for one object; raise `Refusal`."""
+        if request.writes:
+            self.writes[request.client] += 1
         refusal = self.refuse(request)
         if refusal is not None:
             raise refusal

@@ -14,6 +14,7 @@ from cdi.controller import applier, informers, workqueue
 from cdi.kube import reflector
 from cdi.kube.client import Client
 from cdi.reconcile.dataimportcron import proof
+from cdi.reconcile.datavolume import next_attempt
 from cdi.reconcile.datavolume.attempts import AttemptHistory
 
 PlanApplier, InformerSet, WorkQueue, Reflector = (
@@ -124,6 +125,24 @@ async def _watch_never_expires(right: Any, self: Any, *args: Any, **options: Any
                 yield event
 
 
+def _counted_twice(right: Any, self: Any, worker: Any) -> Any:
+    if worker is not None and not worker.running and worker.attempt == self.attempt and self.failures == 1:
+        return replace(self, failures=2)
+    return right(self, worker)
+
+
+def _final_failure_retried(*_: Any) -> None:
+    pass
+
+
+async def _written_again_and_again(right: Any, self: Any, plan: Any, involved_object: Any, now: float) -> Any:
+    metadata = involved_object["metadata"]
+    if involved_object["kind"] == DATA_VOLUMES.kind:
+        body = {"metadata": {"uid": metadata["uid"], "annotations": {"reconciled": str(now)}}}
+        await self._client.patch(DATA_VOLUMES, metadata["namespace"], metadata["name"], body)
+    return await right(self, plan, involved_object, now)
+
+
 PLANTED: dict[str, Defect] = {
     "event-dropped": Defect("The end of a pod is not passed on.", Reflector, "_dispatch", _event_dropped),
     "stale-read": Defect(
@@ -146,6 +165,9 @@ PLANTED: dict[str, Defect] = {
     "requeue": Defect("What is due later is forgotten.", WorkQueue, "add", _requeue_forgotten),
     "status-after-end": Defect("The status is written after the end.", PlanApplier, "write_status", _written_after_end),
     "relist": Defect("A list does not remove what was deleted.", Reflector, "_replace", _deletions_overlooked),
+    "counted-twice": Defect("An attempt is counted twice.", AttemptHistory, "with_result", _counted_twice),
+    "retry-limit": Defect("No failure is final.", next_attempt, "ended", _final_failure_retried),
+    "write-loop": Defect("Each reconcile changes its object.", PlanApplier, "apply", _written_again_and_again),
     "expired-watch": Defect("A watch that has expired is continued.", Client, "watch", _watch_never_expires),
 }
 """All of them, by name."""

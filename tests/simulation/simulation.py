@@ -81,7 +81,13 @@ class Simulation:
         self.workers = Workers(self.cluster, self.script)
         self.kubelet = Kubelet(self.cluster, self.workers)
         self.users = Users(self.cluster, self.script)
-        self.invariants = Invariants(self.cluster, self.users)
+        self.invariants = Invariants(
+            self.cluster,
+            self.users,
+            operations=len(plan.operations),
+            faults=len(plan.faults),
+            steady_clock=all(fault.kind != "set clock" for fault in plan.faults),
+        )
         self.faults = Faults(random.Random(plan.seed + 2), self.loop.time, self._crash)
         self._actors: tuple[Actor, ...] = (
             Storage(self.cluster), self.kubelet, JobController(self.cluster), GarbageCollector(self.cluster), self.users
@@ -111,7 +117,8 @@ class Simulation:
         with clocks(self.clock, self._chance), progress_of(self._progress), remembered():
             try:
                 self.loop.run_until_complete(self._run())
-                self.invariants.finish()
+                if not self.violations:
+                    self.invariants.finish()
             except Stuck as error:
                 self.cluster.violate("quiescence_is_reached", str(error))
             finally:
@@ -123,6 +130,8 @@ class Simulation:
         nature = self._spawn(self._nature())
         for one in sorted((*self.plan.operations, *self.plan.faults), key=lambda one: one.at):
             await asyncio.sleep(max(0.0, one.at - self.loop.time()))
+            if self.violations:
+                break
             self._log(str(one))
             if isinstance(one, Operation):
                 self.users.perform(one)
@@ -310,6 +319,8 @@ class Simulation:
         """Wait until nothing happens any more."""
         end = self.loop.time() + LIMIT
         while self.loop.time() < end:
+            if self.violations:
+                return  # what follows from the first one shows nothing new
             await asyncio.sleep(10.0)
             if self.loop.time() - self._last_write > self._quiet():
                 return

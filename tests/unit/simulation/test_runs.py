@@ -36,7 +36,7 @@ def test_other_seeds_give_other_plans():
     assert len({str(Plan.of_seed(seed)) for seed in range(20)}) == 20
 
 
-@pytest.mark.parametrize("name", ["event-dropped", "cleanup", "status-after-end"])
+@pytest.mark.parametrize("name", ["event-dropped", "cleanup", "status-after-end", "counted-twice", "write-loop"])
 def test_a_planted_defect_violates_an_invariant(name):
     found = run(plan(), name)
     assert found.violations
@@ -54,7 +54,8 @@ def test_a_controller_that_ends_by_itself_is_reported(monkeypatch):
 
 
 def test_writes_without_an_end_are_reported(monkeypatch):
-    monkeypatch.setattr(invariants, "MAX_WRITES", 1)
+    for name in ("MAX_WRITES_AT_REST", "MAX_WRITES_OF_OPERATION", "MAX_WRITES_OF_FAULT"):
+        monkeypatch.setattr(invariants, name, 1)
     assert run(plan()).names == {"writes_are_bounded"}
 
 
