@@ -1,4 +1,8 @@
-"""Defects of the controller, planted to show that the simulation finds them."""
+"""Defects of the controller, planted to show that the simulation finds them.
+
+Runs needed from seed 1, as measured: counted-twice, retry-limit, retry-not-counted and write-loop 1; cleanup,
+event-dropped and status-after-end 2; expired-watch 7; stale-read 44. In 150 runs relist was not found.
+"""
 
 from __future__ import annotations
 
