@@ -58,9 +58,9 @@ def read(cluster, kubectl: Kubectl, chronicle: Chronicle, claims: dict[str, str]
     assert found == dict.fromkeys(claims, (sha256(content), "0"))
 
 
-def all_succeed(chronicle: Chronicle, names) -> None:
+def all_succeed(chronicle: Chronicle, names, patience: float = TIMEOUT) -> None:
     for name in names:
-        chronicle.wait_phase(name, "Succeeded", patience=TIMEOUT)
+        chronicle.wait_phase(name, "Succeeded", patience=patience)
     chronicle.wait_clean(TIMEOUT)
 
 
@@ -96,7 +96,7 @@ def test_a_controller_that_dies_at_every_step_comes_to_the_same_end(
     kubectl.create(data_volume("populated", source, "csi"), data_volume("direct", source, "local", mode="Block"))
     try:
         dying.begin()
-        all_succeed(chronicle, modes)
+        all_succeed(chronicle, modes, patience=2 * TIMEOUT)  # a controller starts for each of some twenty writes
         deaths = [line for line in dying.lines() if line["message"] == "died"]
     finally:
         dying.close()
