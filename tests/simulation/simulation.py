@@ -122,7 +122,7 @@ class Simulation:
             except Stuck as error:
                 self.cluster.violate("quiescence_is_reached", str(error))
             finally:
-                self.loop.close()
+                self.loop.shut_down()
 
     async def _run(self) -> None:
         self._set_up()

@@ -80,6 +80,17 @@ class VirtualLoop(asyncio.BaseEventLoop):
             if not handle.cancelled():
                 handle._run()
 
+    def shut_down(self) -> None:
+        """Cancel all tasks, wait for their end and close the loop."""
+        tasks = asyncio.all_tasks(self)
+        for task in tasks:
+            task.cancel()
+        self._busy = 0
+        if tasks:
+            with contextlib.suppress(Stuck):
+                self.run_until_complete(asyncio.wait(tasks))
+        self.close()
+
     def _timer_handle_cancelled(self, handle: asyncio.TimerHandle) -> None:
         pass
 
