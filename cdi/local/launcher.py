@@ -11,7 +11,6 @@ import contextlib
 import json
 import os
 import shutil
-import signal
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
@@ -22,7 +21,7 @@ from cdi.api.decode import DecodeError, decode
 from cdi.api.errors import CdiError, InternalError, WorkerLost
 from cdi.api.job import Failure, Job, Limits, Outcome, Progress
 from cdi.local.home import Home, WorkerDirectory
-from cdi.local.processes import Processes, rotate, signal_processes
+from cdi.local.processes import Processes, rotate, terminate_processes
 from cdi.reconcile.actions import Mount, ObjectRef, StartWorker
 from cdi.reconcile.pods.types import Worker
 
@@ -157,15 +156,7 @@ class Launcher:
         if not self.alive(claim):
             return True
         with self._files():
-            try:
-                asked = directory.stopping.stat().st_mtime
-            except FileNotFoundError:
-                # A process that has not called exec yet has no matching arguments: it is signalled next time.
-                if signal_processes(signal.SIGTERM, *_arguments(directory)):
-                    directory.stopping.touch()
-                return False
-            if time.time() - asked >= grace:
-                signal_processes(signal.SIGKILL, *_arguments(directory))
+            terminate_processes(*_arguments(directory), marker=directory.stopping, grace=grace)
         return False
 
     def limit(self, claim: str, limits: Limits) -> bool:

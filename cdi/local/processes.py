@@ -7,6 +7,7 @@ import fcntl
 import os
 import signal
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -143,6 +144,22 @@ def signal_processes(number: signal.Signals, *arguments: str) -> bool:
                 os.kill(pid, number)
             found = True
     return found
+
+
+def terminate_processes(*arguments: str, marker: Path, grace: float) -> None:
+    """Send SIGTERM to the processes that have these arguments, or SIGKILL `grace` seconds after it was sent.
+
+    Does not wait; call it again until they have ended. `marker` is a file that records when SIGTERM was sent.
+    """
+    try:
+        asked = marker.stat().st_mtime
+    except FileNotFoundError:
+        # A process that has not called exec yet has no matching arguments: it is signalled next time.
+        if signal_processes(signal.SIGTERM, *arguments):
+            marker.touch()
+        return
+    if time.time() - asked >= grace:
+        signal_processes(signal.SIGKILL, *arguments)
 
 
 def _lifted(descriptor: int, stack: contextlib.ExitStack) -> int:

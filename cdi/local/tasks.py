@@ -10,8 +10,6 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import signal
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +18,7 @@ from typing import Literal
 from cdi import atomic_file
 from cdi.local.home import Home
 from cdi.local.launcher import GRACE_PERIOD, ReadInput, write_mounts
-from cdi.local.processes import Processes, signal_processes
+from cdi.local.processes import Processes, terminate_processes
 from cdi.reconcile.actions import StartTask
 from cdi.reconcile.dataimportcron.context import LocalTask
 
@@ -153,14 +151,7 @@ class Tasks:
         if not self.running(task, uid):
             return True
         with self._files():
-            try:
-                asked = directory.stopping.stat().st_mtime
-            except FileNotFoundError:
-                if signal_processes(signal.SIGTERM, *_arguments(directory)):
-                    directory.stopping.touch()
-                return False
-            if time.time() - asked >= grace:
-                signal_processes(signal.SIGKILL, *_arguments(directory))
+            terminate_processes(*_arguments(directory), marker=directory.stopping, grace=grace)
         return False
 
     def collect(self, exists: Callable[[Task, str], bool]) -> bool:
