@@ -65,8 +65,6 @@ from cdi.reconcile.datavolume.rejection import refusal_of
 from cdi.reconcile.merge_patch import merge_patch
 from cdi.reconcile.types import WITHOUT_CLAIM
 
-WITH_STATUS = frozenset({"datavolumes", "storageprofiles", "objecttransfers"})
-"""Resources with a status subresource."""
 REJECTION_ERRORS = (InvalidManifest, QuotaExceeded, ClusterForbidden, ClusterRefused, AlreadyExists)
 """Errors that concern a single object; they are reported in its conditions instead of being retried."""
 
@@ -166,7 +164,7 @@ class PlanApplier:
             raise Conflict(f"the status of {resource} {namespace}/{name} changed in the meantime")
         body: Object = {"metadata": {"uid": metadata["uid"], "resourceVersion": newest["metadata"]["resourceVersion"]}}
         if annotations:
-            assert resource.plural not in WITH_STATUS
+            assert not resource.status_subresource
             # A command that a user gave in the meantime must not be removed as if it had been carried out.
             seen, current = (one["metadata"].get("annotations") or {} for one in (involved_object, newest))
             if any(seen.get(key) != current.get(key) for key in annotations):
@@ -175,7 +173,7 @@ class PlanApplier:
         if status is not None and ((patch := merge_patch(before or {}, status)) or before is None):
             body["status"] = patch
         if annotations or "status" in body:
-            subresource = "status" if resource.plural in WITH_STATUS else ""
+            subresource = "status" if resource.status_subresource else ""
             await self._patch(resource, namespace or None, name, body, subresource=subresource)
 
     async def _apply_action(self, action: Action) -> None:

@@ -24,7 +24,6 @@ from cdi.api.kinds import (
     Object,
     Resource,
 )
-from cdi.controller.applier import WITH_STATUS
 
 PROTECTION = {CLAIMS: "kubernetes.io/pvc-protection", VOLUMES: "kubernetes.io/pv-protection"}
 DEFAULT_CLASS = "storageclass.kubernetes.io/is-default-class"
@@ -254,7 +253,7 @@ class ApiServer:
             metadata.pop(name, None)
         body.setdefault("apiVersion", resource.api_version)
         body.setdefault("kind", resource.kind)
-        if resource.plural in WITH_STATUS:
+        if resource.status_subresource:
             body.pop("status", None)
         if resource in PROTECTION:
             metadata["finalizers"] = [*metadata.get("finalizers", ()), PROTECTION[resource]]
@@ -319,7 +318,7 @@ class ApiServer:
 
     def _replace(self, request: Request, stored: Stored, after: Object) -> Stored:
         before = stored.body
-        if request.resource.plural in WITH_STATUS:
+        if request.resource.status_subresource:
             if request.subresource == "status":
                 after = {**before, "status": after.get("status")}
                 if after["status"] is None:

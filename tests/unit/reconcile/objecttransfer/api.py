@@ -10,7 +10,6 @@ import json
 
 from cdi.api.errors import AlreadyExists, Conflict, InvalidManifest, NotFound
 from cdi.api.kinds import CLAIMS, EVENTS, NAMESPACES, VOLUMES
-from cdi.controller.applier import WITH_STATUS
 from cdi.kube.client import Listing
 
 PROTECTION = {CLAIMS: "kubernetes.io/pvc-protection", VOLUMES: "kubernetes.io/pv-protection"}
@@ -136,7 +135,7 @@ class Api:
         if said.get("resourceVersion", known.get("resourceVersion")) != known.get("resourceVersion"):
             raise Conflict("the object has been modified")
         after = merged(before, json.loads(json.dumps(patch)))
-        if resource.plural in WITH_STATUS:
+        if resource.status_subresource:
             kept = "status" if not subresource else "spec"
             after[kept] = before[kept] if kept in before else {}
         new = set(after["metadata"].get("finalizers") or ()) - set(known.get("finalizers") or ())
