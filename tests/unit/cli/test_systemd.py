@@ -14,11 +14,20 @@ from cdi.cli.golden_poll import run
 UNITS = sorted((Path(__file__).parents[3] / "examples" / "systemd").glob("cdi-golden.*"))
 
 
-def test_systemd_accepts_the_units():
+def _verify(*units: Path) -> tuple[int, str]:
+    done = subprocess.run(["systemd-analyze", "verify", *units], capture_output=True, text=True, check=False)
+    return done.returncode, done.stderr
+
+
+def test_systemd_accepts_the_units(tmp_path):
     if shutil.which("systemd-analyze") is None:
         pytest.skip("needs systemd-analyze")
-    done = subprocess.run(["systemd-analyze", "verify", *UNITS], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (0, "")
+    # Without /run/systemd and a control group of its own, it rejects every unit of an ordinary user.
+    valid = tmp_path / "valid.service"
+    valid.write_text("[Service]\nType=oneshot\nExecStart=/usr/bin/env true\n")
+    if _verify(valid) != (0, ""):
+        pytest.skip("needs systemd-analyze")
+    assert _verify(*UNITS) == (0, "")
 
 
 def test_the_service_runs_what_is_due_once():
