@@ -15,8 +15,8 @@ from cdi.image.sizes import format_size
 from cdi.local.home import Home
 from cdi.reconcile.actions import CloneJob
 from cdi.reconcile.clone.plan_annotation import ANNOTATION, ClonePlanRecord, requested_source
-from cdi.reconcile.clone.planner import Fallback
 from cdi.reconcile.clone.status import costs
+from cdi.reconcile.clone.strategy import Fallback
 from cdi.remote.worker_lookup import notes_of
 from cdi.store.base import Object
 

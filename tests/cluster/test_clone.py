@@ -13,7 +13,7 @@ import pytest
 
 from cdi.controller.clone_lister import claims_of
 from cdi.kube.jwt import SigningKey
-from cdi.reconcile.clone.planner import FALLBACK_SENTENCES
+from cdi.reconcile.clone.strategy import FALLBACK_SENTENCES
 from cdi.reconcile.clone.types import CloneAuthorization
 from tests.cluster.cdi import controller
 from tests.cluster.event_log import following

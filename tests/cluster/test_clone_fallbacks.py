@@ -9,7 +9,7 @@ import json
 
 import pytest
 
-from cdi.reconcile.clone.planner import FALLBACK_SENTENCES
+from cdi.reconcile.clone.strategy import FALLBACK_SENTENCES
 from tests.cluster.cdi import controller
 from tests.cluster.event_log import following
 from tests.cluster.objects import claim as claim_of

@@ -40,7 +40,6 @@ from cdi.reconcile.clone.snapshot_restore import resolve_restored
 from cdi.reconcile.clone.source import facts, source_in_use
 from cdi.reconcile.clone.types import CloneSource, SourcePod
 from cdi.reconcile.context import ReconcileContext
-from cdi.reconcile.datavolume.attempts import AttemptHistory
 from cdi.reconcile.datavolume.result import Result
 from cdi.reconcile.pods.builder import claim_owner, retains_after_completion
 from cdi.reconcile.pods.job import WorkerSpec, file_size
@@ -171,16 +170,11 @@ def ensure_source_pod(
     return ((own, *actions) if actions else ()), message
 
 
-def release_source_pod(
-    context: ReconcileContext, claim: PVC, attempts: AttemptHistory, *, final: bool
-) -> tuple[Action, ...]:
+def release_source_pod(context: ReconcileContext, claim: PVC, record: ClonePlanRecord) -> tuple[Action, ...]:
     """Remove the ticket of a finished clone; the source pod ends with its last ticket.
 
     Both stay if pods are to be retained after completion.
     """
-    record = ClonePlanRecord.read(claim)
-    if record is None or not (final or attempts.done):
-        return ()
     # A source pod that reads a restored snapshot is not retained, because it would keep the temporary PVC in use.
     if retains_after_completion(context.datavolume, claim) and not record.restored:
         return ()

@@ -13,7 +13,8 @@ from typing import Final, Self
 from cdi.api.annotations import CLONE_PLAN, CLONE_SNAPSHOT_REQUEST, CLONE_SOURCE_UID, CLONE_TARGET
 from cdi.api.names import ANN_CLONE_REQUEST, ANN_CLONE_TYPE, ANN_OWNER_UID, GROUP, prime_claim, temporary_claim
 from cdi.api.storageprofile import CloneStrategy
-from cdi.reconcile.clone.planner import FALLBACK_SENTENCES, ClonePlan, Fallback
+from cdi.reconcile.actions import PatchObject
+from cdi.reconcile.clone.strategy import FALLBACK_SENTENCES, ClonePlan, Fallback
 from cdi.reconcile.clone.types import CloneSource
 from cdi.reconcile.types import PVC
 
@@ -99,6 +100,14 @@ class ClonePlanRecord:
     def write(self) -> str:
         return CLONE_PLAN.format(self)
 
+    def annotations(self) -> dict[str, str]:
+        """Return the annotations of the target that store the plan and show its strategy."""
+        return {ANNOTATION: self.write(), ANN_CLONE_TYPE: self.strategy.value}
+
+    def is_outdated(self, prime: PVC) -> bool:
+        """Return whether the temporary PVC was created for a strategy that is no longer used."""
+        return prime.annotations.get(ANN_CLONE_TYPE, CloneStrategy.COPY.value) != self.strategy
+
     def fell_back(self, fallback: Fallback, *, restored: str, now: float) -> Self:
         """Return the record of the fallback to copying; a snapshot is then read through the PVC `restored`."""
         return replace(
@@ -112,6 +121,19 @@ class ClonePlanRecord:
             failed=(*self.failed, self.strategy.value),
             fallbacks=(*self.fallbacks, fallback),
         )
+
+
+def store_plan(claim: PVC, record: ClonePlanRecord | None, others: Mapping[str, str] | None = None) -> PatchObject:
+    """Return the patch that stores a plan with its strategy; without one, the PVC has the requested strategy again."""
+    removed = {ANNOTATION: None, ANN_CLONE_TYPE: requested_strategy(claim) or None}
+    return PatchObject(
+        plural="persistentvolumeclaims",
+        namespace=claim.namespace,
+        name=claim.name,
+        uid=claim.uid,
+        annotations={**(record.annotations() if record is not None else removed), **(others or {})},
+        version=claim.version,
+    )
 
 
 def requested_strategy(claim: PVC) -> str:

@@ -13,12 +13,12 @@ from dataclasses import replace
 from cdi.api.datavolume import ContentType
 from cdi.api.errors import SourceNotSupported
 from cdi.api.names import ANN_CONTENT_TYPE, temporary_claim
-from cdi.api.phases import EventReason, Phase, Reason
+from cdi.api.phases import EventReason, Phase
 from cdi.reconcile.actions import Action, CreateObject
 from cdi.reconcile.clone.manifests import build_restored_pvc
 from cdi.reconcile.clone.plan_annotation import ANN_SOURCE_UID, LABEL_TEMPORARY, ClonePlanRecord
 from cdi.reconcile.clone.source import facts, find
-from cdi.reconcile.clone.status import clone_in_progress, clone_pending
+from cdi.reconcile.clone.status import clone_in_progress, clone_pending, clone_waiting, source_replaced
 from cdi.reconcile.clone.types import CloneSource, SourceKind
 from cdi.reconcile.context import Lister, ReconcileContext
 from cdi.reconcile.datavolume.rebind import recreate_prime
@@ -64,21 +64,16 @@ def cannot_restore(context: ReconcileContext, target: PVC, found: CloneSource) -
     )
 
 
-def is_known(context: ReconcileContext, origin: Clone, record: ClonePlanRecord) -> bool:
-    """Return whether the record is for this very snapshot, and not for an earlier one of the same name."""
-    if _restored(context.objects, record) is not None:
-        return True
-    found = find(context, origin)
-    return not isinstance(found, CloneSource) or found.uid == record.source
-
-
-def restore_in_progress(context: ReconcileContext, claim: PVC, origin: Clone, record: ClonePlanRecord) -> Result | None:
+def restore_snapshot(context: ReconcileContext, claim: PVC, origin: Clone, record: ClonePlanRecord) -> Result | None:
     """Return the state until the snapshot can be read; None once a source pod can be created."""
     made, phase = _restored(context.objects, record), Phase.CLONE_FROM_SNAPSHOT_SOURCE_IN_PROGRESS
     if made is None:
         found = find(context, origin)
         if isinstance(found, Pending):
             return clone_pending(claim, found)
+        if isinstance(found, CloneSource) and found.uid != record.source:
+            # The record is for an earlier snapshot of the same name.
+            return source_replaced(claim, found.place)
         refused = found if isinstance(found, Rejected) else cannot_restore(context, claim, found)
         if refused is not None:
             return failed(claim, refused.failure)
@@ -86,9 +81,7 @@ def restore_in_progress(context: ReconcileContext, claim: PVC, origin: Clone, re
         return clone_in_progress(claim, phase, message, actions=restore(context, claim, origin))
     if made.deleting or made.phase == "Lost":
         message = f"PVC {made.name}, restored from the snapshot, is being deleted and will be recreated"
-        return replace(
-            clone_pending(claim, Pending(reason=Reason.PENDING, message=message)), actions=recreate_prime(made)
-        )
+        return clone_waiting(claim, message, *recreate_prime(made))
     storage_class = context.objects.storage_class(made.storage_class) if made.storage_class else None
     if made.phase == "Bound" or (storage_class is not None and storage_class.wait_for_first_consumer):
         # With WaitForFirstConsumer it is provisioned for the source pod.

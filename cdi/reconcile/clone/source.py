@@ -16,7 +16,7 @@ from cdi.api.overhead import required, usable
 from cdi.api.phases import EventReason, Reason
 from cdi.api.quantity import Quantity, human
 from cdi.reconcile.clone.lister import CloneLister
-from cdi.reconcile.clone.planner import Source
+from cdi.reconcile.clone.strategy import Source
 from cdi.reconcile.clone.types import CloneSource, Snapshot
 from cdi.reconcile.context import Lister, ReconcileContext
 from cdi.reconcile.datavolume.result import DISK_SIZE, VOLUME_SIZE

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 from cdi.api.datavolume import DataVolume
 from cdi.api.names import (
@@ -17,7 +18,7 @@ from cdi.api.phases import ClonePhase, Phase, Reason
 from cdi.api.quantity import human
 from cdi.api.storageprofile import CloneStrategy
 from cdi.reconcile.actions import Action, Event, PatchObject
-from cdi.reconcile.clone.plan_annotation import ClonePlanRecord
+from cdi.reconcile.clone.plan_annotation import ClonePlanRecord, store_plan
 from cdi.reconcile.datavolume.result import Result, bound_condition
 from cdi.reconcile.datavolume.status import DataVolumeState, false
 from cdi.reconcile.types import PVC, Pending
@@ -101,6 +102,21 @@ def clone_pending(claim: PVC, wait: Pending) -> Result:
     )
     events = (Event(type="Warning", reason=wait.event, message=wait.message),) if wait.event else ()
     return Result(state=state, events=events)
+
+
+def clone_waiting(claim: PVC, message: str, *actions: Action) -> Result:
+    """Return the state before anything is created, with a message about what the clone waits for."""
+    return replace(clone_pending(claim, Pending(reason=Reason.PENDING, message=message)), actions=actions)
+
+
+def discard_plan(result: Result, claim: PVC) -> Result:
+    """Return the result with the action that discards the plan, so that another one is made."""
+    return replace(result, actions=(store_plan(claim, None),))
+
+
+def source_replaced(claim: PVC, place: str) -> Result:
+    """Return the state of a clone whose plan was made for another source of this namespace and name."""
+    return discard_plan(clone_waiting(claim, f"the source {place} was replaced by another object of that name"), claim)
 
 
 def costs(record: ClonePlanRecord, asked: int | None) -> tuple[str, ...]:

@@ -23,13 +23,8 @@ from cdi.api.storageprofile import CloneStrategy
 from cdi.reconcile.actions import Action, CreateObject
 from cdi.reconcile.clone.authorization import authorize
 from cdi.reconcile.clone.manifests import build_clone_source, clone_source_ref
-from cdi.reconcile.clone.phases import plan, shared_snapshot
-from cdi.reconcile.clone.plan_annotation import (
-    ANN_SNAPSHOT_REQUEST,
-    ANNOTATION,
-    ClonePlanRecord,
-    requested_strategy,
-)
+from cdi.reconcile.clone.plan_annotation import ANN_SNAPSHOT_REQUEST, ClonePlanRecord, requested_strategy
+from cdi.reconcile.clone.planner import plan, shared_snapshot
 from cdi.reconcile.clone.size_detection import depends_on_disk, detect_size
 from cdi.reconcile.clone.source import facts, find, size_for, source_in_use, target_too_small
 from cdi.reconcile.clone.types import CloneSource
@@ -69,7 +64,7 @@ def create_target(context: ReconcileContext, origin: Clone) -> Result:
             return body
         record = _recorded(context, body, found)
         if record is not None:
-            body["metadata"]["annotations"] |= {ANNOTATION: record.write(), ANN_CLONE_TYPE: record.strategy.value}
+            body["metadata"]["annotations"] |= record.annotations()
         if grant is not None:
             body["metadata"]["annotations"][ANN_EXTENDED_CLONE_TOKEN] = facts(context).sign_long_lived_token(grant)
     except CdiError as error:

@@ -66,7 +66,7 @@ def ensure_prime(context: ReconcileContext, claim: PVC, origin: ResolvedSource) 
         return _filled_by_others(context, claim)
     populated, prime = is_populated(context.platform, claim), context.prime
     if claim.phase == "Bound":
-        return failed(claim, Failure.from_error(_misbound(claim))) if populated else None
+        return failed(claim, Failure.from_error(misbound(claim))) if populated else None
     if populated and prime is not None and (prime.deleting or prime.phase == "Lost"):
         wait = Pending(reason=Reason.PENDING, message=f"PVC {prime.name} lost its PersistentVolume; recreating it")
         return replace(pending(claim, wait), actions=recreate_prime(prime))
@@ -99,7 +99,8 @@ def _filled_by_others(context: ReconcileContext, claim: PVC) -> Result:
     return pending(claim, still.wait, still.phase) if still is not None else pending(claim, wait)
 
 
-def _misbound(claim: PVC) -> ClaimMisbound:
+def misbound(claim: PVC) -> ClaimMisbound:
+    """Return the error of a populated PVC that was bound to another volume than its temporary PVC's."""
     return ClaimMisbound(
         f"PVC {claim.name} was bound to volume {claim.volume_name} before its content was complete",
         where=f"{claim.namespace}/{claim.name}",

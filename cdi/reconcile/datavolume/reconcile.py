@@ -20,13 +20,11 @@ from cdi.api.names import (
     propagates,
 )
 from cdi.api.phases import Reason
-from cdi.reconcile.actions import Action, PatchObject, Plan, StartWorker
-from cdi.reconcile.clone.host_assisted import (
-    merge_source_pod_status,
-    release_source_pod,
-)
-from cdi.reconcile.clone.phases import cleared_preparation, mark_complete, next_phase, unprepared
+from cdi.reconcile.actions import PatchObject, Plan, StartWorker
+from cdi.reconcile.clone.host_assisted import merge_source_pod_status
+from cdi.reconcile.clone.phases import mark_complete, release_prep_pod
 from cdi.reconcile.clone.plan_annotation import by_storage
+from cdi.reconcile.clone.planner import clean_up, next_step
 from cdi.reconcile.clone.status import data_volume_marks
 from cdi.reconcile.context import ReconcileContext
 from cdi.reconcile.datavolume.attempts import ANNOTATION, AttemptHistory
@@ -93,7 +91,7 @@ def reconcile(context: ReconcileContext) -> Plan:
     """
     dv = context.datavolume
     if dv.metadata.deletion_timestamp is not None:
-        return Plan(actions=(*release_worker(context), *unprepared(context)))
+        return Plan(actions=(*release_worker(context), *release_prep_pod(context)))
     claim = context.objects.claim(dv.metadata.namespace or "", dv.metadata.name or "")
     context = _with_own_worker(context, claim)
     source = resolve_source(context)
@@ -200,13 +198,9 @@ def _with_claim(context: ReconcileContext, claim: PVC, source: ResolvedSource) -
         attempts = attempts.for_upload(request.id)
     result = _follow(context, claim, source, attempts, request, settled, news=attempts.attempt > recorded.attempt)
     final = result.state.phase.final
-    left: tuple[Action, ...] = ()
-    if context.clones is not None:
-        left = release_source_pod(context, claim, attempts, final=final)
-        left += cleared_preparation(context, claim, attempts, final=final)
     restarts = not final and next_restarts_in_place(context, claim, source, attempts)
     cleanup = cleanup_actions(context, claim, attempts, final=final, restarts=restarts)
-    result = replace(result, actions=(*result.actions, *left, *cleanup))
+    result = replace(result, actions=(*result.actions, *clean_up(context, claim, attempts, final=final), *cleanup))
     if context.platform.cluster and any(isinstance(action, StartWorker) for action in result.actions):
         attempts = attempts.with_start()
     # If the storage created the volume, the volume records everything. An unbound PVC is not written, because each
@@ -282,8 +276,9 @@ def _follow(
         if result is not None:
             return result
     if context.platform.cluster:
-        result = next_phase(context, claim, source) if isinstance(source, Clone) else None
-        result = result or ensure_prime(context, claim, source)
+        result = (
+            next_step(context, claim, source) if isinstance(source, Clone) else ensure_prime(context, claim, source)
+        )
         if result is not None:
             return result
     elif claim.phase != "Bound":

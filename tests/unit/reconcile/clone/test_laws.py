@@ -14,7 +14,7 @@ from cdi.api.job import Progress
 from cdi.api.quantity import Quantity
 from cdi.reconcile.actions import DeleteObject
 from cdi.reconcile.clone.plan_annotation import ANNOTATION, ClonePlanRecord
-from cdi.reconcile.clone.planner import FALLBACK_SENTENCES
+from cdi.reconcile.clone.strategy import FALLBACK_SENTENCES
 from cdi.reconcile.clone.types import CloneAuthorization
 from cdi.reconcile.datavolume.reconcile import reconcile
 from cdi.reconcile.settings import ResolvedConfig, Retries, WorkerPodConfig

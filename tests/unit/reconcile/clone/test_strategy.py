@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cdi.api.storageprofile import CloneStrategy
-from cdi.reconcile.clone.planner import PreferredStrategy, Source, Target, choose_strategy
+from cdi.reconcile.clone.strategy import PreferredStrategy, Source, Target, choose_strategy
 
 MIB = 1 << 20
 CLAIM = Source(
