@@ -228,11 +228,11 @@ def test_a_worker_that_is_killed_is_gone_on_with(cluster, place, server, content
         all_succeed(chronicle, [name])
     last = chronicle.states("datavolumes", name)[-1]["status"]
     assert last["restartCount"] == 1
+    # Each attempt has its event. The condition shows it only while the next attempt has not got further.
     assert any(
         "[WorkerLost] " in event["message"] and "killed (signal 9)" in event["message"]
         for event in chronicle.events(name) if event["reason"] == "Error"
     )  # fmt: skip
-    assert "WorkerLost" in chronicle.reasons(name, "Detail")
     later = [
         request.range[0]
         for request in server.asked(path)[asked:]

@@ -8,11 +8,13 @@ from typing import Literal
 
 from cdi.api.conditions import find_condition
 from cdi.api.datavolume import DataVolume
+from cdi.api.job import Failure
 from cdi.api.phases import FAILING, ConditionStatus, ConditionType, EventReason, Phase, Reason
 from cdi.api.status_detail import status_detail
 from cdi.reconcile.actions import Event
 from cdi.reconcile.context import ReconcileContext
-from cdi.reconcile.datavolume.result import provisioning_event
+from cdi.reconcile.datavolume.result import Result, not_running, provisioning_event
+from cdi.reconcile.datavolume.retrying import SCRATCH_NEEDED
 from cdi.reconcile.datavolume.status import DataVolumeState
 from cdi.reconcile.datavolume.status_table import EVENTS, FAILURES, Course, EventText, Names
 from cdi.reconcile.types import PVC, Clone, ExternalPopulator, Operation, ResolvedSource
@@ -60,10 +62,9 @@ def events_for_transition(
     claim: PVC | None,
     source: ResolvedSource,
     operation: Operation,
-    state: DataVolumeState,
-    others: tuple[Event, ...],
+    result: Result,
 ) -> Events:
-    """Return the events for the change from the DataVolume's current status to `state`.
+    """Return the events for the change from the DataVolume's current status to that of `result`.
 
     A failed attempt gives two events, on the DataVolume and on the PVC, as in KubeVirt's CDI.
 
@@ -72,11 +73,10 @@ def events_for_transition(
         claim: The PVC; None if there is none.
         source: The DataVolume's source.
         operation: The DataVolume's operation.
-        state: The new state.
-        others: Further events, included only if the detail's message changes.
+        result: The new state; its own events are included only if the detail's message changes.
 
     """
-    dv = context.datavolume
+    dv, state = context.datavolume, result.state
     before = (dv.status.phase if dv.status else None) or ""
     known = dv.status.conditions if dv.status else None
     running, bound = find_condition(known, ConditionType.RUNNING), find_condition(known, ConditionType.BOUND)
@@ -89,26 +89,32 @@ def events_for_transition(
     failing = state.running.status is ConditionStatus.FALSE and state.running.reason in FAILING
     news = running is None or (running.reason, running.message) != (state.running.reason, state.running.message)
     if dv.status is None or status_detail(dv.to_dict())[1] != state.ready.message:
-        events.extend(others)
+        events.extend(result.events)
     now = (state.bound.status, state.bound.reason, state.bound.message)
     rebound = bound is None or (bound.status, bound.reason or "", bound.message or "") != now
     prime = _prime_events(context, claim) if rebound else ()
     # A warning with the same reason has the remedy as well.
     told = not rebound or any(event.reason == state.bound.reason for event in events)
-    result = Events(
+    failures = [Event(type="Warning", reason=state.running.reason, message=_coded(state))] if failing and news else []
+    unseen = _attempt_failed(source, result.unseen) if result.unseen is not None else None
+    if unseen is not None and not (failing and unseen.message == _coded(state)):
+        failures.insert(0, unseen)
+    # The final failure has an event of its own on the DataVolume.
+    final = state.phase is Phase.FAILED and failing and news
+    return Events(
         steps=(*events, *prime),
-        claim=prime,
+        failure=tuple(failures[:-1] if final else failures),
+        claim=(*prime, *(replace(failure, reason=EVENT_OF_CLAIM[operation]) for failure in failures)),
         bound=() if told else (Event(type="Normal", reason=state.bound.reason, message=state.bound.message),),
     )
-    if not (failing and news):
-        return result
-    failure = Event(type="Warning", reason=state.running.reason, message=_coded(state))
-    return replace(
-        result,
-        # The final failure has an event of its own.
-        failure=() if state.phase is Phase.FAILED else (failure,),
-        claim=(*prime, replace(failure, reason=EVENT_OF_CLAIM[operation])),
-    )
+
+
+def _attempt_failed(source: ResolvedSource, failure: Failure) -> Event | None:
+    """Return the event of a failed attempt; None for one that only found that it needs scratch space."""
+    if failure.code == SCRATCH_NEEDED:
+        return None
+    running = not_running(source, failure)
+    return Event(type="Warning", reason=running.reason, message=f"[{failure.code}] {running.message}")
 
 
 def _phase_event(text: EventText, names: Names, operation: Operation, state: DataVolumeState) -> Event:

@@ -117,7 +117,7 @@ def reconcile(context: ReconcileContext) -> Plan:
         actions = (*actions, marks) if marks is not None else actions
     events = Events()
     if changed:
-        events = events_for_transition(context, claim, source, operation_of(dv), result.state, result.events)
+        events = events_for_transition(context, claim, source, operation_of(dv), result)
     return Plan(
         actions=actions,
         # A synthesized DataVolume does not exist in the API, so its events go to the PVC.
@@ -186,7 +186,8 @@ def _being_deleted(context: ReconcileContext, claim: PVC, source: ResolvedSource
 def _with_claim(context: ReconcileContext, claim: PVC, source: ResolvedSource) -> Result:
     worker = context.worker
     recorded = _record_attempt(context, claim)
-    attempts = recorded.with_result(worker.previous if worker is not None else None).with_result(worker)
+    previous = recorded.with_result(worker.previous if worker is not None else None)
+    attempts = previous.with_result(worker)
     settled: Rebinding | VolumeLost | Rejected | None = None
     if is_populated(context.platform, claim):
         attempts = mark_complete(context, claim, mark_populated(context, claim, attempts))
@@ -197,6 +198,8 @@ def _with_claim(context: ReconcileContext, claim: PVC, source: ResolvedSource) -
     if request is not None and not attempts.done and request.id != attempts.upload and not (worker and worker.running):
         attempts = attempts.for_upload(request.id)
     result = _follow(context, claim, source, attempts, request, settled, news=attempts.attempt > recorded.attempt)
+    if previous.attempt > recorded.attempt:
+        result = replace(result, unseen=previous.failure)
     final = result.state.phase.final
     restarts = not final and next_restarts_in_place(context, claim, source, attempts)
     cleanup = cleanup_actions(context, claim, attempts, final=final, restarts=restarts)

@@ -55,6 +55,8 @@ class Result:
     pod: str | None = None
     """Value of the PVC's ``storage.pod.phase``; None leaves it unchanged."""
     attempts: AttemptHistory | None = None
+    unseen: Failure | None = None
+    """The failure of an attempt that was first observed when the next one ran already, or had ended."""
     outcome: Outcome | None = None
     """The outcome of an import that has just succeeded."""
     prime_pod_phase: str | None = None

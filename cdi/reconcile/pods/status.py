@@ -91,7 +91,8 @@ def worker_from_pod(
     )
     worker = _ended_worker(base, pod, terminated or {}, claim, attempt) if ended else base
     previous = None
-    if not ended and last is not None and number > attempt:
+    # The container may have been restarted and have ended again since it was last observed.
+    if last is not None and terminated is not last and number > attempt:
         previous = _ended_worker(replace(base, attempt=number - 1), pod, last, claim, attempt)
     return replace(
         worker,

@@ -653,6 +653,8 @@ def _failed_in(pod, code, message, time):
     status = _ended(code, message, time)
     before = pod["status"]["containerStatuses"][0]
     status["containerStatuses"][0] |= {"restartCount": before.get("restartCount", 0), "ready": False}
+    if "lastState" in before:
+        status["containerStatuses"][0]["lastState"] = before["lastState"]
     restarts = code != 0 and pod["spec"]["restartPolicy"] == "OnFailure"
     return {**status, "phase": "Running"} if restarts else status
 

@@ -69,6 +69,42 @@ def test_the_end_of_a_run_that_was_not_observed_is_recorded_with_the_next():
     assert cluster.run().status["restartCount"] == 2
 
 
+@pytest.mark.parametrize(
+    "second", [End(), failing("Second"), failing("ImageCorrupt", Retry.NEVER)], ids=["success", "failure", "final"]
+)
+def test_an_attempt_that_was_not_observed_has_its_event_although_the_next_has_ended(second):
+    cluster = Cluster(dv("local"), script=[failing("First"), second])
+    until(cluster, "running")
+    while cluster.attempts < 2:
+        cluster.nature()
+    cluster.step()
+    expected = ["First", *([second.failure.code] if second.failure is not None else [])]
+    assert cluster.status["restartCount"] == 1
+    assert [
+        event.message[1:].partition("]")[0] for event in cluster.claim_events if event.type == "Warning"
+    ] == expected
+    own = [event for event in cluster.events if event.reason == "Error"]
+    assert [event.message[1:].partition("]")[0] for event in own] == [
+        code for code in expected if code != "ImageCorrupt"
+    ]
+    cluster.run()
+    assert sum("[First]" in event.message for event in cluster.events) == 1
+
+
+@pytest.mark.parametrize("observed", [True, False], ids=["observed", "not observed"])
+def test_an_attempt_has_one_event_whether_or_not_its_end_was_observed(observed):
+    cluster = Cluster(dv("local"), script=[failing(code, message=code) for code in ("First", "Second")])
+    until(cluster, "running")
+    while cluster.attempts == 0 or "running" not in cluster.all(PODS)[0]["status"]["containerStatuses"][0]["state"]:
+        cluster.nature()
+        if observed:
+            cluster.step()
+    cluster.run()
+    for code in ("First", "Second"):
+        assert sum(f"[{code}]" in event.message for event in cluster.events) == 1
+        assert sum(f"[{code}]" in event.message for event in cluster.claim_events) == 1
+
+
 def test_a_pod_with_outdated_credentials_is_replaced():
     cluster = Cluster(dv("local", source=LOGIN), script=[failing(retry=Retry.ON_CHANGE)])
     cluster.add_input("Secret", "login", "accessKeyId", "secretKey")

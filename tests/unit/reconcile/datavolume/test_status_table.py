@@ -14,7 +14,7 @@ from cdi.api.phases import Phase
 from cdi.reconcile.datavolume.attempts import AttemptHistory
 from cdi.reconcile.datavolume.events import events_for_transition
 from cdi.reconcile.datavolume.reconcile import reconcile
-from cdi.reconcile.datavolume.result import succeeded
+from cdi.reconcile.datavolume.result import Result, succeeded
 from cdi.reconcile.datavolume.status import DataVolumeState, false, ready_condition, true
 from cdi.reconcile.datavolume.status_cases import CASES, NOTES
 from cdi.reconcile.datavolume.status_page import status_page
@@ -171,7 +171,9 @@ def test_entering_a_phase_tells_its_event(course, phase):
         claim_name="a",
     )
     context = cluster.context()
-    (event, *_) = events_for_transition(context, None, resolve_source(context), OPERATION[course], state, ()).steps
+    (event, *_) = events_for_transition(
+        context, None, resolve_source(context), OPERATION[course], Result(state=state)
+    ).steps
     row = EVENTS[course, phase]
     names = {"namespace": "default", "name": "a", "kind": "snapshot", "source": "golden/s", "populator": "f"}
     text = row.message.format(**names)

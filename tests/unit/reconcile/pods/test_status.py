@@ -244,6 +244,10 @@ def test_each_run_of_the_container_is_an_attempt():
     again = worker_from_pod(restarting({"running": {"startedAt": "2026-01-01T00:03:00Z"}}, 1, terminated()))
     assert (again.attempt, again.running, again.outcome, again.pod.restarted) == (4, True, None, True)
     assert (again.previous.attempt, again.previous.outcome) == (3, failed.outcome)
+    finished = {**terminated(0, None), "reason": "Completed"}
+    over = worker_from_pod(restarting({"terminated": finished}, 1, terminated(), phase="Succeeded"))
+    assert (over.attempt, over.running, over.outcome) == (4, False, Outcome(id=CLAIM))
+    assert over.previous == again.previous
 
 
 def test_a_pod_that_ended_as_a_whole_is_not_restarted():
