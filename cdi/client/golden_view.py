@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from cdi.api.annotations import read_origin
+from cdi.api.annotations import DESIRED_DIGEST, GOLDEN_RECORD, read_origin
 from cdi.api.conditions import find_condition
 from cdi.api.dataimportcron import DataImportCron, GoldenVersion, VersionState
 from cdi.api.errors import (
@@ -18,10 +18,9 @@ from cdi.api.errors import (
     SourceUnavailable,
     by_code,
 )
-from cdi.api.golden import HOLD, PIN, RECORD
+from cdi.api.golden import HOLD, PIN
 from cdi.api.json_document import parse_json
 from cdi.api.names import (
-    ANN_CRON_DESIRED_DIGEST,
     ANN_CRON_LAST_TIME,
     ANN_CRON_NEXT_TIME,
     cron_import,
@@ -75,7 +74,7 @@ class GoldenImage:
 
     @property
     def wanted_digest(self) -> str | None:
-        return self.annotations.get(ANN_CRON_DESIRED_DIGEST) or None
+        return DESIRED_DIGEST.read(self.annotations)
 
     @property
     def wanted(self) -> str | None:
@@ -265,7 +264,7 @@ def _descendants(claims: Iterable[Object], image: GoldenImage) -> Iterator[Desce
 def record_of(backend: Backend, image: GoldenImage, version: GoldenVersion) -> Any:
     """Return the record of origin of a version as plain JSON; None if there is none, and text that is not JSON."""
     body = backend.version_object(image.namespace, version.name)
-    text = ((body or {}).get("metadata", {}).get("annotations") or {}).get(RECORD)
+    text = GOLDEN_RECORD.read((body or {}).get("metadata", {}).get("annotations") or {})
     if text is None:
         return None
     try:

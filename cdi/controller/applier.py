@@ -12,6 +12,7 @@ import contextlib
 from collections.abc import Mapping
 from typing import Any, TypeGuard, assert_never
 
+from cdi.api.annotations import FILLED_FOR
 from cdi.api.errors import (
     AlreadyExists,
     ClusterForbidden,
@@ -34,7 +35,6 @@ from cdi.api.kinds import (
     resource_named,
     resource_of,
 )
-from cdi.api.names import ANN_FILLED_FOR
 from cdi.api.quantity import Quantity
 from cdi.controller.certificates import CertificateManager
 from cdi.controller.event_recorder import EventRecorder
@@ -333,7 +333,7 @@ class PlanApplier:
             "metadata": {
                 "uid": action.volume_uid,
                 "resourceVersion": volume["metadata"]["resourceVersion"],
-                "annotations": {ANN_FILLED_FOR: action.target_uid},
+                "annotations": FILLED_FOR.write(action.target_uid),
             },
             "spec": {"claimRef": {**dict.fromkeys(ref), **new}},
         }

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, Protocol
 
-from cdi.api.copy import TICKET_PREFIX, Ticket
+from cdi.api.annotations import CLONE_PLAN, CLONE_SOURCE_UID, OWNER_UID, TICKETS
 from cdi.api.errors import ClusterUnavailable, InvalidManifest, TokenInvalid
 from cdi.api.json_document import parse_json
 from cdi.api.kinds import (
@@ -20,7 +19,7 @@ from cdi.api.kinds import (
     VOLUME_SNAPSHOTS,
     Object,
 )
-from cdi.api.names import ANN_OWNER_UID, LABEL_COMPONENT
+from cdi.api.names import LABEL_COMPONENT
 from cdi.api.phases import TERMINAL_PHASES, Reason
 from cdi.api.populators import VolumeCloneSource
 from cdi.api.quantity import Quantity
@@ -29,7 +28,6 @@ from cdi.api.timestamps import epoch_seconds
 from cdi.controller.lister import Cache, ClusterLister, data_ref
 from cdi.kube.jwt import Operation, ResourceKind, SigningKey, TokenClaims
 from cdi.reconcile.clone.gc import is_copying
-from cdi.reconcile.clone.plan_annotation import ANN_SOURCE_UID, ANNOTATION
 from cdi.reconcile.clone.types import CloneAuthorization, PrepPod, SizeDetectionPod, Snapshot, SourceKind, SourcePod
 from cdi.reconcile.datavolume.status_table import RUNS
 from cdi.reconcile.pods.roles import SIZE_DETECTION
@@ -127,11 +125,11 @@ class InformerCloneLister:
             return None
         metadata = body["metadata"]
         annotations = metadata.get("annotations") or {}
-        source = annotations.get(ANN_SOURCE_UID, "")
+        source = CLONE_SOURCE_UID.read(annotations) or ""
         end, hold = termination_outcome(body, source), pending_reason(body)
         return SizeDetectionPod(
             uid=metadata["uid"],
-            target=annotations.get(ANN_OWNER_UID, ""),
+            target=OWNER_UID.read(annotations) or "",
             source=source,
             outcome=end[0] if end is not None else None,
             ended=end[1] if end is not None else 0.0,
@@ -151,8 +149,8 @@ class InformerCloneLister:
         last: Mapping[str, Any] = next((one["terminated"] for one in states if one.get("terminated")), {})
         return SourcePod(
             uid=metadata["uid"],
-            source=annotations.get(ANN_SOURCE_UID, ""),
-            tickets=_tickets(annotations),
+            source=CLONE_SOURCE_UID.read(annotations) or "",
+            tickets=TICKETS.read(annotations),
             running=status.get("phase") == "Running",
             ended=(epoch_seconds(last.get("finishedAt") or metadata.get("creationTimestamp")) or 0.0)
             if ended
@@ -203,7 +201,7 @@ class InformerCloneLister:
     def targets(self) -> Iterable[PVC]:
         """Yield every PVC that is the target of a clone or is created from a snapshot."""
         for body in self._watches.values(CLAIMS):
-            cloned = ANNOTATION in (body["metadata"].get("annotations") or {})
+            cloned = CLONE_PLAN.key in (body["metadata"].get("annotations") or {})
             if not cloned and not snapshot_source(body):
                 continue
             found = self._observed.claim(body["metadata"]["namespace"], body["metadata"]["name"])
@@ -274,16 +272,6 @@ def _size(text: Any) -> int | None:
         return None if text is None else Quantity.parse(str(text)).bytes
     except InvalidManifest:
         return None
-
-
-def _tickets(annotations: Mapping[str, str]) -> dict[str, Ticket]:
-    """Return the tickets in these annotations; those that cannot be parsed are left out."""
-    tickets: dict[str, Ticket] = {}
-    for name, text in annotations.items():
-        if name.startswith(TICKET_PREFIX):
-            with contextlib.suppress(InvalidManifest):
-                tickets[name.removeprefix(TICKET_PREFIX)] = Ticket.from_json(text)
-    return tickets
 
 
 def is_size_detection_pod(pod: Object) -> bool:

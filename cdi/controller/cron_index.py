@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from cdi.api.golden import ORIGIN, Origin
+from cdi.api.annotations import read_origin
 from cdi.api.kinds import (
     CLAIMS,
     CRON_JOBS,
@@ -90,11 +90,5 @@ class CronIndex:
 
 
 def _ancestor(body: Object | None) -> _Cron | None:
-    text = ((body or {}).get("metadata", {}).get("annotations") or {}).get(ORIGIN)
-    if not text:
-        return None
-    try:
-        origin = Origin.from_json(text)
-    except ValueError:
-        return None
-    return origin.namespace, origin.cron
+    origin = read_origin(body)
+    return (origin.namespace, origin.cron) if origin is not None else None

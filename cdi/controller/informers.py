@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Never
 
+from cdi.api.annotations import FILLED_FOR, JOB, JOURNAL
 from cdi.api.errors import InvalidManifest
 from cdi.api.kinds import (
     CDI_CONFIGS,
@@ -40,7 +41,6 @@ from cdi.api.kinds import (
     Resource,
 )
 from cdi.api.names import (
-    ANN_FILLED_FOR,
     APP,
     COMPONENT_UPLOAD_SERVER,
     LABEL_APP,
@@ -54,10 +54,9 @@ from cdi.controller.indexer import Indexer
 from cdi.controller.request import Scope
 from cdi.kube.client import Client
 from cdi.kube.reflector import Reflector, WatchEvent
-from cdi.reconcile.pods.roles import ANN_JOB, ANN_JOURNAL
 
 _LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
-_BIG_ANNOTATIONS = (ANN_JOB, ANN_JOURNAL)
+_BIG_ANNOTATIONS = (JOB.key, JOURNAL.key)
 """Annotations of pods that only the worker reads."""
 INVALID = "unreadable"
 """Field that replaces an object of our API whose form is invalid: the error and its location (`require_valid`)."""
@@ -267,9 +266,9 @@ def _transform_volume(body: Object) -> Object:
     }
     status = {"phase": (body.get("status") or {}).get("phase")}
     identity = _identity(body)
-    filled_for = (body["metadata"].get("annotations") or {}).get(ANN_FILLED_FOR)
+    filled_for = FILLED_FOR.read(body["metadata"].get("annotations") or {})
     if filled_for:
-        identity["metadata"]["annotations"] = {ANN_FILLED_FOR: filled_for}
+        identity["metadata"]["annotations"] = FILLED_FOR.write(filled_for)
     return _compact({**identity, "spec": kept, "status": status})
 
 

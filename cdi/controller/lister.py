@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
+from cdi.api.annotations import FILLED_FOR
 from cdi.api.configuration import CONFIG_NAME, CDIConfig
 from cdi.api.datasource import DataSource
 from cdi.api.datavolume import DataVolume
@@ -35,7 +36,7 @@ from cdi.api.kinds import (
     Resource,
 )
 from cdi.api.meta import KubeObject
-from cdi.api.names import ANN_FILLED_FOR, ANN_SELECTED_NODE
+from cdi.api.names import ANN_SELECTED_NODE
 from cdi.api.populators import VolumeImportSource, VolumeUploadSource
 from cdi.api.quantity import Quantity
 from cdi.api.storageprofile import StorageProfile
@@ -367,7 +368,7 @@ def _volume(body: Object) -> Volume:
         access_modes=tuple(spec.get("accessModes") or ()),
         storage_class=spec.get("storageClassName") or "",
         reclaim=spec.get("persistentVolumeReclaimPolicy") or "Delete",
-        filled_for=(metadata.get("annotations") or {}).get(ANN_FILLED_FOR) or "",
+        filled_for=FILLED_FOR.read(metadata.get("annotations") or {}) or "",
         deleting="deletionTimestamp" in metadata,
     )
 

@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Callable, Iterator
 from typing import Final, Never
 
+from cdi.api.annotations import STORED_JOURNAL
 from cdi.api.errors import NotFound
 from cdi.api.kinds import CLAIMS, PODS, Object
 from cdi.api.names import LABEL_COMPONENT
@@ -16,7 +17,6 @@ from cdi.controller.reconcilers.event_handlers import owners_of
 from cdi.controller.request import Request
 from cdi.kube.client import Client
 from cdi.kube.reflector import WatchEvent
-from cdi.reconcile.pods.builder import ANN_STORED_JOURNAL
 from cdi.reconcile.pods.roles import CONTAINER
 from cdi.reconcile.pods.status import WORKERS, worker_from_pod
 from cdi.reconcile.pods.types import Worker
@@ -76,7 +76,7 @@ class WorkerTracker:
         owners = (pod or {}).get("metadata", {}).get("ownerReferences") or ()
         for owner in owners:
             if owner.get("kind") == CLAIMS.kind and owner.get("controller"):
-                metadata = {"uid": owner["uid"], "annotations": {ANN_STORED_JOURNAL: journal}}
+                metadata = {"uid": owner["uid"], "annotations": STORED_JOURNAL.write(journal)}
                 with contextlib.suppress(NotFound):
                     patched = await self._client.patch(CLAIMS, target.namespace, owner["name"], {"metadata": metadata})
                     self._caches.record_write(CLAIMS, patched)

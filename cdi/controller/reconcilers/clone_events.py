@@ -5,17 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Literal
 
-from cdi.api.copy import TICKET_PREFIX
+from cdi.api.annotations import CLONE_PLAN, CLONE_SOURCE_UID, CLONE_TARGET, OWNER_UID, SOURCE_DISK_SIZE, TICKETS
 from cdi.api.kinds import CLAIMS, PODS, VOLUME_SNAPSHOTS, Object
-from cdi.api.names import ANN_OWNER_UID, ANN_POD_PHASE, clone_source_pod, temporary_claim
+from cdi.api.names import ANN_POD_PHASE, clone_source_pod, temporary_claim
 from cdi.api.storageprofile import CloneStrategy
 from cdi.controller.clone_lister import is_size_detection_pod, snapshot_source
 from cdi.controller.informers import InformerSet
 from cdi.controller.request import Request, datavolume
 from cdi.kube.reflector import WatchEvent
 from cdi.reconcile.clone.host_assisted import MAX_SOURCE_PODS
-from cdi.reconcile.clone.plan_annotation import ANN_SOURCE_UID, ANN_TARGET, ANNOTATION, LABEL_TEMPORARY, ClonePlanRecord
-from cdi.reconcile.clone.size_detection import ANNOTATION as MEASURED
+from cdi.reconcile.clone.plan_annotation import LABEL_TEMPORARY, ClonePlanRecord
 
 # --- volumes ----------------------------------------------------------------------------------------------------
 
@@ -27,7 +26,7 @@ def volumes_recording_pvc(change: WatchEvent, caches: InformerSet) -> Iterator[R
     - of a target: the temporary PVCs that it uses or has just stopped using.
     """
     body = change.object
-    if is_temporary(body) and ANN_SOURCE_UID in annotations_of(body):
+    if is_temporary(body) and CLONE_SOURCE_UID.read(annotations_of(body)):
         yield from _clones_recording("restored", body["metadata"]["namespace"], body["metadata"]["name"], caches)
     for record, target in _records(change):
         if record.restored:
@@ -56,20 +55,19 @@ def volumes_served_by(pod: Object, caches: InformerSet) -> Iterator[Request]:
     if not is_temporary(pod):
         return
     yield from target_of_temporary(pod)
-    source = annotations_of(pod).get(ANN_SOURCE_UID)
+    source = CLONE_SOURCE_UID.read(annotations_of(pod))
     if source and not is_size_detection_pod(pod):
         for claim in caches.values(CLAIMS):
-            record = ClonePlanRecord.parse(annotations_of(claim).get(ANNOTATION))
+            record = CLONE_PLAN.read(ClonePlanRecord, annotations_of(claim))
             if record is not None and (record.source, record.strategy) == (source, CloneStrategy.COPY):
                 yield datavolume(claim["metadata"]["namespace"], claim["metadata"]["name"])
 
 
 def target_of_temporary(body: Object) -> Iterator[Request]:
     """Yield the target of a temporary object, which is named in an annotation because it cannot be its owner."""
-    place = annotations_of(body).get(ANN_TARGET)
-    if place and is_temporary(body):
-        namespace, _, name = place.partition("/")
-        yield datavolume(namespace, name)
+    target = CLONE_TARGET.read(annotations_of(body))
+    if target is not None and is_temporary(body):
+        yield datavolume(*target)
 
 
 def _volumes_of_snapshot(namespace: str, name: str, caches: InformerSet) -> Iterator[Request]:
@@ -84,7 +82,7 @@ def _clones_recording(
 ) -> Iterator[Request]:
     """Yield the clones whose plan annotation names this temporary snapshot or PVC."""
     for claim in caches.values(CLAIMS):
-        record = ClonePlanRecord.parse(annotations_of(claim).get(ANNOTATION))
+        record = CLONE_PLAN.read(ClonePlanRecord, annotations_of(claim))
         if record is not None and (record.namespace, getattr(record, part)) == (namespace, name):
             yield datavolume(claim["metadata"]["namespace"], claim["metadata"]["name"])
 
@@ -143,11 +141,11 @@ def readers_of_pvc(change: WatchEvent, caches: InformerSet) -> Iterator[Request]
 
 def readers_of_data_volume(change: WatchEvent, caches: InformerSet) -> Iterator[Request]:
     """Yield the size-detection pods of a DataVolume once the size is recorded or the DataVolume is being deleted."""
-    recorded = annotations_of(change.new).get(MEASURED)
-    if recorded == annotations_of(change.old).get(MEASURED) and not _is_terminating(change.new):
+    recorded = annotations_of(change.new).get(SOURCE_DISK_SIZE.key)
+    if recorded == annotations_of(change.old).get(SOURCE_DISK_SIZE.key) and not _is_terminating(change.new):
         return
     for pod in caches.values(PODS):
-        if is_size_detection_pod(pod) and annotations_of(pod).get(ANN_OWNER_UID) == change.object["metadata"]["uid"]:
+        if is_size_detection_pod(pod) and OWNER_UID.read(annotations_of(pod)) == change.object["metadata"]["uid"]:
             yield reader(pod)
 
 
@@ -156,7 +154,7 @@ def _readers_with_ticket(record: ClonePlanRecord, target: str, caches: InformerS
         for number in range(MAX_SOURCE_PODS):
             name = clone_source_pod(record.source, number, archive=archive)
             pod = caches.get(PODS, record.namespace, name)
-            if pod is not None and f"{TICKET_PREFIX}{target}" in annotations_of(pod):
+            if pod is not None and target in TICKETS.read(annotations_of(pod)):
                 yield reader(pod)
 
 
@@ -187,7 +185,7 @@ def _records(change: WatchEvent) -> Iterator[tuple[ClonePlanRecord, Object]]:
     """Yield the plans of a clone before and after a change, each with its target."""
     for state in (change.old, change.new):
         if state is not None:
-            record = ClonePlanRecord.parse(annotations_of(state).get(ANNOTATION))
+            record = CLONE_PLAN.read(ClonePlanRecord, annotations_of(state))
             if record is not None:
                 yield record, state
 

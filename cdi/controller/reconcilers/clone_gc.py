@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import ClassVar, Final
 
+from cdi.api.annotations import CLONE_TARGET
 from cdi.api.kinds import (
     CLAIMS,
     DATA_VOLUMES,
@@ -22,7 +23,6 @@ from cdi.controller.request import Request
 from cdi.controller.result import Result
 from cdi.reconcile.actions import Plan
 from cdi.reconcile.clone.gc import reconcile_claim, reconcile_measurement, reconcile_reader, reconcile_snapshot
-from cdi.reconcile.clone.plan_annotation import ANN_TARGET
 
 _GRACE: Final = 2.0
 """Seconds between the end of a snapshot's last user and its deletion.
@@ -101,12 +101,12 @@ class SourcePodReconciler(KindReconciler):
         reader = self._d.clones.source_pod(request.namespace, request.name)
         if body is None or reader is None or not _is_ours(self._d, body):
             return None
-        namespace, _, name = body["metadata"]["annotations"][ANN_TARGET].partition("/")
         measurement = (
             self._d.clones.size_detection_pod(request.namespace, request.name) if is_size_detection_pod(body) else None
         )
         if measurement is not None:
-            dv = self._d.lister.data_volume(namespace, name)
+            target = CLONE_TARGET.read(clone_events.annotations_of(body))
+            dv = self._d.lister.data_volume(*target) if target is not None else None
             return reconcile_measurement(request.namespace, request.name, measurement, dv)
         includes_namespace = self._d.scope.includes_namespace
         return reconcile_reader(request.namespace, request.name, reader, self._d.lister, includes_namespace)
@@ -138,5 +138,5 @@ def _is_ours(d: Dependencies, body: Object | None) -> bool:
     """Return whether an object has the label of temporary objects and a target that this installation handles."""
     if body is None or not clone_events.is_temporary(body):
         return False
-    target = (body["metadata"].get("annotations") or {}).get(ANN_TARGET) or ""
-    return d.ownership.handles(target.partition("/")[0], body)
+    namespace, _ = CLONE_TARGET.read(clone_events.annotations_of(body)) or ("", "")
+    return d.ownership.handles(namespace, body)

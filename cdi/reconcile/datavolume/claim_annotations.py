@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
+from cdi.api.annotations import STORED_JOURNAL
 from cdi.api.job import Outcome
 from cdi.api.names import (
     ANN_IMAGE_VALIDATOR,
@@ -26,7 +27,6 @@ from cdi.reconcile.actions import Action, DeleteObject, PatchObject, RebindVolum
 from cdi.reconcile.datavolume.attempts import ANNOTATION
 from cdi.reconcile.datavolume.result import DISK_SIZE, IMAGE, VERIFIED_BY, VOLUME_SIZE, Result
 from cdi.reconcile.datavolume.status import DataVolumeState
-from cdi.reconcile.pods.builder import ANN_STORED_JOURNAL
 from cdi.reconcile.pods.types import Worker
 from cdi.reconcile.types import PVC
 
@@ -73,7 +73,7 @@ def claim_patches(
     of_prime = dict(shared) if prime is not None else {}
     if of_prime and result.prime_pod_phase is not None:
         of_prime[ANN_POD_PHASE] = result.prime_pod_phase
-    journal = {ANN_STORED_JOURNAL: worker.journal} if worker is not None and worker.journal else {}
+    journal = STORED_JOURNAL.write(worker.journal) if worker is not None and worker.journal else {}
     if prime is None:
         wanted |= journal
     own = _patch(claim, wanted, labels)

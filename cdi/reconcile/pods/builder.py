@@ -20,7 +20,6 @@ from cdi.api.errors import InvalidManifest
 from cdi.api.job import Job, Limits, StreamSourceSpec
 from cdi.api.names import (
     ANN_CREATED_BY_CONTROLLER,
-    ANN_OWNER_UID,
     ANN_POD_RETAIN,
     ANN_PRIORITY_CLASS,
     ANN_SERVICE_ACCOUNT,
@@ -55,11 +54,8 @@ from cdi.reconcile.types import PVC
 
 ANN_ATTEMPT = state.ATTEMPT.key
 ANN_FINGERPRINT = state.FINGERPRINT.key
-ANN_UPLOAD = state.UPLOAD.key
 ANN_SPEC = state.SPEC_DIGEST.key
 """Pod annotation with the digest of the pod's template, to detect that the template has changed."""
-ANN_STORED_JOURNAL = state.STORED_JOURNAL.key
-"""Annotation of the filled PVC with the newest journal, if the volume cannot keep one itself."""
 
 MAX_JOB = 200 * 1024
 """Maximum size in bytes; all annotations of an object together are limited to 256 KiB."""
@@ -213,14 +209,14 @@ def _annotations(dv: DataVolume, target: PVC, filled: PVC, attempt: Attempt, job
     annotations |= {name: given[name] for name in POD_ANNOTATIONS if name in given}
     annotations |= {
         ANN_CREATED_BY_CONTROLLER: "yes",
-        ANN_OWNER_UID: target.uid,
+        **state.OWNER_UID.write(target.uid),
         ANN_JOB: job,
         ANN_LIMITS: attempt.limits.to_json(),
-        ANN_ATTEMPT: str(attempt.number),
-        ANN_FINGERPRINT: attempt.fingerprint,
-        ANN_UPLOAD: attempt.upload,
+        **state.ATTEMPT.write(attempt.number),
+        **state.FINGERPRINT.write(attempt.fingerprint),
+        **state.UPLOAD.write(attempt.upload),
     }
-    journal = filled.annotations.get(ANN_STORED_JOURNAL, "")
+    journal = state.STORED_JOURNAL.read(filled.annotations) or ""
     annotations[ANN_JOURNAL] = journal if len(journal) <= _MAX_JOURNAL else ""
     if retains_after_completion(dv, target):
         annotations[ANN_POD_RETAIN] = "true"

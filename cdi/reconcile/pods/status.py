@@ -11,15 +11,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from cdi.api.annotations import ATTEMPT
+from cdi.api.annotations import ATTEMPT, FINGERPRINT, LIMITS, SPEC_DIGEST, UPLOAD
 from cdi.api.errors import CdiError, ResourceLimit, WorkerEvicted, WorkerLost
 from cdi.api.job import Failure, Outcome, Progress
 from cdi.api.json_document import parse_json
 from cdi.api.names import COMPONENT_IMPORTER, COMPONENT_UPLOAD_SERVER, LABEL_COMPONENT
 from cdi.api.phases import PULL_FAILED, TERMINAL_PHASES, Reason
 from cdi.api.timestamps import epoch_seconds
-from cdi.reconcile.pods.builder import ANN_FINGERPRINT, ANN_SPEC, ANN_UPLOAD
-from cdi.reconcile.pods.roles import ANN_LIMITS, CONTAINER
+from cdi.reconcile.pods.roles import CONTAINER
 from cdi.reconcile.pods.types import Pod, PodBlocker, Worker
 
 WORKERS = frozenset({COMPONENT_IMPORTER, COMPONENT_UPLOAD_SERVER})
@@ -86,8 +85,8 @@ def worker_from_pod(
         running=True,
         started=began,
         progress=progress,
-        fingerprint=annotations.get(ANN_FINGERPRINT, ""),
-        upload=annotations.get(ANN_UPLOAD, ""),
+        fingerprint=FINGERPRINT.read(annotations) or "",
+        upload=UPLOAD.read(annotations) or "",
     )
     worker = _ended_worker(base, pod, terminated or {}, claim, attempt) if ended else base
     previous = None
@@ -109,8 +108,8 @@ def worker_from_pod(
             scheduled=_scheduled(status),
             hold=None if ended else _hold(pod, container, node_lost=node_lost),
             deleting=metadata.get("deletionTimestamp") is not None,
-            limits=annotations.get(ANN_LIMITS, ""),
-            spec=annotations.get(ANN_SPEC, ""),
+            limits=LIMITS.read(annotations) or "",
+            spec=SPEC_DIGEST.read(annotations) or "",
             address=str(status.get("podIP") or ""),
             serves=(metadata.get("labels") or {}).get(LABEL_COMPONENT) == COMPONENT_UPLOAD_SERVER,
             ready=container.get("ready") is True,

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from cdi.api.annotations import LEARNED_SETS
 from cdi.api.claims import AccessMode
 from cdi.api.conditions import set_condition
 from cdi.api.errors import InvalidManifest, render
@@ -19,7 +20,6 @@ from cdi.api.names import (
     ANN_CLONE_STRATEGY,
     ANN_CRON_READ_WRITE_ONCE,
     ANN_CRON_SNAPSHOT_CLASS,
-    ANN_LEARNED_SETS,
     ANN_MINIMUM_PVC_SIZE,
     COMMON_LABELS,
     LABEL_COMPONENT,
@@ -201,7 +201,7 @@ def _learned(
     storage_class: StorageClass, profile: StorageProfile | None, volumes: Iterable[ObservedVolume]
 ) -> Capabilities | None:
     annotations = (profile.metadata.annotations if profile is not None else None) or {}
-    return infer_from_volumes(storage_class, volumes, read_learned(annotations.get(ANN_LEARNED_SETS)))
+    return infer_from_volumes(storage_class, volumes, read_learned(LEARNED_SETS.read(annotations)))
 
 
 def _specified(profile: StorageProfile | None) -> tuple[PropertySet, ...]:
@@ -283,7 +283,7 @@ def _annotations(
     if known is not None:
         return {ANN_MINIMUM_PVC_SIZE: known.minimum} if known.minimum and ANN_MINIMUM_PVC_SIZE not in there else {}
     shows = _learned(storage_class, profile, volumes)
-    return {ANN_LEARNED_SETS: write_learned(shows.sets)} if shows is not None else {}
+    return LEARNED_SETS.write(write_learned(shows.sets)) if shows is not None else {}
 
 
 def _body(
