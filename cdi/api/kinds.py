@@ -326,14 +326,17 @@ def kind_of(api_version: str, name: str) -> Resource:
 
 
 def kind_named(word: str) -> Resource:
-    """Return the resource for a plural, singular or short name, each also with the group, in any case.
+    """Return the resource for a plural, singular or short name, in any case.
+
+    As with kubectl, the name may be followed by the group, or by version and group: ``datavolumes.cdi.kubevirt.io``,
+    ``datavolumes.v1beta1.cdi.kubevirt.io``.
 
     Raises:
         NotFound: No resource of `STORED` has this name.
     """
-    name, dot, group = word.strip().lower().partition(".")
+    name, dot, qualifier = word.strip().lower().partition(".")
     found = _BY_WORD.get(name)
-    if found is None or (dot and group != found.group):
+    if found is None or (dot and qualifier not in (found.group, f"{found.version}.{found.group}")):
         known = ", ".join(each.plural for each in STORED)
         raise NotFound(f"unknown kind {word[:60]!r}", remedy=f"one of {known}")
     return found

@@ -122,6 +122,9 @@ def test_fields_are_spelt_as_in_the_api(attribute, name):
         ("dv", "DataVolume"),
         ("DVS", "DataVolume"),
         ("datavolumes.cdi.kubevirt.io", "DataVolume"),
+        ("datavolumes.v1beta1.cdi.kubevirt.io", "DataVolume"),
+        ("dv.V1beta1.cdi.kubevirt.io", "DataVolume"),
+        ("secrets.v1.", "Secret"),
         ("DataSource", "DataSource"),
         ("das", "DataSource"),
         ("dic", "DataImportCron"),
@@ -136,7 +139,7 @@ def test_kinds_have_the_names_of_kubectl(word, kind):
 
 
 def test_other_words_name_no_kind():
-    for word in ("pods", ""):
+    for word in ("pods", "", "datavolumes.v1.cdi.kubevirt.io", "datavolumes.v1beta1", "secrets.v1beta1."):
         with pytest.raises(NotFound):
             kind_named(word)
 
