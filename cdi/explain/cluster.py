@@ -13,7 +13,7 @@ from cdi.api.errors import CdiError, ClusterForbidden, QuotaExceeded, TargetUnsu
 from cdi.api.job import Job
 from cdi.api.kinds import Object
 from cdi.api.overhead import NO_OVERHEAD, required
-from cdi.api.phases import Reason
+from cdi.api.phases import Phase, Reason
 from cdi.api.quantity import Quantity
 from cdi.client.with_progress import OnProgress
 from cdi.explain.clone_facts import clone_facts
@@ -68,6 +68,8 @@ def explain(
     result = dry_run_in_cluster(reader, manifest)
     refusal = blocking_error(result, _UNRESOLVABLE)
     notes: tuple[str, ...] = (MEASURED,) if result.measured else ()
+    if result.phase == Phase.SUCCEEDED:
+        notes += (f"PVC {manifest['metadata']['name']} exists and has its content; nothing is imported",)
     report: SourceReport | None = None
     if refusal is None and isinstance(result.work, Job):
         try:

@@ -17,6 +17,7 @@ from cdi.api.datavolume import DataVolume
 from cdi.api.errors import CdiError, InternalError, NotFound, by_code
 from cdi.api.kinds import CLAIMS, DATA_VOLUMES, resource_of
 from cdi.api.names import LABEL_COMPONENT
+from cdi.api.phases import Phase
 from cdi.api.status_detail import status_detail
 from cdi.api.validation import parse
 from cdi.client.status_view import error_of, failure_of
@@ -211,15 +212,16 @@ class _Run:
         claim = self._overlay.find(CLAIMS.plural, key.namespace, key.name) if self._claims else None
         annotations = (claim or {}).get("metadata", {}).get("annotations") or {}
         clone = claim if ANNOTATION in annotations else None
+        phase = (shown.get("status") or {}).get("phase") or ""
         # Once its strategy has been chosen, a clone completes without further input.
-        waits = self._worker is None and failure is None and clone is None
+        waits = self._worker is None and failure is None and clone is None and phase != Phase.SUCCEEDED
         return DryRunResult(
             key=key,
             operation=operation_of(dv),
             worker=self._worker,
             claims=tuple(self._claims),
             clone=clone,
-            phase=(shown.get("status") or {}).get("phase") or "",
+            phase=phase,
             failure=None if failure is None else error_of(failure),
             waits=(message or reason) if waits else "",
             reason=reason if waits else "",

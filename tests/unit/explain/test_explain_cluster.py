@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from cdi.api.errors import ClusterForbidden, QuotaExceeded, TargetUnsuitable
 from cdi.api.kinds import CLAIMS, QUOTAS, STORAGE_CLASSES, VOLUME_SNAPSHOT_CLASSES
+from cdi.api.names import ANN_ALLOW_CLAIM_ADOPTION
 from cdi.explain.cluster import explain
 from cdi.explain.live_reader import LiveReader
 from cdi.explain.result import document
@@ -84,6 +85,15 @@ def test_a_foreign_claim_of_the_name_is_an_error():
     told = explain(LiveReader(Server(claim)), wanted(blank={}))
     assert told.refusal is not None
     assert told.report is None
+
+
+def test_a_claim_that_is_adopted_waits_for_nothing():
+    claim = body(CLAIMS, "a", spec=golden()["spec"], status={"phase": "Bound", "capacity": {"storage": "64Mi"}})
+    manifest = wanted(blank={})
+    manifest["metadata"]["annotations"] = {ANN_ALLOW_CLAIM_ADOPTION: "true"}
+    told = explain(LiveReader(Server(claim)), manifest)
+    assert (told.dry_run.waits, told.dry_run.phase, told.refusal) == ("", "Succeeded", None)
+    assert told.notes == ("PVC a exists and has its content; nothing is imported",)
 
 
 def test_a_clone_is_explained_with_its_strategy_and_without_a_source_report():
