@@ -133,7 +133,7 @@ def _find_access(session: Session, given: Access) -> FindAccess:
             if member.get("certConfigMap"):
                 data = backend.get("configmap", namespace, str(member["certConfigMap"]))
                 access = replace(access, authority=_certificates(data))
-            access = _object_store(selection, access)
+            access = _http(session, selection, _object_store(selection, access))
         platform = member.get("platform") or {}
         if access.architecture is None and platform.get("architecture"):
             access = replace(access, architecture=str(platform["architecture"]))
@@ -158,6 +158,25 @@ def _object_store(selection: Selection, access: Access) -> Access:
             anonymous=policy.anonymous and access.secret is None,
         )
     return access
+
+
+def _http(session: Session, selection: Selection, access: Access) -> Access:
+    """Return the access with the headers of the import from an HTTP server."""
+    from cdi.client.request import secret_values
+
+    member = selection.source.get("http")
+    if not isinstance(member, Mapping):
+        return access
+    found = (
+        secret_values(session.backend.get("secret", selection.namespace, str(name)))
+        for name in member.get("secretExtraHeaders") or ()
+    )
+    return replace(
+        access,
+        insecure=bool(member.get("insecureSkipVerify")),
+        headers=tuple(map(str, member.get("extraHeaders") or ())),
+        secret_headers=tuple(values[key] for values in found for key in sorted(values)),
+    )
 
 
 def _certificates(body: Mapping[str, Any]) -> bytes:

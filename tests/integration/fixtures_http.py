@@ -6,6 +6,7 @@ def test_x(nginx):
     nginx.url("disk.qcow2", "plain")     # without ranges: it answers 200 with everything
     nginx.url("disk.qcow2", tls=True)    # trusted by nginx.ca_dir
     nginx.url("disk.qcow2", "private")   # basic auth, nginx.user and nginx.password
+    nginx.url("disk.qcow2", "headed")    # only with the headers X-Image: os and X-Token: hush
     nginx.url("disk.qcow2", "moved")     # 302 to the first
     nginx.url("disk.qcow2", "slow")      # 1 MiB/s
     nginx.url("disk.qcow2", "gzipped")   # compressed on the fly for every client
@@ -43,6 +44,7 @@ http {{
     types {{ text/html html; application/gzip gz; }}
     sendfile on;
     keepalive_requests 100000;
+    map "$http_x_image:$http_x_token" $headed {{ default 0; "os:hush" 1; }}
     server {{
         listen {host}:{port};
         listen {host}:{tls_port} ssl;
@@ -51,6 +53,7 @@ http {{
         root {root};
         location /plain/ {{ alias {root}/; max_ranges 0; }}
         location /private/ {{ alias {root}/; auth_basic "images"; auth_basic_user_file {base}/htpasswd; }}
+        location /headed/ {{ alias {root}/; if ($headed = 0) {{ return 403; }} }}
         location /moved/ {{ rewrite ^/moved/(.*)$ /$1 redirect; }}
         location /slow/ {{ alias {root}/; limit_rate 1m; }}
         location /gzipped/ {{ alias {root}/; gunzip off; gzip on; gzip_types *; gzip_min_length 0;

@@ -8,7 +8,7 @@ import subprocess
 
 import pytest
 
-from tests.integration.bundle.conftest import GUEST, keys
+from tests.integration.bundle.conftest import GUEST, keys, offer
 
 
 def skopeo(*words):
@@ -157,6 +157,28 @@ class TestFromAVolume:
         cdi("bundle", "create", "-o", tmp_path / "b.tar", "local")
         done = elsewhere("bundle", "import", tmp_path / "b.tar", "--record-key", public, status=5)
         assert "error[SignatureMissing]" in done.stderr
+
+
+def test_a_version_is_fetched_again_with_the_headers_of_its_import(cdi, nginx, qcow2, tmp_path):
+    nginx.put("headed.qcow2", qcow2.read_bytes())
+    secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "token"}, "stringData": {"t": "X-Token: hush"}}
+    http = {"url": nginx.url("headed.qcow2", "headed"), "extraHeaders": ["X-Image: os"]}
+    volume = {
+        "apiVersion": "cdi.kubevirt.io/v1beta1",
+        "kind": "DataVolume",
+        "metadata": {"name": "headed-1"},
+        "spec": {
+            "source": {"http": {**http, "secretExtraHeaders": ["token"]}},
+            "storage": {"resources": {"requests": {"storage": "12Mi"}}},
+        },
+    }
+    cdi("apply", "-f", "-", input=json.dumps({"apiVersion": "v1", "kind": "List", "items": [secret, volume]}))
+    cdi("wait", "dv/headed-1")
+    offer(cdi, "headed", "headed-1")
+    bundle = tmp_path / "headed.tar"
+    cdi("bundle", "create", "-o", bundle, "--from", "source", "headed")
+    assert b"hush" not in bundle.read_bytes()
+    assert [one["name"] for one in listed(cdi, bundle)] == ["headed"]
 
 
 def test_a_name_of_nothing_is_refused(cdi, tmp_path):
