@@ -17,8 +17,7 @@ from cdi.controller.reconcilers.event_handlers import owners_of
 from cdi.controller.request import Request
 from cdi.kube.client import Client
 from cdi.kube.reflector import WatchEvent
-from cdi.reconcile.pods.roles import CONTAINER
-from cdi.reconcile.pods.status import WORKERS, worker_from_pod
+from cdi.reconcile.pods.status import WORKERS, container_status, worker_from_pod
 from cdi.reconcile.pods.types import Worker
 
 PROGRESS_PORT: Final = 8443
@@ -95,10 +94,7 @@ def _is_running(pod: Object) -> bool:
         labels.get(LABEL_COMPONENT) in WORKERS
         and status.get("phase") == "Running"
         and status.get("podIP")
-        and any(
-            one.get("name") == CONTAINER and "running" in (one.get("state") or {})
-            for one in status.get("containerStatuses") or ()
-        )
+        and "running" in (container_status(pod).get("state") or {})
     )
 
 

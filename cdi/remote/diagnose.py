@@ -12,9 +12,9 @@ from cdi.api.kinds import Object
 from cdi.api.phases import ConditionType, Phase, Reason
 from cdi.api.status_detail import status_detail
 from cdi.client.status_view import failure_of, phase_of
-from cdi.reconcile.pods.status import last_termination, pending_reason
+from cdi.reconcile.pods.status import container_status, last_termination, pending_reason
 from cdi.reconcile.pods.types import PodBlocker
-from cdi.remote.worker_lookup import Filling, container_status, notes_of
+from cdi.remote.worker_lookup import Filling, notes_of
 
 _BEGINNING = frozenset({Reason.CONTAINER_CREATING, Reason.PENDING})
 """Reasons that resolve automatically."""

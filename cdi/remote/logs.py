@@ -10,9 +10,10 @@ from cdi.api.kinds import CLAIMS, DATA_VOLUMES, PODS, Object
 from cdi.api.phases import Phase
 from cdi.client.status_view import phase_of
 from cdi.kube.sync import SyncClient
-from cdi.reconcile.pods.status import last_termination
+from cdi.reconcile.pods.roles import CONTAINER
+from cdi.reconcile.pods.status import container_status, last_termination
 from cdi.remote.watch import Feed, ListWatch
-from cdi.remote.worker_lookup import CONTAINER, container_status, find_filling
+from cdi.remote.worker_lookup import find_filling
 from cdi.store.base import Key
 
 _MAX_LINE = 64 << 10

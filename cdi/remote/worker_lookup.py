@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from cdi.api import names
 from cdi.api.job import Outcome
-from cdi.api.json_document import parse_json
 from cdi.api.kinds import CLAIMS, PODS, Object, Resource
 
-CONTAINER = "importer"
 Find = Callable[[Resource, str, str], Object | None]
 """Callable that returns an object by resource, namespace and name, or None."""
 
@@ -47,13 +43,12 @@ def notes_of(body: Mapping[str, Any] | None) -> dict[str, str]:
     return ((body or {}).get("metadata") or {}).get("annotations") or {}
 
 
-def container_status(pod: Object) -> dict[str, Any]:
-    """Return the status of the worker's container, empty if the kubelet has not reported it."""
-    found = (pod.get("status") or {}).get("containerStatuses") or []
-    return next((each for each in found if each.get("name") == CONTAINER), {})
+# The reconcilers import the API models, which most lookups do not need: they are imported late.
 
 
 def running(pod: Object) -> bool:
+    from cdi.reconcile.pods.status import container_status
+
     return "running" in (container_status(pod).get("state") or {})
 
 
@@ -62,20 +57,17 @@ def outcome_of(filling: Filling) -> Outcome | None:
 
     Returns None if it has not ended, or left nothing readable.
     """
-    if filling.pod is not None:
-        from cdi.reconcile.pods.status import (
-            last_termination,  # imports the API models, which other lookups do not need
-        )
+    from cdi.reconcile.pods.status import container_status, last_termination, outcome_in
 
-        ended = last_termination(container_status(filling.pod)) or {}
-        with contextlib.suppress(ValueError, TypeError, KeyError):
-            message = parse_json(ended.get("message") or "")
-            return Outcome.from_json(json.dumps(message["outcome"]))
+    if filling.pod is not None:
+        outcome = outcome_in(last_termination(container_status(filling.pod)) or {})
+        if outcome is not None:
+            return outcome
     return _recorded(filling)
 
 
 def _recorded(filling: Filling) -> Outcome | None:
-    from cdi.reconcile.datavolume.result import IMAGE  # as above
+    from cdi.reconcile.datavolume.result import IMAGE
 
     notes = notes_of(filling.claim)
     if filling.claim is None or f"{IMAGE}format" not in notes:

@@ -15,12 +15,12 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
 from cdi.api.annotations import GOLDEN_STATEMENT
 from cdi.api.dataimportcron import GoldenVersion, VersionState
+from cdi.api.decode import DecodeError, decode_parsed
 from cdi.api.errors import CdiError
 from cdi.api.golden import RECORD
 from cdi.api.names import (
@@ -38,14 +38,14 @@ from cdi.api.origin import (
     build_statement,
     parse_record,
 )
-from cdi.api.phases import TERMINAL_PHASES
 from cdi.api.timestamps import epoch_seconds
 from cdi.reconcile.actions import Action, CreateObject, DeleteObject, Event, ObjectRef, SignRecord
 from cdi.reconcile.clone.types import Snapshot
 from cdi.reconcile.dataimportcron.context import Body, CronContext
 from cdi.reconcile.dataimportcron.objects import patch_volume, plural_of
 from cdi.reconcile.dataimportcron.versions import History
-from cdi.reconcile.pods.roles import CONTAINER, RECORD_SIGNING, build_pod, pod_spec
+from cdi.reconcile.pods.roles import RECORD_SIGNING, build_pod, pod_spec
+from cdi.reconcile.pods.status import termination
 from cdi.reconcile.types import PVC
 
 ANN_STATEMENT: Final = GOLDEN_STATEMENT.key
@@ -271,15 +271,12 @@ def _is_signed(record: str | None) -> bool | None:
 
 def _result(pod: Body, uid: str) -> SignResult | None:
     """Return the result of a signing pod that has ended; None while it runs."""
-    status = pod.get("status") or {}
-    containers = status.get("containerStatuses") or ()
-    state: Mapping[str, Any] = next((one.get("state") or {} for one in containers if one.get("name") == CONTAINER), {})
-    ended = state.get("terminated")
-    if ended is None and status.get("phase") not in TERMINAL_PHASES:
+    end = termination(pod)
+    if end is None:
         return None
     try:
-        result = SignResult.from_json(str((ended or {}).get("message") or ""))
-    except ValueError:
+        result = decode_parsed(SignResult, end.document)
+    except DecodeError:
         return SignResult(id=uid)
     return result if result.id == uid else SignResult(id=uid)
 

@@ -11,7 +11,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from cdi.api.errors import SourceProtocolError, SourceUnreachable, WorkerLost
+from cdi.api.decode import DecodeError, decode_parsed
+from cdi.api.errors import CdiError, SourceProtocolError, SourceUnreachable, WorkerLost
 from cdi.api.job import Failure
 from cdi.api.names import ANN_CRON_NEXT_TIME
 from cdi.api.phases import TERMINAL_PHASES
@@ -19,16 +20,11 @@ from cdi.api.poll import PollResult
 from cdi.api.timestamps import epoch_seconds
 from cdi.reconcile.dataimportcron.context import Body, CronContext, LocalTask
 from cdi.reconcile.pods.roles import POLL
+from cdi.reconcile.pods.status import PULL_FAILURES, STARTING, container_status, one_line, termination
 
 IMAGE_CONTAINER: Final = "image-container"
 """Container of a node's poll pod, whose image is the one that is polled."""
-PULL_FAILURES: Final = frozenset(
-    {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "RegistryUnavailable"}
-)
-"""Reasons why a container waits for an image that cannot be pulled."""
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
-_CREATING = frozenset({"", "ContainerCreating", "PodInitializing"})
-_MAX_MESSAGE = 8192
 _MAX_LINE = 300
 
 
@@ -50,11 +46,8 @@ class ObservedPoll:
     """Whether `blocked` cannot be expected to pass by itself soon."""
 
 
-def failed(uid: str, error: Exception) -> PollResult:
-    """Return the result of a poll that failed with a `CdiError`."""
-    from cdi.api.errors import CdiError
-
-    assert isinstance(error, CdiError)
+def failed(uid: str, error: CdiError) -> PollResult:
+    """Return the result of a poll that failed."""
     return PollResult(id=uid, failure=Failure.from_error(error))
 
 
@@ -97,30 +90,26 @@ def _is_end(condition: Mapping[str, Any]) -> bool:
 
 def _result_of(pod: Body, uid: str) -> PollResult | None:
     """Return the result in a pod's termination message; None if it has none, or none that can be trusted."""
-    terminated = _terminated(pod, POLL.container)
-    message = (terminated or {}).get("message")
-    if terminated is None or not isinstance(message, str) or len(message) > _MAX_MESSAGE:
+    end = termination(pod, POLL.container)
+    if end is None:
         return None
-    result = read_result(message, uid)
-    # A success counts only if the exit status agrees with it.
-    agrees = result is not None and (result.failure is None) == (terminated.get("exitCode") == 0)
-    return result if agrees else None
-
-
-def read_result(text: str, uid: str) -> PollResult | None:
-    """Parse a result; return None if it is invalid or that of another DataImportCron."""
     try:
-        result = PollResult.from_json(text)
-    except ValueError:
+        result = decode_parsed(PollResult, end.document)
+    except DecodeError:
         return None
+    # A success counts only if the exit status agrees with it.
+    return result if _is_valid(result, uid) and (result.failure is None) == (end.exit_status == 0) else None
+
+
+def _is_valid(result: PollResult, uid: str) -> bool:
+    """Return whether a result is a failure, or names a digest and belongs to the DataImportCron."""
     if result.failure is not None:
-        return result
-    valid = result.id == uid and result.digest is not None and _DIGEST.fullmatch(result.digest) is not None
-    return result if valid else None
+        return True
+    return result.id == uid and result.digest is not None and _DIGEST.fullmatch(result.digest) is not None
 
 
 def _termination(pod: Body) -> str:
-    terminated = _terminated(pod, POLL.container)
+    terminated = (container_status(pod, POLL.container).get("state") or {}).get("terminated")
     if terminated is None:
         return ""
     reason, code = _first_line(terminated.get("reason")), terminated.get("exitCode")
@@ -134,7 +123,7 @@ def poll_of_pod(context: CronContext, pod: Body) -> ObservedPoll:
     """Return the state of a node's poll pod, which has ended when its image was pulled and its container has ended."""
     metadata = pod.get("metadata") or {}
     poll = _started_poll(metadata)
-    status = _container(pod, IMAGE_CONTAINER)
+    status = container_status(pod, IMAGE_CONTAINER)
     if "terminated" not in (status.get("state") or {}):
         waiting = (status.get("state") or {}).get("waiting") or {}
         phase = (pod.get("status") or {}).get("phase")
@@ -169,9 +158,13 @@ def poll_of_task(context: CronContext, task: LocalTask) -> ObservedPoll:
     poll = ObservedPoll(task=f"{task.started:.6f}", started=task.started)
     if task.running:
         return poll
-    result = read_result(task.result, context.uid)
-    lost = WorkerLost("the poll ended without a result")
-    return replace(poll, result=result or failed(context.uid, lost))
+    try:
+        result = PollResult.from_json(task.result)
+    except ValueError:
+        result = None
+    if result is None or not _is_valid(result, context.uid):
+        result = failed(context.uid, WorkerLost("the poll ended without a result"))
+    return replace(poll, result=result)
 
 
 # --- parts of a pod -----------------------------------------------------------------------------------------------
@@ -187,12 +180,12 @@ def blocker(pod: Body, container: str) -> str:
             return f"pod {name} cannot be scheduled: {why}"
     statuses: Iterable[Mapping[str, Any]] = (
         *(status.get("initContainerStatuses") or ()),
-        _container(pod, container),
+        container_status(pod, container),
     )
     for one in statuses:
         waiting = (one.get("state") or {}).get("waiting") or {}
         reason = str(waiting.get("reason") or "")
-        if reason not in _CREATING:
+        if reason not in STARTING:
             message = _first_line(waiting.get("message"))
             return f"pod {name}: {_first_line(reason)}{': ' if message else ''}{message}"
     return ""
@@ -207,15 +200,5 @@ def pull_failure(uid: str, poll: ObservedPoll, image: str) -> PollResult:
     return failed(uid, error)
 
 
-def _container(pod: Body, name: str) -> Mapping[str, Any]:
-    statuses = (pod.get("status") or {}).get("containerStatuses") or ()
-    return next((one for one in statuses if one.get("name") == name), {})
-
-
-def _terminated(pod: Body, name: str) -> Mapping[str, Any] | None:
-    return (_container(pod, name).get("state") or {}).get("terminated")
-
-
 def _first_line(text: object) -> str:
-    shown = "".join(c if c.isprintable() else " " for c in str(text or "")[: 4 * _MAX_LINE])
-    return " ".join(shown.split())[:_MAX_LINE]
+    return one_line(text, _MAX_LINE)

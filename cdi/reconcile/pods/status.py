@@ -6,12 +6,12 @@ untrusted image: nothing of it is used without validation.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Final
 
 from cdi.api.annotations import ATTEMPT, FINGERPRINT, LIMITS, SPEC_DIGEST, UPLOAD
+from cdi.api.decode import DecodeError, decode_parsed
 from cdi.api.errors import CdiError, ResourceLimit, WorkerEvicted, WorkerLost
 from cdi.api.job import Failure, Outcome, Progress
 from cdi.api.json_document import parse_json
@@ -25,18 +25,13 @@ WORKERS = frozenset({COMPONENT_IMPORTER, COMPONENT_UPLOAD_SERVER})
 """Values of the label `LABEL_COMPONENT` of pods that fill a volume."""
 NODE_LOST = "NodeLost"
 TERMINATING = "Terminating"
-_IMAGE_TROUBLE = frozenset(
-    {
-        "ErrImagePull",
-        "ImagePullBackOff",
-        "InvalidImageName",
-        "ErrImageNeverPull",
-        "ImageInspectError",
-        "RegistryUnavailable",
-        "SignatureValidationFailed",
-    }
+PULL_FAILURES: Final = frozenset(
+    {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "RegistryUnavailable"}
 )
-_CREATING = frozenset({"", "ContainerCreating", "PodInitializing"})
+"""Reasons why a container waits for an image that cannot be pulled."""
+STARTING: Final = frozenset({"", "ContainerCreating", "PodInitializing"})
+"""Reasons of a container that waits for nothing but its start."""
+_IMAGE_TROUBLE = PULL_FAILURES | {"ImageInspectError", "SignatureValidationFailed"}
 _MAX_LINE = 512
 _MAX_MESSAGE = 8192
 _MAX_JOURNAL = 40 * 1024
@@ -69,7 +64,7 @@ def worker_from_pod(
         or owner.get("kind") != "PersistentVolumeClaim"
     ):
         return None
-    container = _container(status)
+    container = container_status(pod)
     state = container.get("state") or {}
     restarts = (pod.get("spec") or {}).get("restartPolicy") == "OnFailure"
     number = attempt + (_restart_count(container) if restarts else 0)
@@ -143,12 +138,8 @@ def _ended_worker(
 
 def _needs_new_pod(terminated: Mapping[str, Any] | None) -> bool:
     """Return whether a container has ended in such a way that its restarts only repeat that end."""
-    outcome = _document((terminated or {}).get("message")).get("outcome")
-    try:
-        failure = Outcome.from_json(json.dumps(outcome)).failure if outcome is not None else None
-    except ValueError:
-        return False
-    return failure is not None and failure.needs_new_pod
+    outcome = outcome_in(terminated or {})
+    return outcome is not None and outcome.failure is not None and outcome.failure.needs_new_pod
 
 
 def _restart_count(container: Mapping[str, Any]) -> int:
@@ -162,7 +153,7 @@ def pending_reason(pod: Mapping[str, Any]) -> PodBlocker | None:
     This also works for pods of other importers, which are blocked for the same reasons.
     """
     status = pod.get("status") or {}
-    container = _container(status)
+    container = container_status(pod)
     if "terminated" in (container.get("state") or {}) or status.get("phase") in TERMINAL_PHASES:
         return None
     return _hold(pod, container, node_lost=False)
@@ -184,18 +175,15 @@ def termination_outcome(pod: Mapping[str, Any], identity: str) -> tuple[Outcome,
 
     A success counts only if the outcome's id equals `identity`.
     """
-    metadata, status = pod.get("metadata") or {}, pod.get("status") or {}
-    terminated = (_container(status).get("state") or {}).get("terminated")
-    if terminated is None and status.get("phase") not in TERMINAL_PHASES:
+    end = termination(pod)
+    if end is None:
         return None
-    words = terminated or {}
-    ended = epoch_seconds(words.get("finishedAt")) or epoch_seconds(metadata.get("creationTimestamp")) or 0.0
-    return _outcome(pod, words, _document(words.get("message")), identity), ended
+    return _outcome(pod, _terminated(pod, CONTAINER) or {}, end.document, identity), end.ended
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Termination:
-    """How the worker's container of a pod ended."""
+    """How a container of a pod ended."""
 
     document: Mapping[str, Any]
     """Termination message; empty if the container ended without one, which must not be trusted then."""
@@ -207,26 +195,29 @@ class Termination:
     """Why there is no termination message, if there is none."""
 
 
-def termination(pod: Mapping[str, Any]) -> Termination | None:
-    """Return how a pod's worker ended, whatever the format of its termination message; None while it runs."""
-    metadata, status = pod.get("metadata") or {}, pod.get("status") or {}
-    terminated = (_container(status).get("state") or {}).get("terminated")
-    if terminated is None and status.get("phase") not in TERMINAL_PHASES:
+def termination(pod: Mapping[str, Any], container: str = CONTAINER) -> Termination | None:
+    """Return how a pod's container ended, whatever the format of its termination message; None while it runs."""
+    terminated = _terminated(pod, container)
+    if terminated is None and (pod.get("status") or {}).get("phase") not in TERMINAL_PHASES:
         return None
-    words = terminated or {}
-    code = words.get("exitCode")
-    trusted = words.get("reason") != "OOMKilled"
+    terminated = terminated or {}
+    code = terminated.get("exitCode")
+    trusted = terminated.get("reason") != "OOMKilled"
     return Termination(
-        document=_document(words.get("message")) if trusted else {},
+        document=_document(terminated.get("message")) if trusted else {},
         exit_status=code if isinstance(code, int) else None,
-        ended=epoch_seconds(words.get("finishedAt")) or epoch_seconds(metadata.get("creationTimestamp")) or 0.0,
-        cause=_infer_failure(pod, words),
+        ended=epoch_seconds(terminated.get("finishedAt")) or created_at(pod),
+        cause=_infer_failure(pod, terminated),
     )
+
+
+def _terminated(pod: Mapping[str, Any], container: str) -> Mapping[str, Any] | None:
+    return (container_status(pod, container).get("state") or {}).get("terminated")
 
 
 def is_started(pod: Mapping[str, Any]) -> bool:
     """Return whether the worker's container of a pod runs or has run."""
-    state = _container(pod.get("status") or {}).get("state") or {}
+    state = container_status(pod).get("state") or {}
     return "running" in state or "terminated" in state
 
 
@@ -235,11 +226,10 @@ def created_at(pod: Mapping[str, Any]) -> float:
     return epoch_seconds((pod.get("metadata") or {}).get("creationTimestamp")) or 0.0
 
 
-def _container(status: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the worker container's status."""
-    return next(
-        (one for one in status.get("containerStatuses") or () if one.get("name") == CONTAINER), {"name": CONTAINER}
-    )
+def container_status(pod: Mapping[str, Any], container: str = CONTAINER) -> Mapping[str, Any]:
+    """Return the status of a pod's container; empty if the kubelet has not reported it."""
+    statuses = (pod.get("status") or {}).get("containerStatuses") or ()
+    return next((one for one in statuses if one.get("name") == container), {})
 
 
 # --- unfinished pods ----------------------------------------------------------------------------------------------
@@ -269,7 +259,7 @@ def _hold(pod: Mapping[str, Any], container: Mapping[str, Any], *, node_lost: bo
         )
     for condition in status.get("conditions") or ():
         if condition.get("type") == "PodScheduled" and condition.get("status") == "False":
-            message = f"Pod {name} cannot be scheduled: {_line(condition.get('message') or condition.get('reason'))}"
+            message = f"Pod {name} cannot be scheduled: {one_line(condition.get('message') or condition.get('reason'))}"
             return PodBlocker(reason=Reason.UNSCHEDULABLE, message=message)
     state = container.get("state") or {}
     if state.get("running") is not None:
@@ -277,7 +267,7 @@ def _hold(pod: Mapping[str, Any], container: Mapping[str, Any], *, node_lost: bo
     if not node:
         return PodBlocker(reason=Reason.PENDING, message=f"Pod {name} is waiting for the scheduler")
     waiting = state.get("waiting") or {}
-    reason, message = str(waiting.get("reason") or ""), _line(waiting.get("message"))
+    reason, message = str(waiting.get("reason") or ""), one_line(waiting.get("message"))
     if reason in _IMAGE_TROUBLE:
         image = (spec.get("containers") or [{}])[0].get("image")
         text = (
@@ -285,7 +275,7 @@ def _hold(pod: Mapping[str, Any], container: Mapping[str, Any], *, node_lost: bo
             "Try: check the controller's IMPORTER_IMAGE, and imagePullSecrets of CDIConfig"
         )
         return PodBlocker(reason=Reason.IMAGE_PULL_FAILED, message=text)
-    if reason in _CREATING:
+    if reason in STARTING:
         return PodBlocker(reason=Reason.CONTAINER_CREATING, message=message or f"creating pod {name} on node {node}")
     # CreateContainerConfigError and similar reasons are used as they are.
     return PodBlocker(reason=_sanitize_reason(reason), message=f"Pod {name}: {message or reason}")
@@ -297,17 +287,25 @@ def _hold(pod: Mapping[str, Any], container: Mapping[str, Any], *, node_lost: bo
 def _outcome(pod: Mapping[str, Any], terminated: Mapping[str, Any], document: Mapping[str, Any], claim: str) -> Outcome:
     reason = str(terminated.get("reason") or "")
     code = terminated.get("exitCode")
-    if reason != "OOMKilled" and isinstance(document.get("outcome"), dict):
-        try:
-            outcome = Outcome.from_json(json.dumps(document["outcome"]))
-        except ValueError:
-            outcome = None
-        # A success counts only if the exit status and the id agree with it.
-        if outcome is not None and (
-            outcome.failure is not None if code != 0 else (outcome.failure is None and outcome.id == claim)
-        ):
-            return outcome
+    outcome = _parse_outcome(document) if reason != "OOMKilled" else None
+    # A success counts only if the exit status and the id agree with it.
+    if outcome is not None and (
+        outcome.failure is not None if code != 0 else (outcome.failure is None and outcome.id == claim)
+    ):
+        return outcome
     return Outcome(id=claim, failure=Failure.from_error(_infer_failure(pod, terminated)))
+
+
+def outcome_in(terminated: Mapping[str, Any]) -> Outcome | None:
+    """Return the outcome in the message of a terminated container; None if there is none."""
+    return _parse_outcome(_document(terminated.get("message")))
+
+
+def _parse_outcome(document: Mapping[str, Any]) -> Outcome | None:
+    try:
+        return decode_parsed(Outcome, document.get("outcome"))
+    except DecodeError:
+        return None
 
 
 def _infer_failure(pod: Mapping[str, Any], terminated: Mapping[str, Any]) -> CdiError:
@@ -315,7 +313,7 @@ def _infer_failure(pod: Mapping[str, Any], terminated: Mapping[str, Any]) -> Cdi
     spec, status = pod.get("spec") or {}, pod.get("status") or {}
     node = spec.get("nodeName") or "no node"
     reason, code = str(terminated.get("reason") or ""), terminated.get("exitCode")
-    whole, why = str(status.get("reason") or ""), _line(status.get("message"))
+    whole, why = str(status.get("reason") or ""), one_line(status.get("message"))
     if reason == "OOMKilled":
         container = (spec.get("containers") or [{}])[0]
         limit = ((container.get("resources") or {}).get("limits") or {}).get("memory")
@@ -345,7 +343,7 @@ def _document(message: object) -> dict[str, Any]:
     if not isinstance(message, str) or not 2 <= len(message) <= _MAX_MESSAGE or message[0] != "{":
         return {}
     try:
-        document = parse_json(message)
+        document = parse_json(message, unique_fields=True)
     except ValueError:
         return {}
     return document if isinstance(document, dict) else {}
@@ -353,15 +351,13 @@ def _document(message: object) -> dict[str, Any]:
 
 def _last_line(message: object) -> str:
     lines = [line for line in str(message or "")[-4096:].splitlines() if line.strip()]
-    return _line(lines[-1])[:200] if lines else ""
+    return one_line(lines[-1])[:200] if lines else ""
 
 
-def _line(text: object) -> str:
-    return " ".join("".join(_printable(str(text or "")[: 4 * _MAX_LINE])).split())[:_MAX_LINE]
-
-
-def _printable(text: str) -> Iterator[str]:
-    return (character if character.isprintable() else " " for character in text)
+def one_line(text: object, limit: int = _MAX_LINE) -> str:
+    """Return text from a pod's status as one printable line of at most `limit` characters."""
+    shown = "".join(c if c.isprintable() else " " for c in str(text or "")[: 4 * limit])
+    return " ".join(shown.split())[:limit]
 
 
 def _sanitize_reason(text: str) -> str:
