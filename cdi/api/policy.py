@@ -12,7 +12,7 @@ from typing import Any, Literal
 from cdi.api.annotation_values import Parser, boolean, one_of, parse_annotations, printable, select, whole_number
 from cdi.api.digest import Digest
 from cdi.api.errors import InvalidManifest
-from cdi.api.job import Policy
+from cdi.api.job import Limits, Policy
 from cdi.api.names import GROUP
 from cdi.api.quantity import Quantity
 from cdi.api.rules.problems import Problem, truncate
@@ -75,6 +75,22 @@ class PolicyAnnotations:
             preallocation=preallocation,
         )
         return policy if self.stall_timeout is None else replace(policy, stall_timeout=float(self.stall_timeout))
+
+
+def limit_annotations(*, bandwidth: int | None, connections: int | None) -> dict[str, str]:
+    """Return the annotations that set these limits, without those that are None; raise `InvalidManifest`."""
+    given = {BANDWIDTH: bandwidth, CONNECTIONS: connections}
+    annotations = {name: str(value) for name, value in given.items() if value is not None}
+    parse_policy_annotations(annotations)
+    return annotations
+
+
+def limits_of(annotations: Mapping[str, str]) -> Limits:
+    """Return the limits of a running worker; raise `InvalidManifest`."""
+    found = parse_policy_annotations(
+        {name: annotations[name] for name in (BANDWIDTH, CONNECTIONS) if name in annotations}
+    )
+    return Limits(bandwidth=found.bandwidth, connections=found.connections)
 
 
 def parse_policy_annotations(annotations: Mapping[str, str] | None) -> PolicyAnnotations:

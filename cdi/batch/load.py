@@ -20,8 +20,8 @@ from cdi.api.rules.problems import Problem, truncate
 from cdi.api.validation import parse, parse_manifest
 from cdi.batch.entries import is_images_file, read_images_file
 from cdi.batch.images import Rejected, finish, image_item
-from cdi.client.absolute import absolute
 from cdi.client.document import Document
+from cdi.client.locate import absolute
 from cdi.client.manifests import load
 from cdi.explain.item import Batch, Item, size_of, with_size
 from cdi.store.base import Key, Object

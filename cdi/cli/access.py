@@ -14,8 +14,7 @@ from cdi.api.quantity import Quantity
 from cdi.cli.options import quantity
 from cdi.cli.session import Session
 from cdi.cli.streams import require_input
-from cdi.client.absolute import absolute
-from cdi.client.locate import locate
+from cdi.client.locate import absolute, locate
 from cdi.client.request import MAX_KEYRING, Access, Request, read_option_file, secret_values
 
 F = TypeVar("F", bound=Callable[..., Any])

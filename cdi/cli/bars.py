@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any, Protocol, Self
 
 import click
@@ -136,3 +138,24 @@ def _amount(progress: Advance | None) -> str:
 def done(label: str, text: str) -> None:
     """Print the final line of a finished import."""
     click.echo(f"{paint(label, 'green', err=True)}: {printable(text)}", err=True)
+
+
+@contextmanager
+def progress_command(label: str, *, always: bool) -> Iterator[Callable[[Progress], None]]:
+    """Yield a progress callback that opens a bar at the first call with something to show.
+
+    Args:
+        label: The bar's label.
+        always: Whether transferred bytes open the bar; otherwise only a note does, such as waiting for a server.
+    """
+    with ExitStack() as stack:
+        made: list[Bar] = []
+
+        def show(progress: Progress) -> None:
+            if not made and not (progress.note or (always and progress.done)):
+                return
+            if not made:
+                made.append(stack.enter_context(bar(label)))
+            made[0].update("Inspecting", progress)
+
+        yield show

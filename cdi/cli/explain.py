@@ -11,12 +11,12 @@ import click
 from cdi.api.errors import CdiError, NotFound, UsageError
 from cdi.api.kinds import kind_named
 from cdi.cli.access import access_options, read_wishes, request_of, wish_options
+from cdi.cli.bars import progress_command
 from cdi.cli.explain_clone import clone_lines
 from cdi.cli.explain_cluster import diagnose, explain_manifests, explain_request
 from cdi.cli.explain_cron import cron_lines, stand_ins
 from cdi.cli.inspect import checks as check_table
 from cdi.cli.inspect import size as words_of_size
-from cdi.cli.progress_on_demand import progress_command
 from cdi.cli.session import Session, subcommand
 from cdi.cli.show import document, echo_lines, paint, printable
 from cdi.client.with_progress import OnProgress

@@ -10,9 +10,9 @@ import click
 from cdi.api import golden
 from cdi.api.errors import UsageError
 from cdi.cli.access import access_options, read_wishes, request_of, stored_secret, wish_options
+from cdi.cli.bars import progress_command
 from cdi.cli.golden_poll import wait_for_offer
 from cdi.cli.options import duration
-from cdi.cli.progress_on_demand import progress_command
 from cdi.cli.session import Session, subcommand
 from cdi.cli.show import document
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -12,7 +11,7 @@ from cdi.api.errors import CdiError
 from cdi.api.origin import public_reference
 from cdi.cli.golden_name import name_argument
 from cdi.cli.session import Session, subcommand
-from cdi.cli.show import age, document, duration, echo_lines, printable, table
+from cdi.cli.show import age, document, echo_lines, printable, table, until
 
 if TYPE_CHECKING:
     from cdi.api.dataimportcron import GoldenVersion
@@ -158,18 +157,6 @@ def marked(image: GoldenImage, version: GoldenVersion) -> str:
         words.append("deprecated")
     words += [one.name for one in _status_channels(image) if one.version == version.name]
     return ", ".join(words)
-
-
-def until(moment: str | None, now: datetime | None = None) -> str:
-    """Return how long it is until an RFC 3339 time; ``now`` if it has passed."""
-    if not moment:
-        return ""
-    try:
-        then = datetime.fromisoformat(moment)
-    except ValueError:
-        return "<invalid>"
-    left = ((then if then.tzinfo else then.replace(tzinfo=UTC)) - (now or datetime.now(UTC))).total_seconds()
-    return duration(left) if left > 0 else "now"
 
 
 def _status_channels(image: GoldenImage) -> Sequence[Any]:

@@ -13,8 +13,8 @@ from cdi.api.errors import CdiError, OutputFailed, UsageError
 from cdi.api.job import Outcome, Progress
 from cdi.cli import bars
 from cdi.cli.access import access_options, read_wishes, request_of, stored_secret, wish_options
+from cdi.cli.bars import progress_command
 from cdi.cli.options import duration
-from cdi.cli.progress_on_demand import progress_command
 from cdi.cli.session import Session, subcommand
 from cdi.cli.show import document
 from cdi.cli.wait import phase_text, summary, wait_for

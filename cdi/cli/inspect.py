@@ -11,7 +11,7 @@ import click
 from cdi.api.errors import NotFound
 from cdi.api.kinds import kind_named
 from cdi.cli.access import access_options, request_of, stored_secret
-from cdi.cli.progress_on_demand import progress_command
+from cdi.cli.bars import progress_command
 from cdi.cli.session import Session, subcommand
 from cdi.cli.show import document, echo_lines, paint, printable, table
 from cdi.explain import inspect

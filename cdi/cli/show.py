@@ -64,6 +64,18 @@ def echo_lines(lines: Iterable[str]) -> None:
 
 def age(moment: str | None, now: datetime | None = None) -> str:
     """Return the age of an RFC 3339 timestamp in kubectl's format."""
+    passed = _seconds_since(moment, now)
+    return passed if isinstance(passed, str) else duration(max(0.0, passed))
+
+
+def until(moment: str | None, now: datetime | None = None) -> str:
+    """Return how long it is until an RFC 3339 timestamp; ``now`` if it has passed."""
+    passed = _seconds_since(moment, now)
+    return passed if isinstance(passed, str) else duration(-passed) if passed < 0 else "now"
+
+
+def _seconds_since(moment: str | None, now: datetime | None) -> float | str:
+    """Return the seconds that have passed since a timestamp, or the text for one that is missing or invalid."""
     if not moment:
         return ""
     try:
@@ -72,7 +84,7 @@ def age(moment: str | None, now: datetime | None = None) -> str:
         return "<invalid>"
     if then.tzinfo is None:
         then = then.replace(tzinfo=UTC)
-    return duration(max(0.0, ((now or datetime.now(UTC)) - then).total_seconds()))
+    return ((now or datetime.now(UTC)) - then).total_seconds()
 
 
 def duration(seconds: float) -> str:

@@ -18,7 +18,6 @@ from cdi.cli.session import Session, one_datavolume, subcommand
 from cdi.cli.show import printable
 from cdi.cli.streams import require_input
 from cdi.cli.wait import wait_for
-from cdi.client.absolute import absolute
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -76,6 +75,8 @@ def command(
     """
     name = _name(name, dv)
     if file != "-":
+        from cdi.client.locate import absolute
+
         file = str(absolute(file))
     if not session.in_cluster and (uploadproxy_url or ca or insecure or force_bind):
         raise UsageError(

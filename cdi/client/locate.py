@@ -20,11 +20,10 @@ from pathlib import Path
 from typing import Any, Final, Literal, assert_never
 from urllib.parse import SplitResult, unquote, urlsplit, urlunsplit
 
-from cdi.api.errors import SourceUrlInvalid
+from cdi.api.errors import SourceUrlInvalid, UsageError
 from cdi.api.names import MAX_LABEL
 from cdi.api.rules.urls import redacted
 from cdi.api.sources import SourceKind
-from cdi.client.absolute import absolute
 
 PlaceKind = Literal["http", "s3", "gcs", "registry", "file", "stdin"]
 
@@ -204,3 +203,25 @@ def _split(text: str) -> SplitResult:
         return urlsplit(text)
     except ValueError as error:
         raise SourceUrlInvalid("the URL cannot be parsed", where=redacted(text)) from error
+
+
+def absolute(path: str | os.PathLike[str], base: Path | None = None) -> Path:
+    """Return an absolute path with ``~`` and ``..`` resolved, relative to `base` or the current directory.
+
+    Symbolic links are not resolved, since they may change until the path is used. Raises `UsageError` if the path is
+    relative and the current directory was removed.
+    """
+    try:
+        expanded = Path(path).expanduser()
+    except RuntimeError:
+        expanded = Path(path)  # no such user: it is a file name
+    if base is None and not expanded.is_absolute():
+        try:
+            base = Path.cwd()
+        except FileNotFoundError as error:
+            raise UsageError(
+                "the current directory was removed, and the path is relative to it",
+                where=str(path),
+                remedy="change to another directory, or give an absolute path",
+            ) from error
+    return Path(os.path.normpath(os.path.join(base or "/", expanded)))

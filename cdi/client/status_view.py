@@ -61,7 +61,7 @@ def error_of(failure: Failure) -> CdiError:
 
 def phase_of(body: Object) -> Phase:
     text = (body.get("status") or {}).get("phase") or ""
-    return Phase(text) if text in set(Phase) else Phase.UNKNOWN
+    return next((phase for phase in Phase if phase == text), Phase.UNKNOWN)
 
 
 def restarts_of(body: Object) -> int:

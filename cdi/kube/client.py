@@ -18,7 +18,7 @@ from cdi.api.errors import ClusterProtocolError, ClusterUnavailable, HistoryExpi
 from cdi.api.kinds import PODS, Object, Resource
 from cdi.kube import responses
 from cdi.kube.credentials import Credentials, find
-from cdi.kube.lines import lines
+from cdi.kube.responses import lines
 from cdi.kube.transport import MAX_ANSWER, Timeouts, TooLargeError, Transport
 
 _PATCHES = {

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Mapping
 from typing import Any
 
 from cdi.api.errors import (
@@ -208,3 +208,25 @@ def _next(text: str, at: int, end: str) -> int:
 
 def _malformed() -> Any:
     raise ValueError("a member cannot be read")
+
+
+async def lines(pieces: AsyncIterable[bytes], limit: int, where: str) -> AsyncIterator[bytes]:
+    """Yield each line without its end; skip empty lines and an incomplete last line.
+
+    Raises:
+        ClusterProtocolError: a line has more than `limit` bytes.
+    """
+    pending: list[bytes] = []  # joined once: concatenation would copy a long line per chunk
+    size = 0
+    async for piece in pieces:
+        parts = piece.split(b"\n")
+        for number, part in enumerate(parts, 1):
+            pending.append(part)
+            size += len(part)
+            if size > limit:
+                raise ClusterProtocolError(f"a line exceeds {limit} bytes", where=where)
+            if number < len(parts):
+                line = b"".join(pending)
+                pending, size = [], 0
+                if line.strip():
+                    yield line

@@ -19,10 +19,10 @@ from cdi.api.errors import (
     NotFound,
     WaitTimeout,
 )
-from cdi.api.job import Failure, Limits, Outcome, Progress
+from cdi.api.job import Failure, Outcome, Progress
 from cdi.api.kinds import kind_named
 from cdi.api.phases import Phase
-from cdi.api.policy import BANDWIDTH, CONNECTIONS, parse_policy_annotations
+from cdi.api.policy import limit_annotations, limits_of
 from cdi.client.apply import apply
 from cdi.client.backend import Applied, OnUpdate, Section
 from cdi.client.document import Manifest
@@ -93,19 +93,10 @@ class LocalBackend:
         dry_run: bool = False,
         strict: bool = False,
     ) -> list[Applied]:
-        """Validate all manifests, then write all of them unless `dry_run` is set.
+        """See `Backend.apply`.
 
         The workers of a DataVolume get the relevant part of the environment of the process that applied it last
         (`cdi.local.environment`).
-
-        Args:
-            manifests: The manifests.
-            namespace: The namespace of manifests without one.
-            dry_run: Write nothing.
-            strict: Reject unknown fields.
-
-        Raises:
-            InvalidManifest: A manifest is invalid.
         """
         if dry_run:
             return apply(self._store, manifests, namespace=namespace, dry_run=True, strict=strict)
@@ -116,22 +107,17 @@ class LocalBackend:
         return applied
 
     def get(self, kind: str, namespace: str | None, name: str) -> Object:
-        """Return an object; raise `NotFound`."""
+        """See `Backend.get`."""
         return self._store.get(Key.of(kind, namespace, name))
 
     def list(self, kind: str, namespace: str | None = None) -> Objects:
-        """Return the objects of a kind, of all namespaces if None."""
+        """See `Backend.list`."""
         return self._store.list(kind_named(kind).plural, namespace)
 
     def delete(
         self, kind: str, namespace: str | None, name: str, *, cascade: bool = True, timeout: float = _DELETED
     ) -> None:
-        """Delete an object and its dependents (a DataVolume's worker, PVC and volume), and wait until all are deleted.
-
-        Without `cascade`, a DataVolume's PVC and volume are kept.
-
-        Raises `NotFound`, or `WaitTimeout` after `timeout` seconds.
-        """
+        """See `Backend.delete`."""
         key = Key.of(kind, namespace, name)
         body = self._store.get(key)
         uid = body["metadata"]["uid"]
@@ -190,7 +176,7 @@ class LocalBackend:
             return None
 
     def events(self, namespace: str | None, name: str, kind: str = "dv") -> Objects:
-        """Return an object's events, oldest first; raise `NotFound`."""
+        """See `Backend.events`."""
         return EventRecorder(self._store).events_of(self.get(kind, namespace, name))
 
     def changes(self, plurals: Collection[str], namespace: str | None) -> Watch:  # noqa: ARG002 (all in one directory)
@@ -242,7 +228,7 @@ class LocalBackend:
         yield "Volume", [("", path)]
 
     def log(self, namespace: str | None, name: str, *, follow: bool = False) -> Iterator[str]:
-        """Yield lines of the workers' log; with `follow`, until the DataVolume is done; raise `NotFound`."""
+        """See `Backend.log`."""
         body = self.get("dv", namespace, name)
         position, rest, path = 0, b"", None
         while True:
@@ -270,34 +256,14 @@ class LocalBackend:
     def limit(
         self, namespace: str | None, name: str, *, bandwidth: int | None = None, connections: int | None = None
     ) -> bool:
-        """Set limits for this and later attempts: 0 removes a limit, None keeps it.
-
-        Args:
-            namespace: The namespace of the DataVolume.
-            name: The name of the DataVolume.
-            bandwidth: Bytes per second.
-            connections: Number of concurrent range requests.
-
-        Returns:
-            Whether a running worker has received them.
-
-        Raises:
-            NotFound: There is no such DataVolume.
-            InvalidManifest: A limit is invalid.
-        """
-        given = {BANDWIDTH: bandwidth, CONNECTIONS: connections}
-        annotations = {field: str(value) for field, value in given.items() if value is not None}
-        parse_policy_annotations(annotations)
+        """See `Backend.limit`."""
+        annotations = limit_annotations(bandwidth=bandwidth, connections=connections)
         key = Key.of("dv", namespace, name)
         action = PatchObject(plural=key.plural, namespace=key.namespace, name=key.name, uid="", annotations=annotations)
         body = update_with_retry(self._store, key, lambda dv: apply_patch(dv, action))
         ensure_supervisor(self.home)
         uid = self._claim_uid(namespace, name)
-        now = body["metadata"].get("annotations") or {}
-        # A limit that is not given may be a quantity in the annotation, written by hand.
-        policy_annotations = parse_policy_annotations({field: now[field] for field in given if field in now})
-        limits = Limits(bandwidth=policy_annotations.bandwidth, connections=policy_annotations.connections)
-        return uid is not None and self._launcher.limit(uid, limits)
+        return uid is not None and self._launcher.limit(uid, limits_of(body["metadata"].get("annotations") or {}))
 
     # --- volumes --------------------------------------------------------------------------------------------------
 
@@ -346,7 +312,7 @@ class LocalBackend:
         return str(claim["metadata"]["uid"])
 
     def progress_of(self, body: Object) -> Progress | None:
-        """Return the progress of a DataVolume's newest worker, or None if there is none."""
+        """See `Backend.progress_of`."""
         if body["kind"] != "DataVolume":
             return None
         metadata = body["metadata"]

@@ -25,7 +25,7 @@ from cdi.api.job import (
     StreamSourceSpec,
     TargetSpec,
 )
-from cdi.client.absolute import absolute
+from cdi.client.locate import absolute
 from cdi.client.request import Request, source_spec
 from cdi.client.status_view import error_of
 from cdi.client.with_progress import run_with_progress

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Self
 
 from cdi.api.errors import ClusterForbidden, Conflict, KindNotServed, NotFound, WaitTimeout
-from cdi.api.job import Limits, Outcome
+from cdi.api.job import Outcome
 from cdi.api.kinds import CLAIMS, DATA_VOLUMES, EVENTS, PODS, VOLUME_SNAPSHOTS, kind_named, resource_named
 from cdi.api.names import GROUP
 from cdi.client.backend import Advance, Applied, Fraction, Objects, Section
@@ -247,21 +247,16 @@ class Cluster:
         self, namespace: str | None, name: str, *, bandwidth: int | None = None, connections: int | None = None
     ) -> bool:
         """See `Backend.limit`; annotates the DataVolume for later attempts, and the pod for this one."""
-        from cdi.api.policy import BANDWIDTH, CONNECTIONS, parse_policy_annotations
+        from cdi.api.policy import limit_annotations, limits_of
 
-        given = {BANDWIDTH: bandwidth, CONNECTIONS: connections}
-        notes = {field: str(value) for field, value in given.items() if value is not None}
-        parse_policy_annotations(notes)
+        notes = limit_annotations(bandwidth=bandwidth, connections=connections)
         key = Key.of("dv", namespace, name)
         patch = {"metadata": {"annotations": notes}}
         body = self._calls.run(self._calls.client.patch(DATA_VOLUMES, key.namespace, key.name, patch))
         pod = self.filling(key.namespace, key.name).pod
         if pod is None or not fillings.running(pod):
             return False
-        now = fillings.notes_of(body)
-        # A limit that is not given may be a quantity in the annotation, written by hand.
-        policy_annotations = parse_policy_annotations({field: now[field] for field in given if field in now})
-        limits = Limits(bandwidth=policy_annotations.bandwidth, connections=policy_annotations.connections)
+        limits = limits_of(fillings.notes_of(body))
         metadata = {"uid": pod["metadata"]["uid"], "annotations": {LIMITS: limits.to_json()}}
         try:
             self._calls.run(

@@ -7,10 +7,11 @@ from collections.abc import Iterable, Mapping
 
 from cdi.api.datavolume import DataVolume
 from cdi.api.errors import CdiError
+from cdi.client.status_view import phase_of
 from cdi.local.applier import PlanApplier
 from cdi.local.launcher import Launcher
 from cdi.local.lister import Observed, Setting
-from cdi.local.reconcilers.reconciler import Changes, Request, Result, is_final
+from cdi.local.reconcilers.reconciler import Changes, Request, Result
 from cdi.local.worker_slots import ProcessMonitor, WorkerSlots
 from cdi.reconcile.actions import Plan, StartWorker
 from cdi.reconcile.datavolume import upload_request as uploads
@@ -54,7 +55,7 @@ class DataVolumeReconciler:
         keys |= {Key("datavolumes", key.namespace, key.name) for key in changes.keys("persistentvolumeclaims")}
         if changes.affects_all or changes.affects_references:
             for key in self._observed.keys("datavolumes"):
-                if (changes.affects_all or self._refers(key)) and not is_final(self._observed.body(key) or {}):
+                if (changes.affects_all or self._refers(key)) and not phase_of(self._observed.body(key) or {}).final:
                     keys.add(key)
         return keys
 
@@ -84,7 +85,7 @@ class DataVolumeReconciler:
                 log.info("%s: attempt %d started", key, action.attempt)
         if plan.status is not None:
             log.info("%s: %s %s", key, plan.status["phase"], plan.status["progress"])
-            if claim is not None and is_final({"status": plan.status}):
+            if claim is not None and phase_of({"status": plan.status}).final:
                 self._launcher.tidy(claim.uid)
         if plan.requeue_after is None and worker is not None and worker.running:
             return Result(requeue_after=_POLL_INTERVAL)

@@ -13,7 +13,7 @@ from cdi.local.environment import Environments
 from cdi.local.event_recorder import MAX_EVENTS
 from cdi.local.launcher import Launcher
 from cdi.local.lister import Observed
-from cdi.local.reconcilers.reconciler import Changes, Result, Task, is_final
+from cdi.local.reconcilers.reconciler import Changes, Result, Task
 from cdi.local.tasks import Tasks
 from cdi.store.base import Key, Object, Store
 
@@ -43,7 +43,7 @@ class GarbageCollector:
     def requests_for(self, changes: Changes) -> Iterable[Task]:
         """Request a collection when an object was deleted or a DataVolume is done."""
         for change in changes.changes:
-            if change.type == "DELETED" or (change.key.plural == "datavolumes" and is_final(change.body)):
+            if change.type == "DELETED" or (change.key.plural == "datavolumes" and phase_of(change.body).final):
                 return (Task.GARBAGE_COLLECTION,)
         return ()
 

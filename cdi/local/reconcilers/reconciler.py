@@ -8,8 +8,7 @@ from enum import StrEnum
 from typing import Protocol
 
 from cdi.api.names import ANN_POD_PHASE
-from cdi.api.phases import Phase
-from cdi.store.base import Change, Key, Object
+from cdi.store.base import Change, Key
 
 _SOURCES = ("datasources", "dataimportcrons")
 _VOLUMES = ("datavolumes", "persistentvolumeclaims")
@@ -99,8 +98,3 @@ class Reconciler(Protocol):
             CdiError: Another error, which may be gone at the next try.
         """
         ...
-
-
-def is_final(data_volume: Object) -> bool:
-    """Return whether a DataVolume is done; the object may be damaged."""
-    return (data_volume.get("status") or {}).get("phase") in (Phase.SUCCEEDED, Phase.FAILED)

@@ -21,7 +21,7 @@ from cdi.api.errors import (
     QuotaExceeded,
 )
 from cdi.kube import responses
-from cdi.kube.lines import lines
+from cdi.kube.responses import lines
 from tests.unit.kube.server import status_of
 
 QUOTA = 'pods "x" is forbidden: exceeded quota: q, requested: pods=1, used: pods=1, limited: pods=1'
