@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from xdist.scheduler import LoadFileScheduling  # type: ignore[import-untyped]  # it has no py.typed
@@ -26,6 +26,9 @@ from tests.cluster.cdi_image import provide
 from tests.cluster.client_environment import Clients, build
 from tests.cluster.kubectl import Kubectl
 from tests.cluster.layout import ClusterError, Layout
+
+if TYPE_CHECKING:
+    from tests.cluster.upload_release import Uploads, Virtctl
 
 _OURS = pytest.StashKey[bool]()
 _TIMEOUT = 900  # seconds for one test, including its fixtures
@@ -147,3 +150,20 @@ def namespace(cluster: clusters.Cluster) -> Iterator[Kubectl]:
     """Yield kubectl in a namespace of the test's own."""
     with cluster.namespace() as kubectl:
         yield kubectl
+
+
+@pytest.fixture(scope="module")
+def uploads(cluster: clusters.Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Uploads]:
+    """Yield the chart, installed for a namespace of its own, with clients that upload."""
+    from tests.cluster.upload_release import installed
+
+    with installed(cluster, tmp_path_factory.mktemp("uploads")) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def virtctl(uploads: Uploads) -> Virtctl:
+    """Return the program ``virtctl``, which uploads into that namespace."""
+    from tests.cluster.upload_release import Virtctl
+
+    return Virtctl(uploads)

@@ -13,7 +13,7 @@ import pytest
 
 from tests.cluster.test_upload_clients import CHROMIUM
 from tests.cluster.upload_api import TIMEOUT
-from tests.cluster.upload_release import annotations, installed, refused
+from tests.cluster.upload_release import annotations, refused
 from tests.cluster.volumes import MIB, SLOW, disk, qcow2
 from tests.integration.page.test_cross_origin import PACKAGES
 
@@ -22,10 +22,9 @@ TUS_CLIENT = Path(__file__).parents[1] / "integration/page/tus_client.mjs"
 
 
 @pytest.fixture(scope="module")
-def uploads(cluster, tmp_path_factory):
-    with installed(cluster, tmp_path_factory.mktemp("uploads")) as made:
-        yield made
-        assert refused(made.release) == []
+def uploads(uploads):
+    yield uploads
+    assert refused(uploads.release) == []
 
 
 @pytest.fixture(scope="module")

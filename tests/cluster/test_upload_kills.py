@@ -13,7 +13,7 @@ from tests.cluster.fault_injection import kill_inside, take_away
 from tests.cluster.kubectl import KubectlError
 from tests.cluster.test_apiserver import until
 from tests.cluster.upload_api import TIMEOUT
-from tests.cluster.upload_release import Resumable, installed, server_pod
+from tests.cluster.upload_release import Resumable, server_pod
 from tests.cluster.volumes import MIB, SLOW, disk
 
 pytestmark = pytest.mark.timeout(TIMEOUT)
@@ -21,12 +21,6 @@ HALF = 12 * MIB
 PIECE = 4 * MIB
 """Maximum number of bytes in one write, and also in flight."""
 ALIVE = 1 << 10
-
-
-@pytest.fixture(scope="module")
-def uploads(cluster, tmp_path_factory):
-    with installed(cluster, tmp_path_factory.mktemp("uploads")) as made:
-        yield made
 
 
 @pytest.fixture(scope="module")

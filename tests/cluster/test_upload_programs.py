@@ -8,26 +8,13 @@ import tarfile
 
 import pytest
 
-from tests.cluster.build import keep_go_program
-from tests.cluster.layout import SOURCES, Layout
-from tests.cluster.test_upload_replaced import Virtctl, succeeded
+from tests.cluster.layout import SOURCES
 from tests.cluster.upload_api import TIMEOUT
-from tests.cluster.upload_release import installed
+from tests.cluster.upload_release import succeeded
 from tests.cluster.volumes import MIB, SLOW, disk, qcow2, wait_phase
 
 pytestmark = pytest.mark.timeout(TIMEOUT)
 NEW = ("--size=24Mi", "--access-mode=ReadWriteOnce")
-
-
-@pytest.fixture(scope="module")
-def uploads(cluster, tmp_path_factory):
-    with installed(cluster, tmp_path_factory.mktemp("uploads")) as made:
-        yield made
-
-
-@pytest.fixture(scope="module")
-def virtctl(uploads):
-    return Virtctl(keep_go_program(Layout.default(), SOURCES / "virtctl"), uploads)
 
 
 @pytest.fixture(scope="module")

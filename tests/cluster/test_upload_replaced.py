@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import gzip
 import lzma
-import os
 import subprocess
-from pathlib import Path
 
 import pytest
 
-from tests.cluster.build import keep_go_program
 from tests.cluster.fault_injection import kill_inside, take_away
-from tests.cluster.layout import SOURCES, Layout
 from tests.cluster.test_apiserver import until
 from tests.cluster.upload_api import TIMEOUT
-from tests.cluster.upload_release import UPLOAD, annotations, installed, server_pod
-from tests.cluster.volumes import MIB, SLOW, data_volume, disk
+from tests.cluster.upload_release import UPLOAD, annotations, server_pod, succeeded
+from tests.cluster.volumes import MIB, data_volume, disk
 
 pytestmark = pytest.mark.timeout(TIMEOUT)
 FORMATS = {"vmdk": ("vmdk",), "vdi": ("vdi",), "vhd": ("vpc", "-o", "force_size=on"), "vhdx": ("vhdx",)}
@@ -27,46 +23,6 @@ WRAPPERS = {
 }
 SLOWLY = {"cdi.kubevirt.io/policy.bandwidth": "2Mi"}
 """Bandwidth limit with which an upload of 24 MiB takes long enough."""
-
-
-class Virtctl:
-    """The program, and a cluster to upload into."""
-
-    def __init__(self, program: Path, uploads):
-        self._program = program
-        self._uploads = uploads
-
-    def upload(self, name, image, *more, noun="dv", option="--image-path"):
-        command = [
-            self._program, "image-upload", noun, name, f"{option}={image}", "--insecure",
-            f"--uploadproxy-url=https://{self._uploads.address}", f"--namespace={self._uploads.work.namespace}", *more,
-        ]  # fmt: skip
-        environment = {
-            "PATH": os.environ["PATH"],
-            "HOME": str(self._uploads.directory),
-            "KUBECONFIG": str(self._uploads.work.kubeconfig),
-        }
-        return subprocess.Popen(
-            command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-        )  # fmt: skip
-
-
-def succeeded(process):
-    out, _ = process.communicate(timeout=2 * SLOW)
-    assert process.returncode == 0, out
-    assert "503" not in out, out
-    assert "unexpected return value" not in out, out
-
-
-@pytest.fixture(scope="module")
-def uploads(cluster, tmp_path_factory):
-    with installed(cluster, tmp_path_factory.mktemp("uploads")) as made:
-        yield made
-
-
-@pytest.fixture(scope="module")
-def virtctl(uploads):
-    return Virtctl(keep_go_program(Layout.default(), SOURCES / "virtctl"), uploads)
 
 
 @pytest.fixture(scope="module")

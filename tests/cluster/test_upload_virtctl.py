@@ -14,7 +14,7 @@ import pytest
 
 from tests.cluster.kubectl import KubectlError
 from tests.cluster.upload_api import TIMEOUT
-from tests.cluster.upload_release import PREFIX, Uploads, annotations, installed
+from tests.cluster.upload_release import PREFIX, Uploads, annotations
 from tests.cluster.volumes import IMMEDIATE, MIB, SLOW, disk, qcow2
 
 pytestmark = pytest.mark.timeout(TIMEOUT)
@@ -173,12 +173,6 @@ class Virtctl:
             return answer.status, answer.read().decode()
         finally:
             connection.close()
-
-
-@pytest.fixture(scope="module")
-def uploads(cluster, tmp_path_factory):
-    with installed(cluster, tmp_path_factory.mktemp("uploads")) as made:
-        yield made
 
 
 @pytest.fixture(scope="module")

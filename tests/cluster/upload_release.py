@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+import os
 import socket
 import ssl
 import subprocess
@@ -20,10 +21,11 @@ from cdi.controller.upload_certificates import PROXY, PROXY_SIGNER
 from cdi.kube.certificates import BUNDLE_KEY
 from tests.cluster import cdi_image, upload_api
 from tests.cluster import helm as helms
+from tests.cluster.build import keep_go_program
 from tests.cluster.cdi import definitions
 from tests.cluster.cluster import Cluster
 from tests.cluster.kubectl import Kubectl
-from tests.cluster.layout import Layout
+from tests.cluster.layout import SOURCES, Layout
 from tests.cluster.reader import digests, pod_of_many
 from tests.cluster.test_apiserver import until
 from tests.cluster.test_chart import Release
@@ -312,3 +314,34 @@ class Answer:
     status: int
     headers: Mapping[str, str]
     text: str
+
+
+class Virtctl:
+    """``virtctl``, built from KubeVirt's Go module, with an installed chart to upload into."""
+
+    def __init__(self, uploads: Uploads) -> None:
+        self._program = keep_go_program(Layout.default(), SOURCES / "virtctl")
+        self._uploads = uploads
+
+    def upload(
+        self, name: str, image: Path, *more: str, noun: str = "dv", option: str = "--image-path"
+    ) -> subprocess.Popen[str]:
+        command = [
+            self._program, "image-upload", noun, name, f"{option}={image}", "--insecure",
+            f"--uploadproxy-url=https://{self._uploads.address}", f"--namespace={self._uploads.work.namespace}", *more,
+        ]  # fmt: skip
+        environment = {
+            "PATH": os.environ["PATH"],
+            "HOME": str(self._uploads.directory),
+            "KUBECONFIG": str(self._uploads.work.kubeconfig),
+        }
+        return subprocess.Popen(
+            command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )  # fmt: skip
+
+
+def succeeded(process: subprocess.Popen[str]) -> None:
+    out, _ = process.communicate(timeout=2 * SLOW)
+    assert process.returncode == 0, out
+    assert "503" not in out, out
+    assert "unexpected return value" not in out, out
