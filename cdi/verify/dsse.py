@@ -6,24 +6,23 @@ securesystemslib do.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable
 
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 
-from cdi.api.errors import SignatureInvalid, SignatureMissing, SigningKeyInvalid
+from cdi.api.errors import SignatureInvalid, SignatureMissing, SigningKeyInvalid, VerificationKeyInvalid
 from cdi.api.origin import PAYLOAD_TYPE, Envelope, Signature, pre_authentication_encoding
+from cdi.verify.public_keys import TrustedKey, fingerprint, parse_keys
 
 MAX_KEY = 16 << 10
-"""Maximum size of a key file in bytes."""
+"""Maximum size of a private key in bytes."""
 KEY_NAMES = ("key.pem", "tls.key", "cosign.key", "ssh-privatekey", "privateKey")
 """Names of the key in a Secret that has several entries; the first that exists is used."""
 _PRIVATE = "generate one: openssl genpkey -algorithm ed25519"
 _PUBLIC = "give the public key in PEM: openssl pkey -in KEY -pubout"
 PrivateKey = ed25519.Ed25519PrivateKey | ec.EllipticCurvePrivateKey
-PublicKey = ed25519.Ed25519PublicKey | ec.EllipticCurvePublicKey
 
 
 def sign(statement: bytes, key: bytes, *, where: str) -> Envelope:
@@ -38,7 +37,7 @@ def sign(statement: bytes, key: bytes, *, where: str) -> Envelope:
         value = private.sign(message)
     else:
         value = private.sign(message, ec.ECDSA(_hash(private.curve, where)))
-    signature = Signature(keyid=_keyid(private.public_key()), value=value)
+    signature = Signature(keyid=fingerprint(private.public_key()), value=value)
     return Envelope(payload=statement, payload_type=PAYLOAD_TYPE, signatures=(signature,))
 
 
@@ -59,7 +58,7 @@ def key_entry(names: Iterable[str]) -> str:
 
 
 def verify(envelope: Envelope, key: bytes, *, where: str) -> str:
-    """Verify that one signature of an envelope was made by a public key in PEM; return the key's id.
+    """Verify that one signature of an envelope was made by a public key in PEM; return the key's id, its fingerprint.
 
     The envelope's own key ids are not authenticated, so every signature is tried.
 
@@ -68,40 +67,34 @@ def verify(envelope: Envelope, key: bytes, *, where: str) -> str:
         SignatureInvalid: No signature was made by this key; `where` names the record.
         SigningKeyInvalid: The key is unusable.
     """
-    public = _public_key(key, "the public key")
+    keys = _public_keys(key)
     if not envelope.signatures:
         raise SignatureMissing(
             "the record of origin is not signed", where=where, remedy="sign records with golden.recordKey"
         )
     message = pre_authentication_encoding(envelope.payload_type, envelope.payload)
-    for signature in envelope.signatures:
-        try:
-            if isinstance(public, ed25519.Ed25519PublicKey):
-                public.verify(signature.value, message)
-            else:
-                public.verify(signature.value, message, ec.ECDSA(_hash(public.curve, where)))
-        except InvalidSignature:
-            continue
-        return _keyid(public)
+    for public in keys:
+        if any(public.has_signed(message, signature.value) for signature in envelope.signatures):
+            return public.fingerprint
     raise SignatureInvalid(
         "the record of origin was not signed by the given key, or was altered",
         where=where,
-        remedy=f"check that key {_keyid(public)[:16]}… belongs to the maker of the record",
+        remedy=f"check that key {keys[0].fingerprint[:16]}… belongs to the maker of the record",
     )
 
 
-def key_id(key: bytes) -> str:
-    """Return the id of a public key in PEM: SHA-256 of its SubjectPublicKeyInfo, in hex; raise `SigningKeyInvalid`."""
-    return _keyid(_public_key(key, "the public key"))
-
-
-def _keyid(key: PublicKey) -> str:
-    der = key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
-    return hashlib.sha256(der).hexdigest()
+def _public_keys(pem: bytes) -> tuple[TrustedKey, ...]:
+    try:
+        return parse_keys(pem, "the public key")
+    except VerificationKeyInvalid as error:
+        raise SigningKeyInvalid(
+            f"it is not a public key in PEM: {error.what}", where="the public key", remedy=_PUBLIC
+        ) from error
 
 
 def _private_key(text: bytes, where: str) -> PrivateKey:
-    _check_size(text, where)
+    if len(text) > MAX_KEY:
+        raise SigningKeyInvalid(f"the key has more than {MAX_KEY} bytes", where=where)
     try:
         key = serialization.load_pem_private_key(text, password=None)
     except TypeError as error:
@@ -116,25 +109,6 @@ def _private_key(text: bytes, where: str) -> PrivateKey:
         _hash(key.curve, where)
         return key
     raise SigningKeyInvalid("the key is neither Ed25519 nor ECDSA", where=where, remedy=_PRIVATE)
-
-
-def _public_key(text: bytes, where: str) -> PublicKey:
-    _check_size(text, where)
-    try:
-        key = serialization.load_pem_public_key(text)
-    except (ValueError, UnsupportedAlgorithm) as error:
-        raise SigningKeyInvalid("it is not a public key in PEM", where=where, remedy=_PUBLIC) from error
-    if isinstance(key, ed25519.Ed25519PublicKey):
-        return key
-    if isinstance(key, ec.EllipticCurvePublicKey):
-        _hash(key.curve, where)
-        return key
-    raise SigningKeyInvalid("the key is neither Ed25519 nor ECDSA", where=where, remedy=_PUBLIC)
-
-
-def _check_size(text: bytes, where: str) -> None:
-    if len(text) > MAX_KEY:
-        raise SigningKeyInvalid(f"the key has more than {MAX_KEY} bytes", where=where)
 
 
 def _hash(curve: ec.EllipticCurve, where: str) -> hashes.HashAlgorithm:

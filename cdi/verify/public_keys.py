@@ -129,11 +129,18 @@ def parse_keys(pem: bytes, name: str, *, where: str | None = None) -> tuple[Trus
         except (ValueError, UnsupportedAlgorithm) as error:
             raise VerificationKeyInvalid("the public key cannot be parsed", where=where or name) from error
         supported = _supported(key, where or name)
-        der = supported.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
-        keys.append(TrustedKey(name=name, fingerprint=hashlib.sha256(der).hexdigest(), key=supported))
+        keys.append(TrustedKey(name=name, fingerprint=fingerprint(supported), key=supported))
     if not keys:
         raise VerificationKeyInvalid("the file contains no public key in PEM form", where=where or name)
     return tuple(keys)
+
+
+def fingerprint(key: SupportedKey) -> str:
+    """Return the SHA-256 of a key's SubjectPublicKeyInfo in DER, in lower-case hex."""
+    from cryptography.hazmat.primitives import serialization
+
+    der = key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+    return hashlib.sha256(der).hexdigest()
 
 
 def _supported(key: PublicKeyTypes, where: str) -> SupportedKey:
