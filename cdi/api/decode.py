@@ -76,28 +76,34 @@ def _hints(cls: type) -> dict[str, Any]:
     return get_type_hints(cls, include_extras=True)
 
 
-def _value(hint: Any, value: Any, at: str, problems: list[str]) -> Any:
-    """Return `value` as the type `hint`; if it is invalid, append to `problems` and return None."""
+@functools.cache
+def _parts(hint: Any) -> tuple[Any, Range | None, Any, tuple[Any, ...]]:
+    """Return a type without its `Range`, the range, and the type's origin and arguments."""
     bound: Range | None = None
     if get_origin(hint) is Annotated:
         hint, *notes = get_args(hint)
         bound = next((note for note in notes if isinstance(note, Range)), None)
-    origin = get_origin(hint)
+    return hint, bound, get_origin(hint), get_args(hint)
+
+
+def _value(hint: Any, value: Any, at: str, problems: list[str]) -> Any:
+    """Return `value` as the type `hint`; if it is invalid, append to `problems` and return None."""
+    hint, bound, origin, arguments = _parts(hint)
     if origin in (Union, types.UnionType):
-        return _union(get_args(hint), value, at, problems)
+        return _union(arguments, value, at, problems)
     if origin is Literal:
-        if value in get_args(hint) and isinstance(value, str):
+        if value in arguments and isinstance(value, str):
             return value
-        return _wrong(at, f"must be one of {', '.join(map(str, get_args(hint)))}", problems)
+        return _wrong(at, f"must be one of {', '.join(map(str, arguments))}", problems)
     if origin is tuple:
         if not isinstance(value, list):
             return _wrong(at, "must be a list", problems)
-        inner = get_args(hint)[0]
+        inner = arguments[0]
         return tuple(_value(inner, item, f"{at}[{number}]", problems) for number, item in enumerate(value))
     if origin is dict:
         if not isinstance(value, dict):
             return _wrong(at, "must be an object", problems)
-        inner = get_args(hint)[1]
+        inner = arguments[1]
         return {key: _value(inner, item, f"{at}.{key}", problems) for key, item in value.items()}
     if is_dataclass(hint):
         return _dataclass(cast(type, hint), value, at, problems)

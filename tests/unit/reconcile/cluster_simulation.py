@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import json
+import pickle
 from datetime import UTC, datetime
 from fractions import Fraction
 
@@ -132,8 +133,11 @@ class Cluster:
         now = len(self.history)
         at = max(now - self.late.get(plural, 0), self.shown.get(plural, 0))
         self.shown[plural] = at
-        objects = self.history[at] if at < now else self.objects
-        return objects.get((plural, namespace, name))
+        if at == now:
+            return self.objects.get((plural, namespace, name))
+        if isinstance(self.history[at], bytes):
+            self.history[at] = pickle.loads(self.history[at])
+        return self.history[at].get((plural, namespace, name))
 
     def _uid(self, uid):
         return next((body for body in self.objects.values() if body["metadata"]["uid"] == uid), None)
@@ -360,7 +364,8 @@ class Cluster:
 
     def nature(self, choice=0):
         """Carry out one step of the cluster; return False if there is none."""
-        self.history.append(copy.deepcopy(self.objects))
+        # Pickled, because most of it is never read.
+        self.history.append(pickle.dumps(self.objects))
         doable = [
             act
             for act in (
