@@ -15,8 +15,11 @@ import subprocess
 import termios
 import threading
 import time
+from dataclasses import dataclass
 
 import pytest
+
+from tests.faults.server import Fault
 
 MIB = 1 << 20
 DV = """
@@ -45,6 +48,23 @@ def manifest(tmp_path):
         return path
 
     return write
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeldImage:
+    """An image whose server sends only its beginning until `resume` is set."""
+
+    url: str
+    content: bytes
+    resume: threading.Event
+
+
+@pytest.fixture
+def held_image(fault_server, tmp_path):
+    content, image = qcow2(tmp_path)
+    resume = threading.Event()
+    url = fault_server.put("/cli.qcow2", image, always=Fault(stall_after=64 << 10, resume=resume))
+    return HeldImage(url=url, content=content, resume=resume)
 
 
 def test_apply_and_wait_make_a_volume(cdi, nginx, manifest, tmp_path):
@@ -87,27 +107,22 @@ def test_waiting_does_not_go_on_for_what_only_a_person_can_end(cdi, nginx, manif
     assert "error[WaitTimeout]" in cdi("wait", "dv/golden", "--patient", "--timeout", "3s", status=8).stderr
 
 
-def test_killing_the_front_command_loses_nothing(cdi, nginx, manifest, tmp_path):
-    content, image = qcow2(tmp_path)
-    nginx.put("cli.qcow2", image)
-    path = manifest(nginx.url("cli.qcow2", "slow"))
-    front = cdi.start("apply", "-f", path, "--wait", start_new_session=True)
+def test_killing_the_front_command_loses_nothing(cdi, held_image, manifest):
+    front = cdi.start("apply", "-f", manifest(held_image.url), "--wait", start_new_session=True)
     while "ImportInProgress" not in front.stderr.readline():
         assert front.poll() is None
     os.killpg(front.pid, signal.SIGKILL)
     front.wait()
     front.stderr.close()
     front.stdout.close()
+    held_image.resume.set()
     cdi("wait", "dv/golden", "--timeout", "90s")
-    assert cdi.disk("golden").read_bytes()[: len(content)] == content
+    assert cdi.disk("golden").read_bytes()[: len(held_image.content)] == held_image.content
     assert cdi("get", "dv", "golden", "--no-headers").stdout.split()[3] == "0"
 
 
-def test_ctrl_c_ends_the_waiting_and_not_the_work(cdi, nginx, manifest, tmp_path):
-    _, image = qcow2(tmp_path)
-    nginx.put("cli.qcow2", image)
-    slowly = ", annotations: {cdi.kubevirt.io/policy.bandwidth: 300k}"
-    cdi("apply", "-f", manifest(nginx.url("cli.qcow2"), more=slowly))
+def test_ctrl_c_ends_the_waiting_and_not_the_work(cdi, held_image, manifest):
+    cdi("apply", "-f", manifest(held_image.url))
     front = cdi.start("wait", "dv/golden")
     while "ImportInProgress" not in front.stderr.readline():
         assert front.poll() is None
@@ -117,6 +132,7 @@ def test_ctrl_c_ends_the_waiting_and_not_the_work(cdi, nginx, manifest, tmp_path
     last = err.strip().splitlines()[-1]
     assert last.startswith("error[Interrupted]: interrupted.")
     assert "continues in the background; cdi wait dv/golden waits for it" in last
+    held_image.resume.set()
     cdi("wait", "golden", "--timeout", "90s")
 
 
@@ -155,11 +171,8 @@ def test_a_watch_shows_what_changes(cdi, nginx, manifest, tmp_path):
     assert any("Succeeded" in line for line in lines)
 
 
-def test_a_bar_on_a_terminal(cdi, nginx, manifest, tmp_path):
-    _, image = qcow2(tmp_path)
-    nginx.put("cli.qcow2", image)
-    slowly = ", annotations: {cdi.kubevirt.io/policy.bandwidth: 500k}"
-    cdi("apply", "-f", manifest(nginx.url("cli.qcow2"), more=slowly))
+def test_a_bar_on_a_terminal(cdi, held_image, manifest):
+    cdi("apply", "-f", manifest(held_image.url))
     main, terminal = pty.openpty()
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 120, 0, 0))
     front = cdi.start("wait", "dv/golden", stderr=terminal)
@@ -173,6 +186,8 @@ def test_a_bar_on_a_terminal(cdi, nginx, manifest, tmp_path):
             except OSError:
                 break
             shown += data
+            if b"%|" in shown and b"ImportInProgress" in shown:
+                held_image.resume.set()
     os.close(main)
     assert front.wait(30) == 0
     front.stdout.close()
