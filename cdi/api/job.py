@@ -380,9 +380,9 @@ class Limits:
     """Bytes per second; 0 is unlimited."""
     connections: Annotated[int, Range(at_least=0, at_most=64)] = 0
     """Number of ranges fetched in parallel; 0 leaves it to the plan. It is limited by the worker's 192 MiB of memory
-    (`cdi.transfer.ranged.fit_connections`): 64 for raw images, 44 for qcow2, 21 for compressed qcow2 clusters, fewer
-    for clusters of 1 MiB and more. An image that QEMU reads or that is decompressed as a stream never uses more
-    connections than at its start."""
+    (`cdi.transfer.pipeline.ranged.fit_connections`): 64 for raw images, 44 for qcow2, 21 for compressed qcow2
+    clusters, fewer for clusters of 1 MiB and more. An image that QEMU reads or that is decompressed as a stream never
+    uses more connections than at its start."""
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Self:

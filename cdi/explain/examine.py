@@ -5,7 +5,6 @@ An error that a transfer would raise is kept as a result, together with everythi
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -36,7 +35,7 @@ from cdi.transfer.bounds_check import check_source_bounds
 from cdi.transfer.control import TransferControl
 from cdi.transfer.expected_digest import expectation
 from cdi.transfer.hashed_stream import HashedStream
-from cdi.transfer.qcow2_ranged import load_map
+from cdi.transfer.pipeline.qcow2_ranged import load_map
 from cdi.transfer.reader import ResumingReader
 from cdi.transfer.result import OutcomeBuilder
 from cdi.transfer.retry import RestartRequired
@@ -159,34 +158,33 @@ def _look(
     to_end: bool = False,
 ) -> None:
     """Examine one source, a layer if there is a `reading`; read and compare all of it if `to_end`."""
-    fetcher = ResumingReader(source, control)
-    control.on_cancel(fetcher.abort)
-    facts = found.facts = fetcher.facts
-    control.meter.total = facts.length
-    if isinstance(source, HttpSource):
-        reached = source.redirected or source.endpoint.request().url
-        found.encrypted = reached.startswith("https:")
-        found.redirected = source.redirected if source.redirected != facts.location else None
-    found.checks = [Check(name="source", passed=True, detail=_reached(facts))]
-    if ask.expected:
-        _expect(job, source, facts, found, control)
-    archive = job.content_type == "archive"
-    peeled: UnwrappedImage | None = None
-    refused = False
-    if facts.ranges and facts.length is not None and reading is None:
-        try:
-            peeled = inspect_ranged(fetcher, facts, archive=archive)
-        except ImageError as error:
-            found.refuse(error)
-            refused = True
-        if peeled is not None:
-            _take(peeled, facts, found)
-            if ask.allocation:
-                _measure(fetcher, peeled, found)
-    known = peeled is not None or refused
-    if not known or ask.digest:
-        _read(job, fetcher, control, ask, found, reading, known=known, to_end=to_end)
-    _see_end(job, source, fetcher, found, control)
+    with ResumingReader(source, control) as fetcher:
+        facts = found.facts = fetcher.facts
+        control.meter.total = facts.length
+        if isinstance(source, HttpSource):
+            reached = source.redirected or source.endpoint.request().url
+            found.encrypted = reached.startswith("https:")
+            found.redirected = source.redirected if source.redirected != facts.location else None
+        found.checks = [Check(name="source", passed=True, detail=_reached(facts))]
+        if ask.expected:
+            _expect(job, source, facts, found, control)
+        archive = job.content_type == "archive"
+        peeled: UnwrappedImage | None = None
+        refused = False
+        if facts.ranges and facts.length is not None and reading is None:
+            try:
+                peeled = inspect_ranged(fetcher, facts, archive=archive)
+            except ImageError as error:
+                found.refuse(error)
+                refused = True
+            if peeled is not None:
+                _take(peeled, facts, found)
+                if ask.allocation:
+                    _measure(fetcher, peeled, found)
+        known = peeled is not None or refused
+        if not known or ask.digest:
+            _read(job, fetcher, control, ask, found, reading, known=known, to_end=to_end)
+        _see_end(job, source, fetcher, found, control)
 
 
 def _see_end(job: Job, source: Source, fetcher: ResumingReader, found: Findings, control: TransferControl) -> None:
@@ -234,7 +232,7 @@ def _read(
     algorithm = "sha256" if ask.digest else promised
     digest = None if algorithm is None else ResumableHash(algorithm)
     intake = HashedStream(fetcher, digest, control.meter, job.policy.connections or (_CONNECTIONS if far else 1))
-    pieces: Iterator[memoryview] = intake.pieces()
+    pieces = intake.pieces
     control.meter.phase = "transferring"
     no_disk: NoDiskInLayer | None = None
     try:

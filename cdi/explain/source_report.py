@@ -13,6 +13,7 @@ from cdi.explain.findings import Ask, Findings
 from cdi.image.plan import Plan, PlanInput
 from cdi.image.plan import plan as plan_for
 from cdi.transfer.plan_input import plan_input, target_kind
+from cdi.transfer.unwrap import UnwrappedImage
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,7 +76,7 @@ def _blank(job: Job) -> PlanInput:
 
 def _fetched(job: Job, found: Findings) -> PlanInput | None:
     """Return the input of the plan; None if the content is not known."""
-    image, expected = found.image, found.expected
+    image = found.image
     if found.facts is None or (image is None and not found.archive):
         return None
     if image is not None and image.virtual_size is None and found.virtual_size is not None:
@@ -83,11 +84,7 @@ def _fetched(job: Job, found: Findings) -> PlanInput | None:
     return plan_input(
         job,
         found.facts,
-        image=image,
-        wrappers=found.wrappers,
-        capacity=None,
-        reads_zero=True,
-        digest_wanted=expected is not None and expected.algorithm is not None,
-        digest_promised=expected is not None and bool(expected.promises),
+        UnwrappedImage(found.wrappers, image),
+        found.expected,
         engine="qemu" if found.many_extents else None,
     )

@@ -11,17 +11,16 @@ from cdi.api.errors import ChecksumMismatch, FormatUnsupported, InternalError
 from cdi.api.job import Job, Policy, RegistrySourceSpec
 from cdi.source.base import Source
 from cdi.source.registry.open import Layer, RegistryImage, open_registry
+from cdi.transfer.context import SourceContext
 from cdi.transfer.control import TransferControl
 from cdi.transfer.disk import DiskTransfer
 from cdi.transfer.disk_search import DiskSearch, LayerReading
 from cdi.transfer.expected_digest import expectation
-from cdi.transfer.hashed_stream import HashedStream
 from cdi.transfer.reader import ResumingReader
 from cdi.transfer.result import OutcomeBuilder
 from cdi.transfer.retry import run_with_restarts
 from cdi.transfer.unwrap import NoDiskInLayer, unwrap_stream
 from cdi.verify.cosign import CosignVerifier
-from cdi.verify.hashing import ResumableHash
 from cdi.verify.public_keys import read_keys
 
 
@@ -72,29 +71,21 @@ def survey_layer(
     """
 
     def attempt(source: Source) -> None:
-        fetcher = ResumingReader(source, control)
-        control.on_cancel(fetcher.abort)
-        facts = fetcher.facts
-        wanted = expectation(job, source, facts, result, control)
-        fetcher.digest_promised = bool(wanted.promises)
-        digest = None if wanted.algorithm is None else ResumableHash(wanted.algorithm)
-        control.meter.total = facts.length
-        control.meter.restart(f"looking for another disk in layer {reading.number}")
-        intake = HashedStream(fetcher, digest, control.meter, job.policy.connections or (4 if facts.ranges else 1))
-        pieces = intake.pieces()
-        try:
-            try:
-                unwrap_stream(pieces, facts, archive=False, layer=reading.content)
-            except NoDiskInLayer:
-                # Verify the digest before the result is used: damaged content proves nothing.
-                for _ in pieces:
-                    pass
-                if digest is not None:
-                    wanted.check(digest.digest(), facts.location, result, may_be_cut=fetcher.may_be_cut)
-                raise
+        with ResumingReader(source, control) as reader:
+            facts = reader.facts
+            expected = expectation(job, source, facts, result, control)
+            context = SourceContext(job=job, reader=reader, control=control, result=result, expected=expected)
+            control.meter.total = facts.length
+            control.meter.restart(f"looking for another disk in layer {reading.number}")
+            with context.stream() as content:
+                try:
+                    unwrap_stream(content.pieces, facts, archive=False, layer=reading.content)
+                except NoDiskInLayer:
+                    # Verify the digest before the result is used: damaged content proves nothing.
+                    content.drain()
+                    context.verify_digest()
+                    raise
             raise InternalError("the disk was selected in a layer that is only listed", where=facts.location)
-        finally:
-            intake.close()
 
     control.meter.phase = "verifying"
     try:

@@ -30,18 +30,14 @@ class TransferControl:
         self._on_cancel: list[Callable[[], None]] = []
         self._lock = threading.Lock()
 
-    def on_cancel(self, act: Callable[[], None]) -> None:
-        """Call `act` when the transfer is cancelled; at once if it already is."""
-        with self._lock:
-            self._on_cancel.append(act)
-        if self.cancelled.is_set():
-            act()
-
     @contextmanager
     def cancelling(self, act: Callable[[], None]) -> Iterator[None]:
-        """Call `act` if the transfer is cancelled while the context is open."""
-        self.on_cancel(act)
+        """Call `act` if the transfer is cancelled while the context is open; at once if it already is."""
+        with self._lock:
+            self._on_cancel.append(act)
         try:
+            if self.cancelled.is_set():
+                act()
             yield
         finally:
             with self._lock:

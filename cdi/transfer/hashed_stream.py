@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Self
 
+from cdi.api.errors import ContentTruncated, ImageError
 from cdi.codec.base import Buffer
 from cdi.transfer.progress import ProgressMeter
 from cdi.transfer.reader import ResumingReader
@@ -13,16 +15,16 @@ from cdi.transfer.watermark import Hash
 
 
 class HashedStream:
-    """One pass over the content to its end; the caller closes it."""
+    """One pass over the content to its end; a context manager that closes it."""
 
     def __init__(
-        self, fetcher: ResumingReader, digest: Hash | None, meter: ProgressMeter, connections: int, start: int = 0
+        self, reader: ResumingReader, digest: Hash | None, meter: ProgressMeter, connections: int, start: int = 0
     ) -> None:
         """Open the stream at byte `start`, which is 0 unless the source `resumes`."""
-        self._fetcher = fetcher
+        self._reader = reader
         self._digest = digest
         self._meter = meter
-        self._stream: Generator[memoryview, None, None] = fetcher.stream(connections, start)
+        self._stream: Generator[memoryview, None, None] = reader.stream(connections, start)
         self._pool = ThreadPoolExecutor(1, "digest")
         self.start = start
         self.total = start
@@ -32,9 +34,33 @@ class HashedStream:
         self.record_states = False
         """Whether the digest's state is kept after every piece, for `checkpoint_before`."""
         self._states: deque[tuple[int, bytes | None]] = deque()
+        self._pieces = self._read()
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        """Close the stream; raise `RestartRequired` for content that ended early, if its connection may be the cause.
+
+        Content that is empty counts as well, whatever its decoder made of it.
+        """
+        self.close()
+        if isinstance(error, ContentTruncated) or (isinstance(error, ImageError) and self.is_empty):
+            cause = self._reader.truncated(error)
+            if cause is not error:
+                raise cause from error
+
+    def drain(self) -> None:
+        """Read the content to its end: data after the image is covered by the content's length and digest too."""
+        for _ in self._pieces:
+            pass
+
+    @property
     def pieces(self) -> Iterator[memoryview]:
-        """Yield the content in order; a view is valid until the next one is requested."""
+        """The content in order; a view is valid until the next one is requested."""
+        return self._pieces
+
+    def _read(self) -> Iterator[memoryview]:
         for view in self._stream:
             self.is_empty = False
             # Hash in another thread while the decoder works on the same bytes.
@@ -59,7 +85,7 @@ class HashedStream:
         used = None
         for piece in decoded:
             if self.total == used:
-                self._fetcher.check()
+                self._reader.check()
             used = self.total
             yield piece
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Literal, assert_never
+from typing import TYPE_CHECKING, Literal, Protocol, assert_never
 
 from cdi.api.job import BlockTargetSpec, DirectoryTargetSpec, FileTargetSpec, Job
 from cdi.image.info import ImageInfo
 from cdi.image.plan import PlanInput
 from cdi.source.base import Ending, SourceFacts
+
+if TYPE_CHECKING:
+    from cdi.transfer.expected_digest import ExpectedDigest
+    from cdi.transfer.unwrap import UnwrappedImage
 
 
 def may_use_ranges(facts: SourceFacts, *, digest_promised: bool) -> bool:
@@ -20,38 +24,51 @@ def may_use_ranges(facts: SourceFacts, *, digest_promised: bool) -> bool:
     return facts.ranges and facts.length is not None and (facts.validator is not None or digest_promised)
 
 
+class PlannedTarget(Protocol):
+    """What a plan depends on of a target."""
+
+    capacity: int | None
+    reads_zero: bool
+
+
 def plan_input(
     job: Job,
     facts: SourceFacts,
-    *,
-    image: ImageInfo | None,
-    wrappers: tuple[str, ...],
-    capacity: int | None,
-    reads_zero: bool,
-    digest_wanted: bool,
-    digest_promised: bool,
-    engine: Literal["auto", "qemu"] | None = None,
+    unwrapped: UnwrappedImage,
+    expected: ExpectedDigest | None,
+    target: PlannedTarget | None = None,
+    engine: Literal["qemu"] | None = None,
 ) -> PlanInput:
-    """Return the facts that determine the plan for `job`; `engine` overrides the engine in its policy."""
-    ranges = may_use_ranges(facts, digest_promised=digest_promised)
+    """Return the facts that determine the plan for `job`.
+
+    Args:
+        job: The job.
+        facts: What is known about its source.
+        unwrapped: The image in the source; without one, an archive.
+        expected: The content's digest, if any is computed.
+        target: The disk; None if it is not open, or a directory.
+        engine: Overrides the engine in the job's policy.
+    """
+    promised = expected is not None and bool(expected.promises)
+    ranges = may_use_ranges(facts, digest_promised=promised)
     return PlanInput(
         length=facts.length,
         ranges=ranges,
         unversioned=facts.ranges and facts.length is not None and not ranges,
         close_delimited=facts.length is None and facts.ending is Ending.CLOSE,
         location=facts.location,
-        wrappers=wrappers,
-        image=_sized(image, facts, wrappers),
+        wrappers=unwrapped.wrappers,
+        image=_sized(unwrapped.image, facts, unwrapped.wrappers),
         content_type=job.content_type,
         target=target_kind(job),
         size=job.size,
-        capacity=capacity,
-        reads_zero=reads_zero,
+        capacity=None if target is None else target.capacity,
+        reads_zero=target is None or target.reads_zero,
         engine=engine or job.policy.engine,
         preallocation=job.policy.preallocation,
         connections=job.policy.connections,
-        digest_wanted=digest_wanted,
-        digest_promised=digest_promised,
+        digest_wanted=expected is not None and expected.algorithm is not None,
+        digest_promised=promised,
         scratch=job.scratch is not None,
     )
 

@@ -10,6 +10,8 @@ import threading
 from collections import deque
 from collections.abc import Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from typing import Self
 
 from cdi.api.errors import (
     CdiError,
@@ -48,7 +50,7 @@ def _bounded(facts: SourceFacts) -> SourceFacts:
 
 
 class ResumingReader:
-    """Reader of one transfer's source.  Thread-safe.
+    """Reader of one transfer's source; a context manager, within which a cancellation interrupts it.  Thread-safe.
 
     The methods raise the source's own errors once the retry budget is spent, and `Interrupted` when the transfer is
     cancelled.
@@ -56,17 +58,26 @@ class ResumingReader:
 
     def __init__(self, source: Source, control: TransferControl) -> None:
         self.source = source
+        self._control = control
         self._meter = control.meter
         self._throttle = control.throttle
         self._cancelled = control.cancelled
         self._retries = control.retries
         self._readers: set[Reader] = set()
         self._lock = threading.Lock()
+        self._scope = ExitStack()
         self.facts: SourceFacts = _bounded(self._retries.call(source.probe))
         self.digest_promised = False
         """Whether the content will be compared with a known digest."""
         self.unclean_end: SourceTruncated | None = None
         """The error that ended the stream, if it leaves open whether the stream was complete."""
+
+    def __enter__(self) -> Self:
+        self._scope.enter_context(self._control.cancelling(self.abort))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._scope.close()
 
     @property
     def ranged(self) -> bool:

@@ -12,7 +12,7 @@ import random
 import threading
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from cdi.api.errors import CdiError, InternalError, Interrupted, Retry, SourceChanged, SourceUnavailable
@@ -278,9 +278,9 @@ def run_with_restarts(
         cause: CdiError
         try:
             # Opening a source may send requests too, for example for credentials.
-            with budget.call(reopen, _close) as source:
+            with budget.call(reopen, _close) as source, ExitStack() as scope:
                 if job.source.kind in _REMOTE:
-                    control.on_cancel(source.close)
+                    scope.enter_context(control.cancelling(source.close))
                 attempt(source)
             return
         except InternalError as error:

@@ -69,7 +69,7 @@ class UnwrappedImage:
     which can be read at any offset; then `head` are its first bytes.
     """
 
-    wrappers: tuple[Wrapper, ...]
+    wrappers: tuple[str, ...]
     image: ImageInfo | None
     """The recognised image; None if an archive is imported."""
     stream: Iterator[Buffer] | None = None

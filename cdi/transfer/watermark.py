@@ -11,7 +11,7 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, Self
 
 from cdi.api.errors import CdiError, Interrupted
 from cdi.transfer.progress import ProgressMeter
@@ -114,6 +114,12 @@ class Watermark:
         with self._turn:
             self._failed = True
             self._turn.notify_all()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, trace: object) -> None:
+        self.close(final=kind is not None)
 
     def _run(self) -> None:
         assert self._checkpoint is not None

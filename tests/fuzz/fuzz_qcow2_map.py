@@ -19,9 +19,9 @@ with atheris.instrument_imports(include=["cdi.image", "cdi.transfer"]):
     from cdi.api.errors import CdiError
     from cdi.image.formats.qcow2 import Qcow2Header, parse_header
     from cdi.image.qcow2_map import MapTooLarge, Qcow2Map, pieces
-    from cdi.transfer import qcow2_stream
-    from cdi.transfer.cluster_writer import ClusterWriter, inflater
-    from cdi.transfer.qcow2_stream import Qcow2Stream
+    from cdi.transfer.pipeline import qcow2_stream
+    from cdi.transfer.pipeline.cluster_writer import ClusterWriter, inflater
+    from cdi.transfer.pipeline.qcow2_stream import Qcow2Decoder
 
 from tests.fuzz.seeds import run
 from tests.memory import MemoryTarget
@@ -84,7 +84,7 @@ def ranged(file: bytes, header: Qcow2Header, target: MemoryTarget, size: int) ->
 
 
 def streamed(file: bytes, header: Qcow2Header, target: MemoryTarget, step: int) -> None:
-    reader = Qcow2Stream(header, target, None)
+    reader = Qcow2Decoder(header, target, None)
     reader.run(memoryview(file)[at : at + step] for at in range(0, len(file), step))
 
 

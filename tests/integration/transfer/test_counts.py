@@ -12,7 +12,7 @@ import pytest
 
 from cdi.api.job import BlockTargetSpec, FileTargetSpec, HttpSourceSpec, Job, Outcome, Policy, TargetSpec
 from cdi.image.plan import plan
-from cdi.transfer import disk
+from cdi.transfer import context
 from cdi.transfer.control import TransferControl
 from cdi.transfer.run import transfer
 from tests.faults.server import FaultServer
@@ -56,7 +56,7 @@ def test_what_qemu_reads_is_fetched_and_hashed_in_one(
     vhdx: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plans = []
-    monkeypatch.setattr(disk, "plan_for", lambda facts: plans.append(plan(facts)) or plans[-1])
+    monkeypatch.setattr(context, "plan_for", lambda facts: plans.append(plan(facts)) or plans[-1])
     outcome, _, length = carried_out(vhdx, FileTargetSpec(path=str(tmp_path / "disk.img")))
     assert outcome.path == "qemu-bridge"
     assert "checksum" in outcome.verified_by

@@ -15,6 +15,7 @@ from cdi.image.plan import plan, render
 from cdi.transfer.control import TransferControl
 from cdi.transfer.plan_input import plan_input
 from cdi.transfer.run import transfer
+from cdi.transfer.unwrap import UnwrappedImage
 from tests.faults.server import Fault, FaultServer, Request
 
 MIB = 1 << 20
@@ -144,18 +145,7 @@ def test_the_plan_says_why_no_ranges_are_used(fault_server: FaultServer, job: Jo
     fault_server.put("/disk", OLD, **NOTHING)
     found = examine(job, TransferControl(job), Ask(expected=True, allocation=True))
     assert found.facts is not None
-    chosen = plan(
-        plan_input(
-            job,
-            found.facts,
-            image=found.image,
-            wrappers=found.wrappers,
-            capacity=None,
-            reads_zero=True,
-            digest_wanted=False,
-            digest_promised=False,
-        )
-    )
+    chosen = plan(plan_input(job, found.facts, UnwrappedImage(found.wrappers, found.image), None))
     text = render(chosen)
     assert "ETag or Last-Modified" in text and "a checksum would allow them" in text
     assert (chosen.path, chosen.connections) == ("raw-stream", 1)

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 
 from cdi.api.errors import Interrupted, SourceChanged, SourceUnreachable
 from cdi.api.job import FileTargetSpec, HttpSourceSpec, Job, Policy
-from cdi.transfer import ranged
 from cdi.transfer import watermark as watermark_module
 from cdi.transfer.control import TransferControl
 from cdi.transfer.journal import Journal
+from cdi.transfer.pipeline import ranged
 from cdi.transfer.run import transfer
 from tests.memory import MemorySource, MemoryTarget
 from tests.qcow2_writer import Layout, disk_of, write

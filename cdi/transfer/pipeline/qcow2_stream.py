@@ -1,8 +1,8 @@
 """Streaming qcow2 decoder, for images that cannot be read with range requests.
 
 Most programs write a table before the data that it maps, so most clusters can be written to the disk as they arrive.
-Data that precedes its table is stored (`cdi.transfer.spill`) and read back once the table has arrived. The stream is
-cut into windows; a small pool of threads decodes the extents of one window while the next one fills.
+Data that precedes its table is stored (`cdi.transfer.pipeline.spill`) and read back once the table has arrived. The
+stream is cut into windows; a small pool of threads decodes the extents of one window while the next one fills.
 """
 
 from __future__ import annotations
@@ -12,14 +12,16 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
-from cdi.api.errors import ContentTruncated, ImageCorrupt
+from cdi.api.errors import ContentTruncated, FormatUnsupported, ImageCorrupt
 from cdi.codec.base import Buffer
-from cdi.image.formats.qcow2 import Qcow2Header
-from cdi.image.qcow2_map import RUN_LIMIT, Extent, Qcow2Map
+from cdi.image.formats.qcow2 import Qcow2Header, parse_header
+from cdi.image.qcow2_map import RUN_LIMIT, Extent, MapTooLarge, Qcow2Map
 from cdi.target.base import ALIGNMENT, Target
 from cdi.target.buffer import aligned_buffer
-from cdi.transfer.cluster_writer import ClusterWriter, inflater
-from cdi.transfer.spill import SpillBuffer
+from cdi.transfer.context import ImportContext
+from cdi.transfer.pipeline.cluster_writer import ClusterWriter, inflater
+from cdi.transfer.pipeline.spill import SpillBuffer
+from cdi.transfer.unwrap import HEAD, peek
 
 _WINDOW = 4 << 20
 _CARRY = RUN_LIMIT
@@ -48,6 +50,31 @@ class _Table:
 
 
 class Qcow2Stream:
+    """Import of a qcow2 image that is read once, in order."""
+
+    def __init__(self, stream: Iterator[Buffer]) -> None:
+        self._stream = stream
+
+    def run(self, context: ImportContext) -> int:
+        disk_size = context.plan.disk_size
+        assert disk_size is not None
+        context.prepare_target()
+        context.control.meter.phase = "transferring"
+        head, stream = peek(self._stream, HEAD)
+        decoder = Qcow2Decoder(parse_header(head, None), context.target, context.job.scratch)
+        try:
+            decoder.run(stream)
+        except MapTooLarge:
+            raise FormatUnsupported(
+                "the image has more extents than can be kept in memory while it streams",
+                remedy="serve it with byte ranges and not compressed as a whole",
+            ) from None
+        finally:
+            context.result.scratch += decoder.scratch
+        return disk_size
+
+
+class Qcow2Decoder:
     """Decoder that consumes a qcow2 file in order and writes the disk.
 
     Raises:

@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cdi.api.errors import Interrupted, SourceNotFound, TargetFull, TargetTooSmall
-from cdi.transfer import ranged
-from cdi.transfer import raw as module
+from cdi.transfer.pipeline import ranged
+from cdi.transfer.pipeline import raw as module
+from cdi.transfer.pipeline.raw import RawRanged, raw_stream
 from cdi.transfer.progress import ProgressMeter
-from cdi.transfer.raw import raw_ranged, raw_stream
 from cdi.transfer.reader import ResumingReader
 from cdi.transfer.watermark import Watermark
 from cdi.verify.hashing import ResumableHash
@@ -134,7 +134,7 @@ def ranged_import(data, target, *, begin=0, connections=3, digest=None, payload=
     fetcher = ResumingReader(source, control)
     watermark = Watermark(begin, digest, control.meter, control.cancelled, None)
     payload = len(data) if payload is None else payload
-    raw_ranged(fetcher, target, watermark, length=len(data), payload=payload, connections=connections)
+    RawRanged(len(data), payload).transfer(fetcher, target, watermark, connections)
     return source, watermark
 
 

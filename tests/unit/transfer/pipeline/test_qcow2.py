@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from cdi.api.errors import CdiError, ContentTruncated, ImageCorrupt, ScratchNeeded
 from cdi.image.formats.qcow2 import parse_header
 from cdi.image.qcow2_map import EXTENT_LIMIT, MapTooLarge, Qcow2Map, pieces
-from cdi.transfer import qcow2_stream as streaming
+from cdi.transfer.pipeline import qcow2_stream as streaming
+from cdi.transfer.pipeline.qcow2_ranged import Qcow2Ranged, load_map
+from cdi.transfer.pipeline.qcow2_stream import Qcow2Decoder
 from cdi.transfer.progress import ProgressMeter
-from cdi.transfer.qcow2_ranged import load_map, qcow2_ranged
-from cdi.transfer.qcow2_stream import Qcow2Stream
 from cdi.transfer.reader import ResumingReader
 from cdi.transfer.watermark import Watermark
 from tests.memory import MemorySource, MemoryTarget, control_of
@@ -60,7 +60,7 @@ def import_ranged(data, target, *, whole, begin=0, connections=2):
     fetcher = fetcher_of(MemorySource(data))
     image = load_map(fetcher, parse_header(data[: 64 << 10], len(data)), len(data), 2)
     watermark = Watermark(begin, None, ProgressMeter(), threading.Event(), None)
-    qcow2_ranged(fetcher, image, target, watermark, length=len(data), whole=whole, connections=connections)
+    Qcow2Ranged(image, len(data), whole=whole).transfer(fetcher, target, watermark, connections)
     return fetcher.source
 
 
@@ -89,7 +89,7 @@ def test_any_chunking_and_layout_gives_the_disk(layout, sizes, clean, window):
     target = MemoryTarget(layout.virtual_size, reads_zero=clean)
     before, streaming._WINDOW = streaming._WINDOW, window
     try:
-        Qcow2Stream(parse_header(data[: 64 << 10], None), target, None).run(chunked(data, sizes))
+        Qcow2Decoder(parse_header(data[: 64 << 10], None), target, None).run(chunked(data, sizes))
     finally:
         streaming._WINDOW = before
     assert bytes(target.disk) == disk_of(layout)
@@ -128,7 +128,7 @@ def test_a_cut_stream_is_told(layout, data):
     cut = data.draw(st.integers(112, len(raw) - 1))
     target = MemoryTarget(layout.virtual_size)
     try:
-        Qcow2Stream(parse_header(raw[:112] + bytes(200), None), target, None).run(chunked(raw[:cut], []))
+        Qcow2Decoder(parse_header(raw[:112] + bytes(200), None), target, None).run(chunked(raw[:cut], []))
     except CdiError:
         return
     # The part that was cut off holds nothing that the disk needs: padding, junk, or zeros.
@@ -140,11 +140,11 @@ def test_data_before_its_tables_beyond_memory_needs_scratch(tmp_path, monkeypatc
     layout = Layout(1000 * 4096, 12, clusters, set(), [("data", guest) for guest in range(1000)])
     data = write(layout)
     monkeypatch.setattr(streaming, "_WINDOW", 8192)
-    monkeypatch.setattr("cdi.transfer.spill.SpillBuffer.__init__.__defaults__", (64 << 10,))
+    monkeypatch.setattr("cdi.transfer.pipeline.spill.SpillBuffer.__init__.__defaults__", (64 << 10,))
     with pytest.raises(ScratchNeeded):
-        Qcow2Stream(parse_header(data[:4096], None), MemoryTarget(layout.virtual_size), None).run(chunked(data, []))
+        Qcow2Decoder(parse_header(data[:4096], None), MemoryTarget(layout.virtual_size), None).run(chunked(data, []))
     target = MemoryTarget(layout.virtual_size)
-    reader = Qcow2Stream(parse_header(data[:4096], None), target, str(tmp_path))
+    reader = Qcow2Decoder(parse_header(data[:4096], None), target, str(tmp_path))
     reader.run(chunked(data, []))
     assert bytes(target.disk) == disk_of(layout)
     assert 0 < reader.scratch <= len(data)
@@ -155,7 +155,7 @@ def test_an_image_that_ends_before_its_table_is_truncated():
     layout = Layout(8 * 4096, 12, {0: (b"x" * 4096, False)}, set(), [("data", 0)])
     data = write(layout)
     with pytest.raises(ContentTruncated):
-        Qcow2Stream(parse_header(data[:4096], None), MemoryTarget(layout.virtual_size), None).run(
+        Qcow2Decoder(parse_header(data[:4096], None), MemoryTarget(layout.virtual_size), None).run(
             chunked(data[:-4096], [])
         )
 

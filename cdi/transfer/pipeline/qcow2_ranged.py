@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
+from cdi.api.errors import TargetFull
+from cdi.api.job import FileTargetSpec
 from cdi.image.formats.qcow2 import Qcow2Header
 from cdi.image.qcow2_map import RUN_LIMIT, FileChunk, Qcow2Map, pieces
+from cdi.image.sizes import format_size
 from cdi.target.base import Target
-from cdi.transfer.cluster_writer import ClusterWriter, inflater, writer_memory
-from cdi.transfer.ranged import Handler, run_ranged
+from cdi.transfer.pipeline.cluster_writer import ClusterWriter, inflater, writer_memory
+from cdi.transfer.pipeline.ranged import Handler, RangedPipeline, run_ranged
 from cdi.transfer.reader import ResumingReader
 from cdi.transfer.watermark import Watermark
 
@@ -21,13 +25,11 @@ _TABLES_CONNECTIONS = 8
 """Maximum number of connections that read tables; two reads for each of them are kept in memory."""
 
 
-def load_map(
-    fetcher: ResumingReader, header: Qcow2Header, length: int, connections: int, head: bytes = b""
-) -> Qcow2Map:
+def load_map(reader: ResumingReader, header: Qcow2Header, length: int, connections: int, head: bytes = b"") -> Qcow2Map:
     """Read the L1 table and all L2 tables, and return the sealed map.
 
     Args:
-        fetcher: The source.
+        reader: The source.
         header: The image's header.
         length: Size of the file in bytes.
         connections: Maximum number of connections.
@@ -43,7 +45,7 @@ def load_map(
     def read(offset: int, size: int) -> bytes:
         if offset + size <= len(head):
             return head[offset : offset + size]
-        return fetcher.read(offset, size)
+        return reader.read(offset, size)
 
     offset, size = image.l1_range
     tables = image.tables(read(offset, size))
@@ -82,51 +84,55 @@ def _grouped(tables: list[tuple[int, int]], cluster: int) -> Iterator[tuple[int,
         yield start, stop, group
 
 
-def qcow2_ranged(
-    fetcher: ResumingReader,
-    image: Qcow2Map,
-    target: Target,
-    watermark: Watermark,
-    *,
-    length: int,
-    whole: bool,
-    connections: int,
-) -> None:
-    """Fetch the file from the watermark on and write every cluster.
+class Qcow2Ranged(RangedPipeline):
+    """Import of a qcow2 image with range requests."""
 
-    If the target does not read as zero, the disk's holes are zeroed first.
+    def __init__(self, image: Qcow2Map, length: int, *, whole: bool) -> None:
+        """Describe the import.
 
-    Args:
-        fetcher: The source.
-        image: The map of the image.
-        target: The disk.
-        watermark: Tracks the progress.
-        length: Size of the file in bytes.
-        whole: Whether to fetch every byte of the file, which a digest needs.
-        connections: Planned number of connections.
-    """
-    if not target.reads_zero:
-        for offset, size in image.holes():
-            fetcher.check()
-            target.zero(offset, size)
+        Args:
+            image: The map of the image.
+            length: Size of the file in bytes.
+            whole: Whether to fetch every byte of the file, which a digest needs.
+        """
+        self.length = length
+        self._image = image
+        self._whole = whole
 
-    def handlers() -> Handler:
-        writer = ClusterWriter(target, inflater(image.header.compression_type), image.cluster_size)
+    def check_room(self, target: FileTargetSpec) -> None:
+        found = os.statvfs(os.path.dirname(target.path) or ".")
+        free, data = found.f_bavail * found.f_frsize, self._image.data_bytes()
+        if data > free:
+            raise TargetFull(
+                f"the image holds {format_size(data)} ({data} bytes) of data and the volume has {format_size(free)} "
+                f"({free} bytes) free",
+                where=target.path,
+            )
 
-        def handle(piece: FileChunk, view: memoryview) -> None:
-            for position in range(piece.first, piece.last):
-                extent = image.extent(position)
-                at = extent.host - piece.start
-                writer.write_extent(extent, view[at : at + extent.size])
-            writer.flush()
+    def transfer(self, reader: ResumingReader, target: Target, watermark: Watermark, connections: int) -> None:
+        image = self._image
+        if not target.reads_zero:
+            for offset, size in image.holes():
+                reader.check()
+                target.zero(offset, size)
 
-        return handle
+        def handlers() -> Handler:
+            writer = ClusterWriter(target, inflater(image.header.compression_type), image.cluster_size)
 
-    def cut(begin: int, size: int) -> Iterator[FileChunk]:
-        return pieces(image, length, begin=begin, size=size, whole=whole)
+            def handle(piece: FileChunk, view: memoryview) -> None:
+                for position in range(piece.first, piece.last):
+                    extent = image.extent(position)
+                    at = extent.host - piece.start
+                    writer.write_extent(extent, view[at : at + extent.size])
+                writer.flush()
 
-    # The last extent of a piece may extend this many bytes beyond it.
-    beside = max(RUN_LIMIT, image.cluster_size)
-    if 1 in image.kinds:
-        beside += writer_memory(image.cluster_size)
-    run_ranged(fetcher, cut, watermark, handlers, connections=connections, overhead_bytes=beside)
+            return handle
+
+        def cut(begin: int, size: int) -> Iterator[FileChunk]:
+            return pieces(image, self.length, begin=begin, size=size, whole=self._whole)
+
+        # The last extent of a piece may extend this many bytes beyond it.
+        beside = max(RUN_LIMIT, image.cluster_size)
+        if 1 in image.kinds:
+            beside += writer_memory(image.cluster_size)
+        run_ranged(reader, cut, watermark, handlers, connections=connections, overhead_bytes=beside)

@@ -6,12 +6,15 @@ No data is passed between threads, so each byte is processed by one processor wh
 from __future__ import annotations
 
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 
 from cdi.api.errors import Interrupted
+from cdi.api.job import FileTargetSpec
 from cdi.image.qcow2_map import FileChunk
-from cdi.target.base import ALIGNMENT
+from cdi.target.base import ALIGNMENT, Target
 from cdi.target.buffer import aligned_buffer
+from cdi.transfer.context import ImportContext
 from cdi.transfer.reader import ResumingReader
 from cdi.transfer.watermark import Watermark
 
@@ -47,7 +50,7 @@ def fit_connections(wanted: int, beside: int) -> tuple[int, int]:
 
 
 def run_ranged(
-    fetcher: ResumingReader,
+    reader: ResumingReader,
     cut: Cut,
     watermark: Watermark,
     handlers: Callable[[], Handler],
@@ -60,7 +63,7 @@ def run_ranged(
     The first failure stops the other threads and is raised.
 
     Args:
-        fetcher: The source.
+        reader: The source.
         cut: Divides the file into pieces.
         watermark: Tracks the progress.
         handlers: Creates a handler for each thread. The handler's view begins at ``piece.start``; if that is a multiple
@@ -69,7 +72,7 @@ def run_ranged(
             directions, as far as `fit_connections` has memory.
         overhead_bytes: Maximum memory of a handler in bytes.
     """
-    crew = _RangeWorkers(fetcher, cut, watermark, handlers, connections, overhead_bytes)
+    crew = _RangeWorkers(reader, cut, watermark, handlers, connections, overhead_bytes)
     try:
         crew.run()
     finally:
@@ -79,12 +82,42 @@ def run_ranged(
         raise min(crew.failures, key=lambda failure: isinstance(failure, Interrupted))
 
 
+class RangedPipeline(ABC):
+    """Import of a file with parallel range requests, which resumes from the watermark of an earlier attempt."""
+
+    length: int
+    """Size of the file in bytes."""
+
+    @abstractmethod
+    def transfer(self, reader: ResumingReader, target: Target, watermark: Watermark, connections: int) -> None:
+        """Fetch the file from the watermark on and write the disk; `connections` is their planned number."""
+
+    def check_room(self, target: FileTargetSpec) -> None:  # noqa: B027 - only some formats know how much data they hold
+        """Raise `TargetFull` if the volume has too little space for the image's data."""
+
+    def run(self, context: ImportContext) -> int:
+        """Resume or begin the import, and return the size of the disk in bytes."""
+        disk_size, meter = context.plan.disk_size, context.control.meter
+        assert disk_size is not None
+        start = context.resume_point()
+        if start is None:
+            if isinstance(context.job.target, FileTargetSpec):
+                self.check_room(context.job.target)
+            context.prepare_target()
+            meter.restart("")
+        meter.phase = "transferring"
+        with context.watermark(start or 0) as watermark:
+            self.transfer(context.reader, context.target, watermark, context.plan.connections)
+        meter.advance(self.length)
+        return disk_size
+
+
 class _RangeWorkers:
     """The worker threads, whose number follows the connection limit."""
 
     def __init__(
         self,
-        fetcher: ResumingReader,
+        reader: ResumingReader,
         cut: Cut,
         watermark: Watermark,
         handlers: Callable[[], Handler],
@@ -92,7 +125,7 @@ class _RangeWorkers:
         beside: int,
     ) -> None:
         self.failures: list[BaseException] = []
-        self._fetcher = fetcher
+        self._reader = reader
         self._cut = cut
         self._watermark = watermark
         self._handlers = handlers
@@ -137,11 +170,11 @@ class _RangeWorkers:
         self._finished.clear()
 
     def _share(self) -> tuple[int, int]:
-        return fit_connections(self._fetcher.connections(self._planned), self._beside)
+        return fit_connections(self._reader.connections(self._planned), self._beside)
 
     def _stop(self) -> None:
         self._watermark.abort()
-        self._fetcher.abort()
+        self._reader.abort()
 
     def _next(self) -> tuple[int, FileChunk, int] | None:
         """Return the next piece with its number and the current piece size; None if this thread has to end."""
@@ -185,6 +218,6 @@ class _RangeWorkers:
                 buffer = view = memoryview(b"")
                 buffer, made_for = aligned_buffer(max(needed, size + ALIGNMENT)), size
             view = buffer[pad:needed]
-            self._fetcher.read_range_into(piece.start, view)
+            self._reader.read_range_into(piece.start, view)
             handle(piece, view)
             self._watermark.commit(index, view[: piece.stop - piece.start], piece.stop)

@@ -7,8 +7,8 @@ import zlib
 
 import pytest
 
-from cdi.transfer import cluster_writer
-from cdi.transfer.cluster_writer import inflater
+from cdi.transfer.pipeline import cluster_writer
+from cdi.transfer.pipeline.cluster_writer import inflater
 
 SIZE = 65536
 inflate = inflater(0)

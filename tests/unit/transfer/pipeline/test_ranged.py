@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from cdi.api.errors import SourceNotFound
 from cdi.api.job import Limits
 from cdi.image.qcow2_map import FileChunk
-from cdi.transfer import ranged
-from cdi.transfer.ranged import CHUNK_SIZE, MEMORY, MIN_CHUNK, fit_connections
+from cdi.transfer.pipeline import ranged
+from cdi.transfer.pipeline.ranged import CHUNK_SIZE, MEMORY, MIN_CHUNK, fit_connections
 from cdi.transfer.reader import ResumingReader
 from cdi.transfer.watermark import Watermark
 from cdi.verify.hashing import ResumableHash

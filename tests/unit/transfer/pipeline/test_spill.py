@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cdi.api.errors import ScratchNeeded
-from cdi.transfer.spill import SpillBuffer
+from cdi.transfer.pipeline.spill import SpillBuffer
 
 DATA = random.Random(8).randbytes(4000)
 RUNS = st.lists(st.tuples(st.integers(0, 60), st.integers(1, 200)), max_size=25)
