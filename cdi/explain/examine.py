@@ -76,7 +76,7 @@ def examine(job: Job, control: TransferControl, ask: Ask) -> Findings:
         if isinstance(job.source, RegistrySourceSpec):
             _look_at_container(job, job.source, control, ask, found)
         else:
-            with control.retries.call(lambda: open_source(job.source, job.policy)) as source:
+            with control.run_abandonable(lambda: _open_probed(job, control), _close) as source:
                 _look(job, source, control, ask, found)
     except Interrupted:
         raise
@@ -86,6 +86,20 @@ def examine(job: Job, control: TransferControl, ask: Ask) -> Findings:
         found.refuse(error)
     found.fetched = control.meter.fetched
     return found
+
+
+def _open_probed(job: Job, control: TransferControl) -> Source:
+    source = control.retries.call(lambda: open_source(job.source, job.policy))
+    try:
+        control.retries.call(source.probe)
+    except BaseException:
+        source.close()
+        raise
+    return source
+
+
+def _close(source: Source) -> None:
+    source.close()
 
 
 # --- container images -------------------------------------------------------------------------------------------
@@ -207,7 +221,7 @@ def _reached(facts: SourceFacts) -> str:
 def _expect(job: Job, source: Source, facts: SourceFacts, found: Findings, control: TransferControl) -> None:
     """Read the expected digests; an error is recorded and does not stop the examination."""
     try:
-        found.expected = expectation(job, source, facts, found.result, control)
+        found.expected = control.run_abandonable(lambda: expectation(job, source, facts, found.result, control))
     except Interrupted:
         raise
     except CdiError as error:

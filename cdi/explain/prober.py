@@ -26,6 +26,7 @@ from cdi.reconcile.pods.job import WorkerSpec, prepare
 from cdi.reconcile.pods.types import VolumeLayout
 from cdi.reconcile.source import resolve_source
 from cdi.reconcile.types import PVC, Clone, ExternalPopulator, Import, Pending, Rejected, Upload
+from cdi.source.base import SourceFacts
 from cdi.source.open import open_source
 from cdi.transfer.control import TransferControl
 
@@ -88,9 +89,8 @@ class Prober:
 
                     with open_registry(job.source, job.policy.stall_timeout, control.retries.backoff) as image:
                         return SourceVersion(validator=str(image.digest))
-                with control.retries.call(lambda: open_source(job.source, job.policy)) as source:
-                    facts = control.retries.call(source.probe)
-                    return SourceVersion(validator=facts.validator, length=facts.length, digests=facts.digests)
+                facts = control.run_abandonable(lambda: self._facts(job, control))
+                return SourceVersion(validator=facts.validator, length=facts.length, digests=facts.digests)
 
     def size(self, item: Item, watch: Callable[[Callable[[], Progress]], None]) -> int | None:
         """Return the virtual size of the image in bytes, or None if nothing is fetched.
@@ -117,6 +117,11 @@ class Prober:
                 return None
             with self._control(job) as control:
                 return self._examined(job, control, Ask(digest=True)).digest
+
+    @staticmethod
+    def _facts(job: Job, control: TransferControl) -> SourceFacts:
+        with control.retries.call(lambda: open_source(job.source, job.policy)) as source:
+            return control.retries.call(source.probe)
 
     @staticmethod
     def _examined(job: Job, control: TransferControl, ask: Ask) -> Findings:

@@ -6,20 +6,20 @@ from cdi.api.errors import CdiError, TargetUnsuitable
 from cdi.api.job import DirectoryTargetSpec, Job
 from cdi.codec.tar import members
 from cdi.image.plan import plan
-from cdi.source.base import Ending, Source
+from cdi.source.base import Ending
 from cdi.target.directory import DirectoryTarget
 from cdi.transfer.context import SourceContext
 from cdi.transfer.control import TransferControl
-from cdi.transfer.expected_digest import expectation
 from cdi.transfer.plan_input import plan_input
 from cdi.transfer.reader import ResumingReader
+from cdi.transfer.restarts import ProbedSource
 from cdi.transfer.result import OutcomeBuilder
 from cdi.transfer.retry import RestartRequired
 from cdi.transfer.unwrap import unwrap_stream
 
 
-def unpack_archive(job: Job, source: Source, control: TransferControl, result: OutcomeBuilder) -> None:
-    """Unpack `source` into the directory of ``job.target``, where its files appear only after it was verified.
+def unpack_archive(job: Job, probed: ProbedSource, control: TransferControl, result: OutcomeBuilder) -> None:
+    """Unpack the source into the directory of ``job.target``, where its files appear only after it was verified.
 
     After an error the directory is unchanged.
 
@@ -29,11 +29,8 @@ def unpack_archive(job: Job, source: Source, control: TransferControl, result: O
     """
     if not isinstance(job.target, DirectoryTargetSpec):
         raise TargetUnsuitable("an archive is unpacked into a directory, not onto a disk", where=job.target.path)
-    with ResumingReader(source, control) as reader:
-        result.validator = reader.facts.validator
-        control.meter.total = reader.facts.length
-        expected = expectation(job, source, reader.facts, result, control)
-        context = SourceContext(job=job, reader=reader, control=control, result=result, expected=expected)
+    with ResumingReader(probed.source, control) as reader:
+        context = SourceContext(job=job, reader=reader, control=control, result=result, expected=probed.expected)
         with DirectoryTarget(job.target) as directory:
             _unpack(context, directory)
 

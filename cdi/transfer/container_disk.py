@@ -9,16 +9,14 @@ from functools import partial
 from cdi.api.digest import Digest
 from cdi.api.errors import ChecksumMismatch, FormatUnsupported, InternalError
 from cdi.api.job import Job, Policy, RegistrySourceSpec
-from cdi.source.base import Source
 from cdi.source.registry.open import Layer, RegistryImage, open_registry
 from cdi.transfer.context import SourceContext
 from cdi.transfer.control import TransferControl
 from cdi.transfer.disk import DiskTransfer
 from cdi.transfer.disk_search import DiskSearch, LayerReading
-from cdi.transfer.expected_digest import expectation
 from cdi.transfer.reader import ResumingReader
+from cdi.transfer.restarts import ProbedSource, run_with_restarts
 from cdi.transfer.result import OutcomeBuilder
-from cdi.transfer.retry import run_with_restarts
 from cdi.transfer.unwrap import NoDiskInLayer, unwrap_stream
 from cdi.verify.cosign import CosignVerifier
 from cdi.verify.public_keys import read_keys
@@ -34,7 +32,7 @@ def import_container_disk(job: Job, spec: RegistrySourceSpec, control: TransferC
         raise FormatUnsupported("a container image cannot be imported as an archive", remedy="use contentType kubevirt")
     verifier = signature_verifier(job.policy)
     resolve = partial(open_registry, spec, job.policy.stall_timeout, control.retries.backoff, verifier)
-    with control.retries.run_abandonable(resolve, RegistryImage.close) as image:
+    with control.run_abandonable(resolve, RegistryImage.close) as image:
         control.meter.clear_failure()
         if verifier is not None:
             result.verified(verifier.verified_by)
@@ -42,8 +40,8 @@ def import_container_disk(job: Job, spec: RegistrySourceSpec, control: TransferC
         result.labels = dict(image.labels)
 
         def take(layer: Layer, reading: LayerReading) -> None:
-            def attempt(source: Source) -> None:
-                DiskTransfer(layers_job, source, control, result, reading).run()
+            def attempt(probed: ProbedSource) -> None:
+                DiskTransfer(layers_job, probed, control, result, reading).run()
 
             run_with_restarts(layers_job, control, result, lambda: nullcontext(layer.source), attempt)
 
@@ -70,12 +68,10 @@ def survey_layer(
     Raises what ``reading.content`` raises, and the source's own errors once the retry budget is spent.
     """
 
-    def attempt(source: Source) -> None:
-        with ResumingReader(source, control) as reader:
-            facts = reader.facts
-            expected = expectation(job, source, facts, result, control)
+    def attempt(probed: ProbedSource) -> None:
+        with ResumingReader(probed.source, control) as reader:
+            facts, expected = reader.facts, probed.expected
             context = SourceContext(job=job, reader=reader, control=control, result=result, expected=expected)
-            control.meter.total = facts.length
             control.meter.restart(f"looking for another disk in layer {reading.number}")
             with context.stream() as content:
                 try:

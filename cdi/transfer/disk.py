@@ -13,12 +13,11 @@ from cdi.image.formats.qcow2 import parse_header
 from cdi.image.info import ImageInfo
 from cdi.image.plan import end_mark, needs_scratch
 from cdi.image.qcow2_map import MapTooLarge
-from cdi.source.base import Source, SourceFacts
+from cdi.source.base import SourceFacts
 from cdi.target.base import Target
 from cdi.target.open import open_target
 from cdi.transfer.context import ImportContext, Pipeline
 from cdi.transfer.control import TransferControl
-from cdi.transfer.expected_digest import expectation
 from cdi.transfer.hashed_stream import HashedStream
 from cdi.transfer.journal import is_dirty, remove
 from cdi.transfer.pipeline.qcow2_ranged import Qcow2Ranged, load_map
@@ -39,12 +38,13 @@ from cdi.transfer.unwrap import (
 
 if TYPE_CHECKING:
     from cdi.transfer.disk_search import LayerReading
+    from cdi.transfer.restarts import ProbedSource
 
 _RAW = UnwrappedImage((), ImageInfo(format="raw", virtual_size=None))
 
 
 class DiskTransfer:
-    """One attempt to write the image in `source` to the disk of ``job.target``.
+    """One attempt to write the image in a source to the disk of ``job.target``.
 
     If `layer` is given, the source is a layer of a container image and the disk is a file in it. After a retryable
     error the unfinished disk is kept (`cdi.transfer.cleanup` removes it if there is no retry); after any other error it
@@ -54,13 +54,13 @@ class DiskTransfer:
     def __init__(
         self,
         job: Job,
-        source: Source,
+        probed: ProbedSource,
         control: TransferControl,
         result: OutcomeBuilder,
         layer: LayerReading | None = None,
     ) -> None:
         self.job = job
-        self.source = source
+        self.probed = probed
         self.control = control
         self.result = result
         self.layer = layer
@@ -72,16 +72,16 @@ class DiskTransfer:
             CdiError: The attempt failed.
             RestartRequired: The source has to be read again from its first byte.
         """
-        with ResumingReader(self.source, self.control) as reader, self._open_target() as target:
+        with ResumingReader(self.probed.source, self.control) as reader, self._open_target() as target:
             try:
-                self._record(reader.facts)
+                self._warn_of_content_type(reader.facts)
                 context = ImportContext(
                     job=self.job,
                     reader=reader,
                     target=target,
                     control=self.control,
                     result=self.result,
-                    expected=expectation(self.job, self.source, reader.facts, self.result, self.control),
+                    expected=self.probed.expected,
                 )
                 with self._pipeline(context) as pipeline:
                     disk_size = pipeline.run(context)
@@ -104,11 +104,9 @@ class DiskTransfer:
             self.control.written = lambda: self.result.written
             target.close()
 
-    def _record(self, facts: SourceFacts) -> None:
+    def _warn_of_content_type(self, facts: SourceFacts) -> None:
         if isinstance(self.job.source, HttpSourceSpec) and (facts.content_type or "").startswith("text/"):
             self.result.warn(unexpected_content_type(facts.content_type or ""))
-        self.result.validator = facts.validator
-        self.control.meter.total = facts.length if facts.length is not None else facts.announced
 
     # --- unwrap and plan ----------------------------------------------------------------------------------------
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from cdi.api.digest import Digest
@@ -159,11 +158,9 @@ class _Discovery:
         from cdi.verify.checksum_file import checksum_files, find_digest
 
         name, policy = self._facts.name, self._policy
-        candidates = checksum_files(name) if name else []
-        with ThreadPoolExecutor(8, "sums") as pool:
-            bodies = list(pool.map(self._fetch_sibling, candidates))
         failures: list[CdiError] = []
-        for candidate, body in zip(candidates, bodies, strict=True):
+        for candidate in checksum_files(name) if name else ():
+            body = self._fetch_sibling(candidate)
             if isinstance(body, CdiError):
                 if self._complete:
                     raise body

@@ -85,9 +85,8 @@ def find_version(job: PollJob, control: TransferControl | None = None) -> PollRe
         CdiError: Any other error of the source, its checksum file or the signature of that.
 
     """
-    policy = job.policy
-    job = replace(job, policy=replace(policy, retries=min(policy.retries, _RETRIES)))
     control = control or TransferControl(job)
+    control.retries = control.retries.limited(_RETRIES)
     expired = threading.Event()
 
     def expire() -> None:
@@ -118,12 +117,12 @@ def _find(job: PollJob, control: TransferControl) -> PollResult:
     source = job.source
     match source:
         case RegistrySourceSpec():
-            document = control.retries.run_abandonable(lambda: _top_document(source, job, control))
+            document = control.run_abandonable(lambda: _top_document(source, job, control))
             if document is None:
                 return PollResult(id=job.id, digest=job.known, identity=MANIFEST)
             return _from_manifest(job.id, source, document)
         case HttpSourceSpec() | S3SourceSpec() | GcsSourceSpec():
-            return _from_object(job.id, source, job.policy, control)
+            return control.run_abandonable(lambda: _from_object(job.id, source, job.policy, control))
         case FileSourceSpec() | StreamSourceSpec() | BlankSourceSpec():
             raise SourceNotSupported(
                 f"a {source.kind} source has no versions to poll",
@@ -206,7 +205,7 @@ def _from_object(identity: str, spec: _RemoteSpec, policy: Policy, control: Tran
     checks = OutcomeBuilder(identity)
     retries = control.retries
     # Opening a source may fetch credentials.
-    source = retries.call(lambda: open_source(spec, policy), lambda late: late.close())
+    source = retries.call(lambda: open_source(spec, policy))
     with source, control.cancelling(source.close):
         facts = retries.call(source.probe)
         published = None

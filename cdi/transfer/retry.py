@@ -12,18 +12,10 @@ import random
 import threading
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, ExitStack
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TypeVar
 
-from cdi.api.errors import CdiError, InternalError, Interrupted, Retry, SourceChanged, SourceUnavailable
-from cdi.transfer.journal import remove
+from cdi.api.errors import CdiError, Interrupted, Retry, SourceChanged, SourceUnavailable
 from cdi.transfer.progress import ProgressMeter
-
-if TYPE_CHECKING:
-    from cdi.api.job import Job
-    from cdi.source.base import Source
-    from cdi.transfer.control import TransferControl
-    from cdi.transfer.result import OutcomeBuilder
 
 _BACKOFF = (0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 30.0)
 """Seconds to wait before each retry in a row; the last value applies to all further retries."""
@@ -32,10 +24,6 @@ _MIN_RESTART_PROGRESS = 16 << 20
 
 Otherwise a server that sends one more byte each time would cause as many downloads as the content has bytes.
 """
-_CANCEL_INTERVAL = 0.1
-"""Maximum time in seconds until `RetryBudget.run_abandonable` notices a cancellation."""
-_REMOTE = ("http", "s3", "gcs", "registry")
-"""Kinds of sources that may block on a server's response; closing the source interrupts that."""
 _T = TypeVar("_T")
 
 
@@ -45,10 +33,6 @@ class RestartRequired(Exception):
     def __init__(self, cause: CdiError) -> None:
         super().__init__(str(cause))
         self.cause = cause
-
-
-def _noop(found: object) -> None:
-    """Ignore a result that needs no closing."""
 
 
 class RetryBudget:
@@ -149,16 +133,14 @@ class RetryBudget:
             min(retries, self._retries), meter=self._meter, cancelled=self._cancelled, jitter=self._jitter
         )
 
-    def call(self, act: Callable[[], _T], late: Callable[[_T], object] = _noop) -> _T:
-        """Call `act` and return its result; retry it after retryable errors until the budget is spent.
-
-        `late` is passed to `run_abandonable`.
-        """
+    def call(self, act: Callable[[], _T]) -> _T:
+        """Call `act` and return its result; retry it after retryable errors until the budget is spent."""
         failed = False
         while True:
             attempt = self.attempt()
+            self.check()
             try:
-                found = self.run_abandonable(act, late)
+                found = act()
             except CdiError as error:
                 failed = True
                 self.backoff(error, attempt)
@@ -166,29 +148,6 @@ class RetryBudget:
                 if failed:
                     self._meter.clear_failure()
                 return found
-
-    def run_abandonable(self, act: Callable[[], _T], late: Callable[[_T], object] = _noop) -> _T:
-        """Call `act` in a thread that is abandoned when the transfer is cancelled, and return its result.
-
-        For calls that cannot be interrupted: name resolution, and libraries that fetch credentials.
-
-        Args:
-            act: The function to call; what it raises is raised here.
-            late: Called with a result that `act` returns after it was abandoned.
-
-        Raises:
-            Interrupted: The transfer was cancelled.
-        """
-        self.check()
-        call = _AbandonableCall(act, late)
-        threading.Thread(target=call.run, name="abandonable", daemon=True).start()
-        try:
-            while not call.done.wait(_CANCEL_INTERVAL):
-                self.check()
-        except BaseException:
-            call.abandon()
-            raise
-        return call.result()
 
     def _count(self, error: CdiError) -> float:
         """Count a failure and return the seconds to wait; raise `error` if the budget is spent.  Needs the lock."""
@@ -212,90 +171,3 @@ class RetryBudget:
 def _retry_after(error: CdiError) -> float:
     """Return the server's Retry-After in seconds; 0 if there is none."""
     return (error.retry_after or 0.0) if isinstance(error, SourceUnavailable) else 0.0
-
-
-class _AbandonableCall(Generic[_T]):
-    """A call in a thread whose caller may stop waiting for the result."""
-
-    def __init__(self, act: Callable[[], _T], late: Callable[[_T], object]) -> None:
-        self.done = threading.Event()
-        self._act = act
-        self._late = late
-        self._found: list[_T] = []
-        self._failure: BaseException | None = None
-        self._abandoned = False
-        self._lock = threading.Lock()
-
-    def run(self) -> None:
-        try:
-            self._found.append(self._act())
-        except BaseException as failure:  # noqa: BLE001 - raised again in the thread that waits
-            self._failure = failure
-        with self._lock:
-            self.done.set()
-            abandoned = self._abandoned
-        if abandoned:
-            self._close()
-
-    def abandon(self) -> None:
-        """Have the result closed, at once or as soon as the call returns."""
-        with self._lock:
-            self._abandoned = True
-            done = self.done.is_set()
-        if done:
-            self._close()
-
-    def _close(self) -> None:
-        for found in self._found:
-            self._late(found)
-
-    def result(self) -> _T:
-        if self._failure is not None:
-            raise self._failure
-        return self._found[0]
-
-
-def _close(opened: AbstractContextManager[Source]) -> None:
-    with opened:
-        pass
-
-
-def run_with_restarts(
-    job: Job,
-    control: TransferControl,
-    result: OutcomeBuilder,
-    reopen: Callable[[], AbstractContextManager[Source]],
-    attempt: Callable[[Source], None],
-) -> None:
-    """Call `attempt` with an open source, and again from the first byte after `RestartRequired` and `SourceChanged`.
-
-    The number of restarts is limited by ``control.retries``. Every other error is raised at once: if it was retryable,
-    it has already spent the budget.
-    """
-    budget = control.retries
-    budget.begin_content()
-    while True:
-        cause: CdiError
-        try:
-            # Opening a source may send requests too, for example for credentials.
-            with budget.call(reopen, _close) as source, ExitStack() as scope:
-                if job.source.kind in _REMOTE:
-                    scope.enter_context(control.cancelling(source.close))
-                attempt(source)
-            return
-        except InternalError as error:
-            if control.cancelled.is_set():
-                # The cancellation closed the source while the attempt was using it.
-                raise Interrupted("the transfer was stopped") from error
-            raise
-        except SourceChanged as changed:
-            remove(job.journal)
-            cause = changed
-        except RestartRequired as broken:
-            if job.source.kind == "stream":
-                raise broken.cause from broken
-            cause = broken.cause
-        budget.restart(cause)
-        note = f"{cause.what}; starting over"
-        result.warn(note)
-        control.meter.restart(note, failure=cause)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 import traceback
 from functools import partial
+from typing import TYPE_CHECKING
 
 from cdi.api.errors import CdiError, InternalError, Retry
 from cdi.api.job import BlankSourceSpec, Failure, Job, Outcome, RegistrySourceSpec
@@ -19,6 +20,9 @@ from cdi.transfer.blank import make_blank
 from cdi.transfer.cleanup import discard_unfinished
 from cdi.transfer.control import TransferControl
 from cdi.transfer.result import OutcomeBuilder
+
+if TYPE_CHECKING:
+    from cdi.transfer.restarts import ProbedSource
 
 
 def transfer(job: Job, control: TransferControl, source: Source | None = None) -> Outcome:
@@ -67,20 +71,20 @@ def _dispatch(job: Job, control: TransferControl, result: OutcomeBuilder, given:
     else:
         # Import them here: loading them takes longer than making a blank disk.
         from cdi.source.open import open_source
-        from cdi.transfer.retry import run_with_restarts
+        from cdi.transfer.restarts import run_with_restarts
 
         carry = _import_archive if job.content_type == "archive" else _import_disk
         opened = partial(open_source, source, job.policy) if given is None else lambda: given
         run_with_restarts(job, control, result, opened, partial(carry, job, control, result))
 
 
-def _import_disk(job: Job, control: TransferControl, result: OutcomeBuilder, source: Source) -> None:
+def _import_disk(job: Job, control: TransferControl, result: OutcomeBuilder, probed: ProbedSource) -> None:
     from cdi.transfer.disk import DiskTransfer
 
-    DiskTransfer(job, source, control, result).run()
+    DiskTransfer(job, probed, control, result).run()
 
 
-def _import_archive(job: Job, control: TransferControl, result: OutcomeBuilder, source: Source) -> None:
+def _import_archive(job: Job, control: TransferControl, result: OutcomeBuilder, probed: ProbedSource) -> None:
     from cdi.transfer.archive import unpack_archive
 
-    unpack_archive(job, source, control, result)
+    unpack_archive(job, probed, control, result)

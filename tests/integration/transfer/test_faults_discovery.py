@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 
 import pytest
 
@@ -65,3 +66,27 @@ def test_nobody_takes_a_signature_away_by_making_a_server_fail(server, tmp_path)
         server.put(name, b"", always=AWAY)
     outcome = run(server, tmp_path, signature="if-present", keyring=str(tmp_path / "keys"))
     assert (outcome.failure.code, outcome.failure.retry) == ("SourceUnavailable", "backoff")
+
+
+def test_one_thread_opens_and_probes_the_source_and_looks_for_checksums(server, tmp_path, monkeypatch):
+    started, start = [], threading.Thread.start
+
+    def record(thread):
+        # The server of this test has threads of its own.
+        if thread.name == "setup" or threading.current_thread().name in ("setup", "MainThread"):
+            started.append(thread.name)
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", record)
+    # Without a checksum the import ends before its first byte.
+    outcome = run(server, tmp_path, require_checksum=True)
+    assert outcome.failure.code == "ChecksumMissing"
+    assert len(server.requests) > 10
+    assert started == ["setup"]
+
+
+def test_the_search_ends_with_the_first_checksum_file(server, tmp_path):
+    server.put("/SHA256SUMS", SUMS)
+    outcome = run(server, tmp_path)
+    assert outcome.failure is None
+    assert {request.path for request in server.requests} == {"/x.img", "/SHA256SUMS"}

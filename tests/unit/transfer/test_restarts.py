@@ -6,11 +6,20 @@ from contextlib import contextmanager
 
 import pytest
 
-from cdi.api.errors import ChecksumMismatch, InternalError, Interrupted, SourceChanged, SourceStalled, SourceUnavailable
-from cdi.api.job import FileTargetSpec, HttpSourceSpec, Job, Policy, StreamSourceSpec
+from cdi.api.errors import (
+    ChecksumMismatch,
+    InternalError,
+    Interrupted,
+    SourceChanged,
+    SourceStalled,
+    SourceUnavailable,
+    SourceUnreachable,
+)
+from cdi.api.job import BlankSourceSpec, FileTargetSpec, HttpSourceSpec, Job, Policy, StreamSourceSpec
 from cdi.transfer.control import TransferControl
+from cdi.transfer.restarts import run_with_restarts
 from cdi.transfer.result import OutcomeBuilder
-from cdi.transfer.retry import RestartRequired, RetryBudget, run_with_restarts
+from cdi.transfer.retry import RestartRequired, RetryBudget
 from tests.memory import MemorySource
 
 MIB = 1 << 20
@@ -58,7 +67,7 @@ class Run:
         finally:
             self.open -= 1
 
-    def attempt(self, source):
+    def attempt(self, probed):
         assert self.open == 1
         self.starts.append(self.control.meter.done)
         self.attempts += 1
@@ -144,7 +153,7 @@ def test_cancelled_while_it_waits():
     control = []
 
     class Cancelled(Run):
-        def attempt(self, source):
+        def attempt(self, probed):
             self.control.cancelled.set()
             control.append(1)
             raise broken()
@@ -157,7 +166,7 @@ def test_cancelled_while_it_waits():
 @pytest.mark.parametrize("cancelled", [True, False])
 def test_a_source_that_was_closed_by_cancelling_is_no_defect(cancelled):
     class Closing(Run):
-        def attempt(self, source):
+        def attempt(self, probed):
             if cancelled:
                 self.control.cancel()
             raise InternalError("the source is closed")
@@ -177,10 +186,25 @@ def test_cancelling_closes_a_source_that_may_be_waiting_for_an_answer():
             self.open = 1
             yield source
 
-        def attempt(self, source):
+        def attempt(self, probed):
             self.control.cancel()
             assert closed == [True]
             raise Interrupted("aborted")
 
     with pytest.raises(Interrupted):
         Waiting([])
+
+
+def test_a_source_that_cannot_be_opened_for_a_moment_is_opened_later():
+    """The credential chains of S3 query services of their own when a source is opened."""
+    job = Job(id="x", source=BlankSourceSpec(), target=FileTargetSpec(path="x"), policy=Policy(retries=2))
+    script, attempts = [SourceUnreachable("the metadata service"), None], []
+
+    def reopen():
+        if (error := script.pop(0)) is not None:
+            raise error
+        return MemorySource(b"")
+
+    run_with_restarts(job, TransferControl(job), OutcomeBuilder("x"), reopen, attempts.append)
+    assert len(attempts) == 1
+    assert script == []

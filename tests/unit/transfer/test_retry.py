@@ -1,16 +1,13 @@
 """Tests that transient errors are retried within the budget, and others are not."""
 
 import threading
-from contextlib import nullcontext
 
 import pytest
 
 from cdi.api.errors import CdiError, Interrupted, SourceChanged, SourceNotFound, SourceUnavailable, SourceUnreachable
-from cdi.api.job import BlankSourceSpec, Failure, FileTargetSpec, Job, Policy
-from cdi.transfer.control import TransferControl
+from cdi.api.job import Failure
 from cdi.transfer.progress import ProgressMeter
-from cdi.transfer.result import OutcomeBuilder
-from cdi.transfer.retry import RetryBudget, run_with_restarts
+from cdi.transfer.retry import RetryBudget
 
 MIB = 1 << 20
 
@@ -214,51 +211,3 @@ def test_cancelling_ends_the_waiting() -> None:
     event.set()
     with pytest.raises(Interrupted):
         budget.call(Flaky(SourceUnreachable("x")))
-
-
-def test_a_source_that_cannot_be_opened_for_a_moment_is_opened_later() -> None:
-    """The credential chains of S3 query services of their own when a source is opened."""
-    job = Job(id="x", source=BlankSourceSpec(), target=FileTargetSpec(path="x"), policy=Policy(retries=2))
-    attempts = []
-    act = Flaky(SourceUnreachable("the metadata service"))
-    run_with_restarts(job, TransferControl(job), OutcomeBuilder("x"), lambda: nullcontext(act()), attempts.append)  # type: ignore[arg-type]
-    assert attempts == ["done"]
-    assert act.calls == 2
-
-
-def test_an_abandonable_call_returns_or_raises():
-    budget, _, _ = budget_of()
-    assert budget.run_abandonable(lambda: threading.current_thread().name) == "abandonable"
-    with pytest.raises(ZeroDivisionError):
-        budget.run_abandonable(lambda: 1 // 0)
-
-
-def test_a_call_is_abandoned_when_the_transfer_is_cancelled():
-    """The abandoned call's result is closed later."""
-    budget, cancelled, _ = budget_of()
-    go, closed, seen = threading.Event(), threading.Event(), []
-
-    def act():
-        cancelled.set()
-        assert go.wait(20)
-        return "found"
-
-    def late(found):
-        seen.append(found)
-        closed.set()
-
-    with pytest.raises(Interrupted):
-        budget.run_abandonable(act, late)
-    assert not seen
-    go.set()
-    assert closed.wait(20)
-    assert seen == ["found"]
-
-
-def test_no_call_is_begun_once_it_is_cancelled():
-    budget, cancelled, _ = budget_of()
-    begun = []
-    cancelled.set()
-    with pytest.raises(Interrupted):
-        budget.run_abandonable(lambda: begun.append(1))
-    assert begun == []
