@@ -23,6 +23,7 @@ import contextlib
 import enum
 import json
 import logging
+import os
 import re
 import sys
 import time
@@ -32,6 +33,13 @@ from typing import Any, assert_never
 
 from cdi.api.errors import CdiError
 
+VERBOSITY = "CDI_VERBOSITY"
+"""Environment variable of a worker with CDIConfig's logVerbosity.
+
+At 0 only start and end are logged, at 1 progress too, at 2 progress is logged more often, and from 3 on every
+connection, request, retry and checkpoint as well.
+"""
+_DEBUG_VERBOSITY = 3
 _FIELDS = "cdi"
 _CODE = "code"
 _MAX_TEXT = 4096
@@ -74,6 +82,17 @@ def configure(log_format: LogFormat, level: str = "info") -> None:
     logging.getLogger("cdi").setLevel(level.upper())
     # The access log has one line for each request, and scrapes and probes send several a minute.
     logging.getLogger("aiohttp.access").setLevel(logging.WARNING)
+
+
+def verbosity() -> int:
+    """Return the verbosity that this worker was started with; 1 if it is missing or malformed."""
+    text = os.environ.get(VERBOSITY, "")
+    return int(text) if text.isdecimal() and len(text) < 10 else 1
+
+
+def configure_worker() -> None:
+    """Send the records of a worker to standard error, those of its verbosity."""
+    configure(LogFormat.TEXT, "debug" if verbosity() >= _DEBUG_VERBOSITY else "info")
 
 
 def fields(**values: object) -> Mapping[str, Any]:
@@ -140,7 +159,7 @@ class TextFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         found = dict(_fields_of(record))
         code = found.pop(_CODE, "")
-        prefix = record.levelname.lower() if record.levelno >= logging.WARNING else ""
+        prefix = "" if record.levelno == logging.INFO else record.levelname.lower()
         if prefix:
             prefix += f"[{code}]: " if code else ": "
         more = "".join(f", {name}: {_plain(value)}" for name, value in found.items())
@@ -153,6 +172,11 @@ class TextFormatter(logging.Formatter):
                 lines += [_escape(line) for line in trace.splitlines()]
         moment = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(record.created))
         return "\n".join(f"{moment} {line}" for line in lines)
+
+
+def is_debug(line: str) -> bool:
+    """Return whether `line` of a worker's log is one that only a high verbosity adds."""
+    return line.partition(" ")[2].startswith("debug: ")
 
 
 def _fields_of(record: logging.LogRecord) -> Mapping[str, object]:

@@ -7,6 +7,7 @@ through a small buffer here.
 from __future__ import annotations
 
 import contextlib
+import logging
 import select
 import socket
 import ssl
@@ -16,6 +17,7 @@ from collections.abc import Callable, Hashable, Iterator
 
 from cdi.api.errors import Interrupted, SourceHostUnknown, SourceStalled, SourceUnreachable, SourceUrlInvalid
 
+LOG = logging.getLogger(__name__)
 CONNECT_TIMEOUT = 30.0
 """Seconds for connecting to each address of a host, and for a TLS handshake."""
 MAX_ADDRESSES = 16
@@ -121,6 +123,7 @@ class Dialer:
                 sock.close()
                 raise
             self._preferred_address[(host, port)] = address
+            LOG.debug("connected to %s port %d at %s", host, port, address[0])
             return sock
         self._preferred_address.pop((host, port), None)
         if isinstance(problem, TimeoutError) and problem.errno is None:

@@ -7,6 +7,7 @@ reused.
 from __future__ import annotations
 
 import contextlib
+import logging
 import socket
 import ssl
 import threading
@@ -31,6 +32,7 @@ from cdi.http.proxy import ProxyServer, ProxySettings
 from cdi.http.tls_relay import relay
 from cdi.http.url import Url
 
+LOG = logging.getLogger(__name__)
 _PROXY_REMEDY = "check the proxy settings (importProxy, or http_proxy, https_proxy and no_proxy)"
 _CERTIFICATE_TIMEOUT = 5.0
 USER_AGENT = "cdi-importer"
@@ -111,10 +113,12 @@ class Transport:
         try:
             connection.acquire(cancel, where=url.redacted)
             connection.send(data)
-            return read_response(connection, url)
+            response = read_response(connection, url)
         except BaseException:
             self._pool.discard(connection)
             raise
+        LOG.debug("GET %s: %d", url.redacted, response.status)
+        return response
 
     def _open(self, url: Url, proxy: ProxyServer | None, key: object, cancel: SocketCanceller) -> Connection:
         hop = url if proxy is None else proxy.url

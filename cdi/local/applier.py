@@ -6,14 +6,16 @@ Every action is idempotent and may be interrupted at any point, as in a cluster 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+import os
+from collections.abc import Callable, Mapping
 from typing import Any, assert_never
 
 from cdi.api.errors import AlreadyExists, Conflict, InternalError, NotFound, SigningKeyInvalid
-from cdi.local.environment import Environments
+from cdi.local.environment import Environments, of_process
 from cdi.local.event_recorder import EventRecorder
 from cdi.local.launcher import Launcher, ReadInput
 from cdi.local.tasks import Tasks
+from cdi.logs import VERBOSITY
 from cdi.reconcile.actions import (
     Action,
     CreateObject,
@@ -44,9 +46,17 @@ class PlanApplier:
     """Applier of plans."""
 
     def __init__(
-        self, store: Store, launcher: Launcher, read_input: ReadInput, environments: Environments, tasks: Tasks
+        self,
+        store: Store,
+        launcher: Launcher,
+        read_input: ReadInput,
+        environments: Environments,
+        tasks: Tasks,
+        verbosity: Callable[[], int] = lambda: 1,
     ) -> None:
+        """Create an applier; `verbosity` returns CDIConfig's logVerbosity, which workers are started with."""
         self._store = store
+        self._verbosity = verbosity
         self._recorder = EventRecorder(store)
         self._launcher = launcher
         self._tasks = tasks
@@ -130,7 +140,10 @@ class PlanApplier:
                 key = Key.of(action.plural, action.namespace, action.name)
                 update_with_retry(self._store, key, lambda body: apply_patch(body, action), uid=action.uid)
             case StartWorker():
-                environment = self._environments.of(Key.of_object(origin))
+                environment = {
+                    **of_process(os.environ, self._environments.of(Key.of_object(origin))),
+                    VERBOSITY: str(self._verbosity()),
+                }
                 self._launcher.start(action, self._read_input, stdin=stdin, environment=environment)
             case StopWorker():
                 self._launcher.stop(action.claim)

@@ -35,7 +35,7 @@ from cdi.api.errors import (
 )
 from cdi.api.job import Failure, Outcome, Progress
 from cdi.local.home import WorkerDirectory
-from cdi.logs import LogFormat, configure, fields
+from cdi.logs import configure_worker, fields
 from cdi.reconcile.actions import CloneJob
 from cdi.target.errors import map_os_errors
 
@@ -221,7 +221,7 @@ def main(arguments: list[str]) -> int:
     if len(arguments) != 4 or arguments[0] != "run" or arguments[2] != "--status-dir":
         sys.stderr.write("usage: python -m cdi.local.clone run JOB.json --status-dir DIR\n")
         return InvalidManifest.exit_status
-    configure(LogFormat.TEXT)
+    configure_worker()
     directory = WorkerDirectory(Path(arguments[3]))
     with atomic_file.locked(directory.lock, wait=False) as lock:
         if lock is None:

@@ -100,7 +100,9 @@ class Supervisor:
         self._store = store = LocalStore(home.objects)
         launcher, environments, tasks = launcher or Launcher(home), Environments(home), Tasks(home)
         self._observed = observed = Observed(home)
-        self._applier = applier = PlanApplier(store, launcher, observed.content, environments, tasks)
+        self._applier = applier = PlanApplier(
+            store, launcher, observed.content, environments, tasks, lambda: observed.config().pods.verbosity
+        )
         # One supervisor handles one key at a time, so that its backoffs need no jitter.
         self._queue: WorkQueue[Request] = WorkQueue(
             clock=clock, jitter=lambda: 0.5, base=MIN_BACKOFF, max_backoff=MAX_BACKOFF

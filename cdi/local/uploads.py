@@ -70,7 +70,14 @@ class LocalUploads:
         before = self._request(key, request)
         observed = Observed(self._home)
         environments, tasks = Environments(self._home), Tasks(self._home)
-        applier = PlanApplier(self._store, self._launcher, observed.content, environments, tasks)
+        applier = PlanApplier(
+            self._store,
+            self._launcher,
+            observed.content,
+            environments,
+            tasks,
+            lambda: observed.config().pods.verbosity,
+        )
         setting = Setting()
         deadline = time.monotonic() + _READY
         with self._store.watch(WATCHED) as watch:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol
 
@@ -24,6 +25,7 @@ from cdi.transfer.unwrap import UnwrappedImage
 from cdi.transfer.watermark import Watermark
 from cdi.verify.hashing import ResumableHash
 
+LOG = logging.getLogger(__name__)
 _STREAM_CONNECTIONS = 4
 
 
@@ -80,6 +82,7 @@ class ImportContext(SourceContext):
         job = replace(self.job, size=size_within_room(self.job, self.target, size))
         self.unwrapped = unwrapped
         self.plan = plan_for(plan_input(job, facts, unwrapped, self.expected, self.target, engine))
+        LOG.debug("path %s: %s", self.plan.path, self.plan.reason)
         result.format, result.virtual_size = image.format, image.virtual_size
         result.wrappers, result.path = unwrapped.wrappers, self.plan.path
         return self.plan

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 
 from cdi.api.job import Job
@@ -13,6 +14,8 @@ from cdi.transfer.expected_digest import ExpectedDigest
 from cdi.transfer.journal import Journal, encode_state
 from cdi.transfer.result import OutcomeBuilder
 from cdi.verify.hashing import ResumableHash
+
+LOG = logging.getLogger(__name__)
 
 
 def has_watermark(job: Job, path: str) -> bool:
@@ -59,6 +62,7 @@ class Checkpoints:
         )
         with mapped("the import's journal", path):
             journal.save(path)
+        LOG.debug("checkpoint at byte %d of %s", watermark, self.facts.length)
 
     def matches(self, journal: Journal) -> bool:
         """Return whether `journal` is of the same content, pipeline and disk."""

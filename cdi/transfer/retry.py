@@ -8,6 +8,7 @@ off every download at its first byte would be retried without end.
 
 from __future__ import annotations
 
+import logging
 import random
 import threading
 import time
@@ -17,6 +18,7 @@ from typing import TypeVar
 from cdi.api.errors import CdiError, Interrupted, Retry, SourceChanged, SourceUnavailable
 from cdi.transfer.progress import ProgressMeter
 
+LOG = logging.getLogger(__name__)
 _BACKOFF = (0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 30.0)
 """Seconds to wait before each retry in a row; the last value applies to all further retries."""
 _MIN_RESTART_PROGRESS = 16 << 20
@@ -163,6 +165,7 @@ class RetryBudget:
     def _wait(self, error: CdiError, seconds: float, *, from_start: bool = False) -> None:
         if seconds <= 0:
             return
+        LOG.debug("retrying in %.1f s because of %s: %s", seconds, error.code, error.message)
         self._meter.record_failure(error, f"waiting {seconds:.0f} s: {error.code}: {error.what}", from_start=from_start)
         if self._cancelled.wait(seconds):
             raise Interrupted("the transfer was stopped")

@@ -9,7 +9,7 @@ import importlib
 import sys
 from typing import Final
 
-from cdi.logs import LogFormat, configure
+from cdi.logs import configure_worker
 
 _SUBCOMMANDS: Final = {
     "clone-source": ("cdi.worker.clone", "source"),
@@ -32,7 +32,7 @@ def command(arguments: list[str]) -> int:
 
 
 def _main(arguments: list[str]) -> int:
-    configure(LogFormat.TEXT)
+    configure_worker()
     if arguments and arguments[0] in _SUBCOMMANDS:
         module, function = _SUBCOMMANDS[arguments[0]]
         status: int = getattr(importlib.import_module(module), function)(arguments[1:])

@@ -6,7 +6,6 @@ No line has a secret: sources are written without user, password and query.
 from __future__ import annotations
 
 import logging
-import os
 import time
 from typing import assert_never
 
@@ -26,27 +25,21 @@ from cdi.api.job import (
     StreamSourceSpec,
 )
 from cdi.image.sizes import format_size
-from cdi.logs import fields
+from cdi.logs import fields, verbosity
 
 LOG = logging.getLogger(__name__)
 LOG_INTERVAL = 10.0
 """Interval in seconds between progress lines without another change."""
 MIN_LOG_INTERVAL = 1.0
 """The same interval at a higher verbosity."""
-VERBOSITY = "CDI_VERBOSITY"
-"""Environment variable with CDIConfig's logVerbosity.
-
-At 0 only start and end are logged, at 1 progress too, and above that progress is logged more often.
-"""
 
 
 class ProgressLogger:
     """Logger of a transfer's progress."""
 
     def __init__(self) -> None:
-        verbosity = os.environ.get(VERBOSITY, "")
-        self._silent = verbosity == "0"
-        self._every = MIN_LOG_INTERVAL if verbosity.isdecimal() and int(verbosity) > 1 else LOG_INTERVAL
+        self._silent = verbosity() == 0
+        self._every = MIN_LOG_INTERVAL if verbosity() > 1 else LOG_INTERVAL
         self._state: tuple[str, str] | None = None
         self._done = 0
         self._when = 0.0

@@ -151,6 +151,19 @@ def test_a_limit_holds_at_once_and_the_log_tells(cdi, nginx, manifest, tmp_path)
     assert cdi("logs", "dv/golden").stdout.strip()
 
 
+def test_a_verbose_log_has_every_connection_and_request(cdi, nginx, manifest, tmp_path):
+    _, image = qcow2(tmp_path)
+    nginx.put("cli.qcow2", image)
+    config = {"apiVersion": "cdi.kubevirt.io/v1beta1", "kind": "CDIConfig", "metadata": {"name": "config"}}
+    (tmp_path / "config.json").write_text(json.dumps({**config, "spec": {"logVerbosity": 3}}))
+    cdi("apply", "-f", str(tmp_path / "config.json"))
+    cdi("apply", "-f", manifest(nginx.url("cli.qcow2")), "--wait")
+    plain, verbose = (cdi("logs", "dv/golden", *more).stdout.splitlines() for more in ((), ("-v",)))
+    assert any("debug: connected to " in line for line in verbose)
+    assert any("debug: GET " in line for line in verbose)
+    assert [line for line in verbose if " debug: " not in line] == plain
+
+
 def test_a_watch_shows_what_changes(cdi, nginx, manifest, tmp_path):
     _, image = qcow2(tmp_path)
     nginx.put("cli.qcow2", image)

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import logging
 import re
+from dataclasses import replace
 
 import pytest
 
@@ -17,7 +19,13 @@ from cdi.api.job import (
     Progress,
     StreamSourceSpec,
 )
+from cdi.logs import configure_worker
+from cdi.transfer import watermark
+from cdi.transfer.control import TransferControl
+from cdi.transfer.run import transfer
 from cdi.worker import log
+from tests.faults.server import Fault
+from tests.integration.transfer.worker_process import disk_job
 
 
 @pytest.fixture
@@ -83,7 +91,7 @@ def test_the_course_is_told_when_it_changes_and_now_and_then(lines, monkeypatch)
 def test_the_course_is_told_as_often_as_is_asked_for(lines, monkeypatch, verbosity, told):
     clock = 100.0
     monkeypatch.setattr(log.time, "monotonic", lambda: clock)
-    monkeypatch.setenv(log.VERBOSITY, verbosity)
+    monkeypatch.setenv("CDI_VERBOSITY", verbosity)
     course = log.ProgressLogger()
     for done in range(4):
         course.tell(Progress(phase="transferring", done=done, total=100))
@@ -123,3 +131,38 @@ def test_limits(lines):
         "limits: bandwidth 1 MiB/s, connections 2",
         "limits: bandwidth not limited, connections as before",
     ]
+
+
+@pytest.mark.parametrize(("verbosity", "level"), [("2", "INFO"), ("3", "DEBUG"), ("10", "DEBUG"), ("many", "INFO")])
+def test_details_are_logged_from_verbosity_three_on(monkeypatch, verbosity, level):
+    monkeypatch.setenv("CDI_VERBOSITY", verbosity)
+    root, own = logging.getLogger(), logging.getLogger("cdi")
+    monkeypatch.setattr(root, "handlers", list(root.handlers))
+    before = root.level, own.level
+    try:
+        configure_worker()
+        assert own.level == getattr(logging, level)
+    finally:
+        root.setLevel(before[0])
+        own.setLevel(before[1])
+
+
+def test_details_are_connections_requests_retries_and_checkpoints_without_secrets(
+    fault_server, tmp_path, caplog, monkeypatch
+):
+    monkeypatch.setattr(watermark, "CHECKPOINT_BYTES", 1)
+    caplog.set_level(logging.DEBUG, logger="cdi")
+    away = Fault(status=503, retry_after="0")
+    url = fault_server.put("/disk", b"x" * 4096, faults=[away]) + "?X-Amz-Signature=5ec7e7"
+    job = disk_job("x", url, tmp_path, retries=3)
+    job = replace(job, source=replace(job.source, headers=("Authorization: Basic 5ec7e7",)))
+    outcome = transfer(job, TransferControl(job))
+    assert outcome.failure is None
+    details = "\n".join(record.getMessage() for record in caplog.records)
+    assert "connected to 127.0.0.1" in details
+    assert "GET http://127.0.0.1" in details
+    assert ": 503" in details
+    assert "retrying in " in details
+    assert "checkpoint at byte 4096 of 4096" in details
+    assert "path raw-ranged: " in details
+    assert "5ec7e7" not in details
