@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -51,7 +50,7 @@ def copy_original(
     reference = replace(Reference.parse(spec.url), tag=None, digest=digest)
     pinned = replace(spec, url=str(reference))
     try:
-        copied = asyncio.run(_documents(writer, pinned, reference))
+        copied = _documents(writer, pinned, reference)
         with open_registry(pinned, _STALL_TIMEOUT, _pause()) as image:
             for layer in image.layers:
                 writer.fetch(layer.digest, layer.size, layer.source, on_bytes)
@@ -77,27 +76,21 @@ def _pause() -> Callable[[CdiError], None]:
     return pause
 
 
-async def _documents(writer: LayoutWriter, spec: RegistrySourceSpec, reference: Reference) -> OriginalCopy:
-    async with RegistryClient(
-        credentials=spec.credentials,
-        tls=spec.tls,
-        proxy=spec.proxy,
-        stall_timeout=_STALL_TIMEOUT,
-        pause=_pause(),
-    ) as client:
-        top = await client.document(reference)
+def _documents(writer: LayoutWriter, spec: RegistrySourceSpec, reference: Reference) -> OriginalCopy:
+    with RegistryClient(spec, _STALL_TIMEOUT, _pause()) as client:
+        top = client.document(reference)
         parsed = parse_manifest(top.body, top.media_type, str(reference))
         usual = OCI_INDEX if isinstance(parsed, Index) else OCI_MANIFEST
         copied = OriginalCopy(image=writer.put_as(top.digest, top.body, _media_type(top, usual)))
-        resolved = await _platform(writer, client, reference, top, spec.architecture)
+        resolved = _platform(writer, client, reference, top, spec.architecture)
         for digest in dict.fromkeys((top.digest, resolved.manifest_digest)):
             for suffix in _TAGS:
-                await _tagged(writer, client, reference, f"{digest.algorithm}-{digest.hex}{suffix}", copied)
-            await _referrers(writer, client, reference, digest, copied)
+                _tagged(writer, client, reference, f"{digest.algorithm}-{digest.hex}{suffix}", copied)
+            _referrers(writer, client, reference, digest, copied)
         return copied
 
 
-async def _platform(
+def _platform(
     writer: LayoutWriter, client: RegistryClient, reference: Reference, top: Document, architecture: str | None
 ) -> ResolvedImage:
     """Copy the documents below `top` that lead to the image of one platform."""
@@ -105,7 +98,7 @@ async def _platform(
     try:
         wanted = next(resolution)
         while True:
-            body = await client.content(reference, wanted)
+            body = client.content(reference, wanted)
             writer.put_as(wanted.descriptor.digest, body, wanted.descriptor.media_type)
             wanted = resolution.send(body)
     except StopIteration as stop:
@@ -113,27 +106,25 @@ async def _platform(
         return image
 
 
-async def _tagged(
-    writer: LayoutWriter, client: RegistryClient, reference: Reference, tag: str, copied: OriginalCopy
-) -> None:
+def _tagged(writer: LayoutWriter, client: RegistryClient, reference: Reference, tag: str, copied: OriginalCopy) -> None:
     try:
-        top = await client.document(replace(reference, tag=tag, digest=None))
+        top = client.document(replace(reference, tag=tag, digest=None))
     except SourceError as error:
         if error.retry is Retry.BACKOFF:
             raise
         return  # most registries say 404, some 401 or 403 for a tag that does not exist
     parsed = parse_manifest(top.body, top.media_type, str(reference))
     if isinstance(parsed, Manifest):
-        await _blobs(writer, client, reference, parsed)
+        _blobs(writer, client, reference, parsed)
         entry = writer.put_as(top.digest, top.body, _media_type(top, OCI_MANIFEST))
         copied.signatures.append({**entry, "annotations": {REF_NAME: tag}})
 
 
-async def _referrers(
+def _referrers(
     writer: LayoutWriter, client: RegistryClient, reference: Reference, digest: Digest, copied: OriginalCopy
 ) -> None:
     entries: dict[Digest, Descriptor] = {}
-    for body in await client.referrers(reference, digest):
+    for body in client.referrers(reference, digest):
         index = parse_manifest(body, OCI_INDEX, str(reference))
         if isinstance(index, Index):
             entries |= {entry.digest: entry for entry in index.entries}
@@ -145,19 +136,19 @@ async def _referrers(
     for entry in entries.values():
         if str(entry.digest) in known or entry.index:
             continue
-        manifest_body = await client.content(reference, DocumentRequest(descriptor=entry, manifest=True))
+        manifest_body = client.content(reference, DocumentRequest(descriptor=entry, manifest=True))
         parsed = parse_manifest(manifest_body, entry.media_type, str(reference))
         if not isinstance(parsed, Manifest):
             continue
-        await _blobs(writer, client, reference, parsed)
+        _blobs(writer, client, reference, parsed)
         more = {"artifactType": parsed.artifact_type} if parsed.artifact_type else {}
         copied.signatures.append(writer.put_as(entry.digest, manifest_body, entry.media_type, **more))
 
 
-async def _blobs(writer: LayoutWriter, client: RegistryClient, reference: Reference, manifest: Manifest) -> None:
+def _blobs(writer: LayoutWriter, client: RegistryClient, reference: Reference, manifest: Manifest) -> None:
     """Copy the small blobs of a signature or attestation; `RegistryClient` bounds the size of each."""
     for descriptor in _distinct((manifest.config, *manifest.layers)):
-        body = await client.content(reference, DocumentRequest(descriptor=descriptor, manifest=False))
+        body = client.content(reference, DocumentRequest(descriptor=descriptor, manifest=False))
         writer.put_as(descriptor.digest, body, descriptor.media_type)
 
 

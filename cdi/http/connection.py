@@ -216,12 +216,12 @@ class Connection:
         return not poller.poll(0)
 
     @contextlib.contextmanager
-    def deadline(self) -> Iterator[None]:
-        """Limit all reads within the context to one stall timeout in total.
+    def deadline(self, seconds: float = 0.0) -> Iterator[None]:
+        """Limit all reads within the context to `seconds` in total, or to one stall timeout if that is longer.
 
         Otherwise a peer could send a head one byte at a time.
         """
-        self._deadline = time.monotonic() + self._stall
+        self._deadline = time.monotonic() + max(seconds, self._stall)
         try:
             yield
         finally:
@@ -340,7 +340,7 @@ class Connection:
 
     def _receive(self, view: memoryview, *, due: bool = False) -> int:
         if self._deadline is not None:
-            self._sock.settimeout(max(0.001, self._deadline - time.monotonic()))
+            self._sock.settimeout(max(0.001, min(self._stall, self._deadline - time.monotonic())))
         try:
             if self._other is None and self._ender is None:
                 count = self._sock.recv_into(view)

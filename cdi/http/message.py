@@ -259,7 +259,7 @@ def _status(lines: _BoundedLineReader, connection: Connection) -> tuple[int, int
 def _body(connection: Connection, minor: int, status: int, headers: HTTPMessage, method: str) -> Body:
     words = {word.strip().lower() for value in headers.get_all("Connection") or [] for word in value.split(",")}
     reusable = "close" not in words and (minor >= 1 or "keep-alive" in words)
-    if status in {204, 304} or (method == "CONNECT" and 200 <= status < 300):
+    if status in {204, 304} or method == "HEAD" or (method == "CONNECT" and 200 <= status < 300):
         return Body(connection, Framing.LENGTH, 0, reusable=reusable)
     is_chunked = fields.chunked(headers, where=connection.where)
     if is_chunked:

@@ -106,19 +106,13 @@ class RedirectingClient:
         url, cross_origin = (Url.parse(request.url), False) if final is None else (final.url, final.cross_origin)
         cookies = False
         for _ in range(MAX_REDIRECTS + 1):
-            response = self._transport.get(url, self._headers(request, extra, cross_origin=cross_origin), cancel)
-            location = response.headers.get("Location")
-            if response.status not in _REDIRECTS or location is None:
+            headers = request_headers(request, extra, cross_origin=cross_origin)
+            response = self._transport.send("GET", url, headers, cancel)
+            if not is_redirect(response):
                 break
             self._transport.release_response(response)
             cookies = cookies or "Set-Cookie" in response.headers
-            following = url.join(location)
-            if url.scheme == "https" and following.scheme == "http":
-                raise SourceProtocolError(
-                    f"the server redirects from https to plain http ({following.redacted})",
-                    where=url.redacted,
-                    remedy="use a server that does not leave https, or give its http URL",
-                )
+            following = redirect_target(response)
             # Credentials are not sent even if a later redirect returns to the first origin: the other server chose that
             # URL.
             cross_origin = cross_origin or following.origin != url.origin
@@ -129,12 +123,6 @@ class RedirectingClient:
             with self._lock:
                 self._final = _ResolvedRedirect(request.url, url, cross_origin)
         return response, cross_origin
-
-    def _headers(self, request: HttpRequest, extra: Headers, *, cross_origin: bool) -> Headers:
-        own = request.headers if cross_origin else (*request.headers, *request.sensitive_headers)
-        names = {name.lower() for name, _ in own}
-        usual = (("User-Agent", USER_AGENT), ("Accept", "*/*"), ("Accept-Encoding", "identity"))
-        return (*(pair for pair in usual if pair[0].lower() not in names), *own, *extra)
 
     def _cached_redirect(self, asked: str) -> _ResolvedRedirect | None:
         with self._lock:
@@ -153,6 +141,35 @@ class RedirectingClient:
             if self._final_failures >= _FORGET_AFTER:
                 self._final = None
                 self._final_failures = 0
+
+
+def request_headers(request: HttpRequest, extra: Headers = (), *, cross_origin: bool) -> Headers:
+    """Return the header fields to send; without the sensitive ones if a redirect left the origin."""
+    own = request.headers if cross_origin else (*request.headers, *request.sensitive_headers)
+    names = {name.lower() for name, _ in own}
+    usual = (("User-Agent", USER_AGENT), ("Accept", "*/*"), ("Accept-Encoding", "identity"))
+    return (*(pair for pair in usual if pair[0].lower() not in names), *own, *extra)
+
+
+def is_redirect(response: Response) -> bool:
+    """Return whether a response names the URL to send the request to instead."""
+    return response.status in _REDIRECTS and "Location" in response.headers
+
+
+def redirect_target(response: Response, *, allow_downgrade: bool = False) -> Url:
+    """Return the URL that a redirect names.
+
+    Raises `SourceUrlInvalid`, and `SourceProtocolError` for a redirect from https to http unless `allow_downgrade`.
+    """
+    url = response.url
+    target = url.join(response.headers["Location"])
+    if url.scheme == "https" and target.scheme == "http" and not allow_downgrade:
+        raise SourceProtocolError(
+            f"the server redirects from https to plain http ({target.redacted})",
+            where=url.redacted,
+            remedy="use a server that does not leave https, or give its http URL",
+        )
+    return target
 
 
 def _authorization(request: HttpRequest) -> str | None:

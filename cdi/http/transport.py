@@ -65,13 +65,16 @@ class Transport:
         if last:
             self._pool.close()
 
-    def get(self, url: Url, headers: Headers, cancel: SocketCanceller) -> Response:
-        """Send a GET and read the head of the response.
+    def send(
+        self, method: str, url: Url, headers: Headers, cancel: SocketCanceller, body: bytes | None = None
+    ) -> Response:
+        """Send a request and read the head of the response.
 
         The caller passes the response to `release_response` or `discard_response`.
 
-        An idle connection that the server has closed is replaced by a new one, once. Raises `SourceError`s and
-        `Interrupted`, but never because of a status code.
+        An idle connection that the server has closed is replaced by a new one, once; a request with a body is sent on a
+        new one, since it must not be repeated. Raises `SourceError`s and `Interrupted`, but never because of a status
+        code.
         """
         proxy = self._proxies.for_url(url)
         target = url.target
@@ -79,17 +82,19 @@ class Transport:
             target = url.text
             if proxy.authorization is not None:
                 headers = (*headers, ("Proxy-Authorization", proxy.authorization))
-        data = request_bytes("GET", target, url.authority, headers)
+        if body is not None:
+            headers = (*headers, ("Content-Length", str(len(body))))
+        data = request_bytes(method, target, url.authority, headers) + (body or b"")
         key = (url.origin if proxy is None or url.scheme == "https" else "http", None if proxy is None else proxy)
-        connection = self._pool.acquire(key)
+        connection = self._pool.acquire(key) if body is None else None
         if connection is not None:
             try:
-                return self._exchange(connection, url, data, cancel)
+                return self._exchange(connection, url, method, data, cancel)
             except RemoteDisconnected:
                 pass  # the server was closing the idle connection and did not process the request
         connection = self._open(url, proxy, key, cancel)
         try:
-            return self._exchange(connection, url, data, cancel)
+            return self._exchange(connection, url, method, data, cancel)
         except RemoteDisconnected as error:
             raise SourceUnreachable(
                 f"the server closed the connection without a response ({error})", where=url.redacted
@@ -109,15 +114,17 @@ class Transport:
         else:
             self._pool.discard(response.connection)
 
-    def _exchange(self, connection: Connection, url: Url, data: bytes, cancel: SocketCanceller) -> Response:
+    def _exchange(
+        self, connection: Connection, url: Url, method: str, data: bytes, cancel: SocketCanceller
+    ) -> Response:
         try:
             connection.acquire(cancel, where=url.redacted)
             connection.send(data)
-            response = read_response(connection, url)
+            response = read_response(connection, url, method=method)
         except BaseException:
             self._pool.discard(connection)
             raise
-        LOG.debug("GET %s: %d", url.redacted, response.status)
+        LOG.debug("%s %s: %d", method, url.redacted, response.status)
         return response
 
     def _open(self, url: Url, proxy: ProxyServer | None, key: object, cancel: SocketCanceller) -> Connection:
@@ -149,9 +156,10 @@ class Transport:
         self, sock: socket.socket, url: Url, proxy: ProxyServer | None, cancel: SocketCanceller
     ) -> ssl.SSLSocket:
         context = self._ssl_context()
+        timeout = min(CONNECT_TIMEOUT, self._stall)
         # wrap_socket() moves the descriptor to a new object, so `cancel` must not refer to the old one.
         cancel.detach()
-        sock.settimeout(CONNECT_TIMEOUT)
+        sock.settimeout(timeout)
         wrapped = context.wrap_socket(
             sock,
             server_hostname=url.host.partition("%")[0].rstrip("."),
@@ -175,7 +183,7 @@ class Transport:
             wrapped.close()
             cancel.check()
             if isinstance(error, TimeoutError):
-                reason = f"no response within {CONNECT_TIMEOUT:.0f} s"
+                reason = f"no response within {timeout:g} s"
             else:
                 reason = (error.reason if isinstance(error, ssl.SSLError) else error.strerror) or type(error).__name__
             raise SourceUnreachable(

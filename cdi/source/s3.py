@@ -266,7 +266,8 @@ class S3Source(HttpSource):
         """
         request = self._s3.request({"x-amz-checksum-mode": "ENABLED"})
         try:
-            response = self.transport.get(
+            response = self.transport.send(
+                "GET",
                 Url.parse(request.url),
                 (*request.headers, *request.sensitive_headers, ("Accept-Encoding", "identity")),
                 self._cancel,

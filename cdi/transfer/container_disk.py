@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
+from typing import TYPE_CHECKING
 
 from cdi.api.digest import Digest
 from cdi.api.errors import ChecksumMismatch, FormatUnsupported, InternalError
@@ -18,8 +19,9 @@ from cdi.transfer.reader import ResumingReader
 from cdi.transfer.restarts import ProbedSource, run_with_restarts
 from cdi.transfer.result import OutcomeBuilder
 from cdi.transfer.unwrap import NoDiskInLayer, unwrap_stream
-from cdi.verify.cosign import CosignVerifier
-from cdi.verify.public_keys import read_keys
+
+if TYPE_CHECKING:
+    from cdi.verify.cosign import CosignVerifier
 
 
 def import_container_disk(job: Job, spec: RegistrySourceSpec, control: TransferControl, result: OutcomeBuilder) -> None:
@@ -57,6 +59,10 @@ def signature_verifier(policy: Policy) -> CosignVerifier | None:
     """
     if not policy.cosign_keys:
         return None
+    # The format of signatures is shared with models whose import takes longer than all else here.
+    from cdi.verify.cosign import CosignVerifier
+    from cdi.verify.public_keys import read_keys
+
     return CosignVerifier(read_keys(policy.cosign_keys))
 
 

@@ -15,7 +15,6 @@ the content, one per line.
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import threading
 import traceback
@@ -159,20 +158,13 @@ def _top_document(source: RegistrySourceSpec, job: PollJob, control: TransferCon
     from cdi.source.registry.client import RegistryClient
 
     reference = Reference.parse(source.url)
-
-    async def fetch() -> Document | None:
-        async with RegistryClient(
-            credentials=source.credentials,
-            tls=source.tls,
-            proxy=source.proxy,
-            stall_timeout=job.policy.stall_timeout,
-            pause=control.retries.backoff,
-        ) as client:
-            if job.known is not None and await client.states(reference, Digest.parse(job.known)):
-                return None
-            return await client.document(reference)
-
-    return asyncio.run(fetch())
+    with (
+        RegistryClient(source, job.policy.stall_timeout, control.retries.backoff) as client,
+        control.cancelling(client.close),
+    ):
+        if job.known is not None and client.states(reference, Digest.parse(job.known)):
+            return None
+        return client.document(reference)
 
 
 def _from_manifest(identity: str, source: RegistrySourceSpec, document: Document) -> PollResult:

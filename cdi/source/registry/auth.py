@@ -19,16 +19,19 @@ from urllib.parse import urlencode
 from cdi.api.errors import CdiError, SourceProtocolError, SourceUnauthorized, SourceUrlInvalid
 from cdi.api.json_document import parse_json
 from cdi.http.challenge import Challenge
+from cdi.http.document import DocumentClient
+from cdi.http.http_object import Headers, HttpRequest
 from cdi.http.url import Url
 from cdi.source.registry.credentials import RegistryCredentials
 from cdi.source.registry.errors import error_for_response
-from cdi.source.registry.http import DocumentClient
 from cdi.source.registry.reference import Reference, is_loopback
 
 _LIMIT = 256 << 10
 _DEFAULT_LIFETIME = 60
 _MAX_LIFETIME = 24 * 3600
 _MARGIN = 10
+_JSON = ("Accept", "application/json")
+_FORM = ("Content-Type", "application/x-www-form-urlencoded")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +50,7 @@ class Authorization:
         return "Authorization(…)"
 
 
-async def authorize(
+def authorize(
     documents: DocumentClient,
     reference: Reference,
     identity: RegistryCredentials | None,
@@ -64,7 +67,7 @@ async def authorize(
         return Authorization(value=f"Bearer {identity.registry_token}")
     for challenge in challenges:
         if challenge.scheme == "bearer" and challenge.parameters.get("realm"):
-            return await _token(documents, reference, identity, challenge, plain=plain)
+            return _token(documents, reference, identity, challenge, plain=plain)
     if identity is None or not (identity.username or identity.password):
         return None
     if not challenges or any(challenge.scheme == "basic" for challenge in challenges):
@@ -76,7 +79,7 @@ def _basic(identity: RegistryCredentials) -> str:
     return "Basic " + b64encode(f"{identity.username}:{identity.password}".encode()).decode("ascii")
 
 
-async def _token(
+def _token(
     documents: DocumentClient,
     reference: Reference,
     identity: RegistryCredentials | None,
@@ -95,18 +98,23 @@ async def _token(
             "scope": scope,
             "refresh_token": identity.identity_token,
         }
-        answer = await documents.fetch(realm, limit=_LIMIT, form=form)
+        answer = documents.fetch(
+            HttpRequest(url=realm.text, headers=(_JSON, _FORM)),
+            limit=_LIMIT,
+            method="POST",
+            body=urlencode(form).encode(),
+        )
     else:
         query = {"service": service, "scope": scope}
         if not service:
             del query["service"]
-        basic = None
+        basic: Headers = ()
         if identity is not None:
             query["account"] = identity.username
-            basic = _basic(identity)
+            basic = (("Authorization", _basic(identity)),)
         joint = "&" if realm.query else "?"
-        url = Url.parse(f"{realm.text}{joint}{urlencode(query)}")
-        answer = await documents.fetch(url, limit=_LIMIT, authorization=basic)
+        url = f"{realm.text}{joint}{urlencode(query)}"
+        answer = documents.fetch(HttpRequest(url=url, headers=(_JSON,), sensitive_headers=basic), limit=_LIMIT)
     if answer.status in (400, 401, 403):
         who = "rejected the credentials" if identity is not None else "requires credentials"
         raise SourceUnauthorized(f"the registry's token service {who}", where=f"{reference.name}, {realm.redacted}")

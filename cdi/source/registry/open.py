@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import threading
 from collections.abc import Mapping
@@ -18,7 +17,7 @@ from cdi.http.transport import Transport
 from cdi.source.base import Source, SourceFacts
 from cdi.source.http import HttpSource
 from cdi.source.registry.archive import Archive, split_archive
-from cdi.source.registry.client import RegistryClient, RepositorySession, RetryHook
+from cdi.source.registry.client import RegistryClient, RetryHook
 from cdi.source.registry.errors import error_from_document
 from cdi.source.registry.layout_directory import LayoutDirectory
 from cdi.source.registry.manifest import Descriptor
@@ -40,11 +39,11 @@ class Layer:
 class RegistryImage:
     """A resolved image, whose sources are usable until `close`."""
 
-    def __init__(self, image: ResolvedImage, layers: tuple[Layer, ...], *, archive: Archive | None = None) -> None:
+    def __init__(self, image: ResolvedImage, layers: tuple[Layer, ...], *, opened: RegistryClient | Archive) -> None:
         self.image = image
         self.layers = layers
         """The layers, top layer first: if several layers contain a file, the first of them counts."""
-        self._archive = archive
+        self._opened = opened
 
     @property
     def digest(self) -> Digest:
@@ -62,8 +61,7 @@ class RegistryImage:
     def close(self) -> None:
         for layer in self.layers:
             layer.source.close()
-        if self._archive is not None:
-            self._archive.close()
+        self._opened.close()
 
     def __enter__(self) -> Self:
         return self
@@ -80,7 +78,7 @@ def open_registry(
 ) -> RegistryImage:
     """Resolve a ``docker://`` or ``oci-archive:`` URL to its layers; no layer is read yet.
 
-    Blocks, and runs its own event loop. Raises what `RegistryClient.resolve` and `Archive` raise, and
+    Raises what `RegistryClient.resolve` and `Archive` raise, and
     `SourceUrlInvalid` for other URLs.
 
     Args:
@@ -120,60 +118,41 @@ def _open_archive(spec: RegistrySourceSpec, verifier: SignatureVerifier | None) 
     except BaseException:
         archive.close()
         raise
-    return RegistryImage(image, layers, archive=archive)
+    return RegistryImage(image, layers, opened=archive)
 
 
 def _open_remote(
     spec: RegistrySourceSpec, stall_timeout: float, pause: RetryHook | None, verifier: SignatureVerifier | None
 ) -> RegistryImage:
     reference = Reference.parse(spec.url)
-    image, access = asyncio.run(_resolve(spec, reference, stall_timeout, pause, verifier))
-    gate = TokenCache(spec, reference, access, stall_timeout)
-    transport = Transport(tls=spec.tls, proxy=spec.proxy, stall_timeout=stall_timeout)
-    return RegistryImage(
-        image,
-        tuple(
+    client = RegistryClient(spec, stall_timeout, pause)
+    try:
+        image = client.resolve(reference, spec.architecture)
+        if verifier is not None:
+            client.require_signature(reference, image, verifier)
+        gate = TokenCache(client, reference)
+        layers = tuple(
             Layer(
-                source=LayerSource(_BlobEndpoint(gate, d), d, transport=transport),
+                source=LayerSource(_BlobEndpoint(gate, d), d, transport=client.transport),
                 media_type=d.media_type,
                 digest=d.digest,
                 size=d.size,
             )
             for d in reversed(image.layers)
-        ),
-    )
-
-
-async def _resolve(
-    spec: RegistrySourceSpec,
-    reference: Reference,
-    stall_timeout: float,
-    pause: RetryHook | None,
-    verifier: SignatureVerifier | None,
-) -> tuple[ResolvedImage, RepositorySession]:
-    async with _client(spec, stall_timeout, pause) as client:
-        image = await client.resolve(reference, spec.architecture)
-        if verifier is not None:
-            await client.require_signature(reference, image, verifier)
-        return image, await client.session_for(reference)
-
-
-def _client(spec: RegistrySourceSpec, stall_timeout: float, pause: RetryHook | None = None) -> RegistryClient:
-    return RegistryClient(
-        credentials=spec.credentials, tls=spec.tls, proxy=spec.proxy, stall_timeout=stall_timeout, pause=pause
-    )
+        )
+    except BaseException:
+        client.close()
+        raise
+    return RegistryImage(image, layers, opened=client)
 
 
 class TokenCache:
     """The authorization that all layers of an image share, renewed by the first thread that finds it expired."""
 
-    def __init__(
-        self, spec: RegistrySourceSpec, reference: Reference, access: RepositorySession, stall_timeout: float
-    ) -> None:
-        self._spec = spec
+    def __init__(self, client: RegistryClient, reference: Reference) -> None:
         self.reference = reference
-        self._access = access
-        self._stall = stall_timeout
+        self._client = client
+        self._access = client.session_for(reference)
         self._lock = threading.Lock()
 
     @property
@@ -185,7 +164,7 @@ class TokenCache:
         with self._lock:
             authorization = self._access.authorization
             if authorization is not None and authorization.expired:
-                self._renew()
+                self._client.refresh_token(self.reference, self._access)
                 authorization = self._access.authorization
             return None if authorization is None else authorization.value
 
@@ -194,16 +173,9 @@ class TokenCache:
         with self._lock:
             authorization = self._access.authorization
             if authorization is None or authorization.value == rejected:
-                self._renew()
+                self._client.refresh_token(self.reference, self._access)
                 authorization = self._access.authorization
             return authorization is not None and authorization.value != rejected
-
-    def _renew(self) -> None:
-        async def renew() -> None:
-            async with _client(self._spec, self._stall) as client:
-                await client.refresh_token(self.reference, self._access)
-
-        asyncio.run(renew())
 
 
 class _BlobEndpoint:

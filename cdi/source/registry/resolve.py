@@ -1,7 +1,7 @@
 """Resolution of a manifest or index to one image: which documents to read, and how to verify them.
 
 A resolution is a generator. It yields a `DocumentRequest` for each document it needs and is sent that document's bytes,
-so that the asynchronous registry client and the synchronous archive share every decision and check.
+so that the registry client and the archive share every decision and check.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Discovery of an image's signatures in its repository: which documents to read, and within which limits.
 
-Like `cdi.source.registry.resolve`, the search is a generator that asks for documents, so that the asynchronous client
-and the archive share it. cosign stores signatures in two places: under the tag ``sha256-<hex>.sig``, and as referrers
+Like `cdi.source.registry.resolve`, the search is a generator that asks for documents, so that the client and
+the archive share it. cosign stores signatures in two places: under the tag ``sha256-<hex>.sig``, and as referrers
 of the image (OCI distribution specification 1.1, "Listing Referrers"), for which the tag ``sha256-<hex>`` is the
 fallback in registries without that API.
 

@@ -254,7 +254,7 @@ class TestRedirects:
     def test_https_is_not_left_for_http(self, registry, fault_server):
         with FaultServer() as plain:
             fault_server.put(registry.manifest, b"", always=Fault(status=307, location=plain.put("/m", MANIFEST)))
-            with pytest.raises(SourceProtocolError, match="https to http"):
+            with pytest.raises(SourceProtocolError, match="https to plain http"):
                 registry.open()
             registry.open(tls=Tls(insecure=True)).close()
 
@@ -379,5 +379,5 @@ class TestPlain:
             registry = Registry(fault_server, authority[1])
             with open_registry(registry.spec(proxy=Proxy(https=proxy.url)), 5) as image:
                 assert read_all(image.layers[0].source, 1 << 20) == LAYER
-            assert set(proxy.requests) == {f"CONNECT {registry.name} HTTP/1.1"}
-            assert len(proxy.requests) >= 2
+            # Manifests and layers are read over one connection.
+            assert proxy.requests == [f"CONNECT {registry.name} HTTP/1.1"]

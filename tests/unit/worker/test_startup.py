@@ -7,6 +7,8 @@ import sys
 import pytest
 
 from cdi.api.job import BlankSourceSpec, FileTargetSpec, Job
+from tests.integration.transfer.test_registry_retries import PATHS
+from tests.integration.transfer.test_registry_retries import job as registry_job
 from tests.integration.transfer.worker_process import disk_job
 from tests.qcow2_writer import Layout, disk_of, write
 
@@ -54,6 +56,15 @@ def test_a_checksum_does_not_change_that(fault_server, tmp_path):
     (tmp_path / "job.json").write_text(job.to_json())
     found = modules_of(LIGHT_RUN, "run", str(tmp_path / "job.json"), "--status-dir", str(tmp_path))
     assert found & HEAVY == set()
+
+
+def test_a_container_image_does_not_change_that(fault_server, tmp_path):
+    for path, content in PATHS.items():
+        fault_server.put(path, content)
+    (tmp_path / "job.json").write_text(registry_job(fault_server, tmp_path).to_json())
+    found = modules_of(LIGHT_RUN, "run", str(tmp_path / "job.json"), "--status-dir", str(tmp_path))
+    assert json.loads((tmp_path / "outcome.json").read_text())["failure"] is None
+    assert found & (HEAVY | {"yarl"}) == set()
 
 
 def test_nor_does_a_pod(fault_server, tmp_path):
