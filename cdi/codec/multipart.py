@@ -1,4 +1,4 @@
-"""Streaming parser for a file in a form (``multipart/form-data``, RFC 7578 over RFC 2046).
+"""The file in a form that is received in pieces (``multipart/form-data``, RFC 7578 over RFC 2046).
 
 Parts before the file and everything after it are ignored. Content is not buffered, except for bytes that may be the
 start of a delimiter.
@@ -6,15 +6,21 @@ start of a delimiter.
 
 from __future__ import annotations
 
-import enum
 import re
 from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
 
 from cdi.api.errors import UploadMalformed
 from cdi.codec.base import Buffer
 
-MAX_HEADERS = 8 << 10
-"""Maximum size in bytes of one part's header."""
+if TYPE_CHECKING:
+    from multipart import MultipartSegment  # type: ignore[import-untyped]  # it has no annotations
+
+MAX_HEADER = 8 << 10
+"""Maximum size in bytes of one header line of a part."""
+MAX_HEADERS = 16
+"""Maximum number of header lines of a part."""
+_MALFORMED = "a part of the form has a malformed header or an invalid delimiter"
 MAX_PARTS = 100
 """Maximum number of parts before the file."""
 _BOUNDARY = re.compile(r"[0-9A-Za-z'()+_,./:=? -]{0,69}[0-9A-Za-z'()+_,./:=?-]")
@@ -55,102 +61,86 @@ def closing_length(tail: bytes) -> int:
     return 0 if match is None else len(match[0])
 
 
-class _State(enum.Enum):
-    PREAMBLE = enum.auto()
-    HEADERS = enum.auto()
-    OTHER = enum.auto()
-    FILE = enum.auto()
-    AFTER = enum.auto()
-
-
 class MultipartFileParser:
     """Parser for the part of a form named `field`; it is fed with pieces of any size."""
 
     def __init__(self, boundary: bytes, field: str = "file") -> None:
-        self._delimiter = b"\r\n--" + boundary
+        # The library takes time to import, and most uploads are not forms.
+        from multipart import PushMultipartParser
+
+        self._parser = PushMultipartParser(
+            boundary,
+            max_header_size=MAX_HEADER,
+            max_header_count=MAX_HEADERS,
+            header_charset="latin-1",  # some clients send names of files in other encodings than UTF-8
+            strict=True,
+        )
         self._field = field
-        # A line break before the first delimiter is optional.
-        self._held = b"\r\n"
-        self._at = _State.PREAMBLE
         self._parts = 0
+        self._start = len(boundary) + 4
+        """Bytes until the first delimiter has to be complete."""
         self.headers: Mapping[str, str] = {}
         """Header fields of the file's part, once they were received; names in lower case."""
-
-    @property
-    def found(self) -> bool:
-        """True if the file's part has started."""
-        return self._at in {_State.FILE, _State.AFTER}
-
-    @property
-    def ended(self) -> bool:
-        """True if the file is complete."""
-        return self._at is _State.AFTER
+        self.found = False
+        """Whether the file's part has started."""
+        self.ended = False
+        """Whether the file is complete."""
 
     def feed(self, piece: Buffer) -> Iterator[memoryview]:
         """Yield the bytes of the file in this piece; raise `UploadMalformed` if the form is malformed.
 
-        A view is valid until the next one is requested. The caller must exhaust the iterator before it feeds the next
-        piece.
+        The caller must exhaust the iterator before it feeds the next piece.
         """
-        if self._at is _State.AFTER:
-            return
-        text = self._held + bytes(piece)
-        view = memoryview(text)
-        position = 0
-        while position < len(text) or self._at is _State.HEADERS:
-            if self._at is _State.HEADERS:
-                after = self._read_headers(text[position : position + MAX_HEADERS])
-                if after is None:
-                    break
-                position += after
-                continue
-            found = text.find(self._delimiter, position)
-            stop = found if found >= 0 else self._safe_prefix(text, position)
-            if self._at is _State.FILE and stop > position:
-                yield view[position:stop]
-            position = stop
-            if found < 0:
-                break
-            if self._at is _State.FILE:
-                self._at, self._held = _State.AFTER, b""
-                return
-            self._at = _State.HEADERS
-            position += len(self._delimiter)
-        self._held = text[position:]
+        data = bytes(piece)
+        if self._start:
+            # The parser rejects a form that does not start with its boundary if that is not in the first piece.
+            first, data = data[: self._start], data[self._start :]
+            self._start -= len(first)
+            yield from self._parse(first)
+        yield from self._parse(data)
 
     def end(self) -> None:
         """Finish the form; raise `UploadMalformed` if the file is missing or incomplete."""
         if not self.found:
-            raise UploadMalformed(f"the form has no field {self._field!r}", remedy=f"curl -F {self._field}=@IMAGE")
+            raise self._missing()
         if not self.ended:
             raise UploadMalformed("the form ends within the file", remedy="send it again")
 
-    def _safe_prefix(self, text: bytes, position: int) -> int:
-        """Return the offset at which a delimiter may begin at the end of `text`; its length if there is none."""
-        last = text.rfind(b"\r", max(position, len(text) - len(self._delimiter) + 1))
-        return last if last >= 0 and self._delimiter.startswith(text[last:]) else len(text)
+    def _parse(self, data: bytes) -> Iterator[memoryview]:
+        if self.ended or not data:
+            return
+        try:
+            for event in self._parser.parse(data):
+                if isinstance(event, bytes):
+                    if self.found:
+                        yield memoryview(event)
+                elif event is not None:
+                    self._begin(event)
+                elif self.found:
+                    self.ended = True
+                    return
+        except ValueError as error:
+            raise self._refusal(error) from error
 
-    def _read_headers(self, text: bytes) -> int | None:
-        """Parse a part's header, which follows a delimiter; return its length, or None if it is incomplete."""
-        if text.startswith(b"--"):
-            raise UploadMalformed(f"the form has no field {self._field!r}", remedy=f"curl -F {self._field}=@IMAGE")
-        end = text.find(b"\r\n\r\n")
-        if end < 0:
-            if len(text) >= MAX_HEADERS:
-                raise UploadMalformed("the header of a part of the form is too long", status=431)
-            return None
-        fields: dict[str, str] = {}
-        for line in text[:end].split(b"\r\n")[1:]:
-            name, colon, value = line.decode("utf-8", "replace").partition(":")
-            if not colon:
-                raise UploadMalformed("a part of the form has a malformed header")
-            fields.setdefault(name.strip().lower(), value.strip())
-        kind, given = parameters(fields.get("content-disposition", ""))
+    def _begin(self, segment: MultipartSegment) -> None:
         self._parts += 1
-        if kind == "form-data" and given.get("name") == self._field:
-            self._at, self.headers = _State.FILE, fields
+        if any("\n" in value for _, value in segment.headerlist):
+            # The parser only rejects it at the end of a piece.
+            raise UploadMalformed(_MALFORMED)
+        if segment.name == self._field:
+            self.found = True
+            self.headers = {name.lower(): value for name, value in reversed(segment.headerlist)}
         elif self._parts > MAX_PARTS:
             raise UploadMalformed(f"the form has more than {MAX_PARTS} parts before its file")
-        else:
-            self._at = _State.OTHER
-        return end + 4
+
+    def _missing(self) -> UploadMalformed:
+        return UploadMalformed(f"the form has no field {self._field!r}", remedy=f"curl -F {self._field}=@IMAGE")
+
+    def _refusal(self, error: ValueError) -> UploadMalformed:
+        from multipart import ParserLimitReached, StrictParserError
+
+        if isinstance(error, StrictParserError):  # the form does not start with its boundary, or it has ended
+            return self._missing()
+        if isinstance(error, ParserLimitReached):
+            return UploadMalformed("the header of a part of the form is too long", status=431)
+        return UploadMalformed(_MALFORMED)

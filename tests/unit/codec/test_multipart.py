@@ -58,12 +58,21 @@ def test_anything_else_is_refused_alike(data, cuts):
         (FILE + b"data\r\n--b-2--", "ends within"),
         (b"--b-1\r\nno colon\r\n\r\n", "malformed header"),
         (b"--b-1\r\nX: " + b"y" * 9000, "too long"),
+        (b"--b-1\r\n" + b"X: y\r\n" * 17 + b"\r\n", "too long"),
+        (FILE[:-4] + b"\nX: y\r\n\r\ndata\r\n--b-1--", "malformed header"),
+        (FILE + b"data\r\n--b-1xy", "invalid delimiter"),
+        (b"preamble\r\n" + FILE + b"data\r\n--b-1--", "no field"),
         (HEAD * 101, "more than 100 parts"),
     ],
 )
 def test_forms_that_are_none(body, words):
     with pytest.raises(UploadMalformed, match=words):
         parsed(body, [])
+
+
+def test_the_name_of_the_file_may_have_any_encoding():
+    body = FILE.replace(b"filename=", b"filename=\xe4") + b"data\r\n--b-1--"
+    assert parsed(body, [])[0] == b"data"
 
 
 def test_parameters():
