@@ -5,18 +5,13 @@ The library verifies a frame's checksum if it has one.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
-
-if sys.version_info >= (3, 14):
-    from compression import zstd
-else:
-    from backports import zstd
 
 from cdi.api.errors import DecoderFailed, DecoderLimit
 from cdi.codec.base import Buffer, trailing_data
 from cdi.codec.concatenated import MemberDecoder, decode_members
 from cdi.codec.cursor import BufferCursor
+from cdi.image.zstd import zstd
 
 WINDOW_LOG = 27
 """Binary logarithm of the maximum window size: 128 MiB, the default of ``zstd --long``."""

@@ -378,7 +378,7 @@ def _last_inflates(walk: _TableWalker, header: Qcow2Header) -> None:
     packed = b"".join(piece for _, piece in walk.run("a compressed cluster", host, walk.length - host))
     try:
         if header.compression_type:
-            from backports import zstd
+            from cdi.image.zstd import zstd
 
             plain = zstd.ZstdDecompressor().decompress(packed, header.cluster_size)
         else:

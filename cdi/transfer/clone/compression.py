@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 
-if sys.version_info >= (3, 14):
-    from compression import zstd
-else:
-    from backports import zstd
-
 from cdi.api.errors import PeerProtocolError
+from cdi.image.zstd import zstd
 
 _LEVEL = 1
 _SAMPLE = 16 << 10

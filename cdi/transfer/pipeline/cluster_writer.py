@@ -31,7 +31,7 @@ def inflate_deflate(data: memoryview, size: int) -> bytes | bytearray:
 
 def inflate_zstd() -> Inflate:
     """Return the function that inflates clusters of compression type 1."""
-    from backports import zstd
+    from cdi.image.zstd import zstd
 
     def inflate(data: memoryview, size: int) -> bytes:
         return zstd.ZstdDecompressor().decompress(data, size)
