@@ -7,14 +7,11 @@ GOOGLE_APPLICATION_CREDENTIALS.
 
 from __future__ import annotations
 
-import http.client
 import os
 import threading
-import urllib.error
-import urllib.request
 from collections.abc import Mapping
-from typing import IO, Any
-from urllib.parse import quote
+from contextlib import closing
+from typing import Any, Literal
 
 import google.auth
 from google.auth import exceptions, transport
@@ -29,9 +26,10 @@ from cdi.api.errors import (
 )
 from cdi.api.job import Proxy, Tls
 from cdi.api.json_document import check_nesting, parse_json
+from cdi.http.document import DocumentClient
 from cdi.http.headers import read_secret
-from cdi.http.proxy import ProxyServer, ProxySettings
-from cdi.http.tls import make_context
+from cdi.http.http_object import HttpRequest
+from cdi.http.transport import Transport
 from cdi.http.url import Url
 
 _SCOPE = "https://www.googleapis.com/auth/devstorage.read_only"
@@ -127,15 +125,6 @@ def _check_token_uri(value: object, where: str) -> None:
         raise SourceCredentialsInvalid("credentials.json's token_uri is not an https URL", where=where)
 
 
-def _with_user(proxy: ProxyServer) -> str:
-    """Return the proxy's URL with user and password, in urllib's form."""
-    url = proxy.url
-    if url.user is None:
-        return url.origin_text
-    user = f"{quote(url.user, safe='')}:{quote(url.password or '', safe='')}"
-    return f"{url.scheme}://{user}@{url.authority}"
-
-
 class _Response(transport.Response):
     def __init__(self, status: int, headers: Mapping[str, str], data: bytes) -> None:
         self._status, self._headers, self._data = status, headers, data
@@ -162,45 +151,32 @@ def _bounded(data: bytes) -> bytes:
     return data
 
 
-class _NoRedirects(urllib.request.HTTPRedirectHandler):
-    def redirect_request(self, req: Any, fp: IO[bytes], code: int, msg: str, headers: Any, newurl: str) -> None:
-        """Follow no redirect, since a token service has no reason to send one."""
-
-
 class _Request(transport.Request):
     """The HTTP client that google-auth uses, with the job's CA certificates and proxy."""
 
     def __init__(self, tls: Tls, proxy: Proxy) -> None:
         # Certificates are always verified here, because these requests carry credentials.
-        self._context = make_context(Tls(ca_dir=tls.ca_dir))
-        self._proxies = ProxySettings.make(proxy)
+        self._tls = Tls(ca_dir=tls.ca_dir)
+        self._proxy = proxy
 
     def __call__(
         self,
         url: str,
-        method: str = "GET",
-        body: bytes | None = None,
+        method: Literal["GET", "POST"] = "GET",
+        body: bytes | str | None = None,
         headers: Mapping[str, str] | None = None,
         timeout: float | None = None,
         **kwargs: Any,
     ) -> _Response:
-        del kwargs
+        del timeout, kwargs
+        request = HttpRequest(url=url, headers=tuple((headers or {}).items()))
+        content = body.encode() if isinstance(body, str) else body
         try:
-            target = Url.parse(url)
-            proxy = self._proxies.for_url(target)
-            through = {} if proxy is None else {target.scheme: _with_user(proxy)}
-            opener = urllib.request.build_opener(
-                urllib.request.ProxyHandler(through),
-                urllib.request.HTTPSHandler(context=self._context),
-                _NoRedirects(),
-            )
-            request = urllib.request.Request(target.text, data=body, headers=dict(headers or {}), method=method)  # noqa: S310  # http(s) only
-            with opener.open(request, timeout=timeout or _TIMEOUT) as answer:
-                return _Response(answer.status, dict(answer.headers), _bounded(answer.read(_LIMIT)))
-        except urllib.error.HTTPError as error:
-            with error:
-                return _Response(error.code, dict(error.headers), _bounded(error.read(_LIMIT)))
+            # Tokens are renewed once an hour, so no connection is kept.
+            connections = Transport(tls=self._tls, proxy=self._proxy, stall_timeout=_TIMEOUT)
+            # A token service has no reason to redirect.
+            with closing(DocumentClient(connections, follow_redirects=False)) as client:
+                answer = client.fetch(request, limit=_LIMIT, method=method, body=content)
+            return _Response(answer.status, answer.headers, _bounded(answer.body))
         except SourceError as error:
             raise _TransportError(error.what) from error
-        except (OSError, http.client.HTTPException, ValueError) as error:
-            raise _TransportError(type(error).__name__) from error

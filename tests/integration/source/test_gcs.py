@@ -3,8 +3,10 @@
 import gzip
 import hashlib
 import json
+import ssl
 
 import pytest
+import trustme
 
 from cdi.api.digest import Digest
 from cdi.api.errors import (
@@ -15,9 +17,11 @@ from cdi.api.errors import (
     SourceUnauthorized,
     SourceUnreachable,
 )
-from cdi.api.job import Credentials, GcsSourceSpec
+from cdi.api.job import Credentials, GcsSourceSpec, Proxy, Tls
 from cdi.source.base import read_all
 from cdi.source.gcs import open_gcs
+from cdi.source.gcs_credentials import AccessTokenProvider
+from tests.faults.proxy import ForwardProxy
 
 DISK = bytes(range(256)) * 2000
 
@@ -153,6 +157,20 @@ class TestAccounts:
         gcs_standin.put("images", "dir/disk.img", DISK, public=False, readers=frozenset({account.email}))
         assert content(spec(credentials=secret(account))) == DISK
         assert [request["path"] for request in gcs_standin.requests].count("/token") == 1
+
+    def test_tokens_are_fetched_through_a_proxy_that_is_reached_over_tls(self, gcs_standin, secret, tmp_path):
+        authority, context = trustme.CA(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        authority.issue_cert("127.0.0.1").configure_cert(context)
+        (tmp_path / "trusted").mkdir()
+        authority.cert_pem.write_to_path(str(tmp_path / "trusted" / "ca.pem"))
+        with ForwardProxy(tls=context) as proxy:
+            tokens = AccessTokenProvider.from_file(
+                secret(gcs_standin.account()).service_account_file,
+                tls=Tls(ca_dir=str(tmp_path / "trusted")),
+                proxy=Proxy(http=proxy.url),
+            )
+            assert tokens.get().startswith("Bearer ")
+            assert proxy.requests == [f"POST {gcs_standin.token_uri} HTTP/1.1"]
 
     def test_one_without_the_role_is_forbidden(self, gcs_standin, spec, secret):
         gcs_standin.put("images", "dir/disk.img", DISK, public=False)
