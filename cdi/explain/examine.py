@@ -21,12 +21,13 @@ from cdi.api.errors import (
 from cdi.api.job import Job, RegistrySourceSpec
 from cdi.client.with_progress import OnProgress, run_with_progress
 from cdi.explain.findings import Ask, ContainerFacts, Findings
+from cdi.image.block_map import MapTooLarge
 from cdi.image.bounds_check import within
 from cdi.image.checks import Check
 from cdi.image.formats.qcow2 import parse_header
 from cdi.image.formats.vpc import fixed_payload
 from cdi.image.plan import end_mark, length_unknown
-from cdi.image.qcow2_map import MapTooLarge
+from cdi.image.qcow2_map import Qcow2MapBuilder
 from cdi.image.sizes import MAX_DISK, format_size
 from cdi.source.base import Source, SourceFacts
 from cdi.source.http import HttpSource
@@ -344,7 +345,8 @@ def _measured(fetcher: ResumingReader, peeled: UnwrappedImage, length: int, foun
     if peeled.image is None or peeled.image.format != "qcow2" or peeled.image.needs_qemu:
         return None
     try:
-        table = load_map(fetcher, parse_header(peeled.head, length), length, _CONNECTIONS, peeled.head)
+        builder = Qcow2MapBuilder(parse_header(peeled.head, length), length)
+        table = load_map(fetcher, builder, _CONNECTIONS, peeled.head)
     except MapTooLarge:
         found.many_extents = True
         return None

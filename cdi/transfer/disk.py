@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, NoReturn
 from cdi.api.errors import CdiError, Retry, ScratchNeeded
 from cdi.api.importer_messages import unexpected_content_type
 from cdi.api.job import FileTargetSpec, HttpSourceSpec, Job
+from cdi.image.block_map import MapTooLarge
 from cdi.image.formats.qcow2 import parse_header
 from cdi.image.info import ImageInfo
 from cdi.image.plan import end_mark, needs_scratch
-from cdi.image.qcow2_map import MapTooLarge
 from cdi.source.base import SourceFacts
+from cdi.image.qcow2_map import Qcow2MapBuilder
 from cdi.target.base import Target
 from cdi.target.open import open_target
 from cdi.transfer.context import ImportContext, Pipeline
@@ -136,9 +137,9 @@ class DiskTransfer:
         if plan.path == "raw-ranged":
             return RawRanged(length, length if image.raw_extent is None else image.raw_extent[1])
         if plan.path == "qcow2-ranged":
-            header = parse_header(unwrapped.head, length)
+            builder = Qcow2MapBuilder(parse_header(unwrapped.head, length), length)
             try:
-                table = load_map(context.reader, header, length, plan.connections, unwrapped.head)
+                table = load_map(context.reader, builder, plan.connections, unwrapped.head)
             except MapTooLarge:
                 self.result.warn("the image has more extents than can be kept in memory: QEMU reads it")
                 context.choose_plan(unwrapped, "qemu")

@@ -17,10 +17,11 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 with atheris.instrument_imports(include=["cdi.image", "cdi.transfer"]):
     from cdi.api.errors import CdiError
+    from cdi.image.block_map import MapTooLarge, pieces
     from cdi.image.formats.qcow2 import Qcow2Header, parse_header
-    from cdi.image.qcow2_map import MapTooLarge, Qcow2Map, pieces
+    from cdi.image.qcow2_map import Qcow2MapBuilder
     from cdi.transfer.pipeline import qcow2_stream
-    from cdi.transfer.pipeline.cluster_writer import ClusterWriter, inflater
+    from cdi.transfer.pipeline.cluster_writer import ClusterWriter
     from cdi.transfer.pipeline.qcow2_stream import Qcow2Decoder
 
 from tests.fuzz.seeds import run
@@ -52,12 +53,15 @@ def file_of(data: bytes) -> tuple[bytes, Qcow2Header] | None:
 
 
 def ranged(file: bytes, header: Qcow2Header, target: MemoryTarget, size: int) -> None:
-    image = Qcow2Map(header, len(file))
-    offset, length = image.l1_range
-    for index, table in image.tables(file[offset : offset + length]):
-        found = image.add_table(index, file[table : table + image.cluster_size])
+    builder = Qcow2MapBuilder(header, len(file))
+    image = builder.map
+    tables = builder.begin()
+    while tables:
+        table = tables.pop()
+        more, found = builder.feed(table, file[table.offset : table.offset + table.size])
         assert found.stop == len(image)
-    image.sort_by_host_offset()
+        tables += more
+    builder.finish()
     for whole in (True, False):
         position, before = 0, 0
         for piece in pieces(image, len(file), begin=0, size=size, whole=whole, gap=4096):
@@ -68,7 +72,7 @@ def ranged(file: bytes, header: Qcow2Header, target: MemoryTarget, size: int) ->
             before = piece.stop
             if not whole:
                 continue
-            writer = ClusterWriter(target, inflater(header.compression_type), image.cluster_size)
+            writer = ClusterWriter(target, image.block_size)
             view = memoryview(file)[piece.start : piece.fetch]
             for number in range(piece.first, piece.last):
                 extent = image.extent(number)
@@ -84,7 +88,7 @@ def ranged(file: bytes, header: Qcow2Header, target: MemoryTarget, size: int) ->
 
 
 def streamed(file: bytes, header: Qcow2Header, target: MemoryTarget, step: int) -> None:
-    reader = Qcow2Decoder(header, target, None)
+    reader = Qcow2Decoder(Qcow2MapBuilder(header, None), target, None)
     reader.run(memoryview(file)[at : at + step] for at in range(0, len(file), step))
 
 

@@ -1,14 +1,15 @@
-"""Writer for the data clusters of a qcow2 image, with decompression."""
+"""Writer for the extents of a mapped image, with decompression."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Final
 
 import deflate
 from isal import isal_zlib
 
 from cdi.api.errors import DecoderFailed, ImageCorrupt
-from cdi.image.qcow2_map import Extent
+from cdi.image.block_map import Encoding, Extent
 from cdi.target.base import Target
 from cdi.target.buffer import aligned_buffer, data_runs
 
@@ -29,40 +30,36 @@ def inflate_deflate(data: memoryview, size: int) -> bytes | bytearray:
         return isal_zlib.decompressobj(-12).decompress(data, size)
 
 
-def inflate_zstd() -> Inflate:
-    """Return the function that inflates clusters of compression type 1."""
+def inflate_zstd(data: memoryview, size: int) -> bytes:
+    """Inflate a zstd frame; ignore what follows it in the sector."""
+    # Few images need it, and importing it takes time.
     from cdi.image.zstd import zstd
 
-    def inflate(data: memoryview, size: int) -> bytes:
-        return zstd.ZstdDecompressor().decompress(data, size)
-
-    return inflate
+    return zstd.ZstdDecompressor().decompress(data, size)
 
 
-def inflater(compression: int) -> Inflate:
-    """Return the inflate function for the header's compression type: 0 is deflate, 1 is zstd."""
-    return inflate_zstd() if compression == 1 else inflate_deflate
+_INFLATERS: Final[dict[Encoding, Inflate]] = {Encoding.DEFLATE: inflate_deflate, Encoding.ZSTD: inflate_zstd}
 
 
-def writer_memory(cluster_size: int) -> int:
+def writer_memory(block_size: int) -> int:
     """Return the bytes of memory that a `ClusterWriter` needs: one inflated cluster and the combined output."""
-    return cluster_size + max(_OUTPUT, cluster_size)
+    return block_size + max(_OUTPUT, block_size)
 
 
 class ClusterWriter:
     """Writer of extents that combines adjacent compressed clusters.  Not thread-safe: use one in each thread."""
 
-    def __init__(self, target: Target, inflate: Inflate, cluster_size: int) -> None:
+    def __init__(self, target: Target, block_size: int) -> None:
         self._target = target
-        self._inflate = inflate
-        self._cluster = cluster_size
-        self._output = aligned_buffer(max(_OUTPUT, cluster_size))
+        self._cluster = block_size
+        self._output = memoryview(b"")
+        """Allocated for the first compressed extent."""
         self._guest = 0
         self._filled = 0
 
     def write_extent(self, extent: Extent, data: memoryview) -> None:
         """Decode and write one extent; `data` are its bytes in the file, fewer if the file ends within it."""
-        if not extent.compressed:
+        if extent.encoding is Encoding.STORED:
             self.flush()
             self._plain(extent, data)
             return
@@ -72,8 +69,10 @@ class ClusterWriter:
             self.flush()
         if not self._filled:
             self._guest = extent.guest
+            if not self._output:
+                self._output = aligned_buffer(max(_OUTPUT, self._cluster))
         try:
-            plain = self._inflate(data, self._cluster)
+            plain = _INFLATERS[extent.encoding](data, self._cluster)
         # Each decoder has its own exception class; any exception means that the cluster is damaged.
         except Exception as error:
             raise DecoderFailed(

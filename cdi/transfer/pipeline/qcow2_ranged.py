@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 from cdi.api.errors import TargetFull
 from cdi.api.job import FileTargetSpec
-from cdi.image.formats.qcow2 import Qcow2Header
-from cdi.image.qcow2_map import RUN_LIMIT, FileChunk, Qcow2Map, pieces
+from cdi.image.block_map import RUN_LIMIT, BlockMap, FileChunk, MapBuilder, TableRange, pieces
 from cdi.image.sizes import format_size
 from cdi.target.base import Target
-from cdi.transfer.pipeline.cluster_writer import ClusterWriter, inflater, writer_memory
+from cdi.transfer.pipeline.cluster_writer import ClusterWriter, writer_memory
 from cdi.transfer.pipeline.ranged import Handler, RangedPipeline, run_ranged
 from cdi.transfer.reader import ResumingReader
 from cdi.transfer.watermark import Watermark
@@ -25,61 +25,60 @@ _TABLES_CONNECTIONS = 8
 """Maximum number of connections that read tables; two reads for each of them are kept in memory."""
 
 
-def load_map(reader: ResumingReader, header: Qcow2Header, length: int, connections: int, head: bytes = b"") -> Qcow2Map:
-    """Read the L1 table and all L2 tables, and return the sealed map.
+def load_map(reader: ResumingReader, builder: MapBuilder, connections: int, head: bytes = b"") -> BlockMap:
+    """Read all tables of an image, and return its map, sorted by offset in the file.
 
     Args:
         reader: The source.
-        header: The image's header.
-        length: Size of the file in bytes.
+        builder: The builder for the image's format.
         connections: Maximum number of connections.
         head: Bytes from the start of the file that are already in memory.
 
     Raises:
         MapTooLarge: The image has too many extents.
-        ImageCorrupt: The tables are inconsistent.
+        ImageError: The tables are inconsistent, or the file lacks data that they refer to.
         SourceError: The source cannot be read.
     """
-    image = Qcow2Map(header, length)
 
     def read(offset: int, size: int) -> bytes:
         if offset + size <= len(head):
             return head[offset : offset + size]
         return reader.read(offset, size)
 
-    offset, size = image.l1_range
-    tables = image.tables(read(offset, size))
-    cluster = image.cluster_size
-    reads = list(_grouped(tables, cluster))
-    indices = [[index for index, _ in group] for _, _, group in reads]
     connections = max(1, min(connections, _TABLES_CONNECTIONS))
-
+    # The pool starts its threads only when work is submitted.
     with ThreadPoolExecutor(connections, "tables") as pool:
-        # Read only a few tables ahead: all tables of a large disk may exceed the worker's memory limit.
-        waiting = [pool.submit(read, start, stop - start) for start, stop, _ in reads[: 2 * connections]]
-        following = iter(reads[len(waiting) :])
-        for (start, _, group), _ in zip(reads, indices, strict=True):
-            data = memoryview(waiting.pop(0).result())
-            if (ahead := next(following, None)) is not None:
-                waiting.append(pool.submit(read, ahead[0], ahead[1] - ahead[0]))
-            for index, table in group:
-                image.add_table(index, data[table - start : table - start + cluster])
-    image.sort_by_host_offset()
-    return image
+        pending = builder.begin()
+        while pending:
+            reads = list(_grouped(pending))
+            pending = []
+            # Read only a few tables ahead: all tables of a large disk may exceed the worker's memory limit.
+            waiting = deque(pool.submit(read, start, stop - start) for start, stop, _ in reads[: 2 * connections])
+            following = iter(reads[len(waiting) :])
+            for start, _, group in reads:
+                data = memoryview(waiting.popleft().result())
+                if (ahead := next(following, None)) is not None:
+                    waiting.append(pool.submit(read, ahead[0], ahead[1] - ahead[0]))
+                for table in group:
+                    at = table.offset - start
+                    pending += builder.feed(table, data[at : at + table.size])[0]
+    builder.finish()
+    return builder.map
 
 
-def _grouped(tables: list[tuple[int, int]], cluster: int) -> Iterator[tuple[int, int, list[tuple[int, int]]]]:
+def _grouped(tables: list[TableRange]) -> Iterator[tuple[int, int, list[TableRange]]]:
     """Yield the reads for adjacent tables, as ``(start, stop, tables)``."""
-    group: list[tuple[int, int]] = []
+    group: list[TableRange] = []
     start = stop = 0
-    for index, offset in sorted(tables, key=lambda table: table[1]):
-        if group and (offset - stop > _TABLES_GAP or offset + cluster - start > _TABLE_BATCH):
+    for table in sorted(tables):
+        end = table.offset + table.size
+        if group and (table.offset - stop > _TABLES_GAP or end - start > _TABLE_BATCH):
             yield start, stop, group
             group = []
         if not group:
-            start = offset
-        group.append((index, offset))
-        stop = offset + cluster
+            start = stop = table.offset
+        group.append(table)
+        stop = max(stop, end)
     if group:
         yield start, stop, group
 
@@ -87,7 +86,7 @@ def _grouped(tables: list[tuple[int, int]], cluster: int) -> Iterator[tuple[int,
 class Qcow2Ranged(RangedPipeline):
     """Import of a qcow2 image with range requests."""
 
-    def __init__(self, image: Qcow2Map, length: int, *, whole: bool) -> None:
+    def __init__(self, image: BlockMap, length: int, *, whole: bool) -> None:
         """Describe the import.
 
         Args:
@@ -117,7 +116,7 @@ class Qcow2Ranged(RangedPipeline):
                 target.zero(offset, size)
 
         def handlers() -> Handler:
-            writer = ClusterWriter(target, inflater(image.header.compression_type), image.cluster_size)
+            writer = ClusterWriter(target, image.block_size)
 
             def handle(piece: FileChunk, view: memoryview) -> None:
                 for position in range(piece.first, piece.last):
@@ -132,7 +131,7 @@ class Qcow2Ranged(RangedPipeline):
             return pieces(image, self.length, begin=begin, size=size, whole=self._whole)
 
         # The last extent of a piece may extend this many bytes beyond it.
-        beside = max(RUN_LIMIT, image.cluster_size)
-        if 1 in image.kinds:
-            beside += writer_memory(image.cluster_size)
+        beside = max(RUN_LIMIT, image.block_size)
+        if any(image.encodings):
+            beside += writer_memory(image.block_size)
         run_ranged(reader, cut, watermark, handlers, connections=connections, overhead_bytes=beside)

@@ -14,12 +14,13 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 from cdi.api.errors import ContentTruncated, FormatUnsupported, ImageCorrupt
 from cdi.codec.base import Buffer
-from cdi.image.formats.qcow2 import Qcow2Header, parse_header
-from cdi.image.qcow2_map import RUN_LIMIT, Extent, MapTooLarge, Qcow2Map
+from cdi.image.block_map import RUN_LIMIT, Encoding, Extent, MapBuilder, MapTooLarge, TableRange
+from cdi.image.formats.qcow2 import parse_header
+from cdi.image.qcow2_map import Qcow2MapBuilder
 from cdi.target.base import ALIGNMENT, Target
 from cdi.target.buffer import aligned_buffer
 from cdi.transfer.context import ImportContext
-from cdi.transfer.pipeline.cluster_writer import ClusterWriter, inflater
+from cdi.transfer.pipeline.cluster_writer import ClusterWriter
 from cdi.transfer.pipeline.spill import SpillBuffer
 from cdi.transfer.unwrap import HEAD, peek
 
@@ -35,13 +36,13 @@ _POSITION_BITS = 32
 
 
 class _Table:
-    """The L1 table or an L2 table, while it is received."""
+    """A table while it is received."""
 
-    __slots__ = ("data", "index", "offset", "size")
+    __slots__ = ("data", "offset", "size", "wanted")
 
-    def __init__(self, offset: int, size: int, index: int) -> None:
-        self.offset, self.size, self.index = offset, size, index
-        """Index of the L2 table; -1 for the L1 table."""
+    def __init__(self, wanted: TableRange) -> None:
+        self.wanted = wanted
+        self.offset, self.size = wanted.offset, wanted.size
         self.data = bytearray()
 
     @property
@@ -61,7 +62,7 @@ class Qcow2Stream:
         context.prepare_target()
         context.control.meter.phase = "transferring"
         head, stream = peek(self._stream, HEAD)
-        decoder = Qcow2Decoder(parse_header(head, None), context.target, context.job.scratch)
+        decoder = Qcow2Decoder(Qcow2MapBuilder(parse_header(head, None), None), context.target, context.job.scratch)
         try:
             decoder.run(stream)
         except MapTooLarge:
@@ -86,8 +87,9 @@ class Qcow2Decoder:
         TargetError: The disk cannot be written.
     """
 
-    def __init__(self, header: Qcow2Header, target: Target, scratch: str | None) -> None:
-        self._map = Qcow2Map(header, None)
+    def __init__(self, builder: MapBuilder, target: Target, scratch: str | None) -> None:
+        self._builder = builder
+        self._map = builder.map
         self._target = target
         self._spill = SpillBuffer(scratch)
         self._pending_extents: list[int] = []
@@ -95,12 +97,12 @@ class Qcow2Decoder:
 
         There may be a million of them.
         """
-        offset, size = self._map.l1_range
-        self._tables: list[tuple[int, int, _Table]] = [(offset, -1, _Table(offset, size, -1))]
-        self._expected = 1
-        """Number of tables still to be read, the L1 table included."""
+        self._tables: list[tuple[int, int, _Table]] = []
+        """Heap of the requested tables, by offset and number of the request."""
+        self._requests = 0
+        self._expect(builder.begin())
         self._writers: deque[ClusterWriter] = deque(
-            ClusterWriter(target, inflater(header.compression_type), self._map.cluster_size) for _ in range(_DECODERS)
+            ClusterWriter(target, self._map.block_size) for _ in range(_DECODERS)
         )
         self._base = 0
         """Offset of the window in the file, in bytes."""
@@ -117,6 +119,7 @@ class Qcow2Decoder:
                 self._consume(pieces, pool)
         finally:
             self._spill.close()
+        self._builder.finish()
         if not self._target.reads_zero:
             for offset, size in self._map.holes():
                 self._target.zero(offset, size)
@@ -124,7 +127,7 @@ class Qcow2Decoder:
     def _consume(self, pieces: Iterator[Buffer], pool: ThreadPoolExecutor) -> None:
         # The incomplete end of a window, at most one extent, is copied to the start of the next one. Padding before it
         # gives memory the alignment of the file offset, so that data can be written with direct I/O.
-        carry = max(_CARRY, 2 * self._map.cluster_size) + ALIGNMENT
+        carry = max(_CARRY, 2 * self._map.block_size) + ALIGNMENT
         free = deque(aligned_buffer(carry + _WINDOW) for _ in range(_WINDOWS))
         busy: deque[tuple[list[Future[None]], memoryview]] = deque()
         buffer, start, filled = free.popleft(), 0, 0
@@ -177,7 +180,7 @@ class Qcow2Decoder:
                 if not final:
                     end = host
                     break
-                if not extent.compressed and stop % _SECTOR:
+                if extent.encoding is Encoding.STORED and stop % _SECTOR:
                     raise ContentTruncated(f"the image ends at byte {stop}, within the data at {host:#x}")
             heapq.heappop(self._pending_extents)
             if at < 0:
@@ -185,13 +188,13 @@ class Qcow2Decoder:
                 self._write_spilled_extent(extent, window, pool)
                 continue
             claimed = extent.size
-            if extent.compressed:
+            if extent.encoding is not Encoding.STORED:
                 # Where it ends within its last sector is known only after inflation; another extent may begin there.
                 claimed = max(0, extent.size - _SECTOR)
                 doubtful.append((host + claimed, host + extent.size))
             known.append((host, host + claimed))
             batch.append((extent, window[at : at + extent.size]))
-        if self._expected:
+        if self._tables:
             self._spill_unclaimed(known, doubtful, window, base, end)
         return end - base, self._dispatch(batch, pool)
 
@@ -201,7 +204,7 @@ class Qcow2Decoder:
         known: list[tuple[int, int]] = []
         unfinished = []
         while self._tables and self._tables[0][0] < stop:
-            _, _, table = heapq.heappop(self._tables)
+            _, _, table = item = heapq.heappop(self._tables)
             have = table.offset + len(table.data)
             if have < base:
                 table.data += self._spill.read(have, min(base, table.stop) - have)
@@ -213,23 +216,23 @@ class Qcow2Decoder:
                 known.append((have, have + len(part)))
                 table.data += part
             if len(table.data) < table.size:
-                unfinished.append(table)
+                unfinished.append(item)
             else:
                 self._index_table(table)
-        for table in unfinished:
-            heapq.heappush(self._tables, (table.offset, table.index, table))
+        for item in unfinished:
+            heapq.heappush(self._tables, item)
         return known
 
     def _index_table(self, table: _Table) -> None:
-        self._expected -= 1
-        image = self._map
-        if table.index < 0:
-            for index, offset in image.tables(table.data):
-                heapq.heappush(self._tables, (offset, index, _Table(offset, image.cluster_size, index)))
-                self._expected += 1
-            return
-        for position in image.add_table(table.index, table.data):
-            heapq.heappush(self._pending_extents, image.hosts[position] << _POSITION_BITS | position)
+        more, extents = self._builder.feed(table.wanted, table.data)
+        self._expect(more)
+        for position in extents:
+            heapq.heappush(self._pending_extents, self._map.hosts[position] << _POSITION_BITS | position)
+
+    def _expect(self, tables: list[TableRange]) -> None:
+        for table in tables:
+            heapq.heappush(self._tables, (table.offset, self._requests, _Table(table)))
+            self._requests += 1
 
     def _spill_unclaimed(
         self, known: list[tuple[int, int]], doubtful: list[tuple[int, int]], window: memoryview, base: int, end: int
@@ -263,7 +266,7 @@ class Qcow2Decoder:
             data += window[at : at + extent.size - len(data)]
         # The last sector of a compressed extent may belong to its neighbour.
         missing = extent.size - len(data)
-        if not data or (missing and not (extent.compressed and missing < _SECTOR)):
+        if not data or (missing and not (extent.encoding is not Encoding.STORED and missing < _SECTOR)):
             raise ImageCorrupt(f"the data of disk offset {extent.guest:#x} at {extent.host:#x} overlaps other data")
         pool.submit(self._decode, [(extent, memoryview(data))]).result()
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 
 from cdi.api.errors import Interrupted
 from cdi.api.job import FileTargetSpec
-from cdi.image.qcow2_map import FileChunk
+from cdi.image.block_map import FileChunk
 from cdi.target.base import ALIGNMENT, Target
 from cdi.target.buffer import aligned_buffer
 from cdi.transfer.context import ImportContext

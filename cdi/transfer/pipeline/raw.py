@@ -10,8 +10,8 @@ from queue import SimpleQueue
 
 from cdi.api.errors import TargetTooSmall
 from cdi.codec.base import Buffer
+from cdi.image.block_map import FileChunk
 from cdi.image.formats.vpc import fixed_payload
-from cdi.image.qcow2_map import FileChunk
 from cdi.image.sizes import MAX_DISK, SECTOR
 from cdi.target.base import Target
 from cdi.target.buffer import aligned_buffer

@@ -7,7 +7,7 @@ import subprocess
 import pytest
 
 from cdi.image.formats.qcow2 import parse_header
-from cdi.image.qcow2_map import Qcow2Map
+from cdi.image.qcow2_map import Qcow2MapBuilder
 from tests.integration.transfer.worker_process import disk_job, kill_and_restart
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
@@ -37,12 +37,13 @@ def images(disk, nginx, tmp_path_factory):
         convert = ["qemu-img", "convert", "-f", "raw", "-O", "qcow2", *options, base / "disk.raw", nginx.root / name]
         subprocess.run(convert, check=True)
         data = (nginx.root / name).read_bytes()
-        image = Qcow2Map(parse_header(data[: 64 << 10], len(data)), len(data))
-        offset, size = image.l1_range
-        for index, table in image.tables(data[offset : offset + size]):
-            image.add_table(index, data[table : table + image.cluster_size])
-        image.sort_by_host_offset()
-        found.append((name, data, image))
+        builder = Qcow2MapBuilder(parse_header(data[: 64 << 10], len(data)), len(data))
+        tables = builder.begin()
+        while tables:
+            table = tables.pop()
+            tables += builder.feed(table, data[table.offset : table.offset + table.size])[0]
+        builder.finish()
+        found.append((name, data, builder.map))
     (base / "disk.raw").unlink()
     return found
 

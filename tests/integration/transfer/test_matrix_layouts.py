@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from cdi.image import qcow2_map
 from cdi.image.formats.qcow2 import parse_header
+from cdi.image.qcow2_map import Qcow2MapBuilder
 from cdi.transfer.pipeline import qcow2_stream, spill
 from cdi.transfer.pipeline.qcow2_stream import Qcow2Decoder
 from tests.memory import MemoryTarget
@@ -64,7 +65,7 @@ def test_any_layout_and_any_window_gives_the_disk(small_windows, layout, clean, 
     data = write(layout)
     target = MemoryTarget(layout.virtual_size, reads_zero=clean)
     pieces = (memoryview(data)[at : at + size] for at in range(0, len(data), size))
-    Qcow2Decoder(parse_header(data, None), target, None).run(pieces)
+    Qcow2Decoder(Qcow2MapBuilder(parse_header(data, None), None), target, None).run(pieces)
     assert bytes(target.disk) == disk_of(layout)
 
 
@@ -77,7 +78,7 @@ def test_a_small_cluster_in_the_sector_of_its_neighbours_is_found_when_its_table
     )  # fmt: skip
     target = MemoryTarget(layout.virtual_size)
     image = write(layout)
-    Qcow2Decoder(parse_header(image, None), target, None).run(iter([image]))
+    Qcow2Decoder(Qcow2MapBuilder(parse_header(image, None), None), target, None).run(iter([image]))
     assert bytes(target.disk) == disk_of(layout)
 
 

@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cdi.api.errors import ImageCorrupt
+from cdi.api.errors import ContentTruncated, ImageCorrupt
+from cdi.image.block_map import RUN_LIMIT, TABLE_LIMIT, BlockMap, Encoding, MapTooLarge, TableRange, pieces
 from cdi.image.formats.qcow2 import parse_header
-from cdi.image.qcow2_map import RUN_LIMIT, TABLE_LIMIT, MapTooLarge, Qcow2Map, pieces
+from cdi.image.qcow2_map import Qcow2MapBuilder
 from tests.qcow2_writer import COMPRESSED, COPIED, Layout, write
 
 CLUSTER = 512
@@ -21,7 +22,7 @@ HOSTS = st.integers(0, LENGTH // CLUSTER - 1).map(lambda number: number * CLUSTE
 @st.composite
 def maps(draw):
     """Draw plain runs and compressed clusters at any place, overlapping as well."""
-    image = Qcow2Map(HEADER, LENGTH)
+    image = BlockMap("qcow2", HEADER.virtual_size, LENGTH, CLUSTER)
     guest = 0
     for compressed in draw(st.lists(st.booleans(), max_size=15)):
         if compressed:
@@ -30,10 +31,7 @@ def maps(draw):
         else:
             host, length = draw(HOSTS), CLUSTER * draw(st.integers(1, 8))
             size = length
-        image.hosts.append(host)
-        image.sizes.append(size)
-        image.guests.append(guest)
-        image.kinds.append(int(compressed))
+        image.append(host, size, guest, Encoding.DEFLATE if compressed else Encoding.STORED)
         guest += length
     image.sort_by_host_offset()
     return image
@@ -118,21 +116,23 @@ ENTRY = st.one_of(
 @given(st.lists(ENTRY, max_size=64), st.integers(0, 40), st.sampled_from([None, LENGTH, 512, LENGTH + 100]))
 def test_any_table_is_extents_within_the_disk_or_an_error(entries, index, length):
     header = replace(HEADER, virtual_size=(1 << 20) - 512 * 5 - 100)
-    image = Qcow2Map(header, length)
+    builder = Qcow2MapBuilder(header, length)
+    image = builder.map
     table = struct.pack(">64Q", *entries, *[0] * (64 - len(entries)))
     try:
-        found = image.add_table(index, table)
-    except ImageCorrupt:
+        more, found = builder.feed(TableRange(0, CLUSTER, index), table)
+    except (ContentTruncated, ImageCorrupt):
         return
-    image.sort_by_host_offset()
+    builder.finish()
+    assert more == []
     assert found == range(len(image))
     spans = sorted((extent.guest, extent.guest + extent.length) for extent in map(image.extent, found))
-    base = index * image.l2_coverage
+    base = index * builder.l2_coverage
     for (start, stop), after in zip(spans, [*spans, None][1:], strict=True):
-        assert base <= start < stop <= min(base + image.l2_coverage, header.virtual_size)
+        assert base <= start < stop <= min(base + builder.l2_coverage, header.virtual_size)
         assert after is None or stop <= after[0]
     for extent in map(image.extent, found):
-        assert extent.size <= (2 * CLUSTER if extent.compressed else RUN_LIMIT)
+        assert extent.size <= (2 * CLUSTER if extent.encoding is Encoding.DEFLATE else RUN_LIMIT)
         if length is not None:
             assert extent.host < length
     # Data and holes cover the whole disk.
@@ -144,28 +144,30 @@ def test_any_table_is_extents_within_the_disk_or_an_error(entries, index, length
 
 def test_neighbours_on_both_sides_are_one_extent_up_to_a_limit():
     header = replace(HEADER, virtual_size=1 << 30, cluster_bits=16)
-    image = Qcow2Map(header, None)
+    builder = Qcow2MapBuilder(header, None)
+    image = builder.map
     entries = [COPIED | (1 << 16) * (number + 5) for number in range(100)]
-    image.add_table(0, struct.pack(">8192Q", *entries, *[0] * 8092))
+    builder.feed(TableRange(0, 1 << 16, 0), struct.pack(">8192Q", *entries, *[0] * 8092))
     assert [extent.length for extent in map(image.extent, range(len(image)))] == [1 << 20] * 6 + [1 << 18]
 
 
 def test_too_many_tables_are_told():
-    image = Qcow2Map(replace(HEADER, virtual_size=1 << 50), None)
+    builder = Qcow2MapBuilder(replace(HEADER, virtual_size=1 << 50), None)
+    table = TableRange(0, 8 * TABLE_LIMIT, -1)
     l1 = struct.pack(f">{TABLE_LIMIT + 1}Q", *range(512, 512 * (TABLE_LIMIT + 2), 512))
-    assert len(image.tables(l1[:-8])) == TABLE_LIMIT
+    assert len(builder.feed(table, l1[:-8])[0]) == TABLE_LIMIT
     with pytest.raises(MapTooLarge):
-        image.tables(l1)
+        builder.feed(table, l1)
 
 
 def test_a_disk_that_its_l1_does_not_reach_is_corrupt():
-    image = Qcow2Map(replace(HEADER, virtual_size=1 << 30, l1_entries=3), None)
+    builder = Qcow2MapBuilder(replace(HEADER, virtual_size=1 << 30, l1_entries=3), None)
     with pytest.raises(ImageCorrupt):
-        _ = image.l1_range
+        builder.begin()
 
 
 def test_version_2_knows_no_zero_flag():
     table = struct.pack(">64Q", COPIED | 0x400 | 1, *[0] * 63)
     for version, count in ((2, 1), (3, 0)):
-        image = Qcow2Map(replace(HEADER, version=version), LENGTH)
-        assert len(image.add_table(0, table)) == count
+        builder = Qcow2MapBuilder(replace(HEADER, version=version), LENGTH)
+        assert len(builder.feed(TableRange(0, CLUSTER, 0), table)[1]) == count

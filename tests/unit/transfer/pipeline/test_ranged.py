@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from cdi.api.errors import SourceNotFound
 from cdi.api.job import Limits
-from cdi.image.qcow2_map import FileChunk
+from cdi.image.block_map import FileChunk
 from cdi.transfer.pipeline import ranged
 from cdi.transfer.pipeline.ranged import CHUNK_SIZE, MEMORY, MIN_CHUNK, fit_connections
 from cdi.transfer.reader import ResumingReader
