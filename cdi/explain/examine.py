@@ -21,13 +21,11 @@ from cdi.api.errors import (
 from cdi.api.job import Job, RegistrySourceSpec
 from cdi.client.with_progress import OnProgress, run_with_progress
 from cdi.explain.findings import Ask, ContainerFacts, Findings
-from cdi.image.block_map import MapTooLarge
-from cdi.image.bounds_check import within
+from cdi.image.block_map import MapTooLarge, within
 from cdi.image.checks import Check
-from cdi.image.formats.qcow2 import parse_header
 from cdi.image.formats.vpc import fixed_payload
-from cdi.image.plan import end_mark, length_unknown
-from cdi.image.qcow2_map import Qcow2MapBuilder
+from cdi.image.inspect import map_builder
+from cdi.image.plan import end_mark, is_mapped, length_unknown
 from cdi.image.sizes import MAX_DISK, format_size
 from cdi.source.base import Source, SourceFacts
 from cdi.source.http import HttpSource
@@ -36,7 +34,7 @@ from cdi.transfer.bounds_check import check_source_bounds
 from cdi.transfer.control import TransferControl
 from cdi.transfer.expected_digest import expectation
 from cdi.transfer.hashed_stream import HashedStream
-from cdi.transfer.pipeline.qcow2_ranged import load_map
+from cdi.transfer.pipeline.mapped_ranged import load_map
 from cdi.transfer.reader import ResumingReader
 from cdi.transfer.result import OutcomeBuilder
 from cdi.transfer.retry import RestartRequired
@@ -341,12 +339,11 @@ def _measure(fetcher: ResumingReader, peeled: UnwrappedImage, found: Findings) -
 
 
 def _measured(fetcher: ResumingReader, peeled: UnwrappedImage, length: int, found: Findings) -> Check | None:
-    """Measure a qcow2 image that is read without QEMU; no map is built of what is past the file's end."""
-    if peeled.image is None or peeled.image.format != "qcow2" or peeled.image.needs_qemu:
+    """Measure an image that is read without QEMU; no map is built of what is past the file's end."""
+    if peeled.image is None or not is_mapped(peeled.image):
         return None
     try:
-        builder = Qcow2MapBuilder(parse_header(peeled.head, length), length)
-        table = load_map(fetcher, builder, _CONNECTIONS, peeled.head)
+        table = load_map(fetcher, map_builder(peeled.image, peeled.head, length), _CONNECTIONS, peeled.head)
     except MapTooLarge:
         found.many_extents = True
         return None

@@ -24,7 +24,11 @@ from itertools import pairwise
 from typing import Final, NamedTuple, NoReturn
 
 from cdi.api.errors import ContentTruncated, ImageCorrupt, ImageError
+from cdi.image.checks import Check
 from cdi.image.sizes import SECTOR
+
+NAME: Final = "data within the file"
+"""Name of the check that every map makes."""
 
 RUN_LIMIT: Final = 1 << 20
 """Stored runs are merged up to this many bytes and cut if they are longer, so that an extent fits into one buffer."""
@@ -107,7 +111,9 @@ class BlockMap:
         self.sizes = array("Q")
         self.guests = array("Q")
         self.encodings = bytearray()
-        self._short_end = short_end
+        self.short_end = short_end
+        self.keep_extents = True
+        """Whether extents are kept; without, a builder only checks the tables, and their number is not limited."""
         self._table_start = 0
         """Position of the first extent of the current table; runs of different tables are not merged."""
 
@@ -130,6 +136,8 @@ class BlockMap:
         """
         size = min(size, self.disk_size - guest)
         self.require_within(host, size, guest)
+        if not self.keep_extents:
+            return
         hosts, sizes = self.hosts, self.sizes
         if len(hosts) > self._table_start:
             run = sizes[-1]
@@ -148,6 +156,8 @@ class BlockMap:
 
     def append(self, host: int, size: int, guest: int, encoding: Encoding) -> None:
         """Add an extent that the caller has checked; an encoded one is one block of the disk."""
+        if not self.keep_extents:
+            return
         self.hosts.append(host)
         self.sizes.append(size)
         self.guests.append(guest)
@@ -161,7 +171,7 @@ class BlockMap:
         length = self.length
         if length is None or host + needed <= length:
             return
-        if self._short_end and host < length and length % SECTOR == 0:
+        if self.short_end and host < length and length % SECTOR == 0:
             return
         self.refuse(f"disk offset {guest:#x}", host, host + needed)
 
@@ -174,8 +184,16 @@ class BlockMap:
         raise self.error(f"{said}: the file is truncated", ContentTruncated)
 
     def error(self, what: str, kind: type[ImageError] = ImageCorrupt) -> ImageError:
-        """Return an error that names the format."""
-        return kind(what, where=self.format)
+        """Return an error that names the format, with the failed check."""
+        error = kind(what, where=self.format)
+        error.checks = (Check(name=NAME, passed=False, detail=what),)
+        return error
+
+    def request_table(self, what: str, offset: int, size: int) -> list[TableRange]:
+        """Return the chunks of a contiguous table, with their offset in it as key; raise if the file lacks it."""
+        if self.length is not None and offset + size > self.length:
+            self.refuse(what, offset, offset + size)
+        return [TableRange(offset + at, min(TABLE_CHUNK, size - at), at) for at in range(0, size, TABLE_CHUNK)]
 
     def check_tables(self, what: str, tables: list[TableRange]) -> None:
         """Check the tables that another table refers to; they are sorted by offset.
@@ -210,8 +228,10 @@ class BlockMap:
         self.guests = array("Q", map(self.guests.__getitem__, order))
         self.encodings = bytearray(map(self.encodings.__getitem__, order))
 
-    def require_disjoint(self) -> None:
-        """Raise `ImageCorrupt` if two extents of the sorted map share bytes of the file."""
+    def require_disjoint(self, start: int = 0) -> None:
+        """Raise `ImageCorrupt` if extents of the sorted map share bytes of the file, or begin before `start`."""
+        if self.hosts and self.hosts[0] < start:
+            raise self.error(f"disk offset {self.guests[0]:#x} is stored at {self.hosts[0]:#x}, within the headers")
         end = 0
         for position, (host, size) in enumerate(zip(self.hosts, self.sizes, strict=True)):
             if host < end:
@@ -327,3 +347,10 @@ def pieces(
         stop = min(stop, length)
         yield FileChunk(start, stop, min(length, max(needed, stop)), position, last)
         position, start = last, stop
+
+
+def within(length: int) -> Check:
+    """Return the passed check for a file of `length` bytes."""
+    return Check(
+        name=NAME, passed=True, detail=f"all data that the tables refer to is within the file's {length} bytes"
+    )

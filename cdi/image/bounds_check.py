@@ -10,22 +10,22 @@ the file is read, so the work is bounded by the file's length and not by the hea
 
 from __future__ import annotations
 
-import struct
 import sys
 import zlib
 from array import array
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, NoReturn
 
 from cdi.api.errors import ContentTruncated, ImageCorrupt, ImageError
+from cdi.image.bat_map import bat_map_builder
+from cdi.image.block_map import NAME, TABLE_CHUNK, MapBuilder, within
 from cdi.image.checks import Check
-from cdi.image.formats import vhdx, vmdk, vpc
+from cdi.image.formats import vmdk
 from cdi.image.formats.qcow2 import Qcow2Header, parse_header
 from cdi.image.info import ImageInfo
-from cdi.image.sizes import MEBI, SECTOR, round_up
-
-NAME: Final = "data within the file"
+from cdi.image.sizes import SECTOR, round_up
 
 Read = Callable[[Sequence[tuple[int, int]]], Iterable[bytes]]
 """Function that returns the bytes of ranges, (offset, length) in bytes, in their order.
@@ -47,13 +47,6 @@ _QCOW2_COMPRESSED: Final = 1 << 62
 _QCOW2_ZERO: Final = 1
 _VMDK_MARKED: Final = 1 << 17
 _VMDK_ZERO_GRAIN: Final = 1 << 2
-_VHD_UNUSED: Final = 0xFFFF_FFFF
-_VDI_DISCARDED: Final = 0xFFFF_FFFE
-_VHDX_PRESENT: Final = 6
-"""State of a payload block: 6 is fully and 7 partially present; any other reads as zeros."""
-_VHDX_OFFSET: Final = 0xFFFF_FFFF_FFF0_0000
-_VHDX_SECTORS: Final = 1 << 23
-"""Sectors of the disk per sector bitmap, whose entry is interleaved with those of the blocks."""
 
 
 def check_data_within_file(image: ImageInfo, length: int, read: Read) -> Check | None:
@@ -67,26 +60,29 @@ def check_data_within_file(image: ImageInfo, length: int, read: Read) -> Check |
     """
     if image.raw_extent is not None or image.format == "raw" or image.virtual_size is None:
         return None
+    builder = bat_map_builder(image, length)
+    if builder is not None:
+        _feed_tables(builder, read)
+        return within(length)
     walk = _TableWalker(image=image, size=image.virtual_size, length=length, read=read)
     match image.format:
         case "vmdk":
             _vmdk(walk)
-        case "vpc":
-            _vhd(walk)
-        case "vdi":
-            _vdi(walk)
-        case "vhdx":
-            _vhdx(walk)
         case "qcow2":
             _qcow2(walk)
     return within(length)
 
 
-def within(length: int) -> Check:
-    """Return the passed check for a file of `length` bytes."""
-    return Check(
-        name=NAME, passed=True, detail=f"all data that the tables refer to is within the file's {length} bytes"
-    )
+def _feed_tables(builder: MapBuilder, read: Read) -> None:
+    """Feed a builder with all tables without keeping the extents, of which QEMU reads any number."""
+    builder.map.keep_extents = False
+    pending = deque(builder.begin())
+    while pending:
+        batch = [pending.popleft() for _ in range(min(len(pending), _BATCH_BYTES // TABLE_CHUNK))]
+        for table, data in zip(batch, read([(offset, size) for offset, size, _ in batch]), strict=True):
+            if len(data) != table.size:
+                builder.map.refuse("a table", table.offset, table.offset + table.size)
+            pending += builder.feed(table, data)[0]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -132,14 +128,8 @@ class _TableWalker:
         """Reject a file whose headers no longer match the inspection."""
         self.corrupt("the headers changed since the inspection")
 
-    def block(self) -> int:
-        """Return the unit of allocation in bytes."""
-        if not self.image.cluster_size:
-            self.changed()
-        return self.image.cluster_size
-
     def _error(self, kind: type[ImageError], what: str) -> ImageError:
-        error = kind(what, where="vhd" if self.image.format == "vpc" else self.image.format)
+        error = kind(what, where=self.image.format)
         error.checks = (Check(name=NAME, passed=False, detail=what),)
         return error
 
@@ -211,56 +201,6 @@ class _TableWalker:
                 self.refuse("a table", offset, offset + size)
             self.bytes_read += size
             yield data
-
-
-# --- one table --------------------------------------------------------------------------------------------------
-
-
-def _vhd(walk: _TableWalker) -> None:
-    """Check a VHD 1.0, "Block Allocation Table and Data Blocks": sector numbers of a bitmap followed by its block."""
-    footer = vpc.parse_footer(walk.one(0, vpc.FOOTER))
-    block = walk.block()
-    if footer is None:
-        walk.changed()
-    table = int.from_bytes(walk.one(footer.data_offset + 16, 8), "big")
-    blocks = -(-walk.size // block)
-    bitmap = round_up(-(-block // (SECTOR * 8)), SECTOR)
-    safe = (walk.length - bitmap - block) // SECTOR
-    for before, data in walk.run("the block map", table, 4 * blocks):
-        for index, entry in enumerate(_big("I", data), before // 4):
-            if entry > safe and entry != _VHD_UNUSED:
-                # The last block is complete too, followed by a footer; QEMU rejects anything else.
-                walk.require_within(_at(index * block), entry * SECTOR, entry * SECTOR + bitmap + block)
-
-
-def _vdi(walk: _TableWalker) -> None:
-    """Check a VDI (VirtualBox' VDICore.h): block numbers, relative to the beginning of the data."""
-    table, origin = struct.unpack("<II", walk.one(340, 8))
-    blocks = -(-walk.size // MEBI)
-    safe = (walk.length - origin) // MEBI - 1
-    for before, data in walk.run("the block map", table, 4 * blocks):
-        for index, entry in enumerate(_little("I", data), before // 4):
-            if entry > safe and entry < _VDI_DISCARDED:
-                walk.need_data(index * MEBI, origin + entry * MEBI, MEBI)
-
-
-def _vhdx(walk: _TableWalker) -> None:
-    """Check a VHDX ([MS-VHDX] 2.5, "Block Allocation Table"); without a parent, sector bitmaps are unused."""
-    block = walk.block()
-    place = vhdx.block_table(walk.one(vhdx.REGION_TABLE, _HEAD))
-    if place is None:
-        walk.changed()
-    ratio = _VHDX_SECTORS * SECTOR // block
-    blocks = -(-walk.size // block)
-    entries = blocks + max(blocks - 1, 0) // ratio
-    safe = walk.length - block
-    for before, data in walk.run("the block table", place, 8 * entries):
-        for index, entry in enumerate(_little("Q", data), before // 8):
-            if entry & 7 < _VHDX_PRESENT or entry & _VHDX_OFFSET <= safe:
-                continue
-            chunk, number = divmod(index, ratio + 1)
-            if number < ratio:
-                walk.need_data((chunk * ratio + number) * block, entry & _VHDX_OFFSET, block)
 
 
 # --- tables of tables -------------------------------------------------------------------------------------------

@@ -19,9 +19,12 @@ from dataclasses import dataclass
 from typing import Final
 
 from cdi.api.errors import CdiError, FormatUnrecognised, FormatUnsupported
+from cdi.image.bat_map import bat_map_builder
+from cdi.image.block_map import MapBuilder
 from cdi.image.formats import qcow2, raw, vdi, vhdx, vmdk, vmdk_descriptor, vpc
 from cdi.image.formats.content import HEAD, Inspection, RandomAccessContent, Want
 from cdi.image.info import ImageInfo
+from cdi.image.qcow2_map import Qcow2MapBuilder
 from cdi.image.sizes import SECTOR, require_size
 from cdi.image.wrapper import identify_unsupported
 
@@ -103,6 +106,19 @@ class Inspector:
             if self._where is not None:
                 error.where = self._where if error.where is None else f"{self._where}, {error.where}"
             self._error = error
+
+
+def map_builder(image: ImageInfo, head: bytes, length: int | None) -> MapBuilder:
+    """Return the builder of the map of an inspected image; `head` are at least the first 64 KiB of its file.
+
+    `length` is the file's size in bytes, if known. The image is one of those that `cdi.image.plan.is_mapped` names.
+    """
+    if image.format == "qcow2":
+        return Qcow2MapBuilder(qcow2.parse_header(head, length), length)
+    builder = bat_map_builder(image, length)
+    if builder is None:
+        raise ValueError(f"there is no map of {image.format}")
+    return builder
 
 
 def name_format(head: bytes) -> str | None:

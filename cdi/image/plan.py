@@ -20,7 +20,16 @@ from cdi.image.info import ImageInfo
 from cdi.image.sizes import MAX_OFFSET, MEBI, SECTOR, format_size, kubernetes_quantity, round_up
 
 Path = Literal[
-    "raw-ranged", "raw-stream", "qcow2-ranged", "qcow2-stream", "qemu-bridge", "qemu-spool", "archive", "blank"
+    "raw-ranged",
+    "raw-stream",
+    "qcow2-ranged",
+    "qcow2-stream",
+    "mapped-ranged",
+    "mapped-stream",
+    "qemu-bridge",
+    "qemu-spool",
+    "archive",
+    "blank",
 ]
 
 FEW_CONNECTIONS: Final = 4
@@ -100,6 +109,9 @@ class Plan:
 
 WATERMARK: Final = "from the watermark"
 
+_MAPPED: Final = {"qcow2", "vdi", "vpc", "vhdx"}
+"""Formats with a builder of their map (`cdi.image.inspect.map_builder`)."""
+
 
 def plan(facts: PlanInput) -> Plan:
     """Choose the pipeline.
@@ -124,7 +136,7 @@ def plan(facts: PlanInput) -> Plan:
     _require_provable_end(facts, image)
     disk_size = _disk_size(facts, image.virtual_size)
     path, why = _choose(facts, image)
-    ranged = path in ("raw-ranged", "qcow2-ranged", "qemu-bridge")
+    ranged = path in ("raw-ranged", "qcow2-ranged", "mapped-ranged", "qemu-bridge")
     connections, told = _connections(facts, ranged=ranged)
     if path == "qemu-bridge" and facts.digest_wanted:
         why += "; its digest is taken in order from what QEMU reads, and from the rest after that"
@@ -189,8 +201,11 @@ def _choose(facts: PlanInput, image: ImageInfo) -> tuple[Path, str]:
         if direct:
             return "raw-ranged", f"{name} needs no decoding and {access}"
         return "raw-stream", f"{name} needs no decoding and {access}"
-    if image.format == "qcow2" and not image.needs_qemu and not by_policy:
-        return ("qcow2-ranged" if direct else "qcow2-stream"), f"{name} is decoded on the way and {access}"
+    if is_mapped(image) and not by_policy:
+        why = f"{name} is decoded on the way and {access}"
+        if image.format == "qcow2":
+            return ("qcow2-ranged" if direct else "qcow2-stream"), why
+        return ("mapped-ranged" if direct else "mapped-stream"), why
     reason = (
         f"policy assigns {name} to QEMU"
         if by_policy
@@ -204,12 +219,19 @@ def _choose(facts: PlanInput, image: ImageInfo) -> tuple[Path, str]:
     return "qemu-spool", f"{reason} and {access}, so it goes through scratch space"
 
 
-def needs_scratch(image_format: str) -> bool:
-    """Return whether an image of this format that comes but once goes through scratch space, whatever is in it.
+def is_mapped(image: ImageInfo) -> bool:
+    """Return whether the image is read without QEMU, by a map of its tables.
 
-    Of a VHD that shows only further in, as it may be fixed, and of qcow2 as well, which QEMU has to read now and then.
+    In a stream, the size of a VHDX may be unknown when the pipeline is chosen.
     """
-    return image_format in {"vmdk", "vdi", "vhdx"}
+    if image.virtual_size is None or image.raw_extent is not None:
+        return False
+    return image.format in _MAPPED and not image.needs_qemu
+
+
+def needs_scratch(image_format: str) -> bool:
+    """Return whether every image of this format goes through scratch space if it can be read only once."""
+    return image_format == "vmdk"
 
 
 def _no_ranges(facts: PlanInput) -> str:
@@ -227,9 +249,9 @@ def _need_scratch(facts: PlanInput, why: str) -> None:
 
 def _scratch(facts: PlanInput, path: Path) -> int | None:
     match path:
-        case "raw-ranged" | "raw-stream" | "qcow2-ranged" | "qemu-bridge" | "archive" | "blank":
+        case "raw-ranged" | "raw-stream" | "qcow2-ranged" | "mapped-ranged" | "qemu-bridge" | "archive" | "blank":
             return 0
-        case "qcow2-stream":
+        case "qcow2-stream" | "mapped-stream":
             # Data before its map is spilled, to memory first; usual writers put the map in front.
             return None if facts.scratch else 0
         case "qemu-spool":
@@ -239,9 +261,9 @@ def _scratch(facts: PlanInput, path: Path) -> int | None:
 
 def _resumable(facts: PlanInput, path: Path) -> str:
     match path:
-        case "raw-ranged" | "qcow2-ranged":
+        case "raw-ranged" | "qcow2-ranged" | "mapped-ranged":
             return WATERMARK
-        case "raw-stream" | "qcow2-stream" | "archive" | "qemu-spool":
+        case "raw-stream" | "qcow2-stream" | "mapped-stream" | "archive" | "qemu-spool":
             if facts.wrappers:
                 return f"from the start: {facts.wrappers[0]} cannot be decompressed from the middle"
             if facts.unversioned:

@@ -10,19 +10,18 @@ from cdi.api.errors import CdiError, Retry, ScratchNeeded
 from cdi.api.importer_messages import unexpected_content_type
 from cdi.api.job import FileTargetSpec, HttpSourceSpec, Job
 from cdi.image.block_map import MapTooLarge
-from cdi.image.formats.qcow2 import parse_header
 from cdi.image.info import ImageInfo
+from cdi.image.inspect import map_builder
 from cdi.image.plan import end_mark, needs_scratch
 from cdi.source.base import SourceFacts
-from cdi.image.qcow2_map import Qcow2MapBuilder
 from cdi.target.base import Target
 from cdi.target.open import open_target
 from cdi.transfer.context import ImportContext, Pipeline
 from cdi.transfer.control import TransferControl
 from cdi.transfer.hashed_stream import HashedStream
 from cdi.transfer.journal import is_dirty, remove
-from cdi.transfer.pipeline.qcow2_ranged import Qcow2Ranged, load_map
-from cdi.transfer.pipeline.qcow2_stream import Qcow2Stream
+from cdi.transfer.pipeline.mapped_ranged import MappedRanged, load_map
+from cdi.transfer.pipeline.mapped_stream import MappedStream
 from cdi.transfer.pipeline.raw import RawRanged, RawStream
 from cdi.transfer.reader import ResumingReader
 from cdi.transfer.result import OutcomeBuilder
@@ -136,15 +135,15 @@ class DiskTransfer:
         assert length is not None
         if plan.path == "raw-ranged":
             return RawRanged(length, length if image.raw_extent is None else image.raw_extent[1])
-        if plan.path == "qcow2-ranged":
-            builder = Qcow2MapBuilder(parse_header(unwrapped.head, length), length)
+        if plan.path in ("qcow2-ranged", "mapped-ranged"):
+            builder = map_builder(image, unwrapped.head, length)
             try:
                 table = load_map(context.reader, builder, plan.connections, unwrapped.head)
             except MapTooLarge:
                 self.result.warn("the image has more extents than can be kept in memory: QEMU reads it")
                 context.choose_plan(unwrapped, "qemu")
             else:
-                return Qcow2Ranged(table, length, whole=context.digest is not None)
+                return MappedRanged(table, length, whole=context.digest is not None)
         from cdi.transfer.pipeline.qemu import QemuBridge
 
         return QemuBridge()
@@ -172,8 +171,8 @@ class DiskTransfer:
             from cdi.transfer.pipeline.qemu import QemuSpool
 
             return QemuSpool(stream)
-        if plan.path == "qcow2-stream":
-            return Qcow2Stream(stream)
+        if plan.path in ("qcow2-stream", "mapped-stream"):
+            return MappedStream(stream)
         return RawStream(stream, None if unwrapped.wrappers else content)
 
     def _require_scratch(self, image_format: str) -> None:

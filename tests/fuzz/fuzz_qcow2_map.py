@@ -20,9 +20,9 @@ with atheris.instrument_imports(include=["cdi.image", "cdi.transfer"]):
     from cdi.image.block_map import MapTooLarge, pieces
     from cdi.image.formats.qcow2 import Qcow2Header, parse_header
     from cdi.image.qcow2_map import Qcow2MapBuilder
-    from cdi.transfer.pipeline import qcow2_stream
+    from cdi.transfer.pipeline import mapped_stream
     from cdi.transfer.pipeline.cluster_writer import ClusterWriter
-    from cdi.transfer.pipeline.qcow2_stream import Qcow2Decoder
+    from cdi.transfer.pipeline.mapped_stream import MappedDecoder
 
 from tests.fuzz.seeds import run
 from tests.memory import MemoryTarget
@@ -88,7 +88,7 @@ def ranged(file: bytes, header: Qcow2Header, target: MemoryTarget, size: int) ->
 
 
 def streamed(file: bytes, header: Qcow2Header, target: MemoryTarget, step: int) -> None:
-    reader = Qcow2Decoder(Qcow2MapBuilder(header, None), target, None)
+    reader = MappedDecoder(Qcow2MapBuilder(header, None), target, None)
     reader.run(memoryview(file)[at : at + step] for at in range(0, len(file), step))
 
 
@@ -100,7 +100,7 @@ def target(data: bytes) -> None:
         return
     file, header = made
     clean = bool(data[0] & 16)
-    qcow2_stream._WINDOW = 4096 if data[0] & 32 else 65536  # noqa: SLF001
+    mapped_stream._WINDOW = 4096 if data[0] & 32 else 65536  # noqa: SLF001
     disks = []
     for read in (ranged, streamed):
         disk = MemoryTarget(header.virtual_size, reads_zero=clean)

@@ -104,9 +104,9 @@ KINDS: dict[str, Kind] = {
     "qcow2-subclusters": Kind(format="qcow2", options=("extended_l2=on", "cluster_size=128k")),
     "vmdk-sparse": Kind(format="vmdk", options=("subformat=monolithicSparse",)),
     "vmdk-stream": Kind(format="vmdk", options=("subformat=streamOptimized",)),
-    "vdi": Kind(format="vdi"),
-    "vdi-static": Kind(format="vdi", options=("static=on",)),
-    "vhd-dynamic": Kind(format="vpc", options=("subformat=dynamic", "force_size=on")),
+    "vdi": Kind(format="vdi", engine="mapped"),
+    "vdi-static": Kind(format="vdi", options=("static=on",), engine="mapped"),
+    "vhd-dynamic": Kind(format="vpc", options=("subformat=dynamic", "force_size=on"), engine="mapped"),
     "vhd-fixed": Kind(format="vpc", options=("subformat=fixed", "force_size=on"), engine="raw"),
     # Virtual PC 2004 wrote a footer of 511 bytes.
     "vhd-fixed-511": Kind(
@@ -115,8 +115,8 @@ KINDS: dict[str, Kind] = {
         after=(("truncate", "--size=-1", "{}"),),
         engine="raw",
     ),
-    "vhdx": Kind(format="vhdx", options=("block_size=1M",)),
-    "vhdx-fixed": Kind(format="vhdx", options=("subformat=fixed", "block_size=1M")),
+    "vhdx": Kind(format="vhdx", options=("block_size=1M",), engine="mapped"),
+    "vhdx-fixed": Kind(format="vhdx", options=("subformat=fixed", "block_size=1M"), engine="mapped"),
 }
 
 REPRESENTATIVE = (

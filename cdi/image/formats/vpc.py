@@ -22,6 +22,12 @@ _DYNAMIC_HEADER: Final = 1024
 MAX_TABLE: Final = 64 << 20
 """Bytes of a block map; one of 2 TiB in the usual blocks of 2 MiB has 4 MiB."""
 
+_MAPPED_BLOCKS: Final = range(4096, (4 << 20) + 1)
+"""Sizes of blocks that the project's own reader reads; usual are 512 KiB and 2 MiB.
+
+A block is read with its sector bitmap as one unit, in memory. QEMU takes smaller blocks to have no bitmap.
+"""
+
 _FIXED, _DYNAMIC, _DIFFERENCING = 2, 3, 4
 _TYPES: Final = {_FIXED: "fixed", _DYNAMIC: "dynamic", _DIFFERENCING: "differencing"}
 
@@ -149,6 +155,7 @@ def inspect(content: RandomAccessContent) -> Inspection:
         virtual_size=size,
         cluster_size=block_size,
         version=1,
+        needs_qemu=() if block_size in _MAPPED_BLOCKS else (f"its blocks have {block_size} bytes",),
         details=(("made by", quoted(footer.creator)),),
         checks=passed,
     )

@@ -10,6 +10,7 @@ from isal import isal_zlib
 
 from cdi.api.errors import DecoderFailed, ImageCorrupt
 from cdi.image.block_map import Encoding, Extent
+from cdi.image.sizes import SECTOR
 from cdi.target.base import Target
 from cdi.target.buffer import aligned_buffer, data_runs
 
@@ -63,6 +64,10 @@ class ClusterWriter:
             self.flush()
             self._plain(extent, data)
             return
+        if extent.encoding is Encoding.SECTOR_BITMAP:
+            self.flush()
+            self._sectors(extent, data)
+            return
         if self._filled and (
             extent.guest != self._guest + self._filled or self._filled + self._cluster > len(self._output)
         ):
@@ -99,6 +104,24 @@ class ClusterWriter:
                 self._target.zero(extent.guest + len(data), extent.length - len(data))
             return
         write_sparse(self._target, data[: extent.length], extent.guest)
+
+    def _sectors(self, extent: Extent, data: memoryview) -> None:
+        """Write the sectors that the bitmap before the block marks; a sector without data reads as zeros."""
+        start = extent.size - self._cluster
+        count = -(-extent.length // SECTOR)
+        content = data[start : start + extent.length]
+        bits = f"{int.from_bytes(data[:start], 'big'):0{8 * start}b}"[:count]
+        position = 0
+        while position < count:
+            bit = bits[position]
+            stop = bits.find("0" if bit == "1" else "1", position)
+            stop = count if stop < 0 else stop
+            first, last = position * SECTOR, min(stop * SECTOR, extent.length)
+            if bit == "1":
+                write_sparse(self._target, content[first:last], extent.guest + first)
+            elif not self._target.reads_zero:
+                self._target.zero(extent.guest + first, last - first)
+            position = stop
 
     def flush(self) -> None:
         """Write the combined clusters; call this after the last `write_extent` of a piece."""

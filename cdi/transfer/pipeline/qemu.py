@@ -109,7 +109,7 @@ class QemuSpool:
                 context.result.scratch += len(piece)
             image = _inspected(spool.fileno())
             check_file_bounds(spool.fileno(), image)
-            context.choose_plan(UnwrappedImage(context.unwrapped.wrappers, image))
+            context.choose_plan(UnwrappedImage(context.unwrapped.wrappers, image), "qemu")
             context.prepare_target()
             return _convert(context, spool.name)
 

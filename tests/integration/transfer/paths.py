@@ -22,7 +22,7 @@ def path_of(image: Image, *, ranges: bool) -> str:
     match image.kind.engine:
         case "raw":
             return "raw-ranged" if direct else "raw-stream"
-        case "qcow2":
-            return "qcow2-ranged" if direct else "qcow2-stream"
+        case "qcow2" | "mapped":
+            return f"{image.kind.engine}-ranged" if direct else f"{image.kind.engine}-stream"
         case _:
             return "qemu-bridge" if direct else "qemu-spool"

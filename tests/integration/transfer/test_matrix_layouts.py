@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from cdi.image import qcow2_map
 from cdi.image.formats.qcow2 import parse_header
 from cdi.image.qcow2_map import Qcow2MapBuilder
-from cdi.transfer.pipeline import qcow2_stream, spill
-from cdi.transfer.pipeline.qcow2_stream import Qcow2Decoder
+from cdi.transfer.pipeline import mapped_stream, spill
+from cdi.transfer.pipeline.mapped_stream import MappedDecoder
 from tests.memory import MemoryTarget
 from tests.qcow2_writer import Layout, disk_of, write
 
@@ -21,8 +21,8 @@ from tests.qcow2_writer import Layout, disk_of, write
 @pytest.fixture
 def small_windows(monkeypatch):
     monkeypatch.setattr(qcow2_map, "RUN_LIMIT", 2048)
-    monkeypatch.setattr(qcow2_stream, "_CARRY", 2048)
-    monkeypatch.setattr(qcow2_stream, "_WINDOW", 1024)
+    monkeypatch.setattr(mapped_stream, "_CARRY", 2048)
+    monkeypatch.setattr(mapped_stream, "_WINDOW", 1024)
 
 
 def cluster_of(seed, cluster, packed):
@@ -65,7 +65,7 @@ def test_any_layout_and_any_window_gives_the_disk(small_windows, layout, clean, 
     data = write(layout)
     target = MemoryTarget(layout.virtual_size, reads_zero=clean)
     pieces = (memoryview(data)[at : at + size] for at in range(0, len(data), size))
-    Qcow2Decoder(Qcow2MapBuilder(parse_header(data, None), None), target, None).run(pieces)
+    MappedDecoder(Qcow2MapBuilder(parse_header(data, None), None), target, None).run(pieces)
     assert bytes(target.disk) == disk_of(layout)
 
 
@@ -78,7 +78,7 @@ def test_a_small_cluster_in_the_sector_of_its_neighbours_is_found_when_its_table
     )  # fmt: skip
     target = MemoryTarget(layout.virtual_size)
     image = write(layout)
-    Qcow2Decoder(Qcow2MapBuilder(parse_header(image, None), None), target, None).run(iter([image]))
+    MappedDecoder(Qcow2MapBuilder(parse_header(image, None), None), target, None).run(iter([image]))
     assert bytes(target.disk) == disk_of(layout)
 
 

@@ -1,5 +1,6 @@
 """Choice of the pipeline, its reason and its cost."""
 
+from dataclasses import replace
 from fractions import Fraction
 
 import pytest
@@ -26,6 +27,9 @@ RAW = ImageInfo(format="raw", virtual_size=GIB, raw_extent=(0, GIB))
 QCOW2 = ImageInfo(format="qcow2", virtual_size=2 * GIB)
 SUBCLUSTERS = ImageInfo(format="qcow2", virtual_size=2 * GIB, needs_qemu=("it has extended L2 entries (subclusters)",))
 VMDK = ImageInfo(format="vmdk", variant="streamOptimized", virtual_size=2 * GIB)
+VDI = ImageInfo(format="vdi", variant="dynamic", virtual_size=2 * GIB, cluster_size=1 << 20)
+DYNAMIC_VHD = ImageInfo(format="vpc", variant="dynamic", virtual_size=2 * GIB, cluster_size=2 << 20)
+VHDX = ImageInfo(format="vhdx", variant="dynamic", virtual_size=2 * GIB, cluster_size=8 << 20)
 VHD = ImageInfo(format="vpc", variant="fixed", virtual_size=GIB, raw_extent=(0, GIB))
 
 
@@ -50,6 +54,16 @@ def facts(image: ImageInfo | None, **more) -> PlanInput:
         (QCOW2, {"wrappers": ("zst", "tar")}, "qcow2-stream"),
         (QCOW2, {"engine": "qemu"}, "qemu-bridge"),
         (QCOW2, {"engine": "qemu", "wrappers": ("gz",), "scratch": True}, "qemu-spool"),
+        (VDI, {}, "mapped-ranged"),
+        (VDI, {"ranges": False}, "mapped-stream"),
+        (VDI, {"wrappers": ("xz",)}, "mapped-stream"),
+        (VDI, {"engine": "qemu"}, "qemu-bridge"),
+        (DYNAMIC_VHD, {}, "mapped-ranged"),
+        (DYNAMIC_VHD, {"wrappers": ("gz", "tar")}, "mapped-stream"),
+        (replace(DYNAMIC_VHD, needs_qemu=("its blocks have 512 bytes",)), {}, "qemu-bridge"),
+        (VHDX, {}, "mapped-ranged"),
+        (VHDX, {"ranges": False}, "mapped-stream"),
+        (replace(VHDX, virtual_size=None), {"ranges": False, "scratch": True}, "qemu-spool"),
         (SUBCLUSTERS, {}, "qemu-bridge"),
         (SUBCLUSTERS, {"wrappers": ("gz",), "scratch": True}, "qemu-spool"),
         (VMDK, {}, "qemu-bridge"),
@@ -247,7 +261,7 @@ def test_every_input_has_a_plan_that_holds_or_a_refusal(given_facts: PlanInput) 
             assert chosen.disk_size >= given_facts.size
     if chosen.scratch_bytes != 0:
         assert given_facts.scratch
-    if chosen.path in {"raw-ranged", "qcow2-ranged", "qemu-bridge"}:
+    if chosen.path in {"raw-ranged", "qcow2-ranged", "mapped-ranged", "qemu-bridge"}:
         assert given_facts.ranges
         assert not given_facts.wrappers
     else:

@@ -8,10 +8,9 @@ import zlib
 import pytest
 
 from cdi.transfer.pipeline import cluster_writer
-from cdi.transfer.pipeline.cluster_writer import inflater
+from cdi.transfer.pipeline.cluster_writer import inflate_deflate as inflate
 
 SIZE = 65536
-inflate = inflater(0)
 
 
 def compressed(content, level=6, flush=zlib.Z_FINISH):

@@ -12,9 +12,9 @@ from cdi.api.errors import CdiError, ContentTruncated, ImageCorrupt, ScratchNeed
 from cdi.image.block_map import EXTENT_LIMIT, MapTooLarge, TableRange, pieces
 from cdi.image.formats.qcow2 import parse_header
 from cdi.image.qcow2_map import Qcow2MapBuilder
-from cdi.transfer.pipeline import qcow2_stream as streaming
-from cdi.transfer.pipeline.qcow2_ranged import Qcow2Ranged, load_map
-from cdi.transfer.pipeline.qcow2_stream import Qcow2Decoder
+from cdi.transfer.pipeline import mapped_stream as streaming
+from cdi.transfer.pipeline.mapped_ranged import MappedRanged, load_map
+from cdi.transfer.pipeline.mapped_stream import MappedDecoder
 from cdi.transfer.progress import ProgressMeter
 from cdi.transfer.reader import ResumingReader
 from cdi.transfer.watermark import Watermark
@@ -62,7 +62,7 @@ def import_ranged(data, target, *, whole, begin=0, connections=2):
     fetcher = fetcher_of(MemorySource(data))
     image = load_map(fetcher, Qcow2MapBuilder(parse_header(data[: 64 << 10], len(data)), len(data)), 2)
     watermark = Watermark(begin, None, ProgressMeter(), threading.Event(), None)
-    Qcow2Ranged(image, len(data), whole=whole).transfer(fetcher, target, watermark, connections)
+    MappedRanged(image, len(data), whole=whole).transfer(fetcher, target, watermark, connections)
     return fetcher.source
 
 
@@ -91,7 +91,7 @@ def test_any_chunking_and_layout_gives_the_disk(layout, sizes, clean, window):
     target = MemoryTarget(layout.virtual_size, reads_zero=clean)
     before, streaming._WINDOW = streaming._WINDOW, window
     try:
-        Qcow2Decoder(Qcow2MapBuilder(parse_header(data[: 64 << 10], None), None), target, None).run(
+        MappedDecoder(Qcow2MapBuilder(parse_header(data[: 64 << 10], None), None), target, None).run(
             chunked(data, sizes)
         )
     finally:
@@ -134,7 +134,7 @@ def test_a_cut_stream_is_told(layout, data):
     cut = data.draw(st.integers(112, len(raw) - 1))
     target = MemoryTarget(layout.virtual_size)
     try:
-        Qcow2Decoder(Qcow2MapBuilder(parse_header(raw[:112] + bytes(200), None), None), target, None).run(
+        MappedDecoder(Qcow2MapBuilder(parse_header(raw[:112] + bytes(200), None), None), target, None).run(
             chunked(raw[:cut], [])
         )
     except CdiError:
@@ -150,11 +150,11 @@ def test_data_before_its_tables_beyond_memory_needs_scratch(tmp_path, monkeypatc
     monkeypatch.setattr(streaming, "_WINDOW", 8192)
     monkeypatch.setattr("cdi.transfer.pipeline.spill.SpillBuffer.__init__.__defaults__", (64 << 10,))
     with pytest.raises(ScratchNeeded):
-        Qcow2Decoder(
+        MappedDecoder(
             Qcow2MapBuilder(parse_header(data[:4096], None), None), MemoryTarget(layout.virtual_size), None
         ).run(chunked(data, []))
     target = MemoryTarget(layout.virtual_size)
-    reader = Qcow2Decoder(Qcow2MapBuilder(parse_header(data[:4096], None), None), target, str(tmp_path))
+    reader = MappedDecoder(Qcow2MapBuilder(parse_header(data[:4096], None), None), target, str(tmp_path))
     reader.run(chunked(data, []))
     assert bytes(target.disk) == disk_of(layout)
     assert 0 < reader.scratch <= len(data)
@@ -165,7 +165,7 @@ def test_an_image_that_ends_before_its_table_is_truncated():
     layout = Layout(8 * 4096, 12, {0: (b"x" * 4096, False)}, set(), [("data", 0)])
     data = write(layout)
     with pytest.raises(ContentTruncated):
-        Qcow2Decoder(
+        MappedDecoder(
             Qcow2MapBuilder(parse_header(data[:4096], None), None), MemoryTarget(layout.virtual_size), None
         ).run(chunked(data[:-4096], []))
 

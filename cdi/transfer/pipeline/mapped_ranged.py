@@ -1,4 +1,4 @@
-"""qcow2 import with range requests: reads the tables, then the file in order, and writes each cluster directly."""
+"""Import of a mapped image with range requests: reads the tables, then the file in order, and writes each extent."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from cdi.transfer.reader import ResumingReader
 from cdi.transfer.watermark import Watermark
 
 _TABLE_BATCH = 1 << 20
-"""Maximum size in bytes of adjacent L2 tables that are read with one request."""
+"""Maximum size in bytes of adjacent tables that are read with one request."""
 _TABLES_GAP = 256 << 10
 """Maximum gap in bytes between two tables of one request; reading over it is cheaper than another request."""
 _TABLES_CONNECTIONS = 8
@@ -83,8 +83,8 @@ def _grouped(tables: list[TableRange]) -> Iterator[tuple[int, int, list[TableRan
         yield start, stop, group
 
 
-class Qcow2Ranged(RangedPipeline):
-    """Import of a qcow2 image with range requests."""
+class MappedRanged(RangedPipeline):
+    """Import of a mapped image with range requests."""
 
     def __init__(self, image: BlockMap, length: int, *, whole: bool) -> None:
         """Describe the import.

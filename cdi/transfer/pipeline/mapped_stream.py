@@ -1,4 +1,4 @@
-"""Streaming qcow2 decoder, for images that cannot be read with range requests.
+"""Import of a mapped image that cannot be read with range requests.
 
 Most programs write a table before the data that it maps, so most clusters can be written to the disk as they arrive.
 Data that precedes its table is stored (`cdi.transfer.pipeline.spill`) and read back once the table has arrived. The
@@ -15,8 +15,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from cdi.api.errors import ContentTruncated, FormatUnsupported, ImageCorrupt
 from cdi.codec.base import Buffer
 from cdi.image.block_map import RUN_LIMIT, Encoding, Extent, MapBuilder, MapTooLarge, TableRange
-from cdi.image.formats.qcow2 import parse_header
-from cdi.image.qcow2_map import Qcow2MapBuilder
+from cdi.image.inspect import map_builder
 from cdi.target.base import ALIGNMENT, Target
 from cdi.target.buffer import aligned_buffer
 from cdi.transfer.context import ImportContext
@@ -50,8 +49,8 @@ class _Table:
         return self.offset + self.size
 
 
-class Qcow2Stream:
-    """Import of a qcow2 image that is read once, in order."""
+class MappedStream:
+    """Import of a mapped image that is read once, in order."""
 
     def __init__(self, stream: Iterator[Buffer]) -> None:
         self._stream = stream
@@ -61,8 +60,11 @@ class Qcow2Stream:
         assert disk_size is not None
         context.prepare_target()
         context.control.meter.phase = "transferring"
+        image, wrappers = context.unwrapped.image, context.unwrapped.wrappers
+        assert image is not None
         head, stream = peek(self._stream, HEAD)
-        decoder = Qcow2Decoder(Qcow2MapBuilder(parse_header(head, None), None), context.target, context.job.scratch)
+        builder = map_builder(image, head, None if wrappers else context.reader.facts.length)
+        decoder = MappedDecoder(builder, context.target, context.job.scratch)
         try:
             decoder.run(stream)
         except MapTooLarge:
@@ -75,8 +77,8 @@ class Qcow2Stream:
         return disk_size
 
 
-class Qcow2Decoder:
-    """Decoder that consumes a qcow2 file in order and writes the disk.
+class MappedDecoder:
+    """Decoder that consumes a mapped image in order and writes the disk.
 
     Raises:
         ContentTruncated: The file ends early.
@@ -180,7 +182,7 @@ class Qcow2Decoder:
                 if not final:
                     end = host
                     break
-                if extent.encoding is Encoding.STORED and stop % _SECTOR:
+                if not self._map.short_end or (extent.encoding is Encoding.STORED and stop % _SECTOR):
                     raise ContentTruncated(f"the image ends at byte {stop}, within the data at {host:#x}")
             heapq.heappop(self._pending_extents)
             if at < 0:

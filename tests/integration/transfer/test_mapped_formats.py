@@ -1,0 +1,144 @@
+"""VDI, VHD and VHDX of any layout, read over ranges and as a stream, against ``qemu-img convert``."""
+
+import subprocess
+import threading
+from pathlib import Path
+
+import pytest
+
+from cdi.api.errors import CdiError
+from cdi.image.bat_map import bat_map_builder
+from cdi.image.info import ImageInfo
+from cdi.image.inspect import Inspector
+from cdi.transfer.pipeline.mapped_ranged import MappedRanged, load_map
+from cdi.transfer.pipeline.mapped_stream import MappedDecoder
+from cdi.transfer.progress import ProgressMeter
+from cdi.transfer.reader import ResumingReader
+from cdi.transfer.watermark import Watermark
+from tests.bat_writer import BatImage, damaged, random_image
+from tests.memory import MemorySource, MemoryTarget, control_of
+
+FORMATS = ("vdi", "vpc", "vhdx")
+IMAGES = 500
+
+
+def inspected(content: bytes) -> ImageInfo:
+    inspector = Inspector(len(content))
+    while (want := inspector.next_range()) is not None:
+        inspector.feed(want[0], content[want[0] : want[0] + want[1]])
+    return inspector.result()
+
+
+def ranged(content: bytes, image: ImageInfo, *, whole: bool, clean: bool) -> bytes:
+    assert image.virtual_size is not None
+    target = MemoryTarget(image.virtual_size, reads_zero=clean)
+    fetcher = ResumingReader(MemorySource(content), control_of(jitter=0))
+    builder = bat_map_builder(image, len(content))
+    assert builder is not None
+    table = load_map(fetcher, builder, 2, content[:4096])
+    watermark = Watermark(0, None, ProgressMeter(), threading.Event(), None)
+    MappedRanged(table, len(content), whole=whole).transfer(fetcher, target, watermark, 2)
+    return bytes(target.disk)
+
+
+def streamed(content: bytes, image: ImageInfo, *, step: int, clean: bool) -> bytes:
+    assert image.virtual_size is not None
+    target = MemoryTarget(image.virtual_size, reads_zero=clean)
+    builder = bat_map_builder(image, None)
+    assert builder is not None
+    pieces = (memoryview(content)[at : at + step] for at in range(0, len(content), step))
+    MappedDecoder(builder, target, None).run(pieces)
+    return bytes(target.disk)
+
+
+def by_qemu(path: Path, image: ImageInfo, content: bytes) -> bytes | None:
+    """Return QEMU's disk, or None if it refuses the image."""
+    path.write_bytes(content)
+    out = path.with_suffix(".raw")
+    done = subprocess.run(
+        ["qemu-img", "convert", "-f", image.format, "-O", "raw", path, out], capture_output=True, check=False
+    )
+    return out.read_bytes() if done.returncode == 0 else None
+
+
+def same(name: str, disk: bytes, expected: bytes) -> bool:
+    """Compare a disk to QEMU's, which ignores a VHD's sector bitmaps: damage may clear a bit of a sector with data."""
+    if name != "vpc" or disk == expected:
+        return disk == expected
+    sectors = range(0, len(expected), 512)
+    return len(disk) == len(expected) and all(
+        disk[at : at + 512] in (expected[at : at + 512], bytes(512)) for at in sectors
+    )
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_sound_images_are_read_as_qemu_reads_them(name: str, tmp_path: Path) -> None:
+    for seed in range(IMAGES // 2):
+        made = random_image(name, seed)
+        content, disk = made.content(), made.disk()
+        image = inspected(content)
+        assert image.virtual_size == len(disk), seed
+        clean = seed % 2 == 0
+        assert ranged(content, image, whole=seed % 3 == 0, clean=clean) == disk, seed
+        assert streamed(content, image, step=100_000 + 977 * seed, clean=clean) == disk, seed
+        # The writer's own disk is compared to QEMU's in some cases: starting QEMU takes most of the time.
+        if seed % 10 == 0:
+            assert by_qemu(tmp_path / "image", image, content) == disk, seed
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_damaged_images_are_refused_or_read_as_qemu_reads_them(name: str, tmp_path: Path) -> None:
+    refused = 0
+    for seed in range(IMAGES // 2):
+        content = damaged(random_image(name, 10_000 + seed), seed)
+        disks = []
+        try:
+            image = inspected(content)
+            if bat_map_builder(image, None) is None:
+                continue
+        except CdiError:
+            refused += 1
+            continue
+        for read in (
+            lambda: ranged(content, image, whole=False, clean=True),  # noqa: B023 - called at once
+            lambda: streamed(content, image, step=77_777, clean=False),  # noqa: B023 - called at once
+        ):
+            try:
+                disks.append(read())
+            except CdiError as error:
+                assert error.what, seed
+        refused += not disks
+        if disks:
+            assert len(disks) == 2, f"one reader refuses {seed}"
+            assert disks[0] == disks[1], seed
+            # Starting QEMU takes most of the time.
+            if seed % 3:
+                continue
+            expected = by_qemu(tmp_path / "image", image, content)
+            assert expected is None or same(name, disks[0], expected), seed
+    assert IMAGES // 40 < refused < IMAGES // 2, "both happens"
+
+
+def test_sectors_without_data_in_a_vhd_read_as_zeros() -> None:
+    """QEMU never writes such a block, and does not look at the bitmap when it reads."""
+    block = 16 << 10
+    bitmap = bytes([0b1010_0000, 0, 0, 1]).ljust(512, b"\xff")
+    made = BatImage("vpc", 20 << 10, block, {0: b"x" * block, 1: b"y" * block}, {0: 1, 1: 0}, {0: bitmap})
+    content, image = made.content(), inspected(made.content())
+    assert made.disk()[:2048] == b"x" * 512 + bytes(512) + b"x" * 512 + bytes(512)
+    for clean in (True, False):
+        assert ranged(content, image, whole=False, clean=clean) == made.disk()
+        assert streamed(content, image, step=10_000, clean=clean) == made.disk()
+
+
+@pytest.mark.parametrize("state", [6, 7])
+def test_a_partially_present_block_is_refused_by_name(state: int) -> None:
+    made = random_image("vhdx", 3)
+    made.entries[0] = made.entry(0) & ~7 | state if 0 in made.places else 4 << 20 | state
+    content = made.content()
+    image = inspected(content)
+    if state == 7:
+        with pytest.raises(CdiError, match="only partially present"):
+            ranged(content, image, whole=False, clean=True)
+        with pytest.raises(CdiError, match="only partially present"):
+            streamed(content, image, step=1 << 20, clean=True)
