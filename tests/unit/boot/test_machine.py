@@ -18,7 +18,8 @@ def disk(code=b"", table=b"", header=b"", entries=b""):
 
 def gpt(*types, first=2, count=128, size=128):
     header = b"EFI PART".ljust(72, b"\0") + struct.pack("<QII", first, count, size)
-    return {"header": header, "entries": b"".join(kind.ljust(size, b"\0") for kind in types)}
+    # An entry's announced size may be gigabytes; the disk has only what its type needs.
+    return {"header": header, "entries": b"".join(kind.ljust(min(size, 128), b"\0") for kind in types)}
 
 
 def choose(content, arch="x86_64"):
