@@ -44,7 +44,7 @@ def carried_out(content: bytes, target: TargetSpec) -> tuple[Outcome, TransferCo
             source=HttpSourceSpec(url=url),
             target=target,
             checksum="sha256:" + hashlib.sha256(content).hexdigest(),
-            policy=Policy(discover_checksum=False),
+            policy=Policy(discover_checksum=False, engine="qemu"),
         )
         control = TransferControl(job)
         outcome = transfer(job, control)

@@ -192,9 +192,10 @@ def imported(path):
         ("vmdk", "", "qemu-bridge"),
         ("vmdk", "plain", "qemu-spool"),
         ("vmdk-stream", "", "qemu-bridge"),
-        ("vhdx", "", "qemu-bridge"),
-        ("vhdx", "plain", "qemu-spool"),
-        ("vdi", "", "qemu-bridge"),
+        ("vhdx", "", "mapped-ranged"),
+        ("vhdx", "plain", "mapped-stream"),
+        ("vdi", "", "mapped-ranged"),
+        ("vdi", "plain", "mapped-stream"),
     ],
 )
 def test_each_path(kind, way, path, cage, served, digest, nginx, tmp_path):

@@ -1,4 +1,4 @@
-"""Tests of truncated images at the source: rejected before anything is written, on every path that QEMU reads.
+"""Tests of truncated images at the source: rejected before anything is written, unless they are found in a stream.
 
 Images as QEMU writes them are never rejected, whatever their size.
 """
@@ -21,7 +21,8 @@ from tests.integration.fixtures_images import Image, Images, Importing, Volume, 
 from tests.integration.transfer.ways import OLD
 
 MIB = 1 << 20
-THROUGH_QEMU = ("vmdk-sparse", "vmdk-stream", "vdi", "vdi-static", "vhd-dynamic", "vhdx", "qcow2-subclusters")
+THROUGH_QEMU = ("vmdk-sparse", "vmdk-stream", "qcow2-subclusters")
+MAPPED = ("vdi", "vdi-static", "vhd-dynamic", "vhdx")
 ENGINE_QEMU = ("qcow2-v3", "qcow2-zlib", "qcow2-zstd", "qcow2-2M", "qcow2-512-zlib")
 
 
@@ -77,8 +78,37 @@ def test_a_cut_image_touches_nothing(
             assert outcome.fetched < 2 * MIB, "no more than the tables"
 
 
-@pytest.mark.parametrize("name", ENGINE_QEMU)
-def test_a_cut_qcow2_image_touches_nothing_when_qemu_is_asked_for(
+@pytest.mark.parametrize("kind", ["file", "block512"])
+@pytest.mark.parametrize("ranges", [True, False], ids=["ranges", "once"])
+@pytest.mark.parametrize("name", MAPPED)
+def test_a_cut_image_that_is_read_without_qemu_is_no_disk(
+    name: str,
+    ranges: bool,
+    kind: str,
+    images: Images,
+    volumes: Callable[[str], Volume],
+    importing: Importing,
+    fault_server: FaultServer,
+) -> None:
+    """From ranges nothing is touched; a stream is read while it is written, and what it wrote is wiped."""
+    image, volume = images.get(name), volumes(kind)
+    if volume.device is None:
+        volume.disk.write_bytes(OLD)
+    for length in cuts(image):
+        fault_server.put("/disk", image.content[:length], ranges=ranges)
+        outcome = importing.run(importing.job(HttpSourceSpec(url=fault_server.url("/disk")), volume))
+        if ranges or volume.device is None:
+            untouched(outcome, volume, importing)
+        assert outcome.failure is not None
+        assert outcome.failure.code == "ContentTruncated"
+        assert outcome.path == ("mapped-ranged" if ranges else "mapped-stream")
+        assert outcome.scratch == 0
+        if ranges:
+            assert outcome.fetched < 2 * MIB, "no more than the tables"
+
+
+@pytest.mark.parametrize("name", [*ENGINE_QEMU, *MAPPED])
+def test_a_cut_image_touches_nothing_when_qemu_is_asked_for(
     name: str, images: Images, volumes: Callable[[str], Volume], importing: Importing, tmp_path: Path
 ) -> None:
     image, volume = images.get(name), volumes("block512")
@@ -100,7 +130,7 @@ def test_a_cut_image_in_a_whole_wrapper_touches_nothing(
 
     volume = volumes("block512")
     path = tmp_path / "cut"
-    path.write_bytes(WRAPPERS[wrapper][1](images.get("vdi").content[: 5 * MIB]))
+    path.write_bytes(WRAPPERS[wrapper][1](images.get("vmdk-sparse").content[: 5 * MIB]))
     outcome = importing.run(importing.job(FileSourceSpec(path=str(path)), volume))
     untouched(outcome, volume, importing)
     assert outcome.failure is not None

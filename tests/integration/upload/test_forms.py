@@ -39,7 +39,8 @@ def test_a_form_has_the_image_as_a_file(installation, images, path):
     ("name", "wrapper"),
     [
         ("raw", "plain"), ("raw", "gz"), ("raw", "zst"), ("qcow2-v3", "plain"), ("qcow2-v3", "xz"),
-        ("qcow2-zlib", "gz"), ("qcow2-zstd", "plain"), ("vhd-fixed", "plain"),
+        ("qcow2-zlib", "gz"), ("qcow2-zstd", "plain"), ("vhd-fixed", "plain"), ("vdi", "plain"), ("vdi-static", "zst"),
+        ("vhd-dynamic", "gz"), ("vhdx", "plain"), ("vhdx-fixed", "tar.gz"),
     ],
 )  # fmt: skip
 def test_no_scratch_is_used(installation, images, name, wrapper):
@@ -51,7 +52,7 @@ def test_no_scratch_is_used(installation, images, name, wrapper):
     same(server.disk, image.path.with_name("image.plain"), image.kind.format)
 
 
-@pytest.mark.parametrize("name", ["vmdk-sparse", "vdi"])
+@pytest.mark.parametrize("name", ["vmdk-sparse", "vmdk-stream"])
 def test_other_formats_go_through_scratch_space(installation, images, name):
     """Another server takes the upload over if there is no scratch space (`test_replaced`)."""
     image = images.get(name)
