@@ -8,7 +8,7 @@ from __future__ import annotations
 import struct
 import sys
 from array import array
-from typing import Final
+from typing import Final, assert_never
 
 from cdi.api.errors import FormatUnsupported, ImageError
 from cdi.image.block_map import (
@@ -161,7 +161,9 @@ def bat_map_builder(image: ImageInfo, length: int | None) -> MapBuilder | None:
             return VhdMapBuilder(size, block, length)
         case "vhdx":
             return VhdxMapBuilder(size, block, length)
-    return None
+        case "raw" | "qcow2" | "vmdk":
+            return None
+    assert_never(image.format)
 
 
 def _little(kind: str, table: Table) -> array[int]:

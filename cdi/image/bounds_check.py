@@ -65,11 +65,10 @@ def check_data_within_file(image: ImageInfo, length: int, read: Read) -> Check |
         _feed_tables(builder, read)
         return within(length)
     walk = _TableWalker(image=image, size=image.virtual_size, length=length, read=read)
-    match image.format:
-        case "vmdk":
-            _vmdk(walk)
-        case "qcow2":
-            _qcow2(walk)
+    if image.format == "vmdk":
+        _vmdk(walk)
+    elif image.format == "qcow2":
+        _qcow2(walk)
     return within(length)
 
 

@@ -90,7 +90,7 @@ class Images:
             else:
                 _convert(inner, raw, partial)
             partial.replace(path)
-        image_format = {"qcow2c": "qcow2"}.get(inner, inner)
+        image_format = {"qcow2c": "qcow2", "vhd": "vpc"}.get(inner, inner)
         return Image(
             name=name,
             path=path,
@@ -159,6 +159,8 @@ def _convert(kind: str, raw: Path, out: Path) -> None:
         "qcow2": ["-O", "qcow2"],
         "vmdk": ["-O", "vmdk"],
         "vhdx": ["-O", "vhdx"],
+        "vdi": ["-O", "vdi"],
+        "vhd": ["-O", "vpc", "-o", "subformat=dynamic,force_size=on"],
     }[kind]
     subprocess.run(["qemu-img", "convert", "-f", "raw", *options, str(raw), str(out)], check=True)
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import struct
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import atheris
@@ -17,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 with atheris.instrument_imports(include=["cdi.image", "cdi.transfer"]):
     from cdi.api.errors import CdiError
-    from cdi.image.block_map import MapTooLarge, pieces
+    from cdi.image.block_map import MapBuilder, MapTooLarge, pieces
     from cdi.image.formats.qcow2 import Qcow2Header, parse_header
     from cdi.image.qcow2_map import Qcow2MapBuilder
     from cdi.transfer.pipeline import mapped_stream
@@ -52,8 +54,7 @@ def file_of(data: bytes) -> tuple[bytes, Qcow2Header] | None:
         return None
 
 
-def ranged(file: bytes, header: Qcow2Header, target: MemoryTarget, size: int) -> None:
-    builder = Qcow2MapBuilder(header, len(file))
+def ranged(file: bytes, builder: MapBuilder, target: MemoryTarget, size: int) -> None:
     image = builder.map
     tables = builder.begin()
     while tables:
@@ -76,7 +77,7 @@ def ranged(file: bytes, header: Qcow2Header, target: MemoryTarget, size: int) ->
             view = memoryview(file)[piece.start : piece.fetch]
             for number in range(piece.first, piece.last):
                 extent = image.extent(number)
-                assert extent.guest + extent.length <= header.virtual_size
+                assert extent.guest + extent.length <= image.disk_size
                 assert extent.host < piece.stop
                 at = extent.host - piece.start
                 writer.write_extent(extent, view[at : at + extent.size])
@@ -87,9 +88,23 @@ def ranged(file: bytes, header: Qcow2Header, target: MemoryTarget, size: int) ->
             target.zero(offset, length)
 
 
-def streamed(file: bytes, header: Qcow2Header, target: MemoryTarget, step: int) -> None:
-    reader = MappedDecoder(Qcow2MapBuilder(header, None), target, None)
+def streamed(file: bytes, builder: MapBuilder, target: MemoryTarget, step: int) -> None:
+    reader = MappedDecoder(builder, target, None)
     reader.run(memoryview(file)[at : at + step] for at in range(0, len(file), step))
+
+
+def compare(file: bytes, make: Callable[[int | None], MapBuilder], *, clean: bool, size: int) -> None:
+    """Read the file with both readers; `make` returns a builder for a file length, `size` is that of the pieces."""
+    disks = []
+    for read, length in ((ranged, len(file)), (streamed, None)):
+        builder = make(length)
+        disk = MemoryTarget(builder.map.disk_size, reads_zero=clean)
+        try:
+            read(file, builder, disk, size)
+        except (CdiError, MapTooLarge):
+            continue
+        disks.append(bytes(disk.disk))
+    assert len(disks) < 2 or disks[0] == disks[1], "the two readers do not agree"
 
 
 def target(data: bytes) -> None:
@@ -99,17 +114,8 @@ def target(data: bytes) -> None:
     if made is None:
         return
     file, header = made
-    clean = bool(data[0] & 16)
     mapped_stream._WINDOW = 4096 if data[0] & 32 else 65536  # noqa: SLF001
-    disks = []
-    for read in (ranged, streamed):
-        disk = MemoryTarget(header.virtual_size, reads_zero=clean)
-        try:
-            read(file, header, disk, 512 + 97 * data[1])
-        except (CdiError, MapTooLarge):
-            continue
-        disks.append(bytes(disk.disk))
-    assert len(disks) < 2 or disks[0] == disks[1], "the two readers do not agree"
+    compare(file, partial(Qcow2MapBuilder, header), clean=bool(data[0] & 16), size=512 + 97 * data[1])
 
 
 def seeds() -> list[bytes]:
