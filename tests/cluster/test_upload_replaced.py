@@ -38,9 +38,7 @@ def raw(content, tmp_path_factory):
 
 
 @pytest.mark.parametrize("image_format", FORMATS)
-def test_an_image_that_needs_scratch_space_is_uploaded_at_the_first_try(
-    uploads, virtctl, content, raw, tmp_path, image_format
-):
+def test_an_image_of_any_format_is_uploaded_at_the_first_try(uploads, virtctl, content, raw, tmp_path, image_format):
     plain = tmp_path / "image"
     driver, *options = FORMATS[image_format]
     subprocess.run(["qemu-img", "convert", "-f", "raw", raw, "-O", driver, *options, plain], check=True)
@@ -62,8 +60,10 @@ def test_an_image_that_needs_scratch_space_is_uploaded_at_the_first_try(
     for process in processes:
         succeeded(process)
     uploads.hold(modes, content)
+    # A pod without scratch space is replaced only for what QEMU reads.
+    restarts = 1 if image_format == "vmdk" else 0
     for name in modes:
-        assert int(annotations(uploads.work, name)["storage.pod.restarts"]) == 1
+        assert int(annotations(uploads.work, name)["storage.pod.restarts"]) == restarts
 
 
 @pytest.mark.parametrize("blow", ["killed", "evicted", "taken away"])
