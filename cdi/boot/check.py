@@ -192,11 +192,13 @@ def make_overlay(directory: str, size: int) -> str:
     with open(overlay, "wb"):
         pass  # the sandbox permits writing files, not creating them
     sandbox.run(
-        "qemu-img",
-        ["create", "-q", "-f", "qcow2", overlay, str(size)],
-        limits=sandbox.Limits(memory=1 << 30, cpu_seconds=60),
-        access=sandbox.Access(write=(overlay,)),
-        workdir=directory,
+        sandbox.Program(
+            name="qemu-img",
+            arguments=["create", "-q", "-f", "qcow2", overlay, str(size)],
+            limits=sandbox.Limits(memory=1 << 30, cpu_seconds=60),
+            access=sandbox.Access(write=(overlay,)),
+            workdir=directory,
+        )
     )
     return overlay
 
@@ -258,9 +260,9 @@ class BootWatcher:
         ours_console, console = socket.socketpair()
         with ours_monitor, ours_console:
             with monitor, console:
-                guest = sandbox.start(
-                    machine.program,
-                    machine.arguments(monitor=monitor.fileno(), console=console.fileno()),
+                program = sandbox.Program(
+                    name=machine.program,
+                    arguments=machine.arguments(monitor=monitor.fileno(), console=console.fileno()),
                     limits=sandbox.Limits(
                         memory=machine.memory + OVERHEAD,
                         cpu_seconds=int(self.timeout * 4) + 60,
@@ -270,6 +272,7 @@ class BootWatcher:
                     workdir=directory,
                     pass_fds=(monitor.fileno(), console.fileno()),
                 )
+                guest = sandbox.start(program)
             with guest:
                 return asyncio.run(self._run(guest, ours_monitor, ours_console))
 

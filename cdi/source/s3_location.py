@@ -86,10 +86,11 @@ class S3Location:
         for pattern in (_ACCELERATE, _ACCESS_POINT):
             if (match := pattern.fullmatch(host)) is not None:
                 region = match.groupdict().get("region")
-                return cls._make(
-                    match["bucket"], path, parsed.redacted,
-                    version=version, region=region, endpoint=parsed.origin_text, virtual=True,
-                )  # fmt: skip
+                endpoint = parsed.origin_text
+                found = cls(
+                    bucket=match["bucket"], key=path, version=version, region=region, endpoint=endpoint, virtual=True
+                )
+                return found._checked(parsed.redacted)
         match = _AWS.fullmatch(host)
         if match is None or ".vpce" in f".{host}":
             return cls._object(
@@ -124,20 +125,17 @@ class S3Location:
         cls, path: str, where: str, *, version: str | None, region: str | None = None, endpoint: str | None = None
     ) -> Self:
         bucket, _, key = path.partition("/")
-        return cls._make(bucket, key, where, version=version, region=region, endpoint=endpoint, virtual=False)
+        found = cls(bucket=bucket, key=key, version=version, region=region, endpoint=endpoint)
+        return found._checked(where)
 
-    @classmethod
-    def _make(
-        cls, bucket: str, key: str, where: str, *,
-        version: str | None, region: str | None, endpoint: str | None, virtual: bool,
-    ) -> Self:  # fmt: skip
-        if not _BUCKET.fullmatch(bucket):
-            raise SourceUrlInvalid(f"{bucket[:80]!r} is not a bucket name", where=where)
-        if not key or key.endswith("/"):
+    def _checked(self, where: str) -> Self:
+        if not _BUCKET.fullmatch(self.bucket):
+            raise SourceUrlInvalid(f"{self.bucket[:80]!r} is not a bucket name", where=where)
+        if not self.key or self.key.endswith("/"):
             raise SourceUrlInvalid("the URL names a bucket or a folder, not an object", where=where)
-        if len(key.encode("utf-8", "surrogatepass")) > _MAX_KEY or "\0" in key:
+        if len(self.key.encode("utf-8", "surrogatepass")) > _MAX_KEY or "\0" in self.key:
             raise SourceUrlInvalid("the object's key is longer than 1024 bytes, or has a NUL", where=where)
-        return cls(bucket=bucket, key=key, version=version, region=region, endpoint=endpoint, virtual=virtual)
+        return self
 
     @property
     def name(self) -> str:

@@ -18,7 +18,8 @@ from cdi.target.file import partial_name
 from cdi.transfer.bounds_check import check_file_bounds, check_source_bounds
 from cdi.transfer.context import ImportContext
 from cdi.transfer.qemu.block_cache import BlockCache
-from cdi.transfer.qemu.convert import convert
+from cdi.transfer.qemu.convert import MirrorJob, convert
+from cdi.transfer.qemu.disk import inspect_target
 from cdi.transfer.qemu.nbd import NbdServer
 from cdi.transfer.reader import ResumingReader
 from cdi.transfer.unwrap import UnwrappedImage
@@ -124,14 +125,14 @@ def _inspected(descriptor: int) -> ImageInfo:
 
 def _convert(context: ImportContext, origin: NbdServer | str) -> int:
     """Have QEMU convert the image at `origin`, and return the size of the disk in bytes."""
-    job, control, result, image = context.job, context.control, context.result, context.unwrapped.image
+    control, result, image = context.control, context.result, context.unwrapped.image
     assert image is not None
     virtual_size, disk_size = image.virtual_size, context.plan.disk_size
     if virtual_size is None or disk_size is None:
         raise FormatUnsupported(
             f"the {image.format} image does not contain its size; it is known only after reading all of it"
         )
-    path, is_block = _partial_path(job)
+    path, is_block = _partial_path(context.job)
     others, given = control.written, 0
 
     def progress(done: int, total: int) -> None:
@@ -146,20 +147,18 @@ def _convert(context: ImportContext, origin: NbdServer | str) -> int:
     control.meter.phase = "converting"
     control.written = lambda: others() + given
     with tempfile.TemporaryDirectory(prefix="cdi-qemu-") as workdir:
-        convert(
+        job = MirrorJob(
             image=origin.attach() if isinstance(origin, NbdServer) else origin,
             format=image.format,
             virtual_size=virtual_size,
-            target_path=path,
-            target_is_block=is_block,
-            target_reads_zero=context.target.reads_zero,
-            policy=job.policy,
+            target=inspect_target(path, is_block=is_block, reads_zero=context.target.reads_zero),
+            policy=context.job.policy,
             on_progress=progress,
             on_written=wrote,
             bandwidth=lambda: control.throttle.bandwidth,
             cancelled=control.cancelled,
-            workdir=workdir,
         )
+        convert(job, workdir)
     return disk_size
 
 

@@ -32,7 +32,6 @@ from cdi.transfer.qemu.disk import (
     SECTOR,
     TargetDisk,
     allocated_growth,
-    inspect_target,
     process_write_bytes,
     target_error,
 )
@@ -71,40 +70,16 @@ class ConvertResult:
     """Active layers of the sandbox."""
 
 
-def convert(
-    *,
-    image: socket.socket | str,
-    format: Format,  # noqa: A002 — the name that the rest of the project uses
-    virtual_size: int,
-    target_path: str,
-    target_is_block: bool,
-    target_reads_zero: bool,
-    policy: Policy,
-    on_progress: Callable[[int, int], None],
-    bandwidth: Callable[[], int] | None,
-    cancelled: threading.Event,
-    workdir: str,
-    on_written: Callable[[int], None] = lambda _: None,
-) -> ConvertResult:
-    """Write the disk in `image` to the first `virtual_size` bytes of the target.
+def convert(job: MirrorJob, workdir: str) -> ConvertResult:
+    """Write the disk in ``job.image`` to the first ``job.virtual_size`` bytes of the target.
 
     The target exists and is large enough; bytes beyond `virtual_size` are not modified. Ranges without data are skipped
-    with `target_reads_zero`, otherwise zeroed. On return all data has been handed to the kernel; making it durable
+    if the target reads as zeros, otherwise zeroed. On return all data has been handed to the kernel; making it durable
     (fsync) is the target's responsibility.
 
     Args:
-        image: path of a local file, or one end of an `NbdServer` (`attach`), which is closed.
-        format: format of the image.
-        virtual_size: size of the disk in bytes.
-        target_path: path of the file or device.
-        target_is_block: whether the target is a block device.
-        target_reads_zero: whether unwritten ranges of the target read as zeros.
-        policy: limits of QEMU, and timeouts.
-        on_progress: called in this thread with the bytes of the disk copied so far and the total.
-        bandwidth: returns the limit in bytes of the disk per second, 0 for none; called continuously.
-        cancelled: set to stop the conversion.
+        job: the conversion; an `NbdServer`'s end of a socket is closed.
         workdir: a directory of the caller's.
-        on_written: called with `ConvertResult.written` so far, also if the conversion fails later.
 
     Raises:
         ImageCorrupt: QEMU reports a size other than `virtual_size`; nothing was written.
@@ -112,30 +87,20 @@ def convert(
         QemuFailed, QemuMissing, ResourceLimit, Interrupted: QEMU failed, is not installed or was stopped. If a read
             over NBD failed, `NbdServer.cause` is the more precise error, and the caller should raise that.
     """
-    copy = MirrorJob(
-        image=image,
-        format=format,
-        virtual_size=virtual_size,
-        target=inspect_target(target_path, is_block=target_is_block, reads_zero=target_reads_zero),
-        policy=policy,
-        on_progress=on_progress,
-        on_written=on_written,
-        bandwidth=bandwidth,
-        cancelled=cancelled,
-    )
+    target = job.target
     try:
-        if copy.target.size < virtual_size:
+        if target.size < job.virtual_size:
             raise TargetTooSmall(
-                f"the disk has {virtual_size} bytes, but the target only {copy.target.size}", where=target_path
+                f"the disk has {job.virtual_size} bytes, but the target only {target.size}", where=target.path
             )
-        if cancelled.is_set():
-            raise Interrupted("the conversion was interrupted", where=target_path)
-        daemon, monitor = copy.start(workdir)
+        if job.cancelled.is_set():
+            raise Interrupted("the conversion was interrupted", where=target.path)
+        daemon, monitor = job.start(workdir)
         with monitor, daemon:
-            return asyncio.run(copy.run(daemon, monitor))
+            return asyncio.run(job.run(daemon, monitor))
     finally:
-        if isinstance(image, socket.socket):
-            image.close()
+        if isinstance(job.image, socket.socket):
+            job.image.close()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,14 +108,21 @@ class MirrorJob:
     """One conversion."""
 
     image: socket.socket | str
+    """Path of a local file, or one end of an `NbdServer` (`attach`)."""
     format: Format
     virtual_size: int
+    """Size of the disk in bytes."""
     target: TargetDisk
     policy: Policy
+    """Limits of QEMU, and timeouts."""
     on_progress: Callable[[int, int], None]
-    on_written: Callable[[int], None]
-    bandwidth: Callable[[], int] | None
+    """Called in this thread with the bytes of the disk copied so far and the total."""
+    on_written: Callable[[int], None] = lambda _: None
+    """Called with `ConvertResult.written` so far, also if the conversion fails later."""
+    bandwidth: Callable[[], int] | None = None
+    """Returns the limit in bytes of the disk per second, 0 for none; called continuously."""
     cancelled: threading.Event
+    """Set to stop the conversion."""
 
     @property
     def sectors_size(self) -> int:
@@ -223,9 +195,9 @@ class MirrorJob:
             else:
                 inherited.append(self.image.fileno())
             try:
-                confined = sandbox.start(
-                    "qemu-storage-daemon",
-                    arguments,
+                program = sandbox.Program(
+                    name="qemu-storage-daemon",
+                    arguments=arguments,
                     limits=sandbox.Limits(
                         memory=self.policy.qemu_memory,
                         cpu_seconds=self.policy.qemu_cpu_seconds,
@@ -235,6 +207,7 @@ class MirrorJob:
                     workdir=workdir,
                     pass_fds=tuple(inherited),
                 )
+                confined = sandbox.start(program)
             except BaseException:
                 ours.close()
                 raise

@@ -131,16 +131,14 @@ def _qemu_img(
     cancelled: threading.Event | None,
     accept: tuple[int, ...],
 ) -> tuple[int, bytes]:
-    return sandbox.run(
-        "qemu-img",
-        arguments,
+    program = sandbox.Program(
+        name="qemu-img",
+        arguments=arguments,
         limits=sandbox.Limits(memory=policy.qemu_memory, cpu_seconds=policy.qemu_cpu_seconds, file_size=0),
         access=sandbox.Access(read=(path,)),
         workdir=workdir,
-        cancelled=cancelled,
-        accept=accept,
-        where=path,
     )
+    return sandbox.run(program, cancelled=cancelled, accept=accept, where=path)
 
 
 def _object(output: bytes, path: str) -> dict[str, Any]:

@@ -11,7 +11,6 @@ Options, each ``name=value`` and in any order::
     read=PATH         may be read, with everything below it
     write=PATH        may be read and written
     run=PATH          may be read and executed, with everything below it
-    network=1         keep the network (otherwise an empty network namespace, if permitted)
     report=FD         write the names of the active protections, one per line, and close it
 
 Protections that the kernel or the container does not permit are skipped: the layers are independent. Exit status 126,
@@ -97,7 +96,7 @@ def allow(ruleset: int, path: str, rights: int) -> bool:
         os.close(handle)
 
 
-def landlock(rules: list[tuple[str, int]], *, network: bool) -> bool:
+def landlock(rules: list[tuple[str, int]]) -> bool:
     """Restrict this process permanently to the paths in `rules`; return whether that succeeded."""
     version = landlock_version()
     if version == 0:
@@ -113,7 +112,7 @@ def landlock(rules: list[tuple[str, int]], *, network: bool) -> bool:
     size = 8
     if version >= 4:
         size = 16
-        attr.net = 0 if network else NET_TCP
+        attr.net = NET_TCP
     if version >= 6:
         size = 24
         attr.scoped = SCOPE_ABSTRACT_SOCKETS | SCOPE_SIGNALS
@@ -172,7 +171,6 @@ def main(arguments: list[str]) -> int:
     program = arguments[split + 1 :]
     rules: list[tuple[str, int]] = []
     limits: list[str] = []
-    network = False
     report = -1
     for argument in arguments[:split]:
         name, _, value = argument.partition("=")
@@ -188,21 +186,19 @@ def main(arguments: list[str]) -> int:
             rules.append((value, READ | FS_WRITE_FILE | FS_TRUNCATE | FS_IOCTL_DEV))
         elif name == "run":
             rules.append((value, RUN))
-        elif name == "network":
-            network = True
         elif name == "report":
             report = int(value)
         else:
             os.write(2, f"launcher: unknown option {name}\n".encode())
             return 126
     active: list[str] = []
-    if not network and leave_network():
+    if leave_network():
         active.append("network namespace")
     if drop_capabilities():
         active.append("capabilities")
     if libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0:
         active.append("no new privileges")
-    if rules and landlock(rules, network=network):
+    if rules and landlock(rules):
         active.append("landlock")
     if report >= 0:
         os.write(report, "\n".join(active).encode())

@@ -19,7 +19,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import IO, Self
@@ -195,33 +195,35 @@ def find(program: str) -> str:
     return os.path.realpath(path)
 
 
-def start(
-    program: str,
-    arguments: Iterable[str],
-    *,
-    limits: Limits,
-    access: Access,
-    workdir: str,
-    pass_fds: tuple[int, ...] = (),
-    network: bool = False,
-    stdout: int = subprocess.DEVNULL,
-) -> SandboxedProcess:
-    """Start a QEMU program in `workdir`, which it cannot even read unless `access` permits it.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Program:
+    """A QEMU program to start, and what it may use."""
 
-    `pass_fds` keep their numbers. The calling thread must outlive the program: the kernel kills it with the thread that
-    started it.
+    name: str
+    arguments: Sequence[str] = ()
+    limits: Limits
+    access: Access
+    workdir: str
+    """Its directory, which it cannot even read unless `access` permits it."""
+    pass_fds: tuple[int, ...] = ()
+    """Descriptors that keep their numbers."""
+
+
+def start(program: Program, *, stdout: int = subprocess.DEVNULL) -> SandboxedProcess:
+    """Start a program.
+
+    The calling thread must outlive it: the kernel kills it with the thread that started it.
 
     Raises:
         QemuMissing: the program is not installed.
     """
-    path = find(program)
+    limits, access = program.limits, program.access
+    path = find(program.name)
     protections_read, protections_write = os.pipe()
     options = [f"parent={os.getpid()}", f"report={protections_write}", "limit=CORE:0"]
     options += [f"limit=AS:{limits.memory}", f"limit=CPU:{limits.cpu_seconds}", f"limit=NOFILE:{limits.descriptors}"]
     if limits.file_size is not None:
         options.append(f"limit=FSIZE:{limits.file_size}")
-    if network:
-        options.append("network=1")
     # A program in another prefix (/opt/qemu/bin) has its libraries and data below the same prefix.
     prefix = os.path.dirname(os.path.dirname(path))
     own = (
@@ -232,33 +234,28 @@ def start(
     options += [f"run={directory}" for directory in (*LIBRARIES, *own)]
     options += [f"read={name}" for name in (*SYSTEM_FILES, *access.read)]
     options += [f"write={name}" for name in ("/dev/null", *access.write)]
-    command = [sys.executable or "/usr/bin/python3", "-I", "-S", LAUNCHER, *options, "--", path, *arguments]
+    command = [sys.executable or "/usr/bin/python3", "-I", "-S", LAUNCHER, *options, "--", path, *program.arguments]
     try:
         process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
             stdout=stdout,
             stderr=subprocess.PIPE,
-            cwd=workdir,
+            cwd=program.workdir,
             env=ENVIRONMENT,
-            pass_fds=(protections_write, *pass_fds),
+            pass_fds=(protections_write, *program.pass_fds),
         )
     except BaseException:
         os.close(protections_read)
         raise
     finally:
         os.close(protections_write)
-    return SandboxedProcess(process, program, os.fdopen(protections_read, "rb"))
+    return SandboxedProcess(process, program.name, os.fdopen(protections_read, "rb"))
 
 
 def run(
-    program: str,
-    arguments: Iterable[str],
+    program: Program,
     *,
-    limits: Limits,
-    access: Access,
-    workdir: str,
-    pass_fds: tuple[int, ...] = (),
     keep: int = 8 << 20,
     timeout: float | None = None,
     cancelled: threading.Event | None = None,
@@ -270,9 +267,7 @@ def run(
     Raises:
         QemuMissing, ResourceLimit, QemuFailed, Interrupted: the program is not installed, failed or was stopped.
     """
-    confined = start(
-        program, arguments, limits=limits, access=access, workdir=workdir, pass_fds=pass_fds, stdout=subprocess.PIPE
-    )
+    confined = start(program, stdout=subprocess.PIPE)
     with confined:
         assert confined.process.stdout is not None  # PIPE was requested
         output = PipeReader(confined.process.stdout, keep=keep, newest=False)
@@ -284,7 +279,7 @@ def run(
         if status not in accept:
             raise confined.failure(where=where)
         if output.overflowed:
-            raise ResourceLimit(f"the output of {program} exceeds {keep} bytes", where=where)
+            raise ResourceLimit(f"the output of {program.name} exceeds {keep} bytes", where=where)
         return status, output.bytes()
 
 
@@ -334,11 +329,7 @@ def probe_protections() -> tuple[str, ...]:
     """
     try:
         confined = start(
-            "true",
-            (),
-            limits=Limits(memory=1 << 30, cpu_seconds=10),
-            access=Access(),
-            workdir="/",
+            Program(name="true", limits=Limits(memory=1 << 30, cpu_seconds=10), access=Access(), workdir="/")
         )
     except (QemuMissing, OSError):
         return ()

@@ -20,7 +20,8 @@ from cdi.api.errors import (
 )
 from cdi.api.job import Policy
 from cdi.transfer.qemu.block_cache import BlockCache
-from cdi.transfer.qemu.convert import convert
+from cdi.transfer.qemu.convert import MirrorJob, convert
+from cdi.transfer.qemu.disk import inspect_target
 from cdi.transfer.qemu.nbd import NbdServer
 
 MIB = 1 << 20
@@ -87,16 +88,14 @@ def fresh(path, size, content=b""):
 
 
 def run(image, kind, target, size, tmp_path, **more):
+    is_block, reads_zero = more.pop("target_is_block", False), more.pop("target_reads_zero", True)
     defaults = {
-        "target_is_block": False,
-        "target_reads_zero": True,
+        "target": inspect_target(target, is_block=is_block, reads_zero=reads_zero),
         "policy": Policy(),
         "on_progress": lambda done, total: None,
-        "bandwidth": None,
         "cancelled": threading.Event(),
-        "workdir": str(tmp_path),
     }
-    return convert(image=image, format=kind, virtual_size=size, target_path=target, **(defaults | more))
+    return convert(MirrorJob(image=image, format=kind, virtual_size=size, **(defaults | more)), str(tmp_path))
 
 
 @contextlib.contextmanager

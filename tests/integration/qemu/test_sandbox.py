@@ -19,8 +19,9 @@ needs_landlock = pytest.mark.skipif("landlock" not in ACTIVE, reason="the kernel
 
 
 def run(program, *arguments, tmp_path, read=(), write=(), limits=LIMITS, **more):
+    access = sandbox.Access(read=read, write=write)
     return sandbox.run(
-        program, arguments, limits=limits, access=sandbox.Access(read=read, write=write), workdir=str(tmp_path), **more
+        sandbox.Program(name=program, arguments=arguments, limits=limits, access=access, workdir=str(tmp_path)), **more
     )
 
 
@@ -143,8 +144,8 @@ def test_it_dies_with_the_process_that_started_it(tmp_path):
     script = (
         "import sys\n"
         "from cdi.transfer.qemu import sandbox\n"
-        "c = sandbox.start('sleep', ['300'], limits=sandbox.Limits(memory=1 << 30, cpu_seconds=20),\n"
-        "                  access=sandbox.Access(), workdir='/')\n"
+        "c = sandbox.start(sandbox.Program(name='sleep', arguments=['300'], access=sandbox.Access(), workdir='/',\n"
+        "                  limits=sandbox.Limits(memory=1 << 30, cpu_seconds=20)))\n"
         "c.protections()\n"
         "print(c.pid, flush=True)\n"
         "sys.stdin.read()\n"
