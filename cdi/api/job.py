@@ -55,6 +55,8 @@ class Proxy:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HttpSourceSpec:
+    """File at an HTTP or HTTPS URL."""
+
     kind: Literal["http"] = "http"
     url: str
     credentials: Credentials = Credentials()
@@ -68,6 +70,8 @@ class HttpSourceSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class S3SourceSpec:
+    """Object in a bucket of S3 or a compatible service."""
+
     kind: Literal["s3"] = "s3"
     url: str
     """``s3://bucket/key``, or a URL on an endpoint, ``https://host/bucket/key``."""
@@ -82,6 +86,8 @@ class S3SourceSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GcsSourceSpec:
+    """Object in a bucket of Google Cloud Storage."""
+
     kind: Literal["gcs"] = "gcs"
     url: str
     """``gs://bucket/object`` or ``https://storage.googleapis.com/bucket/object``."""
@@ -94,6 +100,8 @@ class GcsSourceSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RegistrySourceSpec:
+    """Container image in a registry or a local archive."""
+
     kind: Literal["registry"] = "registry"
     url: str
     """``docker://host/repository[:tag|@digest]`` or ``oci-archive:path[:tag]``."""
@@ -106,6 +114,8 @@ class RegistrySourceSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FileSourceSpec:
+    """File or block device of this machine."""
+
     kind: Literal["file"] = "file"
     path: str
     """A regular file or block device."""
@@ -113,6 +123,8 @@ class FileSourceSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreamSourceSpec:
+    """Stream that this process inherits, such as a pipe."""
+
     kind: Literal["stream"] = "stream"
     descriptor: int = 0
     """Open file descriptor that is read once, sequentially."""
@@ -121,6 +133,8 @@ class StreamSourceSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BlankSourceSpec:
+    """No content: an empty disk."""
+
     kind: Literal["blank"] = "blank"
 
 
@@ -151,6 +165,8 @@ class FileTargetSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BlockTargetSpec:
+    """Block device."""
+
     kind: Literal["block"] = "block"
     path: str
     known_zero: bool = False

@@ -29,6 +29,7 @@ earlier close (Apache: 5 s) is detected before reuse.
 """
 _NO_SUCH_HOST = frozenset({socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME)})
 """Resolver errors for a name that the name servers answer for but that has no address."""
+_MAX_LABEL = 64
 _BUFFER = 16 << 10
 _TLS_BATCH = 256 << 10
 _TLS_BATCH_TIMEOUT = 0.1
@@ -91,7 +92,7 @@ class Dialer:
         """Return a connected socket, attached to `cancel`; raise `SourceUnreachable` or `Interrupted`."""
         cancel.check()
         try:
-            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+            found = socket.getaddrinfo(_resolvable(host), port, type=socket.SOCK_STREAM)
         except socket.gaierror as error:
             raise resolution_error(host, error, where=where) from error
         except (UnicodeError, ValueError) as error:
@@ -130,6 +131,12 @@ class Dialer:
             raise SourceUnreachable(f"{host}:{port} did not respond within {CONNECT_TIMEOUT:.0f} s", where=where)
         reason = "the name has no address" if problem is None else problem.strerror or type(problem).__name__
         raise SourceUnreachable(f"no connection to {host}:{port}: {reason}", where=where) from problem
+
+
+def _resolvable(host: str) -> str | bytes:
+    """Return `host` as bytes if the IDNA codec, whose import takes longer than most look-ups, would not change it."""
+    plain = host.isascii() and all(0 < len(label) < _MAX_LABEL for label in host.removesuffix(".").split("."))
+    return host.encode() if plain else host
 
 
 def resolution_error(host: str, error: OSError, *, where: str) -> SourceUnreachable:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from http.client import HTTPMessage
 
 from cdi.api.errors import SourceUnauthorized
-from cdi.http.challenge import parse_challenges
 
 _SHOWN = 6
 """The maximum number of schemes that a message names."""
@@ -69,6 +68,9 @@ def proxy_unauthorized(headers: HTTPMessage, proxy: str, *, where: str) -> Sourc
 
 
 def _schemes(headers: HTTPMessage, name: str) -> tuple[str, ...]:
+    # Imported here: few servers require credentials.
+    from cdi.http.challenge import parse_challenges
+
     found = (challenge.scheme[:_MAX_SCHEME] for challenge in parse_challenges(headers.get_all(name) or ()))
     return tuple(dict.fromkeys(found))
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import hashlib
-import platform
+import os
 import struct
 import sys
 import zlib
@@ -189,7 +189,7 @@ def _native(algorithm: str) -> tuple[ctypes.CDLL, str] | None:
 
 
 def _tag(algorithm: str, version: str) -> bytes:
-    return f"{algorithm}:{_LAYOUTS[algorithm].size}:{version}:{platform.machine()}:{sys.byteorder}".encode()
+    return f"{algorithm}:{_LAYOUTS[algorithm].size}:{version}:{os.uname().machine}:{sys.byteorder}".encode()
 
 
 class ResumableHash:
