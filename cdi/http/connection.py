@@ -7,6 +7,7 @@ through a small buffer here.
 from __future__ import annotations
 
 import contextlib
+import enum
 import logging
 import select
 import socket
@@ -154,6 +155,15 @@ class EarlyResponse(Exception):
     """The descriptor given to `Connection.interrupt_when_readable` became readable."""
 
 
+class ConnectionState(enum.Enum):
+    """What a connection is doing."""
+
+    ACTIVE = "active"
+    """A request is in progress, or its response is being read."""
+    IDLE = "idle"
+    CLOSED = "closed"
+
+
 class Connection:
     """A connected byte stream, plain or TLS, used by one thread at a time.
 
@@ -179,6 +189,16 @@ class Connection:
         self._ender: int | None = None
         self.idle_since = 0.0
         sock.settimeout(stall_timeout)
+
+    @property
+    def state(self) -> ConnectionState:
+        if self._sock.fileno() < 0:
+            return ConnectionState.CLOSED
+        return ConnectionState.IDLE if self._cancel is None else ConnectionState.ACTIVE
+
+    def __repr__(self) -> str:
+        tls = " over TLS" if self.is_encrypted else ""
+        return f"<Connection for {self.where}{tls}: {self.state.value}, {self.received} bytes received>"
 
     @property
     def is_encrypted(self) -> bool:
@@ -453,6 +473,7 @@ class ConnectionPool:
                     return None
                 self._idle.remove(found)
             if now - found.idle_since < KEEPALIVE_EXPIRY and found.is_reusable():
+                LOG.debug("reusing %r", found)
                 self.add(found)
                 return found
             found.close()

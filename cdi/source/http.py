@@ -10,6 +10,7 @@ Nothing here retries after a transient failure; the engine does that.
 
 from __future__ import annotations
 
+import enum
 import threading
 from collections.abc import Callable
 from typing import Self
@@ -27,6 +28,14 @@ from cdi.source import response_validation as checks
 from cdi.source.base import Ending, SourceFacts
 from cdi.source.http_endpoint import HttpEndpoint
 from cdi.source.http_reader import HttpReader
+
+
+class SourceState(enum.Enum):
+    """What is known about a source."""
+
+    NEW = "not probed"
+    PROBED = "probed"
+    CLOSED = "closed"
 
 
 class HttpSource:
@@ -60,6 +69,15 @@ class HttpSource:
         self._probe_response: Response | None = None
         self._if_range = True
         self._closed = False
+
+    @property
+    def state(self) -> SourceState:
+        if self._closed:
+            return SourceState.CLOSED
+        return SourceState.NEW if self._facts is None else SourceState.PROBED
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.endpoint.location}: {self.state.value}, {len(self._readers)} readers>"
 
     # --- Source protocol ---
 

@@ -65,6 +65,9 @@ class DiskTransfer:
         self.result = result
         self.layer = layer
 
+    def __repr__(self) -> str:
+        return f"<DiskTransfer {self.job.id} from {self.probed.source!r}: {self.control.meter.phase}>"
+
     def run(self) -> None:
         """Run the attempt.
 

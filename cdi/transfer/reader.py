@@ -72,6 +72,10 @@ class ResumingReader:
         self.unclean_end: SourceTruncated | None = None
         """The error that ended the stream, if it leaves open whether the stream was complete."""
 
+    def __repr__(self) -> str:
+        state = "cancelled" if self._cancelled.is_set() else "ranged" if self.ranged else "streamed"
+        return f"<ResumingReader of {self.facts.location}: {state}, {len(self._readers)} requests in progress>"
+
     def __enter__(self) -> Self:
         self._scope.enter_context(self._control.cancelling(self.abort))
         return self

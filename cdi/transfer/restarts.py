@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from cdi.transfer.control import TransferControl
     from cdi.transfer.result import OutcomeBuilder
 
+LOG = logging.getLogger(__name__)
 _REMOTE = ("http", "s3", "gcs", "registry")
 """Kinds of sources that may block on a server's response; closing the source interrupts that."""
 
@@ -50,6 +52,7 @@ def run_with_restarts(
         cause: CdiError
         try:
             probed = control.run_abandonable(lambda: _set_up(job, control, result, reopen), _close)
+            LOG.debug("attempt with %r", probed.source)
             with probed.scope, _cancelling(probed.source, job, control):
                 attempt(probed)
             return

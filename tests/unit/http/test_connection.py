@@ -6,7 +6,7 @@ import threading
 import pytest
 
 from cdi.api.errors import Interrupted, SourceHostUnknown, SourceUnreachable, SourceUrlInvalid
-from cdi.http.connection import Connection, ConnectionPool, Dialer, SocketCanceller
+from cdi.http.connection import Connection, ConnectionPool, ConnectionState, Dialer, SocketCanceller
 
 
 def answers(port: int, *hosts: str) -> list[tuple[object, ...]]:
@@ -147,3 +147,15 @@ def test_idle_connections_are_few_and_none_stay_after_closing() -> None:
     assert pool.acquire("key") is None
     for _, peer in pairs:
         peer.close()
+
+
+def test_a_connection_shows_its_state() -> None:
+    ours, theirs = socket.socketpair()
+    with theirs:
+        connection = Connection(ours, "key", stall_timeout=1.0, where="http://h/x")
+        assert repr(connection) == "<Connection for http://h/x: idle, 0 bytes received>"
+        connection.acquire(SocketCanceller(), where="http://h/y")
+        assert connection.state is ConnectionState.ACTIVE
+        assert "http://h/y: active" in repr(connection)
+        connection.close()
+        assert connection.state is ConnectionState.CLOSED

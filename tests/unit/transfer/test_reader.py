@@ -308,3 +308,11 @@ def test_the_first_bytes_of_what_comes_once_are_not_read_ahead():
         assert fetcher._meter.fetched == given
     assert len(next(stream)) == 2 << 20
     stream.close()
+
+
+def test_a_reader_shows_what_it_does():
+    cancelled = threading.Event()
+    reader = ResumingReader(MemorySource(b"x"), control_of(cancelled=cancelled))
+    assert repr(reader) == "<ResumingReader of memory:: ranged, 0 requests in progress>"
+    cancelled.set()
+    assert "cancelled" in repr(reader)

@@ -158,11 +158,13 @@ def test_details_are_connections_requests_retries_and_checkpoints_without_secret
     job = replace(job, source=replace(job.source, headers=("Authorization: Basic 5ec7e7",)))
     outcome = transfer(job, TransferControl(job))
     assert outcome.failure is None
-    details = "\n".join(record.getMessage() for record in caplog.records)
+    details = caplog.text
     assert "connected to 127.0.0.1" in details
     assert "GET http://127.0.0.1" in details
     assert ": 503" in details
     assert "retrying in " in details
+    assert "attempt with <HttpSource http://127.0.0.1" in details and ": probed, 0 readers>" in details
+    assert "reusing <Connection for http://127.0.0.1" in details and ": idle, " in details
     assert "checkpoint at byte 4096 of 4096" in details
     assert "path raw-ranged: " in details
     assert "5ec7e7" not in details
