@@ -449,3 +449,11 @@ def test_a_source_without_versions_is_not_supported():
 def test_an_unreachable_server_is_a_transient_failure():
     failure = failed(HttpSourceSpec(url="http://127.0.0.1:1/disk.img"))
     assert (failure.code, failure.retry) == ("SourceUnreachable", "backoff")
+
+
+def test_a_worker_retries_within_a_poll_three_times_at_most(fault_server):
+    url = fault_server.put("/away", b"", always=Fault(status=503, retry_after="0"))
+    job = PollJob(id="x", source=HttpSourceSpec(url=url), policy=Policy(retries=9), timeout=60.0)
+    result = poll(job, TransferControl(job))
+    assert result.failure is not None and result.failure.code == "SourceUnavailable"
+    assert len(fault_server.asked("/away")) == 4
