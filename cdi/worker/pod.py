@@ -290,10 +290,10 @@ def _serve(
     answering: Callable[[], Mapping[str, Callable[[], Response]]], port: int, serving: contextlib.ExitStack
 ) -> None:
     from cdi.worker.self_signed import server_context
-    from cdi.worker.status_server import Server
+    from cdi.worker.status_server import serve_status
 
     try:
-        server = Server(port, server_context(os.uname().nodename), answering())
+        server = serve_status(port, server_context(os.uname().nodename), answering())
     except OSError as error:
         # The progress is not served then, which does not affect the import.
         LOG.warning(f"cannot listen on port {port}: {error.strerror}")

@@ -22,7 +22,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import socket
 import ssl
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
@@ -31,7 +30,7 @@ from functools import partial
 from cdi.api.errors import InternalError
 from cdi.api.job import Job, Outcome
 from cdi.http.server.certificates import ReloadingSSLContext
-from cdi.http.server.listener import HttpListener
+from cdi.http.server.listener import HttpListener, listen
 from cdi.http.server.turn import in_turns
 from cdi.transfer.control import TransferControl
 from cdi.transfer.run import failure_of
@@ -76,7 +75,7 @@ def _carry_out(options: Options, job: Job, control: TransferControl) -> Outcome:
     certificates()
     server = UploadServer(control, _answers(job, control))
     try:
-        listener = _listen(int(options.port))
+        listener = listen(int(options.port))
     except OSError as error:
         defect = InternalError(f"cannot listen on port {options.port}: {error.strerror}")
         return Outcome(id=job.id, failure=failure_of(defect))
@@ -93,12 +92,6 @@ def _carry_out(options: Options, job: Job, control: TransferControl) -> Outcome:
     reception.close(_ANSWERING)
     assert control.outcome is not None
     return control.outcome
-
-
-def _listen(port: int) -> socket.socket:
-    if socket.has_dualstack_ipv6():
-        return socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=128)
-    return socket.create_server(("", port), backlog=128)
 
 
 def _answers(job: Job, session: Session) -> Mapping[str, Callable[[], Response]]:

@@ -10,6 +10,7 @@ import trustme
 
 from cdi.api.job import GcsSourceSpec, HttpSourceSpec, Proxy, S3SourceSpec, Tls
 from cdi.controller import health
+from cdi.http.server.listener import listen as worker_listen
 from cdi.server import local_server, server
 from cdi.server.proxy import run as proxy_run
 from cdi.source.base import read_all
@@ -17,9 +18,8 @@ from cdi.source.gcs import open_gcs
 from cdi.source.http import open_http
 from cdi.source.registry.open import open_registry
 from cdi.source.s3 import open_s3
-from cdi.worker import upload
 from cdi.worker.self_signed import server_context
-from cdi.worker.status_server import Server
+from cdi.worker.status_server import serve_status
 from tests.faults.proxy import ForwardProxy
 from tests.faults.server import FaultServer
 from tests.integration.source.test_registry_responses import LAYER, Registry
@@ -86,7 +86,7 @@ def test_registry(secure, authority):
         lambda: proxy_run._listen("", 0, "--port"),
         lambda: proxy_run._listen("::1", 0, "--port"),
         lambda: local_server._listen("::1", 0),
-        lambda: upload._listen(0),
+        lambda: worker_listen(0),
     ],
     ids=["controller", "api-server", "api-server-on-one", "proxy", "proxy-on-one", "serve", "upload-server"],
 )
@@ -96,7 +96,7 @@ def test_servers_listen(listen):
 
 
 def test_a_workers_progress():
-    found = Server(0, server_context("worker-1"), {})
+    found = serve_status(0, server_context("worker-1"), {})
     try:
         socket.create_connection(("::1", found.port), timeout=60).close()
     finally:
