@@ -211,9 +211,11 @@ class _BoundedLineReader:
             line = self.readline(MAX_FIELD + 1)
             if len(line) > MAX_FIELD:
                 raise self._too_much(f"the response has a header field of more than {MAX_FIELD} bytes")
-            text += line.decode("iso-8859-1")
             if line in {b"\r\n", b"\n", b""}:
                 return email.parser.Parser(_class=HTTPMessage).parsestr(text)
+            # The parser would take a lone CR for the end of a field (RFC 9110 section 5.5 has it replaced).
+            field = line.removesuffix(b"\n").removesuffix(b"\r").replace(b"\r", b" ").replace(b"\0", b" ")
+            text += field.decode("iso-8859-1") + "\r\n"
         raise self._too_much(f"the response has more than {MAX_FIELDS} header fields")
 
     def _too_much(self, what: str) -> SourceProtocolError:

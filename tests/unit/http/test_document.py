@@ -149,3 +149,8 @@ def test_closing_interrupts_a_request_of_another_thread(transport):
         accepted[0].close()
     with pytest.raises(Interrupted):
         client.fetch(HttpRequest(url="http://127.0.0.1:1/"), limit=10)
+
+
+def test_a_lone_carriage_return_does_not_begin_another_header_field(client, scripted):
+    server = scripted(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nX: a\rETag: b\0c\r\n\r\nx")
+    assert client.fetch(HttpRequest(url=server.url), limit=50).headers == {"content-length": "1", "x": "a ETag: b c"}
