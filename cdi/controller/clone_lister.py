@@ -22,6 +22,7 @@ from cdi.api.kinds import (
 from cdi.api.names import LABEL_COMPONENT
 from cdi.api.phases import TERMINAL_PHASES, Reason
 from cdi.api.populators import VolumeCloneSource
+from cdi.api.printable import printable
 from cdi.api.quantity import Quantity
 from cdi.api.storageprofile import CloneStrategy
 from cdi.api.timestamps import epoch_seconds
@@ -250,7 +251,7 @@ def _termination_message(terminated: Mapping[str, Any]) -> str:
         text = str(failure["message"]) if failure else ""
     except (ValueError, LookupError, TypeError):
         return ""
-    return "".join(c if c.isprintable() else " " for c in text[:512])
+    return printable(text, 512)
 
 
 def claims_of(grant: CloneAuthorization) -> TokenClaims:

@@ -22,6 +22,7 @@ import aiohttp
 
 from cdi.api.decode import decode
 from cdi.api.job import Failure, Progress
+from cdi.api.printable import printable
 from cdi.controller.workqueue import WorkQueue
 from cdi.logs import fields
 
@@ -220,7 +221,7 @@ def parse_report(body: bytes) -> Report:
         < 0
     ):
         raise ValueError("a negative number")
-    note = _printable(progress.note, _MAX_NOTE)
+    note = printable(progress.note, _MAX_NOTE, substitute="?")
     journal = report.journal
     if journal is not None and not 0 < len(journal) <= _MAX_JOURNAL:
         journal = None
@@ -237,11 +238,7 @@ def _sanitized(failure: Failure | None) -> Failure | None:
     if failure is None:
         return None
     code = "".join(c for c in failure.code[:64] if c.isascii() and c.isalnum()) or "Unknown"
-    return replace(failure, code=code, message=_printable(failure.message, _MAX_MESSAGE))
-
-
-def _printable(text: str, longest: int) -> str:
-    return "".join(c if c.isprintable() else "?" for c in text[:longest])
+    return replace(failure, code=code, message=printable(failure.message, _MAX_MESSAGE, substitute="?"))
 
 
 @contextlib.asynccontextmanager

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from http.client import HTTPMessage
 
 from cdi.api.errors import InvalidManifest, SourceCredentialsInvalid, SourceProtocolError
+from cdi.api.printable import printable
 from cdi.http.http_object import Headers
 
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
@@ -202,5 +203,5 @@ def excerpt(body: bytes, limit: int = 200) -> str:
         body[: 8 << 10].decode("utf-8", "replace"),
         flags=re.IGNORECASE | re.DOTALL,
     )
-    text = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    text = " ".join(printable(text, len(text)).split())
     return text if len(text) <= limit else f"{text[: limit - 3]}..."

@@ -13,6 +13,7 @@ import stat
 from cdi.api.errors import SourceTlsUntrusted
 from cdi.api.importer_messages import EXPIRED, UNKNOWN_AUTHORITY
 from cdi.api.job import Tls
+from cdi.api.printable import printable
 
 MAX_CA_FILE = 4 << 20
 MAX_CA_FILES = 1000
@@ -135,4 +136,4 @@ def _summary(der: bytes) -> str:
         ]
     except Exception:  # noqa: BLE001  # a malformed certificate must not hide the original error
         return ""
-    return "; ".join("".join(c if c.isprintable() else "?" for c in part)[:300] for part in parts)
+    return "; ".join(printable(part, 300, substitute="?") for part in parts)

@@ -20,6 +20,7 @@ from cdi import atomic_file
 from cdi.api.decode import DecodeError, decode
 from cdi.api.errors import CdiError, InternalError, WorkerLost
 from cdi.api.job import Failure, Job, Limits, Outcome, Progress
+from cdi.api.printable import printable
 from cdi.local.home import Home, WorkerDirectory
 from cdi.local.processes import Processes, rotate, terminate_processes
 from cdi.reconcile.actions import Mount, ObjectRef, StartWorker
@@ -290,6 +291,6 @@ def _lost(directory: WorkerDirectory) -> Failure:
     with contextlib.suppress(OSError), open(directory.log, "rb") as file:
         file.seek(max(0, os.fstat(file.fileno()).st_size - _TAIL))
         lines = [line.strip() for line in file.read(_TAIL).decode(errors="replace").splitlines() if line.strip()]
-        last = "".join(c for c in lines[-1] if c.isprintable())[:200] if lines else ""
+        last = printable(lines[-1], _TAIL, substitute="")[:200] if lines else ""
     what = "the worker ended without an outcome"
     return Failure.from_error(WorkerLost(f"{what}; its last output: {last}" if last else what))

@@ -30,6 +30,7 @@ from cdi.api.errors import (
 from cdi.api.importer_messages import NO_GCS_OBJECT
 from cdi.api.job import GcsSourceSpec
 from cdi.api.json_document import parse_json
+from cdi.api.printable import printable
 from cdi.http.http_object import HttpRequest
 from cdi.http.transport import Transport
 from cdi.source.base import Reader, SourceFacts, read_all
@@ -266,5 +267,5 @@ def _message(body: bytes) -> str:
     except (ValueError, KeyError, TypeError):
         # Media responses contain plain text.
         message = body.decode("utf-8", "replace") if not body.lstrip().startswith((b"<", b"{")) else ""
-    shown = "".join(c if c.isprintable() else " " for c in message[:300]) if isinstance(message, str) else ""
+    shown = printable(message, 300) if isinstance(message, str) else ""
     return shown.strip().rstrip(".")

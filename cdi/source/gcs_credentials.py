@@ -26,6 +26,7 @@ from cdi.api.errors import (
 )
 from cdi.api.job import Proxy, Tls
 from cdi.api.json_document import check_nesting, parse_json
+from cdi.api.printable import printable
 from cdi.http.document import DocumentClient
 from cdi.http.headers import read_secret
 from cdi.http.http_object import HttpRequest
@@ -111,7 +112,7 @@ class AccessTokenProvider:
                 raise cause from error
             raise SourceUnreachable("cannot reach Google's token service", where=self._where) from error
         except (exceptions.GoogleAuthError, ValueError) as error:
-            said = "".join(c if c.isprintable() else " " for c in str(error.args[0] if error.args else ""))[:200]
+            said = printable(str(error.args[0] if error.args else ""), 200)
             raise SourceUnauthorized(
                 f"Google issued no token for these credentials: {said}",
                 where=self._where,

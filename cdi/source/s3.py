@@ -34,6 +34,7 @@ from cdi.api.errors import (
 )
 from cdi.api.importer_messages import no_s3_object
 from cdi.api.job import S3SourceSpec
+from cdi.api.printable import printable
 from cdi.http import headers as fields
 from cdi.http.http_object import Headers, HttpRequest
 from cdi.http.message import WHOLE, Response
@@ -168,8 +169,8 @@ class S3Endpoint:
         said = _MESSAGE.search(body)
         text = f"S3 says {code}" if code else f"S3 answered {status}"
         if said is not None:
-            message = "".join(c if c.isprintable() else " " for c in said[1].decode("utf-8", "replace"))
-            text += f": {message[:200].strip().rstrip('.')}"
+            message = printable(said[1].decode("utf-8", "replace"), 200)
+            text += f": {message.strip().rstrip('.')}"
         error = self._error_for_code(status, code, text, headers)
         if error is not None and code:
             bucket, key = self._object.bucket, self._object.key

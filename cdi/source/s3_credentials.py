@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 from cdi.api.errors import SourceCredentialsInvalid, SourceProtocolError, SourceTlsUntrusted, SourceUnreachable
 from cdi.api.job import Credentials, Proxy, S3SourceSpec, Tls
+from cdi.api.printable import printable
 from cdi.http.headers import read_secret
 from cdi.source.s3_sigv4 import AwsCredentials
 
@@ -139,7 +140,7 @@ def _map_botocore_errors(call: Callable[[], Any]) -> Any:
 
 
 def _brief(error: Exception) -> str:
-    return "".join(c if c.isprintable() else " " for c in str(error))[:300].rstrip(" .")
+    return printable(str(error), 300).rstrip(" .")
 
 
 def _bundle(ca_dir: str) -> str:

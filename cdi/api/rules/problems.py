@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 
 from cdi.api.names import MAX_NAME, is_dns_subdomain
+from cdi.api.printable import printable
 
 
 class Cause(enum.StrEnum):
@@ -85,4 +86,4 @@ def has_control_characters(text: str) -> bool:
 def truncate(text: str, limit: int = 80) -> str:
     """Return a value for messages: truncated, and without characters that control a terminal."""
     cut = text if len(text) <= limit else text[:limit] + "…"
-    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in cut)
+    return printable(cut, len(cut), substitute="\N{REPLACEMENT CHARACTER}")

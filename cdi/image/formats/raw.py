@@ -8,6 +8,7 @@ from __future__ import annotations
 import struct
 from typing import Final
 
+from cdi.api.printable import printable
 from cdi.image.sizes import SECTOR
 
 _ISO_DESCRIPTOR: Final = 0x8000
@@ -63,8 +64,7 @@ def details(head: bytes) -> tuple[tuple[str, str], ...]:
         found.append(("partition table", f"mbr, {used} partitions"))
     if iso9660(head):
         label = head[_ISO_DESCRIPTOR + 40 : _ISO_DESCRIPTOR + 72].decode("ascii", "replace").strip(" \0")
-        printable = "".join(c if c.isprintable() else "?" for c in label)
-        found.append(("iso9660 volume", printable or "(no label)"))
+        found.append(("iso9660 volume", printable(label, len(label), substitute="?") or "(no label)"))
     else:
         found.extend(("content", name) for offset, magic, name in _FILE_SYSTEMS if head.startswith(magic, offset))
     return tuple(found)

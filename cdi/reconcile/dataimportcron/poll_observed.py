@@ -17,10 +17,11 @@ from cdi.api.job import Failure
 from cdi.api.names import ANN_CRON_NEXT_TIME
 from cdi.api.phases import TERMINAL_PHASES
 from cdi.api.poll import PollResult
+from cdi.api.printable import one_line
 from cdi.api.timestamps import epoch_seconds
 from cdi.reconcile.dataimportcron.context import Body, CronContext, LocalTask
 from cdi.reconcile.pods.roles import POLL
-from cdi.reconcile.pods.status import PULL_FAILURES, STARTING, container_status, one_line, termination
+from cdi.reconcile.pods.status import PULL_FAILURES, STARTING, container_status, termination
 
 IMAGE_CONTAINER: Final = "image-container"
 """Container of a node's poll pod, whose image is the one that is polled."""

@@ -17,6 +17,7 @@ from cdi.api.job import Failure, Outcome, Progress
 from cdi.api.json_document import parse_json
 from cdi.api.names import COMPONENT_IMPORTER, COMPONENT_UPLOAD_SERVER, LABEL_COMPONENT
 from cdi.api.phases import PULL_FAILED, TERMINAL_PHASES, Reason
+from cdi.api.printable import one_line
 from cdi.api.timestamps import epoch_seconds
 from cdi.reconcile.pods.roles import CONTAINER
 from cdi.reconcile.pods.types import Pod, PodBlocker, Worker
@@ -32,7 +33,6 @@ PULL_FAILURES: Final = frozenset(
 STARTING: Final = frozenset({"", "ContainerCreating", "PodInitializing"})
 """Reasons of a container that waits for nothing but its start."""
 _IMAGE_TROUBLE = PULL_FAILURES | {"ImageInspectError", "SignatureValidationFailed"}
-_MAX_LINE = 512
 _MAX_MESSAGE = 8192
 _MAX_JOURNAL = 40 * 1024
 
@@ -352,12 +352,6 @@ def _document(message: object) -> dict[str, Any]:
 def _last_line(message: object) -> str:
     lines = [line for line in str(message or "")[-4096:].splitlines() if line.strip()]
     return one_line(lines[-1])[:200] if lines else ""
-
-
-def one_line(text: object, limit: int = _MAX_LINE) -> str:
-    """Return text from a pod's status as one printable line of at most `limit` characters."""
-    shown = "".join(c if c.isprintable() else " " for c in str(text or "")[: 4 * limit])
-    return " ".join(shown.split())[:limit]
 
 
 def _sanitize_reason(text: str) -> str:

@@ -21,6 +21,7 @@ from cdi.api.names import (
     means_true,
     upload_service,
 )
+from cdi.api.printable import printable
 from cdi.api.upload_protocol import SERVER_PORT
 from cdi.kube.sync import SyncClient
 from cdi.reconcile.datavolume.upload_target import is_upload_target
@@ -136,7 +137,7 @@ def _require_known_content_type(value: str, name: str, where: str) -> None:
     """
     if value in ("", ContentType.KUBEVIRT, ContentType.ARCHIVE):
         return
-    shown = "".join(c if c.isprintable() else " " for c in value[:_MAX_SHOWN])
+    shown = printable(value, _MAX_SHOWN)
     raise UploadNotReady(
         f"rejecting upload request for PVC {name} - upload content-type {shown.translate(_HTML_ESCAPES)} is invalid",
         where=where,

@@ -17,6 +17,7 @@ from cdi.api.errors import (
     SourceUnavailable,
 )
 from cdi.api.json_document import parse_json
+from cdi.api.printable import printable
 from cdi.http import headers as fields
 from cdi.http.status import is_retryable
 
@@ -85,4 +86,4 @@ def _errors(body: bytes) -> list[tuple[str, str]]:
 
 
 def _shown(text: str) -> str:
-    return "".join(c if c.isprintable() else " " for c in text[:400]).strip().rstrip(".")
+    return printable(text, 400).strip().rstrip(".")

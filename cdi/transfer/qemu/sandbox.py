@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import IO, Self
 
+from cdi.api import printable as foreign
 from cdi.api.errors import CdiError, Interrupted, QemuFailed, QemuMissing, ResourceLimit
 
 MAX_STDERR = 4096
@@ -318,7 +319,7 @@ def error_from_exit(name: str, status: int, stderr: str, *, where: str | None = 
 
 def printable(text: str, limit: int = 300) -> str:
     """Return foreign text for a message: one line, no control characters, bounded."""
-    clean = "".join(c if c.isprintable() else "?" for c in text)
+    clean = foreign.printable(text, len(text), substitute="?")
     return clean if len(clean) <= limit else clean[: limit - 1] + "…"
 
 
