@@ -14,6 +14,7 @@ if sys.version_info < (3, 14):
     sys.modules["compression"].zstd = sys.modules["compression.zstd"] = zstd
     sys.modules["backports"] = sys.modules["backports.zstd"] = None
     import cdi.transfer.pipeline.mapped_stream, cdi.image.bounds_check
+    import cdi.transfer.pipeline.cluster_writer
     sys.modules.pop("cdi.image.zstd", None)
     sys.version_info = (3, 14, 0, "final", 0)
 from cdi.transfer.pipeline.cluster_writer import inflate_zstd
