@@ -27,7 +27,7 @@ from cdi.api.job import (
     Tls,
 )
 from cdi.client.locate import Place, PlaceKind
-from cdi.reconcile.pods.job import ACCESS_KEY, DOCKER_CONFIG, SECRET_KEY, SERVICE_ACCOUNT, SESSION_TOKEN
+from cdi.reconcile.pods.inputs import ACCESS_KEY, DOCKER_CONFIG, SECRET_KEY, SERVICE_ACCOUNT, SESSION_TOKEN
 
 _MAX_OPTION_FILE: Final = 1 << 20
 """Largest size in bytes of a file that is given as an option."""

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import assert_never
 
 from cdi.api.datavolume import ContentType, DataVolume
 from cdi.api.digest import Digest
-from cdi.api.errors import ClusterForbidden, InvalidManifest, SourceCredentialsInvalid, TargetUnsuitable
+from cdi.api.errors import InvalidManifest, TargetUnsuitable
 from cdi.api.job import (
     BlankSourceSpec,
     BlockTargetSpec,
-    Credentials,
     DirectoryTargetSpec,
     FileSourceSpec,
     FileTargetSpec,
@@ -25,27 +23,22 @@ from cdi.api.job import (
     SourceSpec,
     StreamSourceSpec,
     TargetSpec,
-    Tls,
 )
 from cdi.api.names import ANN_CONTENT_TYPE
 from cdi.api.overhead import usable
-from cdi.api.phases import Reason
 from cdi.api.policy import CHECKSUM, INSECURE, PolicyAnnotations, parse_policy_annotations
-from cdi.api.policy import COSIGN_KEYS as COSIGN_KEYS_ANNOTATION
 from cdi.api.poll import PollJob
 from cdi.api.sources import SourceBlank, SourceGcs, SourceHttp, SourceRegistry, SourceS3
-from cdi.reconcile.actions import CloneJob, Mount, ObjectRef, Work
+from cdi.reconcile.actions import CloneJob, Mount, Work
 from cdi.reconcile.context import InputLister, ReconcileContext
 from cdi.reconcile.datavolume.upload_request import UploadRequest
+from cdi.reconcile.pods.inputs import InputMissing, Inputs
 from cdi.reconcile.pods.types import VolumeLayout
 from cdi.reconcile.settings import Platform, ResolvedConfig
 from cdi.reconcile.source import requested_size
 from cdi.reconcile.storage.claim_defaults import overhead_of
 from cdi.reconcile.types import PVC, Clone, ExternalPopulator, Import, Origin, Pending, Upload
 
-ACCESS_KEY, SECRET_KEY, SESSION_TOKEN = "accessKeyId", "secretKey", "sessionToken"
-SERVICE_ACCOUNT, DOCKER_CONFIG = "credentials.json", ".dockerconfigjson"
-KEYRING, COSIGN_KEYS = "keyring", "cosign-keys"
 SECTOR = 512
 """Sector size in bytes; a disk's size is a multiple of it."""
 
@@ -57,12 +50,6 @@ class WorkerSpec:
     work: Work
     mounts: tuple[Mount, ...] = ()
     fingerprint: str = ""
-
-
-class _InputMissing(Exception):
-    def __init__(self, wait: Pending) -> None:
-        super().__init__(wait.message)
-        self.wait = wait
 
 
 def prepare(
@@ -89,7 +76,7 @@ def prepare(
         return _Builder(
             context.datavolume, context.objects, context.config, context.platform, context.layout, claim
         ).build(origin, source, upload)
-    except _InputMissing as missing:
+    except InputMissing as missing:
         return missing.wait
 
 
@@ -134,7 +121,7 @@ def prepare_poll(
     nothing = PVC(namespace=dv.metadata.namespace or "", name="", uid=identity, phase="Pending")
     try:
         return _Builder(dv, objects, config, platform, layout, nothing).build_poll(source)
-    except _InputMissing as missing:
+    except InputMissing as missing:
         return missing.wait
 
 
@@ -177,7 +164,7 @@ def file_size(claim: PVC, config: ResolvedConfig) -> int | None:
 
 
 class _Builder:
-    """Builder that collects the mounted inputs while it converts the fields."""
+    """Builder of one job."""
 
     def __init__(
         self,
@@ -191,22 +178,25 @@ class _Builder:
         self._dv = dv
         self._claim = claim
         self._layout = layout
-        self._objects = objects
         self._config = config
         self._platform = platform
-        self._namespace = dv.metadata.namespace or ""
-        self._mounts: list[Mount] = []
-        self._versions: list[str] = []
+        self._inputs = Inputs(
+            objects,
+            dv.metadata.namespace or "",
+            layout.inputs,
+            trusted_ca=config.trusted_ca,
+            local_files=platform.local_files,
+        )
 
     def build_poll(self, source: SourceHttp | SourceS3 | SourceGcs | SourceRegistry) -> PollSpec:
         annotations = parse_policy_annotations(self._dv.metadata.annotations)
         spec = self._source(source, annotations)
         # The manifest names the content of a registry, so nothing beside it is read.
-        keyring = None if isinstance(source, SourceRegistry) else self._keyring(annotations)
+        keyring = None if isinstance(source, SourceRegistry) else self._inputs.keyring(annotations)
         policy = annotations.policy(preallocation=False, keyring=keyring)
         if keyring is None:
             policy = replace(policy, signature="ignore")
-        return PollSpec(work=PollJob(id=self._claim.uid, source=spec, policy=policy), mounts=tuple(self._mounts))
+        return PollSpec(work=PollJob(id=self._claim.uid, source=spec, policy=policy), mounts=tuple(self._inputs.mounts))
 
     def build(self, origin: Origin, source: PVC | None, upload: UploadRequest | None) -> WorkerSpec:
         policy_annotations = parse_policy_annotations(self._dv.metadata.annotations)
@@ -222,10 +212,10 @@ class _Builder:
                 raise InvalidManifest("another populator fills this volume", where="spec.dataSourceRef")
             case _:
                 assert_never(origin)
-        text = "\n".join([work.to_json(), *self._versions])
+        text = "\n".join([work.to_json(), *self._inputs.versions])
         return WorkerSpec(
             work=work,
-            mounts=tuple(self._mounts),
+            mounts=tuple(self._inputs.mounts),
             fingerprint=hashlib.sha256(text.encode()).hexdigest()[:32],
         )
 
@@ -242,8 +232,8 @@ class _Builder:
             checksum=checksum,
             policy=policy_annotations.policy(
                 preallocation=self._preallocation(),
-                keyring=self._keyring(policy_annotations),
-                cosign_keys=self._cosign_keys(policy_annotations, source),
+                keyring=self._inputs.keyring(policy_annotations),
+                cosign_keys=self._inputs.cosign_keys(policy_annotations, source),
             ),
             # An archive import cannot be resumed, and the directory must contain only the archive's files.
             journal=None if self._platform.cluster and content is ContentType.ARCHIVE else layout.journal,
@@ -305,17 +295,19 @@ class _Builder:
             case SourceHttp():
                 return HttpSourceSpec(
                     url=source.url,
-                    credentials=self._login(source.secret_ref),
-                    tls=self._tls(source.cert_config_map, insecure=bool(source.insecure_skip_verify) or insecure),
+                    credentials=self._inputs.login(source.secret_ref),
+                    tls=self._inputs.tls(
+                        source.cert_config_map, insecure=bool(source.insecure_skip_verify) or insecure
+                    ),
                     proxy=self._config.proxy,
                     headers=tuple(source.extra_headers or ()),
-                    secret_header_files=tuple(self._header_files(source.secret_extra_headers or ())),
+                    secret_header_files=tuple(self._inputs.header_files(source.secret_extra_headers or ())),
                 )
             case SourceS3():
                 return S3SourceSpec(
                     url=source.url,
-                    credentials=self._login(source.secret_ref),
-                    tls=self._tls(source.cert_config_map, insecure=insecure),
+                    credentials=self._inputs.login(source.secret_ref),
+                    tls=self._inputs.tls(source.cert_config_map, insecure=insecure),
                     proxy=self._config.proxy,
                     region=policy_annotations.region,
                     endpoint=policy_annotations.endpoint,
@@ -323,14 +315,10 @@ class _Builder:
                     anonymous=policy_annotations.anonymous,
                 )
             case SourceGcs():
-                account = None
-                if source.secret_ref:
-                    directory, _ = self._mount("secret", "Secret", source.secret_ref, needs=(SERVICE_ACCOUNT,))
-                    account = f"{directory}/{SERVICE_ACCOUNT}"
                 return GcsSourceSpec(
                     url=source.url,
-                    credentials=Credentials(service_account_file=account),
-                    tls=self._tls(None, insecure=insecure),
+                    credentials=self._inputs.service_account(source.secret_ref),
+                    tls=self._inputs.tls(None, insecure=insecure),
                     proxy=self._config.proxy,
                     endpoint=policy_annotations.endpoint,
                 )
@@ -338,119 +326,13 @@ class _Builder:
                 assert source.url is not None
                 return RegistrySourceSpec(
                     url=source.url,
-                    credentials=self._login(source.secret_ref, docker=True),
-                    tls=self._tls(source.cert_config_map, insecure=self._is_insecure(source.url) or insecure),
+                    credentials=self._inputs.login(source.secret_ref, docker=True),
+                    tls=self._inputs.tls(source.cert_config_map, insecure=self._is_insecure(source.url) or insecure),
                     proxy=self._config.proxy,
                     architecture=source.platform.architecture if source.platform else None,
                 )
             case _:
                 assert_never(source)
-
-    # --- inputs -----------------------------------------------------------------------------------------------
-
-    def _mount(self, place: str, kind: str, name: str, *, needs: Iterable[str] = ()) -> tuple[str, frozenset[str]]:
-        """Mount an object and return its directory and keys."""
-        ref = ObjectRef(kind="Secret" if kind == "Secret" else "ConfigMap", namespace=self._namespace, name=name)
-        keys = self._look(ref, needs)
-        directory = f"{self._layout.inputs}/{place}"
-        self._mounts.append(Mount(directory=directory, inputs=(ref,)))
-        return directory, keys
-
-    def _look(self, ref: ObjectRef, needs: Iterable[str] = ()) -> frozenset[str]:
-        found = self._objects.input(ref)
-        if found is None:
-            raise _InputMissing(
-                Pending(
-                    reason=Reason.NOT_FOUND,
-                    message=f"{ref} does not exist. Try: create it; the import starts automatically",
-                )
-            )
-        if found.refused:
-            raise _InputMissing(
-                Pending(reason=ClusterForbidden.__name__, message=f"{ref} cannot be read: {found.refused}")
-            )
-        lacking = [key for key in needs if key not in found.keys]
-        if lacking:
-            error = SourceCredentialsInvalid(
-                f"{ref} has no key {', '.join(lacking)}",
-                where=f"its keys are {', '.join(sorted(found.keys)[:10]) or 'none'}",
-                remedy="add it; the import starts automatically",
-            )
-            raise _InputMissing(Pending(reason=error.code, message=error.message))
-        self._versions.append(f"{ref}={found.version}")
-        return found.keys
-
-    def _login(self, secret: str | None, *, docker: bool = False) -> Credentials:
-        if not secret:
-            return Credentials()
-        found = self._objects.input(ObjectRef(kind="Secret", namespace=self._namespace, name=secret))
-        if docker and found is not None and DOCKER_CONFIG in found.keys:
-            directory, _ = self._mount("secret", "Secret", secret)
-            return Credentials(docker_config_file=f"{directory}/{DOCKER_CONFIG}")
-        directory, keys = self._mount("secret", "Secret", secret, needs=(ACCESS_KEY, SECRET_KEY))
-        return Credentials(
-            access_key_file=f"{directory}/{ACCESS_KEY}",
-            secret_key_file=f"{directory}/{SECRET_KEY}",
-            session_token_file=f"{directory}/{SESSION_TOKEN}" if SESSION_TOKEN in keys else None,
-        )
-
-    def _tls(self, config_map: str | None, *, insecure: bool = False) -> Tls:
-        refs = []
-        if config_map:
-            refs.append(ObjectRef(kind="ConfigMap", namespace=self._namespace, name=config_map))
-        if self._config.trusted_ca is not None:
-            refs.append(self._config.trusted_ca)
-        if not refs:
-            return Tls(insecure=insecure)
-        for ref in refs:
-            self._look(ref)
-        directory = f"{self._layout.inputs}/certificates"
-        self._mounts.append(Mount(directory=directory, inputs=tuple(refs)))
-        return Tls(ca_dir=directory, insecure=insecure)
-
-    def _header_files(self, secrets: Iterable[str]) -> Iterable[str]:
-        for number, secret in enumerate(secrets):
-            directory, keys = self._mount(f"headers-{number}", "Secret", secret)
-            yield from (f"{directory}/{key}" for key in sorted(keys))
-
-    def _keyring(self, policy_annotations: PolicyAnnotations) -> str | None:
-        if policy_annotations.keyring is None:
-            return None
-        if policy_annotations.keyring.startswith("/"):
-            if not self._platform.local_files:
-                raise InvalidManifest(
-                    "a key ring file on the cluster's nodes cannot be used",
-                    where=policy_annotations.keyring,
-                    remedy="put the keys into a ConfigMap and name it",
-                )
-            return policy_annotations.keyring
-        name, _, key = policy_annotations.keyring.partition("/")
-        directory, keys = self._mount(KEYRING, "ConfigMap", name, needs=(key,) if key else ())
-        if not key:
-            key = next(iter(keys)) if len(keys) == 1 else KEYRING
-            self._look(ObjectRef(kind="ConfigMap", namespace=self._namespace, name=name), (key,))
-        return f"{directory}/{key}"
-
-    def _cosign_keys(self, policy_annotations: PolicyAnnotations, source: SourceSpec) -> tuple[str, ...]:
-        keys = policy_annotations.cosign_keys
-        if keys is None:
-            return ()
-        if not isinstance(source, RegistrySourceSpec):
-            raise InvalidManifest(
-                f"cosign signs container images, but the source is {source.kind}",
-                where=COSIGN_KEYS_ANNOTATION,
-                remedy="leave it out; checksum files are signed with OpenPGP (policy.signature and policy.keyring)",
-            )
-        if keys.startswith("/"):
-            if not self._platform.local_files:
-                raise InvalidManifest(
-                    "files on the cluster's nodes cannot be used",
-                    where=COSIGN_KEYS_ANNOTATION,
-                    remedy="put the public keys into a Secret and name it",
-                )
-            return (keys,)
-        directory, _ = self._mount(COSIGN_KEYS, "Secret", keys)
-        return (directory,)
 
     def _is_allowed_insecure(self, policy_annotations: PolicyAnnotations) -> bool:
         """Return whether TLS verification may be disabled.
