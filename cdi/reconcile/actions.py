@@ -17,6 +17,7 @@ from cdi.api.errors import InvalidManifest
 from cdi.api.job import Job
 from cdi.api.poll import PollJob
 from cdi.api.proof import ProofJob
+from cdi.reconcile.types import PVC
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,6 +122,18 @@ class PatchObject:
     """
 
     @classmethod
+    def of_claim(cls, claim: PVC, annotations: Mapping[str, str | None], *, version: str = "") -> Self:
+        """Return the patch that sets annotations on a PVC."""
+        return cls(
+            plural="persistentvolumeclaims",
+            namespace=claim.namespace,
+            name=claim.name,
+            uid=claim.uid,
+            annotations=annotations,
+            version=version,
+        )
+
+    @classmethod
     def of_data_volume(
         cls,
         dv: DataVolume,
@@ -147,6 +160,10 @@ class DeleteObject:
     namespace: str
     name: str
     uid: str
+
+    @classmethod
+    def of_claim(cls, claim: PVC) -> Self:
+        return cls(plural="persistentvolumeclaims", namespace=claim.namespace, name=claim.name, uid=claim.uid)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -140,7 +140,7 @@ def reconcile_claim(claim: PVC, objects: Lister, targets: Iterable[PVC]) -> Plan
         return _temporary_pvc(claim, objects)
     if any(is_reading(target, claim.namespace, claim.name) for target in targets):
         return Plan()
-    return Plan(actions=(_gone(claim),))
+    return Plan(actions=(DeleteObject.of_claim(claim),))
 
 
 def _temporary_pvc(prime: PVC, objects: Lister) -> Plan:
@@ -153,8 +153,4 @@ def _temporary_pvc(prime: PVC, objects: Lister) -> Plan:
         and temporary_pvc(target) == (prime.namespace, prime.name)
     ):
         return Plan()
-    return Plan(actions=(_gone(prime),))
-
-
-def _gone(claim: PVC) -> DeleteObject:
-    return DeleteObject(plural="persistentvolumeclaims", namespace=claim.namespace, name=claim.name, uid=claim.uid)
+    return Plan(actions=(DeleteObject.of_claim(prime),))

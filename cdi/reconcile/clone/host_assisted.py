@@ -261,13 +261,7 @@ def _ensure(
     if found.uid != record.source:
         # The record was made for another volume; source pods are identified by the UID of their source.
         written = replace(record, source=found.uid).write()
-        renewed = PatchObject(
-            plural="persistentvolumeclaims",
-            namespace=claim.namespace,
-            name=claim.name,
-            uid=claim.uid,
-            annotations={RECORD: written},
-        )
+        renewed = PatchObject.of_claim(claim, {RECORD: written})
         return (renewed,), f"the source {found.place} was replaced by another object of that name"
     users = source_in_use(context.objects, found)
     if users is not None:

@@ -126,14 +126,8 @@ class ClonePlanRecord:
 def store_plan(claim: PVC, record: ClonePlanRecord | None, others: Mapping[str, str] | None = None) -> PatchObject:
     """Return the patch that stores a plan with its strategy; without one, the PVC has the requested strategy again."""
     removed = {ANNOTATION: None, ANN_CLONE_TYPE: requested_strategy(claim) or None}
-    return PatchObject(
-        plural="persistentvolumeclaims",
-        namespace=claim.namespace,
-        name=claim.name,
-        uid=claim.uid,
-        annotations={**(record.annotations() if record is not None else removed), **(others or {})},
-        version=claim.version,
-    )
+    annotations = record.annotations() if record is not None else removed
+    return PatchObject.of_claim(claim, {**annotations, **(others or {})}, version=claim.version)
 
 
 def requested_strategy(claim: PVC) -> str:

@@ -164,14 +164,8 @@ def is_recorded(version: GoldenVersion, ended: float) -> bool:
 
 def record_attempts(claim: PVC, attempts: ProofAttempts | None) -> PatchObject:
     """Return the action that records attempts on the version's PVC, or with None removes the record."""
-    return PatchObject(
-        plural="persistentvolumeclaims",
-        namespace=claim.namespace,
-        name=claim.name,
-        uid=claim.uid,
-        annotations={ANNOTATION: None if attempts is None else attempts.write()},
-        version=claim.version,
-    )
+    written = None if attempts is None else attempts.write()
+    return PatchObject.of_claim(claim, {ANNOTATION: written}, version=claim.version)
 
 
 def forget_attempts(claim: PVC) -> tuple[PatchObject, ...]:

@@ -98,14 +98,7 @@ def _patch(claim: PVC, wanted: Mapping[str, str | None], labels: Mapping[str, st
     labels = {name: text for name, text in labels.items() if claim.labels.get(name) != text}
     if not changed and not labels:
         return None
-    return PatchObject(
-        plural="persistentvolumeclaims",
-        namespace=claim.namespace,
-        name=claim.name,
-        uid=claim.uid,
-        annotations=changed,
-        labels=labels,
-    )
+    return replace(PatchObject.of_claim(claim, changed), labels=labels)
 
 
 def _is_ready(state: DataVolumeState, worker: Worker | None) -> bool:

@@ -119,14 +119,7 @@ def adopt_or_conflict(context: ReconcileContext, claim: PVC) -> Result:
         or populated_for(claim, dv)
     )
     if meant and not claim.controller_uid and not claim.deleting:
-        adopt = PatchObject(
-            plural="persistentvolumeclaims",
-            namespace=claim.namespace,
-            name=claim.name,
-            uid=claim.uid,
-            annotations={ANN_POPULATED_FOR: dv.metadata.name},
-            owner=owner_reference(dv),
-        )
+        adopt = replace(PatchObject.of_claim(claim, {ANN_POPULATED_FOR: dv.metadata.name}), owner=owner_reference(dv))
         result = already_populated(context, claim)
         marks = mark_prepopulated(dv, claim) if populated_for(claim, dv) else ()
         return replace(result, actions=(*marks, adopt), pod=None, attempts=None)

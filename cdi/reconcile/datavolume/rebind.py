@@ -154,7 +154,7 @@ def cleanup_actions(
     if final:
         actions.extend(delete_service(context, worker_claim(context, claim)))
         if context.scratch is not None and not context.scratch.deleting and not (kept and pod is not None):
-            actions.append(_delete(context.scratch))
+            actions.append(DeleteObject.of_claim(context.scratch))
     prime = context.prime
     if (
         prime is not None
@@ -162,7 +162,7 @@ def cleanup_actions(
         and not kept
         and _safe_to_delete(context, claim, prime, attempts, final=final)
     ):
-        actions.append(_delete(prime))
+        actions.append(DeleteObject.of_claim(prime))
     return tuple(actions)
 
 
@@ -207,8 +207,4 @@ def _safe_to_delete(
 
 def recreate_prime(prime: PVC) -> tuple[Action, ...]:
     """Delete a prime PVC whose volume was lost before it was filled, so that it is recreated."""
-    return () if prime.deleting else (_delete(prime),)
-
-
-def _delete(claim: PVC) -> DeleteObject:
-    return DeleteObject(plural="persistentvolumeclaims", namespace=claim.namespace, name=claim.name, uid=claim.uid)
+    return () if prime.deleting else (DeleteObject.of_claim(prime),)

@@ -62,7 +62,7 @@ def check_static_binding(context: ReconcileContext, claim: PVC) -> Result | None
         found = already_populated(context, claim)
         return replace(found, annotations=marks, actions=mark_prepopulated(context.datavolume, claim))
     message = f"PVC {claim.name} was bound to volume {claim.volume_name}, not to {' or '.join(names)}; recreating it"
-    again = DeleteObject(plural="persistentvolumeclaims", namespace=claim.namespace, name=claim.name, uid=claim.uid)
+    again = DeleteObject.of_claim(claim)
     return replace(pending(claim, Pending(reason=Reason.PENDING, message=message)), actions=(again,))
 
 

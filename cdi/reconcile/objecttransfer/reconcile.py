@@ -222,7 +222,7 @@ def _handed_over(context: TransferWorld, record: TransferRecord, volume: Volume,
         return Step(phase=TransferPhase.RUNNING, reason=TransferReason.BINDING, message=message, record=record)
     source = _source(context, record)
     if source is not None:
-        gone = () if source.deleting else (_delete(source),)
+        gone = () if source.deleting else (DeleteObject.of_claim(source),)
         return running(
             record, f"deleting PVC {place(context.source)}, which has no volume any more", *gone, *_remove_lock(context)
         )
@@ -377,11 +377,7 @@ def _deletion(context: TransferWorld, record: TransferRecord, source: PVC) -> St
         return running(record, f"deleting DataVolume {place(context.source)} without its volume", *actions)
     if source.deleting:
         return None
-    return running(record, f"deleting PVC {place(context.source)} without its volume", _delete(source))
-
-
-def _delete(claim: PVC) -> DeleteObject:
-    return DeleteObject(plural="persistentvolumeclaims", namespace=claim.namespace, name=claim.name, uid=claim.uid)
+    return running(record, f"deleting PVC {place(context.source)} without its volume", DeleteObject.of_claim(source))
 
 
 def _policy(record: TransferRecord, policy: str, claim: PVC) -> SetReclaimPolicy:
