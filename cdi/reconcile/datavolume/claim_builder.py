@@ -249,15 +249,15 @@ def _record_of(context: ReconcileContext, origin: Origin | None) -> dict[str, st
     return {**record, ANN_PREALLOCATION_REQUESTED: "true" if preallocation else "false"}
 
 
-def build_scratch(context: ReconcileContext, filled: PVC) -> dict[str, Any]:
+def build_scratch(config: ResolvedConfig, filled: PVC) -> dict[str, Any]:
     """Build the scratch PVC, for content that cannot be decoded as a stream.
 
     It has the usable size of the volume, plus filesystem overhead if that is a block device.
     """
     size = filled.requested or filled.capacity or 0
-    name = context.config.scratch_class or filled.storage_class
+    name = config.scratch_class or filled.storage_class
     if filled.volume_mode == "Block":
-        size = required(size, overhead_of(name, context.config))
+        size = required(size, overhead_of(name, config))
     spec = {
         "accessModes": ["ReadWriteOnce"],
         "volumeMode": "Filesystem",
@@ -265,7 +265,7 @@ def build_scratch(context: ReconcileContext, filled: PVC) -> dict[str, Any]:
         "resources": {"requests": {"storage": Quantity.of_bytes(size).text}},
     }
     annotations = {ANN_CREATED_BY_CONTROLLER: "yes"}
-    return _temporary(context.config, scratch_claim(filled.name), filled, annotations, spec)
+    return _temporary(config, scratch_claim(filled.name), filled, annotations, spec)
 
 
 def _temporary(

@@ -92,7 +92,7 @@ def events_for_transition(
         events.extend(result.events)
     now = (state.bound.status, state.bound.reason, state.bound.message)
     rebound = bound is None or (bound.status, bound.reason or "", bound.message or "") != now
-    prime = _prime_events(context, claim) if rebound else ()
+    prime = _prime_events(context.prime, claim) if rebound else ()
     # A warning with the same reason has the remedy as well.
     told = not rebound or any(event.reason == state.bound.reason for event in events)
     failures = [Event(type="Warning", reason=state.running.reason, message=_coded(state))] if failing and news else []
@@ -128,10 +128,9 @@ def _phase_event(text: EventText, names: Names, operation: Operation, state: Dat
     return Event(type=text.type, reason=text.reason, message=message)
 
 
-def _prime_events(context: ReconcileContext, claim: PVC | None) -> tuple[Event, ...]:
+def _prime_events(prime: PVC | None, claim: PVC | None) -> tuple[Event, ...]:
     """Return the provisioner's warning about the prime PVC."""
-    prime = context.prime
-    message = provisioning_event(context.prime, claim) if claim is not None and prime is not None else ""
+    message = provisioning_event(prime, claim) if claim is not None and prime is not None else ""
     if not message or prime is None:
         return ()
     return (

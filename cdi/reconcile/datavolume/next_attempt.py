@@ -221,7 +221,7 @@ def stop_outdated_worker(
     pod, filled = worker.pod, worker_claim(context, claim)
     if pod is None or filled is None:
         return ()
-    if scratch_deleted(context, pod):
+    if scratch_deleted(context.scratch, pod):
         return (stopped(filled.namespace, pod),)
     if not is_stuck(pod):
         return ()

@@ -169,7 +169,7 @@ def ensure_scratch(context: ReconcileContext, claim: PVC, attempts: AttemptHisto
     actions: tuple[Action, ...] = ()
     message = f"creating scratch space for {claim.name}: the image cannot be decoded as a stream"
     if scratch is None:
-        actions = (CreateObject(body=build_scratch(context, filled)),)
+        actions = (CreateObject(body=build_scratch(context.config, filled)),)
     elif scratch.provisioning_message:
         message = f"{message}; {scratch.provisioning_message}"
     state = DataVolumeState(
@@ -219,7 +219,7 @@ def start_worker_pod(
         InvalidManifest: An annotation or a setting is invalid.
 
     """
-    pod = _pod(context, target, filled, _attempt(context, prepared, number, upload))
+    pod = _pod(context, target, filled, _attempt(context.datavolume, prepared, number, upload))
     start = StartWorker(
         claim=filled.uid,
         namespace=filled.namespace,
@@ -232,19 +232,19 @@ def start_worker_pod(
     )
     before = before_target(filled) if isinstance(prepared.work, CopyTargetJob) else ()
     if accepts_upload(context):
-        before, complete = before_server(context, filled)
+        before, complete = before_server(context.service, filled)
         if not complete:
             return before
     return (*mirror_actions(prepared.mounts, filled), *before, start)
 
 
-def _attempt(context: ReconcileContext, prepared: WorkerSpec, number: int, upload: str) -> Attempt:
+def _attempt(dv: DataVolume, prepared: WorkerSpec, number: int, upload: str) -> Attempt:
     return Attempt(
         number=number,
         work=prepared.work,
         mounts=prepared.mounts,
         fingerprint=prepared.fingerprint,
-        limits=limits_of(context.datavolume),
+        limits=limits_of(dv),
         upload=upload,
     )
 
@@ -265,12 +265,12 @@ def is_stuck(pod: Pod) -> bool:
     return not pod.started and not pod.deleting and pod.hold is not None and pod.hold.reason not in usual
 
 
-def scratch_deleted(context: ReconcileContext, pod: Pod) -> bool:
+def scratch_deleted(scratch: PVC | None, pod: Pod) -> bool:
     """Return whether the scratch PVC of a pod that has not started is being deleted.
 
     The pod waits for the scratch PVC, and the scratch PVC is not removed while the pod exists.
     """
-    return pod.scratch and not pod.started and not pod.deleting and not has_scratch(context.scratch)
+    return pod.scratch and not pod.started and not pod.deleting and not has_scratch(scratch)
 
 
 def template_changed(
@@ -283,7 +283,7 @@ def template_changed(
 
     """
     assert worker.pod is not None
-    attempt = _attempt(context, prepared, worker.attempt, worker.upload)
+    attempt = _attempt(context.datavolume, prepared, worker.attempt, worker.upload)
     digest = _pod(context, target, filled, attempt)["metadata"]["annotations"][ANN_SPEC]
     return () if digest == worker.pod.spec else (stopped(filled.namespace, worker.pod),)
 
@@ -320,13 +320,13 @@ def limits_of(dv: DataVolume) -> Limits:
     return Limits(bandwidth=policy_annotations.bandwidth, connections=policy_annotations.connections)
 
 
-def update_limits(context: ReconcileContext, worker: Worker) -> tuple[Action, ...]:
+def update_limits(dv: DataVolume, worker: Worker) -> tuple[Action, ...]:
     """Return the patch that gives a running worker its current limits."""
     pod = worker.pod
-    wanted = limits_of(context.datavolume).to_json()
+    wanted = limits_of(dv).to_json()
     if pod is None or pod.deleting or pod.limits == wanted:
         return ()
-    namespace = context.datavolume.metadata.namespace or ""
+    namespace = dv.metadata.namespace or ""
     return (
         PatchObject(plural="pods", namespace=namespace, name=pod.name, uid=pod.uid, annotations={ANN_LIMITS: wanted}),
     )

@@ -152,7 +152,7 @@ def cleanup_actions(
     ):
         actions.append(stopped(claim.namespace, pod))
     if final:
-        actions.extend(delete_service(context, worker_claim(context, claim)))
+        actions.extend(delete_service(context.service, worker_claim(context, claim)))
         if context.scratch is not None and not context.scratch.deleting and not (kept and pod is not None):
             actions.append(DeleteObject.of_claim(context.scratch))
     prime = context.prime

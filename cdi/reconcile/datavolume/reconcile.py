@@ -98,7 +98,7 @@ def reconcile(context: ReconcileContext) -> Plan:
     result = _decide(context, claim, source)
     if context.refusal is not None:
         result = apply_rejection(context, claim, result, context.refusal)
-    result = replace(result, state=with_provisioning_event(context, claim, result.state))
+    result = replace(result, state=with_provisioning_event(context.prime, claim, result.state))
     status = render(dv, result.state, context.now)
     before = dv.status.to_dict() if dv.status is not None else None
     changed = status != before
@@ -269,7 +269,7 @@ def _follow(
     if worker is not None and worker.running and worker.attempt > attempts.attempt and not replaced:
         at_it = running(dv, claim, source, worker, shown_failure(dv, attempts))
         reading, message = source_pod_actions(context, claim, source, worker)
-        actions = (*update_limits(context, worker), *stop_outdated_worker(context, claim, source, worker), *reading)
+        actions = (*update_limits(dv, worker), *stop_outdated_worker(context, claim, source, worker), *reading)
         actions = (*actions, *ensure_service(context, worker_claim(context, claim)))
         return ready_for_upload(
             context, claim, worker, merge_source_pod_status(replace(at_it, actions=actions), message)
@@ -293,7 +293,7 @@ def _withdrawn(context: ReconcileContext, claim: PVC) -> Result:
     """Stop the upload server of a PVC whose request for an upload was removed."""
     wait = upload_withdrawn(claim)
     result = waiting_for_inputs(claim, wait) if claim.phase == "Bound" else pending(claim, wait)
-    actions = (*release_worker(context), *delete_service(context, worker_claim(context, claim)))
+    actions = (*release_worker(context), *delete_service(context.service, worker_claim(context, claim)))
     return replace(result, actions=actions)
 
 

@@ -268,9 +268,9 @@ def provisioning_event(prime: PVC | None, claim: PVC) -> str:
     return claim.provisioning_message
 
 
-def with_provisioning_event(context: ReconcileContext, claim: PVC | None, state: DataVolumeState) -> DataVolumeState:
+def with_provisioning_event(prime: PVC | None, claim: PVC | None, state: DataVolumeState) -> DataVolumeState:
     """Return the state with the provisioner's message in Bound, if nothing else is there."""
-    event = provisioning_event(context.prime, claim) if claim is not None else ""
+    event = provisioning_event(prime, claim) if claim is not None else ""
     if claim is None or not event or state.bound != bound_condition(claim):
         return state
     message = PENDING_EVENT.message.format(name=claim.name, event=event)

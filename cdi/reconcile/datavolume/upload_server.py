@@ -119,9 +119,9 @@ def service_conflict(context: ReconcileContext, filled: PVC | None) -> Pending |
     )
 
 
-def before_server(context: ReconcileContext, filled: PVC) -> tuple[tuple[Action, ...], bool]:
+def before_server(service: Service | None, filled: PVC) -> tuple[tuple[Action, ...], bool]:
     """Return the actions required before the pod, and whether the pod can be created at once."""
-    service = service_of(context.service, filled)
+    service = service_of(service, filled)
     if service is None:
         return (CreateObject(body=build_service(filled)),), False
     return (certificate(filled.namespace, filled.name, service),), True
@@ -134,9 +134,9 @@ def ensure_service(context: ReconcileContext, filled: PVC | None) -> tuple[Actio
     return (CreateObject(body=build_service(filled)),)
 
 
-def delete_service(context: ReconcileContext, filled: PVC | None) -> tuple[Action, ...]:
+def delete_service(service: Service | None, filled: PVC | None) -> tuple[Action, ...]:
     """Delete the Service once no more uploads are accepted."""
-    service = service_of(context.service, filled) if filled is not None else None
+    service = service_of(service, filled) if filled is not None else None
     if service is None or filled is None:
         return ()
     return (DeleteObject(plural="services", namespace=filled.namespace, name=service.name, uid=service.uid),)
