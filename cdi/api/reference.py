@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from cdi.api import annotations as state
+from cdi.api.annotation_types import Annotation
 from cdi.api.cel.expressions import RULES
 from cdi.api.errors import CdiError, Retry, all_errors
 from cdi.api.kinds import KINDS, Resource
@@ -49,7 +50,7 @@ def with_state_tables(page: str) -> str:
     return page
 
 
-def _state_table(rows: Iterable[state.Annotation]) -> str:
+def _state_table(rows: Iterable[Annotation]) -> str:
     lines = ["| annotation | on | written by | read by | content | if it is lost |", "|---|---|---|---|---|---|"]
     lines += [
         f"| `{row.key.removeprefix(f'{GROUP}/')}`{row.suffix} | {row.on} | {row.written_by} | {row.read_by} "

@@ -11,7 +11,8 @@ import click
 
 from cdi.api.errors import NotFound, TargetUnsuitable, UsageError
 from cdi.api.quantity import Quantity
-from cdi.boot.check import BootReport, boot_check
+from cdi.boot.check import boot_check
+from cdi.boot.watcher import BootReport
 from cdi.cli.elapsed import Elapsed
 from cdi.cli.options import duration, quantity
 from cdi.cli.session import Session, subcommand

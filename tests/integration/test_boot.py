@@ -9,6 +9,7 @@ import pytest
 
 from cdi.api.errors import BootFailed, Interrupted, QemuFailed, TargetIo
 from cdi.boot import check as boot
+from cdi.boot import watcher
 from cdi.boot.check import boot_check
 from cdi.boot.machine import Machine
 
@@ -78,7 +79,7 @@ def test_a_panic_is_quoted(disk, tmp_path):
 
 
 def test_a_boot_loop_is_recognised(disk, tmp_path, monkeypatch):
-    monkeypatch.setattr(boot, "RESETS", 2)
+    monkeypatch.setattr(watcher, "RESETS", 2)
     report = check(disk(boot_sector(b"once more\r\n", RESET)), tmp_path)
     assert not report.booted
     assert "boot loop" in report.why_not
@@ -151,7 +152,7 @@ class Silent(Machine):
 
 def test_an_emulator_that_does_not_answer_is_given_up(disk, tmp_path, monkeypatch):
     monkeypatch.setattr(boot, "Machine", Silent)
-    monkeypatch.setattr(boot, "START_TIMEOUT", 0.5)
+    monkeypatch.setattr(watcher, "START_TIMEOUT", 0.5)
     with pytest.raises(QemuFailed, match="did not answer"):
         check(disk(), tmp_path)
 

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cdi.api import annotations
+from cdi.api.annotation_types import Annotation
 from cdi.api.annotations import (
     ATTEMPT,
     CLONE_PLAN,
@@ -19,7 +20,6 @@ from cdi.api.annotations import (
     MANAGED_CERTIFICATE,
     SOURCE_DISK_SIZE,
     TICKETS,
-    Annotation,
     read_origin,
 )
 from cdi.api.copy import Ticket
