@@ -83,14 +83,14 @@ def command(
                     explain_local_request(session.embedded.home, request, session.namespace, name, on_progress=show)
                 ]
     if output == "text":
-        for number, told in enumerate(found):
-            echo_lines([""] * bool(number) + list(lines(told, verbose=verbose)))
+        for number, explanation in enumerate(found):
+            echo_lines([""] * bool(number) + list(lines(explanation, verbose=verbose)))
     else:
-        bodies = [result.document(told) for told in found]
+        bodies = [result.document(explanation) for explanation in found]
         click.echo(document(bodies[0] if len(bodies) == 1 else bodies, output))
-    for told in found:
-        if told.refusal is not None:
-            raise told.refusal
+    for explanation in found:
+        if explanation.refusal is not None:
+            raise explanation.refusal
 
 
 def _applied(what: str | None, plural: str) -> str | None:
@@ -134,7 +134,7 @@ def _of_objects(
     documents = load(names) if names else []
     bodies = [body for body, _ in check(session.store, documents, namespace=session.namespace)]
     crons = stand_ins(session, [*bodies, *stored])
-    facts = {Key.of_object(body): told for body, told in crons}
+    facts = {Key.of_object(body): explanation for body, explanation in crons}
     volumes = [body for body, _ in crons]
     with LocalOverlay.open(home) as overlay:
         keys = overlay.apply([*documents, *volumes], namespace=session.namespace)
@@ -151,34 +151,36 @@ def _of_objects(
 # --- text output ---
 
 
-def lines(told: Explanation, *, verbose: bool = False) -> Iterator[str]:
-    if told.cron is not None:
-        known = [*cron_lines(told.cron), *_known(told)]
+def lines(explanation: Explanation, *, verbose: bool = False) -> Iterator[str]:
+    if explanation.cron is not None:
+        known = [*cron_lines(explanation.cron), *_known(explanation)]
     else:
-        known = [("datavolume", str(told.dry_run.key).removeprefix("datavolume ")), *_known(told)]
-    if told.plan is not None:
-        plan = [line.partition(":") for line in render(told.plan).splitlines()]
+        known = [("datavolume", str(explanation.dry_run.key).removeprefix("datavolume ")), *_known(explanation)]
+    if explanation.plan is not None:
+        plan = [line.partition(":") for line in render(explanation.plan).splitlines()]
         known += [(name, value.strip()) for name, _, value in plan]
         known.append(("memory", f"at most {format_size(MEMORY)}"))
-    known += _ends(told)
+    known += _ends(explanation)
     width = max(len(name) for name, _ in known) + 2
     for name, value in known:
         yield printable(f"{name + ':':<{width}}{value}")
-    failed = told.found is not None and any(not check.passed for check in told.found.checks)
-    if told.found is not None and (verbose or failed):
-        yield from check_table(told.found)
+    failed = explanation.found is not None and any(not check.passed for check in explanation.found.checks)
+    if explanation.found is not None and (verbose or failed):
+        yield from check_table(explanation.found)
     yield ""
-    if told.dry_run.waits:
-        yield paint(printable(f"It would wait: {told.dry_run.waits}"), "yellow" if told.refusal is None else "red")
-    elif told.refusal is not None:
-        yield paint(printable(f"It would fail: {told.refusal.what} [{told.refusal.code}]"), "red")
+    if explanation.dry_run.waits:
+        yield paint(
+            printable(f"It would wait: {explanation.dry_run.waits}"), "yellow" if explanation.refusal is None else "red"
+        )
+    elif explanation.refusal is not None:
+        yield paint(printable(f"It would fail: {explanation.refusal.what} [{explanation.refusal.code}]"), "red")
     else:
         yield paint("It would work.", "green")
 
 
-def _known(told: Explanation) -> Iterator[tuple[str, str]]:
-    found, clone = told.found, told.clone
-    yield from told.place
+def _known(explanation: Explanation) -> Iterator[tuple[str, str]]:
+    found, clone = explanation.found, explanation.clone
+    yield from explanation.place
     if clone is not None:
         yield from clone_lines(clone)
     if found is None:
@@ -188,7 +190,7 @@ def _known(told: Explanation) -> Iterator[tuple[str, str]]:
         yield "source", facts.location
         if found.redirected is not None:
             yield "redirected to", found.redirected
-        guarded = result.encryption(told.job, found)
+        guarded = result.encryption(explanation.job, found)
         if guarded is not None:
             yield "tls", _GUARDS[guarded]
         yield "length", words_of_size(facts.length) if facts.length is not None else "not reported by the source"
@@ -203,16 +205,16 @@ def _known(told: Explanation) -> Iterator[tuple[str, str]]:
         details = (
             [image.variant or "", f"version {image.version}" if image.version else ""] if image is not None else []
         )
-        told_details = ", ".join(word for word in details if word)
+        described = ", ".join(word for word in details if word)
         wrapped = "" if image is None else "".join(f" in {wrapper}" for wrapper in reversed(found.wrappers))
-        yield "format", f"{name}{f' ({told_details})' if told_details else ''}{wrapped}"
+        yield "format", f"{name}{f' ({described})' if described else ''}{wrapped}"
     if image is not None:
         yield "virtual size", words_of_size(found.virtual_size)
         if found.data_bytes is not None:
             yield "data", words_of_size(found.data_bytes)
     passed = sum(check.passed for check in found.checks)
     yield "checks", f"{passed} of {len(found.checks)} passed"
-    yield from _promises(told)
+    yield from _promises(explanation)
 
 
 _GUARDS = {
@@ -222,41 +224,45 @@ _GUARDS = {
 }
 
 
-def _promises(told: Explanation) -> Iterator[tuple[str, str]]:
-    found = told.found
-    yield from _cosign(told)
+def _promises(explanation: Explanation) -> Iterator[tuple[str, str]]:
+    found = explanation.found
+    yield from _cosign(explanation)
     if found is None or found.expected is None:
         return
     for promise in found.expected.promises:
         yield "checksum", f"{promise.digest} ({promise.by})"
     if not found.expected.promises:
         yield "checksum", "none known"
-    asked = told.job.policy.signature if told.job is not None else "ignore"
+    asked = explanation.job.policy.signature if explanation.job is not None else "ignore"
     signers = [by for by in found.result.verified_by if by.startswith("signature")]
     if asked != "ignore" or signers:
         yield "signature", "; ".join(signers) or "none found"
 
 
-def _cosign(told: Explanation) -> Iterator[tuple[str, str]]:
+def _cosign(explanation: Explanation) -> Iterator[tuple[str, str]]:
     """Show which signature of a container image was verified, or what will be required of it."""
-    if told.job is None or not told.job.policy.cosign_keys:
+    if explanation.job is None or not explanation.job.policy.cosign_keys:
         return
-    signers = [by for by in told.found.result.verified_by if by.startswith("cosign")] if told.found else []
+    signers = (
+        [by for by in explanation.found.result.verified_by if by.startswith("cosign")] if explanation.found else []
+    )
     yield "signature", "; ".join(signers) or "by cosign with one of the given keys, required and not verified yet"
 
 
-def _ends(told: Explanation) -> Iterator[tuple[str, str]]:
-    if told.requested is not None:
-        yield "requested", words_of_size(told.requested)
-    if told.required is not None and told.found is not None and told.found.virtual_size is not None:
-        needed = (
-            f"{words_of_size(told.found.virtual_size)}; as spec.pvc on a file system {words_of_size(told.required)}"
-        )
-        yield "needed", needed
-    space = told.space
+def _ends(explanation: Explanation) -> Iterator[tuple[str, str]]:
+    if explanation.requested is not None:
+        yield "requested", words_of_size(explanation.requested)
+    if (
+        explanation.required is not None
+        and explanation.found is not None
+        and explanation.found.virtual_size is not None
+    ):
+        size, claim = words_of_size(explanation.found.virtual_size), words_of_size(explanation.required)
+        yield "needed", f"{size}; as spec.pvc on a file system {claim}"
+    space = explanation.space
     if space is not None:
         needs = "unknown" if space.needed is None else format_size(space.needed)
         most = "" if space.exact or space.needed is None else "at most "
         yield "space", f"{most}{needs} of {format_size(space.free)} free in {space.path}"
-    for note in [*told.notes, *(told.found.result.warnings if told.found is not None else [])]:
+    for note in [*explanation.notes, *(explanation.found.result.warnings if explanation.found is not None else [])]:
         yield "note", note

@@ -213,10 +213,12 @@ def _version(
 ) -> Iterator[str]:
     yield f"{version.name}: {marked(image, version)}"
     proof = version.proof
-    told = None
+    proof_text = None
     if proof is not None:
         how = f" ({proof.accelerator})" if proof.accelerator else ""
-        told = f"{'booted' if proof.booted else 'did not boot'}{how}{f': {proof.message}' if proof.message else ''}"
+        proof_text = (
+            f"{'booted' if proof.booted else 'did not boot'}{how}{f': {proof.message}' if proof.message else ''}"
+        )
     volumes = [f"{one.namespace}/{one.name}" for one in family if one.version == version.name]
     for label, text in (
         ("Digest", version.digest),
@@ -226,7 +228,7 @@ def _version(
         ("Imported", version.imported),
         ("Offered", version.offered),
         ("Verified by", ", ".join(version.verified_by or ())),
-        ("Boot proof", told),
+        ("Boot proof", proof_text),
         ("Record", "kept; -o json prints it" if recorded else None),
         ("Deprecated", version.deprecated),
         ("End of life", version.end_of_life),

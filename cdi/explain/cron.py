@@ -76,15 +76,15 @@ def cron_facts(
     """
     metadata, spec = cron["metadata"], cron["spec"]
     settings = parse_golden_settings(metadata.get("annotations"))
-    told: list[tuple[str, str]] = []
+    rows: list[tuple[str, str]] = []
     if settings.proof == "boot":
-        told.append(("boot proof", "a version is offered only after a virtual machine has booted from it"))
-    told += [("channel", name) for name, _ in settings.channels]
-    told += [("architecture", name) for name in settings.architectures]
+        rows.append(("boot proof", "a version is offered only after a virtual machine has booted from it"))
+    rows += [("channel", name) for name, _ in settings.channels]
+    rows += [("architecture", name) for name in settings.architectures]
     if settings.pin is not None:
-        told.append(("pinned", settings.pin))
+        rows.append(("pinned", settings.pin))
     if settings.hold:
-        told.append(("on hold", "nothing is imported"))
+        rows.append(("on hold", "nothing is imported"))
     moment = time.time() if now is None else now
     polls: list[str] = []
     if spec["schedule"]:
@@ -98,7 +98,7 @@ def cron_facts(
         schedule=spec["schedule"],
         next_polls=tuple(polls),
         wanted=wanted,
-        settings=tuple(told),
+        settings=tuple(rows),
     )
 
 

@@ -39,15 +39,17 @@ def find_size(
     _refuse_archive(request)
     if pipe is not None:
         with pipe.looking() as stream:
-            told = explain_request(home, request, namespace, name, ask=Ask(), stream=stream, on_progress=on_progress)
-        size = _size(told)
+            explanation = explain_request(
+                home, request, namespace, name, ask=Ask(), stream=stream, on_progress=on_progress
+            )
+        size = _size(explanation)
         if size is None:
             raise UsageError("the size of the image in this pipe is not known in advance", remedy="give --size")
         return size
     for ask in (Ask(), Ask(whole=True)):
         with _rewound(request):
-            told = explain_request(home, request, namespace, name, ask=ask, on_progress=on_progress)
-        size = _size(told)
+            explanation = explain_request(home, request, namespace, name, ask=ask, on_progress=on_progress)
+        size = _size(explanation)
         if size is not None:
             return size
     raise _without_size(request)
@@ -93,10 +95,10 @@ def _without_size(request: Request) -> UsageError:
     return UsageError(what, where=request.place.location, remedy="give --size")
 
 
-def _size(told: Explanation) -> int | None:
-    if told.refusal is not None:
-        raise told.refusal
-    size = told.found.virtual_size if told.found is not None else None
+def _size(explanation: Explanation) -> int | None:
+    if explanation.refusal is not None:
+        raise explanation.refusal
+    size = explanation.found.virtual_size if explanation.found is not None else None
     return max(size, _MIN_SIZE) if size else None
 
 

@@ -90,24 +90,24 @@ class Explanation:
         return None if self.report is None else self.report.plan
 
 
-def document(told: Explanation) -> dict[str, Any]:
+def document(explanation: Explanation) -> dict[str, Any]:
     """Return all results; sizes are bytes, unknown values are null."""
-    found, plan = told.found, told.plan
-    key = told.dry_run.key
+    found, plan = explanation.found, explanation.plan
+    key = explanation.dry_run.key
     return {
         "kind": "DataVolume",
         "namespace": key.namespace,
         "name": key.name,
-        "operation": told.dry_run.operation,
-        "source": None if found is None else _source(told.job, found),
+        "operation": explanation.dry_run.operation,
+        "source": None if found is None else _source(explanation.job, found),
         "container": None if found is None else container_document(found),
         "image": None if found is None else image_document(found),
         "checks": []
         if found is None
         else [{"name": c.name, "passed": c.passed, "detail": c.detail} for c in found.checks],
         "expected": None if found is None else _expected(found),
-        "clone": clone_document(told.clone),
-        "size": {"requested": told.requested, "requiredOfPvc": told.required},
+        "clone": clone_document(explanation.clone),
+        "size": {"requested": explanation.requested, "requiredOfPvc": explanation.required},
         "plan": None
         if plan is None
         else {
@@ -122,12 +122,12 @@ def document(told: Explanation) -> dict[str, Any]:
             "diskSize": plan.disk_size,
             "rereads": plan.rereads,
         },
-        "place": dict(told.place) or None,
-        "space": None if told.space is None else _camel(asdict(told.space)),
-        "waits": told.dry_run.waits or None,
-        "notes": [*told.notes, *(found.result.warnings if found is not None else [])],
-        "refusal": refusal_document(told.refusal),
-        **({} if told.cron is None else {"cron": cron_document(told.cron)}),
+        "place": dict(explanation.place) or None,
+        "space": None if explanation.space is None else _camel(asdict(explanation.space)),
+        "waits": explanation.dry_run.waits or None,
+        "notes": [*explanation.notes, *(found.result.warnings if found is not None else [])],
+        "refusal": refusal_document(explanation.refusal),
+        **({} if explanation.cron is None else {"cron": cron_document(explanation.cron)}),
     }
 
 

@@ -114,7 +114,7 @@ class LeaderElector:
     # --- winning ------------------------------------------------------------------------------------------------
 
     async def _acquire(self) -> None:
-        told = ""
+        previous = ""
         while True:
             try:
                 if await self._try():
@@ -122,9 +122,9 @@ class LeaderElector:
                 text = f"{self._spec('holderIdentity')} is the leader"
             except CdiError as error:
                 text = f"leader election failed, retrying: {error.message}"
-            if text != told:
+            if text != previous:
                 LOG.info("%s", text)
-                told = text
+                previous = text
             # Jitter: candidates that started together would otherwise collide at every attempt.
             await asyncio.sleep(self._retry * random.uniform(1.0, 1.2))  # noqa: S311  spreads load
 

@@ -34,8 +34,8 @@ def find_filling(find: Find, namespace: str, name: str) -> Filling:
     notes = notes_of(claim)
     prime_name = notes.get(names.ANN_PVC_PRIME)
     prime = find(CLAIMS, namespace, prime_name) if prime_name else None
-    told = (notes_of(prime).get(names.ANN_IMPORT_POD) if prime else None) or notes.get(names.ANN_IMPORT_POD)
-    pod_name = told or names.importer_pod(prime_name or name)
+    recorded = (notes_of(prime).get(names.ANN_IMPORT_POD) if prime else None) or notes.get(names.ANN_IMPORT_POD)
+    pod_name = recorded or names.importer_pod(prime_name or name)
     return Filling(claim=claim, prime=prime, pod=find(PODS, namespace, pod_name), pod_name=pod_name)
 
 

@@ -18,8 +18,7 @@ from typing import Self
 from cdi.api.errors import Conflict, KindNotServed, NotFound, Retry
 from cdi.api.kinds import CLAIMS, KINDS, Resource, kind_named
 from cdi.kube.client import connect
-from cdi.kube.reflector import Reflector
-from cdi.kube.reflector import WatchEvent as Told
+from cdi.kube.reflector import Reflector, WatchEvent
 from cdi.kube.sync import SyncClient
 from cdi.store.base import SERVER_OWNED, Change, Key, Object, has_status, plain
 
@@ -195,15 +194,15 @@ class ChangeBuffer:
         self._changed = threading.Condition()
         self._changes: dict[Key, list[Change]] = {}
 
-    def listener(self, resource: Resource) -> Callable[[Told], None]:
+    def listener(self, resource: Resource) -> Callable[[WatchEvent], None]:
         """Return the callback for the reflector of `resource`."""
 
-        def listen(told: Told) -> None:
-            metadata = told.object["metadata"]
+        def listen(event: WatchEvent) -> None:
+            metadata = event.object["metadata"]
             key = Key(resource.plural, metadata.get("namespace") or "", metadata["name"])
             with self._changed:
                 waiting = self._changes.pop(key, [])
-                waiting = coalesce(waiting, Change(type=told.type, key=key, body=told.object))
+                waiting = coalesce(waiting, Change(type=event.type, key=key, body=event.object))
                 if waiting:
                     self._changes[key] = waiting
                 self._changed.notify_all()

@@ -174,15 +174,15 @@ def serve(
     )
     with contextlib.ExitStack() as stack:
         if options.metrics_port is not None:
-            told = HttpListener(
+            scrapes = HttpListener(
                 _listen(options.bind, options.metrics_port, "--metrics-port"),
                 PlaintextContext,
                 in_turns(metrics.serve),
                 most=_MAX_SCRAPES,
                 max_pending=_MAX_SCRAPES,
             )
-            stack.callback(told.close)
-            telling(told.port)
+            stack.callback(scrapes.close)
+            telling(scrapes.port)
         reception = HttpListener(
             _listen(options.bind, options.port, "--port"),
             clients,

@@ -99,8 +99,9 @@ class ClusterVolumes:
         if means_true(annotations.get(ANN_USE_POPULATOR)):
             filled = annotations.get(ANN_PVC_PRIME, "")
             prime = self._claim(namespace, filled) if filled else None
-            told = {} if prime is None else _annotations(prime)
-            annotations = {**annotations, **{key: told[key] for key in (ANN_POD_PHASE, ANN_POD_READY) if key in told}}
+            prime_annotations = {} if prime is None else _annotations(prime)
+            mirrored = (ANN_POD_PHASE, ANN_POD_READY)
+            annotations = annotations | {key: text for key, text in prime_annotations.items() if key in mirrored}
         if claim["metadata"].get("deletionTimestamp") is not None:
             raise UploadNotReady("the PersistentVolumeClaim is being deleted", where=where, remedy="create another one")
         phase = annotations.get(ANN_POD_PHASE)
