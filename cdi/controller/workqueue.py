@@ -78,6 +78,8 @@ class WorkQueue(Generic[K]):
         """Reasons of keys that are due or will be; of a key in work, those of its next turn."""
         self._taken: dict[K, tuple[Reason, ...]] = {}
         """Reasons of keys in work."""
+        self._turn: asyncio.Lock | None = None
+        """Held by the waiter whose turn it is; created by the first `get`."""
         self._news: asyncio.Event | None = None
         """Set when a key becomes due; created by the first `get`."""
 
@@ -164,21 +166,23 @@ class WorkQueue(Generic[K]):
         """Wait until a key is due and take it."""
         import asyncio  # here, as the commands of one machine start faster without it
 
-        if self._news is None:
-            self._news = asyncio.Event()
-        while (key := self.pop_ready()) is None:
-            self._news.clear()
-            nearest = self.next_due()
-            pause = None if nearest is None else max(0.0, nearest - self._clock())
-            try:
-                async with asyncio.timeout(pause):
-                    await self._news.wait()
-            except TimeoutError:
-                pass
-        if self._heap:
-            # Another waiter may sleep until the time of the key that was just taken: wake it to look at the next one.
-            self._news.set()
-        return key
+        if self._turn is None:
+            self._turn, self._news = asyncio.Lock(), asyncio.Event()
+        assert self._news is not None
+        # Only the first waiter waits for a key, so that a key wakes one of them and not all.
+        async with self._turn:
+            # A key that is due again whenever it is done must not keep other tasks from running.
+            await asyncio.sleep(0)
+            while (key := self.pop_ready()) is None:
+                self._news.clear()
+                nearest = self.next_due()
+                pause = None if nearest is None else max(0.0, nearest - self._clock())
+                try:
+                    async with asyncio.timeout(pause):
+                        await self._news.wait()
+                except TimeoutError:
+                    pass
+            return key
 
     def _keep(self, key: K, reason: Reason | None, *, earlier: bool, at_once: bool) -> None:
         """Keep a reason unless the key is due anyway before the moment that the reason asks for."""

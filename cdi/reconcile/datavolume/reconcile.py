@@ -19,8 +19,8 @@ from cdi.api.names import (
     ANN_POD_PHASE,
     propagates,
 )
-from cdi.api.phases import Reason
-from cdi.reconcile.actions import PatchObject, Plan, StartWorker
+from cdi.api.phases import Phase, Reason
+from cdi.reconcile.actions import PatchObject, Plan, RequireVersion, StartWorker
 from cdi.reconcile.clone.host_assisted import merge_source_pod_status
 from cdi.reconcile.clone.phases import mark_complete, release_prep_pod
 from cdi.reconcile.clone.plan_annotation import by_storage
@@ -115,6 +115,15 @@ def reconcile(context: ReconcileContext) -> Plan:
         clones = context.platform.cluster and not context.synthetic and operation_of(dv) == "Clone"
         marks = data_volume_marks(dv, claim, result.annotations) if clones else None
         actions = (*actions, marks) if marks is not None else actions
+    if claim is not None and _withdraws_final_phase(context, result.state.phase):
+        unchanged = RequireVersion(
+            plural="persistentvolumeclaims",
+            namespace=claim.namespace,
+            name=claim.name,
+            uid=claim.uid,
+            version=claim.version,
+        )
+        actions = (unchanged, *actions)
     events = Events()
     if changed:
         events = events_for_transition(context, claim, source, operation_of(dv), result)
@@ -127,6 +136,17 @@ def reconcile(context: ReconcileContext) -> Plan:
         requeue_after=result.requeue_after,
         wants_worker=result.wants_worker,
     )
+
+
+def _withdraws_final_phase(context: ReconcileContext, phase: Phase) -> bool:
+    """Return whether a DataVolume that has ended would continue, which the cached PVC alone does not justify.
+
+    The watch of DataVolumes may be ahead of that of PVCs: another controller, whose term ends or has just ended, has
+    written the final phase, and the cached PVC is that of the time before.
+    """
+    status = context.datavolume.status
+    ended = status is not None and status.phase in (Phase.SUCCEEDED, Phase.FAILED)
+    return ended and not phase.final and context.platform.cluster and not context.synthetic
 
 
 def _is_own(context: ReconcileContext, claim: PVC) -> bool:

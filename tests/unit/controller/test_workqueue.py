@@ -214,6 +214,42 @@ async def test_waiting_workers_share_the_keys() -> None:
     assert sorted(seen) == list(range(50))
 
 
+async def test_a_key_that_is_always_due_lets_other_tasks_run() -> None:
+    keys: WorkQueue[str] = WorkQueue()
+    keys.add("again")
+    ran: list[int] = []
+
+    async def other() -> None:
+        ran.append(1)
+
+    async def work() -> bool:
+        task = asyncio.ensure_future(other())
+        for _ in range(100):
+            keys.done(await keys.get())
+            keys.add("again")
+        seen = bool(ran)
+        await task
+        return seen
+
+    assert await work()
+
+
+async def test_a_key_wakes_one_of_several_waiters() -> None:
+    keys: WorkQueue[str] = WorkQueue()
+    looks: list[int] = []
+    look = keys.pop_ready
+    keys.pop_ready = lambda: looks.append(1) or look()  # type: ignore[method-assign,func-returns-value]
+    waiting = [asyncio.ensure_future(keys.get()) for _ in range(4)]
+    await asyncio.sleep(0.01)
+    looks.clear()
+    keys.add("a")
+    done, left = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+    assert [task.result() for task in done] == ["a"]
+    assert len(looks) <= 2
+    for task in left:
+        task.cancel()
+
+
 async def test_an_earlier_key_wakes_who_waits_for_a_later_one() -> None:
     keys: WorkQueue[str] = WorkQueue()
     keys.add("later", 3600)

@@ -25,6 +25,7 @@ from cdi.reconcile.actions import (
     ObjectRef,
     PatchObject,
     RebindVolume,
+    RequireVersion,
     StartWorker,
     StopWorker,
 )
@@ -321,6 +322,10 @@ class Cluster:
                     metadata["labels"] |= action.labels
                     if action.owner is not None:
                         metadata["ownerReferences"] = [dict(action.owner)]
+            case RequireVersion():
+                body = self.get(action.plural, action.name, action.namespace)
+                if body is None or str(hash(json.dumps(body))) != action.version:
+                    raise Conflict("it changed in the meantime")
             case EnsureCertificate():
                 if self._uid(action.owner["uid"]) is not None:
                     body = {"kind": "Secret", "metadata": {"name": action.secret, "namespace": NS}}

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 
-from cdi.api.errors import Retry, by_code
+from cdi.api.errors import Conflict, Retry, by_code
 from cdi.api.job import Failure, Progress
-from cdi.reconcile.actions import StartWorker
+from cdi.reconcile.actions import RequireVersion, StartWorker
 from cdi.reconcile.datavolume.attempts import AttemptHistory
+from cdi.reconcile.datavolume.reconcile import reconcile
 from cdi.reconcile.settings import CLUSTER_RETRIES, Retries
-from tests.unit.reconcile.cluster_simulation import PODS, Cluster, dv, pvc
+from tests.unit.reconcile.cluster_simulation import CLAIMS, NS, PODS, Cluster, dv, pvc
 from tests.unit.reconcile.simulation import Simulation, failing
 
 UNREACHABLE = Failure(code="SourceUnreachable", message="no connection to s:80. Try: look", retry=Retry.BACKOFF)
@@ -40,6 +43,28 @@ def virtual_machine_status(cluster: Cluster) -> str:
     running = cluster.condition("Running")
     failing = running["status"] == "False" and running["reason"] in ("Error", "ImagePullFailed")
     return "DataVolumeError" if cluster.status["phase"] == "Failed" or failing else "Provisioning"
+
+
+# --- a status that is ahead of the PVC ------------------------------------------------------------------------------
+
+
+def test_a_data_volume_that_succeeded_is_not_taken_back_on_the_basis_of_an_outdated_pvc() -> None:
+    cluster = Cluster(dv("csi"))
+    while cluster.status.get("phase") != "Succeeded":
+        cluster.step()
+        cluster.nature()
+    bound = cluster.get(CLAIMS, "a")
+    outdated = copy.deepcopy(bound)
+    outdated["status"]["phase"] = "Pending"
+    cluster.objects[CLAIMS, NS, "a"] = outdated
+    plan = reconcile(cluster.context())
+    assert plan.status is not None
+    assert plan.status["phase"] != "Succeeded"
+    assert isinstance(plan.actions[0], RequireVersion)
+    cluster.objects[CLAIMS, NS, "a"] = bound
+    with pytest.raises(Conflict):
+        cluster.act(plan.actions[0])
+    assert reconcile(cluster.context()).status is None
 
 
 # --- a worker that retries within its pod ---------------------------------------------------------------------------
