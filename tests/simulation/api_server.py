@@ -121,6 +121,8 @@ class ApiServer:
         self._serial = 0
         self.uids: set[str] = set()
         """UIDs of all objects."""
+        self.owned: dict[str, tuple[Resource, Object]] = {}
+        """Objects with owners, by UID."""
         self._names = 0
         self.writes: Counter[str] = Counter()
         """Number of write requests, by client."""
@@ -132,6 +134,10 @@ class ApiServer:
         """Events of the open watches, in the order in which they were opened: that of a set would vary."""
         self.refuse: Callable[[Request], Refusal | None] = lambda _: None
         """Admission: returns an error for a request that is to be denied."""
+        self.sent: Callable[[Request], None] = lambda _: None
+        """Called when a controller sends a request."""
+        self.answered: Callable[[Request, Stored], None] = lambda *_: None
+        """Called when a controller receives the answer to a request for one object."""
         self.allowed: Callable[[Object], bool] = lambda _: True
         """Answer to a SubjectAccessReview's spec."""
 
@@ -372,6 +378,10 @@ class ApiServer:
         new = Stored({**body, "metadata": {**metadata, "resourceVersion": str(self.version)}})
         self._objects.setdefault(request.resource, {})[metadata.get("namespace") or "", metadata["name"]] = new
         self.uids.add(metadata["uid"])
+        if metadata.get("ownerReferences"):
+            self.owned[metadata["uid"]] = request.resource, new.body
+        else:
+            self.owned.pop(metadata["uid"], None)
         self._log(request, Change(version=self.version, old=old, new=new, last=new))
         return new
 
@@ -383,6 +393,7 @@ class ApiServer:
         gone = Stored({**last, "metadata": {**last["metadata"], "resourceVersion": str(self.version)}})
         del self._objects[request.resource][metadata.get("namespace") or "", metadata["name"]]
         self.uids.discard(metadata["uid"])
+        self.owned.pop(metadata["uid"], None)
         self._log(request, Change(version=self.version, old=old, new=None, last=gone))
         return gone
 

@@ -86,6 +86,8 @@ class Faults:
     """Until when no event of a resource is delivered."""
     broken: set[tuple[str, Resource]] = field(default_factory=set)
     """Watches that break at their next event, by client."""
+    no_watches: float = 0.0
+    """Until when no watch can be opened."""
 
     def lasts(self, kind: str) -> bool:
         return self.until.get(kind, 0.0) > self.now()
@@ -94,6 +96,8 @@ class Faults:
 
     async def before(self, request: Request) -> None:
         await asyncio.sleep(self.chance.choice((0.001, 0.003, 0.01)))
+        if self.no_watches > self.now() and "watch" in request.query:
+            raise LostError
         if self.lasts("error") and self.chance.random() < 0.5:
             if self.chance.random() < 0.5:
                 raise Refusal(500, "InternalError", "etcdserver: request timed out")

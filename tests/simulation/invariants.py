@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from cdi.api.kinds import (
     CLAIMS,
@@ -23,9 +23,12 @@ from cdi.api.kinds import (
     Resource,
 )
 from cdi.api.names import LABEL_APP, LABEL_DATA_IMPORT_CRON
+from cdi.controller.informers import InformerSet
 from tests.simulation.api_server import Request
 from tests.simulation.attempts import AttemptInvariants
-from tests.simulation.cluster import TERMINAL, Cluster, Disk
+from tests.simulation.caches import CacheInvariants
+from tests.simulation.cluster import TERMINAL, Cluster, Disk, written_claims
+from tests.simulation.faults import Fault
 from tests.simulation.users import Users
 
 MAX_WRITES_AT_REST = 100
@@ -34,6 +37,8 @@ MAX_WRITES_OF_OPERATION = 75
 """Write requests that one operation of a user causes, at most, all attempts and boot proofs included."""
 MAX_WRITES_OF_FAULT = 50
 """Write requests that one fault causes, at most: those of a controller that starts again, for instance."""
+MAX_WRITES_OF_OVERLAP = 150
+"""The same for each second of two controllers at once: with caches of different age, they overwrite each other's status."""
 MAX_EVENTS = 40
 """Events about one object, at most."""
 MAX_REPEATS = 60
@@ -43,13 +48,20 @@ MAX_REPEATS = 60
 class Invariants:
     """The invariants, each a method whose docstring is its sentence."""
 
-    def __init__(self, cluster: Cluster, users: Users, *, operations: int, faults: int, steady_clock: bool) -> None:
-        """Start with the numbers of users' operations and of faults in the plan."""
+    def __init__(self, cluster: Cluster, users: Users, *, operations: int, faults: Sequence[Fault]) -> None:
+        """Start with the number of users' operations and the faults in the plan."""
+        overlap = sum(fault.seconds for fault in faults if fault.kind == "overlap")
         self.max_writes = (
-            MAX_WRITES_AT_REST + MAX_WRITES_OF_OPERATION * operations + MAX_WRITES_OF_FAULT * faults
-        )  # fmt: skip
+            MAX_WRITES_AT_REST
+            + MAX_WRITES_OF_OPERATION * operations
+            + MAX_WRITES_OF_FAULT * len(faults)
+            + round(MAX_WRITES_OF_OVERLAP * overlap)
+        )
         self._reported = False
-        attempts = AttemptInvariants(cluster, steady_clock=steady_clock)
+        attempts = AttemptInvariants(cluster, steady_clock=all(fault.kind != "set clock" for fault in faults))
+        self._caches = CacheInvariants(cluster.server)
+        cluster.server.sent = self.sent
+        cluster.server.answered = self._caches.record
         self._cluster = cluster
         self._server = cluster.server
         self._users = users
@@ -60,12 +72,17 @@ class Invariants:
             self.writes_name_the_object,
             self.nothing_starts_after_the_end,
             self.offered_is_not_removed,
-            self.writes_are_bounded,
+            self.sources_are_never_written,
             attempts.attempts_are_counted_once,
             attempts.retry_limits_hold,
         )
+        self.at_each_request: tuple[Callable[[Request], Iterator[str]], ...] = (
+            self.writes_are_bounded,
+            self._caches.own_writes_are_known,
+        )
         self.at_the_end: tuple[Callable[[], Iterator[str]], ...] = (
             self.nothing_leaks,
+            self.no_volume_without_owner,
             self.succeeded_means_complete,
             self.data_volumes_end_as_their_source_says,
             self.events_are_bounded,
@@ -77,6 +94,17 @@ class Invariants:
         for check in self.at_each_write:
             for text in check(request, resource, old, new):
                 self._cluster.violate(check.__name__, text)
+
+    def sent(self, request: Request) -> None:
+        """Check a request of a controller before the API server receives it."""
+        for check in self.at_each_request:
+            for text in check(request):
+                self._cluster.violate(check.__name__, text)
+
+    def check_caches(self, name: str, caches: InformerSet) -> None:
+        """Check the caches of a controller in a cluster that is quiet."""
+        for text in self._caches.caches_match_the_server(name, caches):
+            self._cluster.violate("caches_match_the_server", text)
 
     def finish(self) -> None:
         """Check the state of a cluster that is quiet."""
@@ -114,7 +142,7 @@ class Invariants:
         name = metadata["name"]
         if resource == VOLUMES or (resource == VOLUME_SNAPSHOTS and LABEL_APP not in (metadata.get("labels") or {})):
             yield f"{resource.plural} {name} was deleted by a controller"
-        if resource == CLAIMS and not name.startswith(("prime-", "tmp-")) and not name.endswith("-scratch"):
+        if resource == CLAIMS and not _is_temporary(name):
             disk = self._cluster.disk_of(old)
             moved = any(_moves(transfer, old) for transfer in self._server.all(OBJECT_TRANSFERS))
             if (
@@ -183,7 +211,18 @@ class Invariants:
                     if resource != DATA_VOLUMES or form == "pvc":
                         yield f"{resource.plural} {name} was deleted, which {_place(source)} offers"
 
-    def writes_are_bounded(self, _: Request, __: Resource, ___: Object | None, ____: Object | None) -> Iterator[str]:
+    def sources_are_never_written(
+        self, request: Request, resource: Resource, old: Object | None, new: Object | None
+    ) -> Iterator[str]:
+        """No pod of a controller mounts for writing a PVC that is complete, such as the source of a clone."""
+        if resource != PODS or old is not None or new is None or not _by_controller(request):
+            return
+        for name in written_claims(new):
+            disk = self._cluster.disk_of(self._cluster.claim(new["metadata"]["namespace"], name))
+            if disk is not None and disk.complete and not _is_temporary(name):
+                yield f"pod {new['metadata']['name']} mounts PVC {name} for writing"
+
+    def writes_are_bounded(self, _: Request) -> Iterator[str]:
         """The number of write requests of controllers is bounded by the numbers of users' operations and of faults."""
         if not self._reported and self.writes > self.max_writes:
             self._reported = True
@@ -208,7 +247,7 @@ class Invariants:
             metadata = body["metadata"]
             name = metadata["name"]
             temporary = (
-                (resource == CLAIMS and (name.startswith(("prime-", "tmp-")) or name.endswith("-scratch")))
+                (resource == CLAIMS and _is_temporary(name))
                 or (resource == PODS and (metadata.get("labels") or {}).get(LABEL_APP))
                 or (resource == SERVICES)
                 or (resource == JOBS)
@@ -219,12 +258,24 @@ class Invariants:
                 yield f"{resource.plural} {_place(body)} is left"
             if "deletionTimestamp" in metadata and not busy:
                 yield f"{resource.plural} {_place(body)} is being deleted for ever: {metadata.get('finalizers')}"
-            if resource == VOLUMES and body["status"].get("phase") == "Released":
-                yield f"volume {name} is released, and kept"
             if resource == VOLUME_IMPORT_SOURCES and name.startswith("volume-import-source-"):
                 owners = {owner["uid"] for owner in metadata.get("ownerReferences") or ()}
                 if not owners & {one["metadata"]["uid"] for one in self._server.all(DATA_VOLUMES)}:
                     yield f"{resource.plural} {name} is left"
+
+    def no_volume_without_owner(self) -> Iterator[str]:
+        """Each PersistentVolume is bound to a PVC, and is deleted with it."""
+        for volume in self._server.all(VOLUMES):
+            name, ref, policy = (
+                volume["metadata"]["name"],
+                volume["spec"].get("claimRef") or {},
+                volume["spec"]["persistentVolumeReclaimPolicy"],
+            )
+            claim = self._cluster.claim(ref.get("namespace") or "", ref.get("name") or "")
+            if claim is None or claim["metadata"]["uid"] != ref.get("uid"):
+                yield f"volume {name} is {volume['status'].get('phase')}, and no PVC owns it"
+            elif policy != "Delete":
+                yield f"volume {name} would be kept without PVC {_place(claim)}: its reclaim policy is {policy}"
 
     def succeeded_means_complete(self) -> Iterator[str]:
         """The PVC of a DataVolume that has Succeeded is bound, and its volume was filled by exactly one finished attempt."""
@@ -327,6 +378,10 @@ class Invariants:
 
 def _by_controller(request: Request) -> bool:
     return request.client.startswith("controller-")
+
+
+def _is_temporary(claim: str) -> bool:
+    return claim.startswith(("prime-", "tmp-")) or claim.endswith("-scratch")
 
 
 def _moves(transfer: Object, claim: Object) -> bool:

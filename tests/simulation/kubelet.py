@@ -190,7 +190,7 @@ class Kubelet:
             return
         disk.writers.add(pod["metadata"]["uid"])
         if len(disk.writers) > 1:
-            self._cluster.violate("one writer", f"pods {sorted(disk.writers)} write to {claims_of(pod)[0]} at once")
+            self._cluster.violate("one_writer", f"pods {sorted(disk.writers)} write to {claims_of(pod)[0]} at once")
         disk.content, disk.complete = "", False
 
     def _stop_writing(self, pod: Object, end: End | None) -> None:
@@ -275,10 +275,10 @@ class GarbageCollector:
             return
         clean = True
         known = self._server.uids
-        for resource, body in self._server.everything():
+        for resource, body in self._server.owned.values():
             metadata = body["metadata"]
-            owners = metadata.get("ownerReferences")
-            if owners and "deletionTimestamp" not in metadata and all(owner["uid"] not in known for owner in owners):
+            owners = metadata["ownerReferences"]
+            if "deletionTimestamp" not in metadata and all(owner["uid"] not in known for owner in owners):
                 clean = False
                 yield Step("collect garbage", partial(self._delete, resource, body))
         if clean:

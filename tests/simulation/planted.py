@@ -14,16 +14,19 @@ from unittest import mock
 
 from cdi.api.kinds import CLAIMS, DATA_VOLUMES, PODS, SERVICES, VOLUMES
 from cdi.api.proof import ProofResult
-from cdi.controller import applier, informers, workqueue
+from cdi.controller import applier, event_recorder, informers, workqueue
 from cdi.kube import reflector
 from cdi.kube.client import Client
-from cdi.reconcile.dataimportcron import proof
+from cdi.reconcile.clone import manifests
+from cdi.reconcile.dataimportcron import proof, retention
 from cdi.reconcile.datavolume import next_attempt
 from cdi.reconcile.datavolume.attempts import AttemptHistory
+from tests.simulation.invariants import MAX_REPEATS
 
 PlanApplier, InformerSet, WorkQueue, Reflector = (
     applier.PlanApplier, informers.InformerSet, workqueue.WorkQueue, reflector.Reflector
 )  # fmt: skip
+EventRecorder = event_recorder.EventRecorder
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +65,47 @@ async def _stale_read_believed(_: Any, self: Any, action: Any) -> None:
 
 def _write_forgotten(*_: Any) -> None:
     pass
+
+
+async def _started_twice(right: Any, self: Any, action: Any) -> None:
+    await right(self, action)
+    twin = {**action.pod, "metadata": {**action.pod["metadata"], "name": f"{action.pod['metadata']['name']}-twin"}}
+    await self._client.create(PODS, twin)
+
+
+async def _ended_early(right: Any, self: Any, involved_object: Any, status: Any, annotations: Any = None) -> None:
+    if involved_object["kind"] == DATA_VOLUMES.kind and status is not None and status.get("phase") == "Pending":
+        status = {**status, "phase": "Succeeded"}
+    await right(self, involved_object, status, annotations)
+
+
+async def _event_repeated(right: Any, self: Any, involved_object: Any, event: Any, now: float) -> None:
+    for _ in range(MAX_REPEATS + 1):
+        await right(self, involved_object, event, now)
+
+
+async def _reclaim_policy_kept(right: Any, self: Any, action: Any) -> None:
+    if action.policy == "Retain":
+        await right(self, action)
+
+
+def _failure_ignored(right: Any, self: Any, worker: Any) -> Any:
+    result = right(self, worker)
+    return replace(result, done=True, failure=None, failures=0) if result is not self else result
+
+
+def _source_writable(right: Any, *args: Any, **options: Any) -> Any:
+    spec = right(*args, **options)
+    for one in (
+        *spec["containers"][0].get("volumeMounts", ()),
+        *(one.get("persistentVolumeClaim", {}) for one in spec["volumes"]),
+    ):
+        one.pop("readOnly", None)
+    return spec
+
+
+def _offered_unprotected(*_: Any) -> Iterator[str]:
+    return iter(())
 
 
 async def _precondition_left_out(
@@ -172,6 +216,15 @@ PLANTED: dict[str, Defect] = {
     "counted-twice": Defect("An attempt is counted twice.", AttemptHistory, "with_result", _counted_twice),
     "retry-limit": Defect("No failure is final.", next_attempt, "ended", _final_failure_retried),
     "write-loop": Defect("Each reconcile changes its object.", PlanApplier, "apply", _written_again_and_again),
+    "started-twice": Defect("Two pods are created for an attempt.", PlanApplier, "_start", _started_twice),
+    "ended-early": Defect("A DataVolume succeeds before its first attempt.", PlanApplier, "write_status", _ended_early),
+    "event-repeated": Defect("Events are recorded again and again.", EventRecorder, "record", _event_repeated),
+    "reclaim-policy": Defect(
+        "The reclaim policy stays Retain after a transfer.", PlanApplier, "_set_reclaim_policy", _reclaim_policy_kept
+    ),
+    "failure-ignored": Defect("A failed attempt counts as a success.", AttemptHistory, "with_result", _failure_ignored),
+    "source-writable": Defect("A clone mounts its source for writing.", manifests, "pod_spec", _source_writable),
+    "retention": Defect("Retention removes what is offered.", retention, "_protected", _offered_unprotected),
     "expired-watch": Defect("A watch that has expired is continued.", Client, "watch", _watch_never_expires),
 }
 """All of them, by name."""

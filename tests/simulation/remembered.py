@@ -22,7 +22,7 @@ from cdi.api.kinds import Object
 from cdi.api.quantity import Quantity
 from cdi.controller import informers
 from cdi.controller.lister import _NO_WARNING, ClusterLister
-from cdi.kube import reflector
+from cdi.kube import pki, reflector
 
 MAX_RESULTS: Final = 20_000
 """Results of one function, at most."""
@@ -60,6 +60,7 @@ def _places() -> tuple[tuple[Any, str, Any], ...]:
         (ClusterLister, "_claim", _claim),
         (reflector, "copy", SimpleNamespace(deepcopy=_copy)),
         (serialization, "load_pem_private_key", functools.lru_cache(256)(serialization.load_pem_private_key)),
+        (pki.Pair, "parsed", functools.lru_cache(256)(pki.Pair.parsed)),
     )
 
 

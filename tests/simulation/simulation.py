@@ -85,8 +85,7 @@ class Simulation:
             self.cluster,
             self.users,
             operations=len(plan.operations),
-            faults=len(plan.faults),
-            steady_clock=all(fault.kind != "set clock" for fault in plan.faults),
+            faults=plan.faults,
         )
         self.faults = Faults(random.Random(plan.seed + 2), self.loop.time, self._crash)
         self._actors: tuple[Actor, ...] = (
@@ -140,6 +139,8 @@ class Simulation:
         await self._settle()
         for name, controller in self._controllers.items():
             self._check_runs(name, controller)
+            if not self.violations:
+                self.invariants.check_caches(name, controller.manager.watches)
         nature.cancel()
         for controller in tuple(self._controllers.values()):
             await controller.kill()
@@ -206,10 +207,11 @@ class Simulation:
             case "double" | "error" | "throttle":
                 faults.until[fault.kind] = end
             case "lose watches" | "expire":
+                faults.no_watches = max(faults.no_watches, end)
                 for resource in WATCHED:
                     faults.broken |= {(name, resource) for name in self._controllers}
-                    if fault.kind == "expire":
-                        self.server.compact(resource)
+                if fault.kind == "expire":
+                    self._spawn(self._compact(fault.seconds))
             case "conflict":
                 faults.conflicts = fault.number + 1
             case "lose answers":
@@ -223,6 +225,12 @@ class Simulation:
                 self._spawn(self._reset_clock(fault.seconds * 3))
             case "overlap":
                 self._spawn(self._overlap(fault.seconds))
+
+    async def _compact(self, seconds: float) -> None:
+        """Forget the history while no watch is open, so that what happened in the meantime is known only by a list."""
+        await asyncio.sleep(seconds)
+        for resource in WATCHED:
+            self.server.compact(resource)
 
     def _hit_pod(self, fault: Fault) -> None:
         pods = [

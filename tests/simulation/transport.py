@@ -70,9 +70,12 @@ class SimulatedTransport(Transport):
         where = f"{method} {path}"
         try:
             await self._alive()
+            self._server.sent(request)
             await self._network.before(request)
             await self._alive()
-            answer = self._server.list(request) if request.verb == "list" else self._server.handle(request).bytes
+            if request.verb == "list":
+                return self._server.list(request)
+            stored = self._server.handle(request)
             await self._network.after(request)
             await self._alive()
         except Refusal as refusal:
@@ -83,7 +86,8 @@ class SimulatedTransport(Transport):
         except LostError:
             error = ClusterUnreachable("lost the connection to the API server", where=where)
             raise _PassingError(error, not_sent=False) from None
-        return answer
+        self._server.answered(request, stored)
+        return stored.bytes
 
     @contextlib.asynccontextmanager
     async def stream(
