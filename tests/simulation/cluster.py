@@ -62,9 +62,12 @@ class Cluster:
         """When something that takes time is due, by its name."""
         self.lost_nodes: set[str] = set()
         self.violations: list[str] = []
+        self.violated: Callable[[str], None] = lambda _: None
+        """Called with each violation."""
 
     def violate(self, name: str, text: str) -> None:
         self.violations.append(f"{name}: {text}")
+        self.violated(f"{name}: {text}")
 
     # --- objects --------------------------------------------------------------------------------------------------
 

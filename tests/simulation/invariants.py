@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 
@@ -391,3 +392,19 @@ def _moves(transfer: Object, claim: Object) -> bool:
 
 def _place(body: Object) -> str:
     return f"{body['metadata'].get('namespace') or ''}/{body['metadata']['name']}".strip("/")
+
+
+def _sentences() -> Iterator[tuple[str, str]]:
+    for owner in (Invariants, AttemptInvariants, CacheInvariants):
+        for name, function in vars(owner).items():
+            if inspect.isgeneratorfunction(function) and not name.startswith("_"):
+                yield name, str(function.__doc__)
+
+
+SENTENCES: dict[str, str] = {
+    **dict(_sentences()),
+    "one_writer": "No two pods write to a volume at once.",
+    "controllers_run": "A controller ends only when it is stopped.",
+    "quiescence_is_reached": "The cluster becomes quiet: no controller writes, or runs, without an end.",
+}
+"""What each invariant requires, by its name."""

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
+from tests.simulation.invariants import SENTENCES
 from tests.simulation.planted import PLANTED
 from tests.simulation.process import installation
 from tests.simulation.simulation import Plan, Simulation
@@ -133,13 +134,16 @@ def search(seeds: range, *, plant: str | None, say: Callable[[str], None]) -> in
 
 def report(result: Result, plant: str | None, say: Callable[[str], None]) -> None:
     """Print a failure: its plan, its trace, and how it is run again."""
-    say("the shortest plan that fails:")
+    say("the shortest plan that fails (seconds, who, what):")
     say(str(result.plan))
-    say("its trace:")
+    say("its trace (virtual seconds, who, request, phase of the object):")
     for line in result.trace[-_TRACE:]:
         if " setup " not in line:
             say(line)
     for text in result.violations:
         say(f"violated: {text}")
+    for name in sorted(result.names):
+        say(f"{name} requires: {SENTENCES[name]}")
     planted = f" --plant {plant}" if plant else ""
     say(f"replay: scripts/test simulate --seed {result.plan.seed}{planted}")
+    say("what the invariants mean and how a failure becomes a test: docs/explanation/simulation.md")

@@ -97,6 +97,7 @@ class Simulation:
         self.trace: list[str] = []
         self._last_write = 0.0
         self.server.listeners += [self._record, self.invariants.changed]
+        self.cluster.violated = lambda text: self._log(f"{self.loop.time():7.2f} VIOLATED {text}")
 
     @property
     def violations(self) -> list[str]:
@@ -126,7 +127,7 @@ class Simulation:
     async def _run(self) -> None:
         self._set_up()
         self._start_controller()
-        nature = self._spawn(self._nature())
+        self._spawn(self._nature())
         for one in sorted((*self.plan.operations, *self.plan.faults), key=lambda one: one.at):
             await asyncio.sleep(max(0.0, one.at - self.loop.time()))
             if self.violations:
@@ -141,7 +142,8 @@ class Simulation:
             self._check_runs(name, controller)
             if not self.violations:
                 self.invariants.check_caches(name, controller.manager.watches)
-        nature.cancel()
+        for task in self._tasks:
+            task.cancel()
         for controller in tuple(self._controllers.values()):
             await controller.kill()
         await asyncio.gather(*self._tasks, return_exceptions=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Final
 
 from cdi.api.datavolume import DataVolume
 from cdi.api.errors import AlreadyExists, CdiError, InvalidManifest, Retry
@@ -27,6 +28,13 @@ from cdi.reconcile.datavolume.status import DataVolumeState, false
 from cdi.reconcile.source import check_clone_source
 from cdi.reconcile.types import PVC, Clone, ExternalPopulator, Import, Origin, Pending, Rejected, ResolvedSource, Upload
 
+RECREATION_DELAY: Final = 1.0
+"""Seconds from the status to the new PVC of a DataVolume that had its volume.
+
+If the DataVolume was deleted too and its watch is interrupted, writing the status has no effect: without a delay, it
+would be tried over and over.
+"""
+
 
 def ensure_claim(context: ReconcileContext, origin: ResolvedSource) -> Result:
     """Create the PVC if everything that it depends on exists."""
@@ -36,7 +44,7 @@ def ensure_claim(context: ReconcileContext, origin: ResolvedSource) -> Result:
     if was_populated(dv):
         # The status is written before the PVC is created: a new PVC of a DataVolume that is Succeeded would be taken
         # for one that another importer has filled.
-        return replace(_claim_requested(dv, ()), requeue_after=0.0)
+        return replace(_claim_requested(dv, ()), requeue_after=RECREATION_DELAY)
     try:
         parse_policy_annotations(dv.metadata.annotations)
     except InvalidManifest as error:

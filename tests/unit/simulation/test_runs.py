@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from cdi.controller.workqueue import WorkQueue
 from tests.simulation import invariants
 from tests.simulation.faults import Fault
+from tests.simulation.invariants import SENTENCES
 from tests.simulation.planted import PLANTED
-from tests.simulation.runner import run, shrink
+from tests.simulation.runner import report, run, shrink
 from tests.simulation.simulation import Plan
 from tests.simulation.users import Operation
 
+PAGE = Path(__file__).parents[3] / "docs/explanation/simulation.md"
 IMPORT = {"source": "http", "results": ("SourceUnreachable",), "storage_class": "", "immediate": True}
 
 
@@ -44,8 +48,8 @@ def test_a_planted_defect_violates_an_invariant(name):
 
 
 def test_a_snapshot_that_is_kept_because_a_requeue_is_forgotten_is_found():
-    assert run(snapshot_clone(), "requeue").names == {"nothing_leaks"}
-    assert run(snapshot_clone()).violations == ()
+    assert run(clone("snapshot"), "requeue").names == {"nothing_leaks"}
+    assert run(clone("snapshot")).violations == ()
 
 
 def test_a_controller_that_ends_by_itself_is_reported(monkeypatch):
@@ -65,6 +69,39 @@ def test_a_failure_is_shrunk_to_what_it_needs():
     assert shortest.names & failed.names
     assert len(shortest.plan.operations) == 1
     assert shortest.plan.faults == ()
+
+
+def test_a_cache_that_keeps_what_was_deleted_is_found():
+    deleted = Operation(45.0, "delete_data_volume", ("default", "b"))
+    expired = replace(plan(), operations=(*plan().operations, deleted), faults=(Fault(40.0, "expire", 15.0, 0),))
+    assert run(expired, "relist").names == {"caches_match_the_server"}
+    assert run(expired).violations == ()
+
+
+def test_a_write_that_the_cache_does_not_receive_is_found():
+    assert run(plan(), "write-forgotten").names == {"own_writes_are_known"}
+
+
+def test_a_pod_that_writes_to_the_source_of_a_clone_is_found():
+    assert "sources_are_never_written" in run(clone("copy"), "source-writable").names
+    assert run(clone("copy")).violations == ()
+
+
+def test_the_page_names_each_invariant_with_a_planted_defect():
+    rows = [line for line in PAGE.read_text().splitlines() if line.startswith("| `")]
+    for name in SENTENCES:
+        assert any(row.startswith(f"| `{name}` |") for row in rows), name
+    for name, defect in PLANTED.items():
+        assert any(row.startswith(f"| `{defect.violates}` |") and f"`{name}`" in row for row in rows), name
+
+
+def test_a_failure_is_printed_with_what_it_violates_and_how_to_run_it_again():
+    lines: list[str] = []
+    report(run(plan(), "write-forgotten"), "write-forgotten", lines.append)
+    text = "\n".join(lines)
+    assert "VIOLATED own_writes_are_known" in text
+    assert SENTENCES["own_writes_are_known"] in text
+    assert "replay: scripts/test simulate --seed 7 --plant write-forgotten" in text
 
 
 @pytest.mark.parametrize("name", sorted(PLANTED))
@@ -88,14 +125,14 @@ def plan() -> Plan:
     )
 
 
-def snapshot_clone() -> Plan:
-    """Return a plan of a clone by a temporary snapshot."""
+def clone(strategy: str) -> Plan:
+    """Return a plan of a clone with a strategy."""
     source = {"source": "http", "results": (), "storage_class": ""}
     return Plan(
         seed=7,
         operations=(
             Operation(0.0, "data_volume", ("default", "a"), source),
-            Operation(15.0, "clone_strategy", ("", "ceph"), {"strategy": "snapshot"}),
+            Operation(15.0, "clone_strategy", ("", "ceph"), {"strategy": strategy}),
             Operation(
                 30.0,
                 "data_volume",

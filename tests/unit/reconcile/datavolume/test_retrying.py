@@ -10,6 +10,7 @@ from cdi.api.errors import Conflict, Retry, by_code
 from cdi.api.job import Failure, Progress
 from cdi.reconcile.actions import RequireVersion, StartWorker
 from cdi.reconcile.datavolume.attempts import AttemptHistory
+from cdi.reconcile.datavolume.create_claim import RECREATION_DELAY
 from cdi.reconcile.datavolume.reconcile import reconcile
 from cdi.reconcile.settings import CLUSTER_RETRIES, Retries
 from tests.unit.reconcile.cluster_simulation import CLAIMS, NS, PODS, Cluster, dv, pvc
@@ -65,6 +66,18 @@ def test_a_data_volume_that_succeeded_is_not_taken_back_on_the_basis_of_an_outda
     with pytest.raises(Conflict):
         cluster.act(plan.actions[0])
     assert reconcile(cluster.context()).status is None
+
+
+def test_a_deleted_pvc_of_a_data_volume_that_succeeded_is_recreated_after_a_delay() -> None:
+    cluster = Cluster(dv("csi"))
+    while cluster.status.get("phase") != "Succeeded":
+        cluster.step()
+        cluster.nature()
+    del cluster.objects[CLAIMS, NS, "a"]
+    plan = reconcile(cluster.context())
+    assert plan.status is not None
+    assert plan.actions == ()
+    assert plan.requeue_after == RECREATION_DELAY
 
 
 # --- a worker that retries within its pod ---------------------------------------------------------------------------
