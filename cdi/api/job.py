@@ -207,6 +207,8 @@ class Policy:
     """PEM files with public keys, or directories of such files; if given, a container image must have a cosign
     signature by one of the keys."""
     preallocation: bool = False
+    disk: str | None = None
+    """Name of the file in a tar archive or OVA that is the disk; None selects the only one."""
     stall_timeout: Annotated[float, Range(above=0, at_most=86_400)] = 60.0
     """Seconds without data after which a connection is closed."""
     retries: Annotated[int, Range(at_least=0)] = 8

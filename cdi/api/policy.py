@@ -25,6 +25,7 @@ CHECKSUM = f"{PREFIX}checksum"
 RECORD_DIGEST = f"{PREFIX}recordDigest"
 INSECURE = f"{PREFIX}insecure"
 COSIGN_KEYS = f"{PREFIX}cosignKeys"
+DISK = f"{PREFIX}disk"
 _MAX_CONNECTIONS = 64
 _MAX_STALL = 3600
 _MAX_CLONE = 7 * 24 * 3600
@@ -48,6 +49,8 @@ class PolicyAnnotations:
     """An absolute path, ``configmap`` or ``configmap/key``."""
     cosign_keys: str | None = None
     """An absolute path, or the name of a Secret of which every value is a PEM file with public keys."""
+    disk: str | None = None
+    """Name of the file in a tar archive or OVA that is the disk."""
     stall_timeout: int | None = None
     """Stall timeout in seconds."""
     clone_timeout: int | None = None
@@ -73,6 +76,7 @@ class PolicyAnnotations:
             keyring=keyring,
             cosign_keys=cosign_keys,
             preallocation=preallocation,
+            disk=self.disk,
         )
         return policy if self.stall_timeout is None else replace(policy, stall_timeout=float(self.stall_timeout))
 
@@ -109,14 +113,19 @@ def check_policy(annotations: Mapping[str, str] | None, field: str = "metadata.a
 
 
 def check_signed_source(annotations: Mapping[str, str] | None, source: ImportSource | None) -> Iterator[Problem]:
-    """Yield a problem if the annotations require cosign's signature of something else than a container image.
+    """Yield a problem for each annotation that the kind of source has no use for.
 
-    `source` is None for a clone through a DataSource.
+    That is cosign's signature of something else than a container image, and the selection of a file in one. `source` is
+    None for a clone through a DataSource.
     """
-    if COSIGN_KEYS not in (annotations or {}):
-        return
+    given = annotations or {}
     kinds = {kind.value for kind, _ in source.given()} if source is not None else {"a DataSource"}
-    if kinds and SourceKind.REGISTRY not in kinds:
+    if DISK in given and SourceKind.REGISTRY in kinds:
+        yield Problem(
+            field=f"metadata.annotations[{DISK}]",
+            message="Invalid value: it selects a file of a tar archive or OVA, but the source is a container image",
+        )
+    if COSIGN_KEYS in given and kinds and SourceKind.REGISTRY not in kinds:
         yield Problem(
             field=f"metadata.annotations[{COSIGN_KEYS}]",
             message=f"Invalid value: cosign signs container images, but the source is {', '.join(sorted(kinds))}; "
@@ -163,6 +172,7 @@ _PARSERS: dict[str, tuple[str, Parser]] = {
     "signature": ("signature", one_of("ignore", "if-present", "require")),
     "keyring": ("keyring", printable),
     "cosignKeys": ("cosign_keys", printable),
+    "disk": ("disk", printable),
     "stallTimeout": ("stall_timeout", whole_number(1, _MAX_STALL)),
     "cloneTimeout": ("clone_timeout", whole_number(1, _MAX_CLONE)),
     "endpoint": ("endpoint", printable),

@@ -18,7 +18,7 @@ from cdi.api.golden import check_golden_change
 from cdi.api.json_document import plain
 from cdi.api.kinds import Resource, kind_of
 from cdi.api.meta import KubeObject
-from cdi.api.policy import COSIGN_KEYS, check_policy_change, check_signed_source
+from cdi.api.policy import COSIGN_KEYS, DISK, check_policy_change, check_signed_source
 from cdi.api.rules.metadata import check_metadata
 from cdi.api.rules.problems import Problem, Problems, truncate
 from cdi.api.rules.shape import shape_problems
@@ -125,7 +125,7 @@ def validate_update(old: KubeObject, new: KubeObject) -> tuple[Problem, ...]:
 
 def _check_signed_source_change(old: KubeObject, new: KubeObject) -> Iterator[Problem]:
     before, after = old.metadata.annotations or {}, new.metadata.annotations or {}
-    if before.get(COSIGN_KEYS) == after.get(COSIGN_KEYS):
+    if all(before.get(name) == after.get(name) for name in (COSIGN_KEYS, DISK)):
         return
     # As above, the models are not imported: a DataVolume has a source, a DataImportCron a template with one.
     spec = getattr(new, "spec", None)

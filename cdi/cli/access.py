@@ -71,6 +71,7 @@ _WISHES = (
         default="kubevirt",
         help="Select the content: a disk, or a tar archive.",
     ),
+    click.option("--disk", metavar="NAME", help="Select the file NAME of a tar archive or OVA as the disk."),
     click.option(
         "--engine",
         type=click.Choice(["auto", "qemu"]),
@@ -139,6 +140,7 @@ def read_wishes(options: dict[str, Any]) -> dict[str, Any]:
         "checksum": None if checksum is None else str(Digest.parse(checksum)),
         "content_type": options.pop("content_type"),
         "engine": options.pop("engine"),
+        "disk": options.pop("disk"),
         "connections": options.pop("connections"),
         "bandwidth": 0 if bandwidth is None else Quantity.parse(bandwidth).bytes,
         "preallocation": options.pop("preallocate"),

@@ -110,6 +110,8 @@ class Request:
     cosign_keys: tuple[str, ...] = ()
     """Absolute paths of PEM files with public keys."""
     preallocation: bool = False
+    disk: str | None = None
+    """Name of the file in a tar archive or OVA that is the disk."""
 
     def __post_init__(self) -> None:
         """Raise `UsageError` for options that do not apply to the place."""
@@ -128,6 +130,12 @@ class Request:
             raise UsageError("--credentials-file and --username exclude each other", remedy="give one of them")
         if access.anonymous and (self.login is not None or access.secret):
             raise UsageError("--anonymous and credentials exclude each other", remedy="give one of them")
+        if self.disk is not None and kind == "registry":
+            raise UsageError(
+                f"--disk applies to archives, but this is {_NAMES[kind]}",
+                where=self.place.location,
+                remedy="leave it out",
+            )
         if self.cosign_keys and kind != "registry":
             raise UsageError(
                 f"--cosign-key applies to docker://, but this is {_NAMES[kind]}",
@@ -164,6 +172,7 @@ class Request:
             keyring=self.keyring,
             cosign_keys=self.cosign_keys,
             preallocation=self.preallocation,
+            disk=self.disk,
         )
 
 

@@ -139,6 +139,8 @@ def _knobs(request: Request) -> Iterator[tuple[str, str]]:
         yield "connections", str(request.connections)
     if request.bandwidth:
         yield "bandwidth", str(request.bandwidth)
+    if request.disk is not None:
+        yield "disk", request.disk
     if request.require_checksum:
         yield "requireChecksum", "true"
     if not request.discover_checksum:

@@ -186,7 +186,7 @@ def _look(
         refused = False
         if facts.ranges and facts.length is not None and reading is None:
             try:
-                peeled = inspect_ranged(fetcher, facts, archive=archive)
+                peeled = inspect_ranged(fetcher, facts, archive=archive, disk=job.policy.disk)
             except ImageError as error:
                 found.refuse(error)
                 refused = True
@@ -252,7 +252,9 @@ def _read(
         if not known:
             try:
                 layer = None if reading is None else reading.content
-                peeled = unwrap_stream(pieces, facts, archive=job.content_type == "archive", layer=layer)
+                peeled = unwrap_stream(
+                    pieces, facts, archive=job.content_type == "archive", layer=layer, disk=job.policy.disk
+                )
                 _take(peeled, facts, found)
                 if far and peeled.stream is not None:
                     _decode(peeled, found, to_end=to_end or ask.digest)

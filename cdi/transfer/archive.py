@@ -51,7 +51,7 @@ def _unpack(context: SourceContext, directory: DirectoryTarget) -> None:
     context.control.written = lambda: written
     try:
         with context.stream() as content:
-            unwrapped = unwrap_stream(content.pieces, facts, archive=True)
+            unwrapped = unwrap_stream(content.pieces, facts, archive=True, disk=context.job.policy.disk)
             found = plan(plan_input(context.job, facts, unwrapped, context.expected))
             result.format, result.wrappers, result.path = "archive", unwrapped.wrappers, found.path
             meter.phase = "transferring"

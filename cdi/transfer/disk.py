@@ -120,7 +120,9 @@ class DiskTransfer:
         An image with another content around it, and one without range requests, is read once, in order.
         """
         reader, wrapped = context.reader, self.layer is not None
-        unwrapped = inspect_ranged(reader, reader.facts, archive=False) if reader.ranged and not wrapped else None
+        unwrapped = None
+        if reader.ranged and not wrapped:
+            unwrapped = inspect_ranged(reader, reader.facts, archive=False, disk=self.job.policy.disk)
         if unwrapped is not None:
             yield self._ranged_pipeline(context, unwrapped)
             return
@@ -163,7 +165,12 @@ class DiskTransfer:
         facts, layer = context.reader.facts, None if self.layer is None else self.layer.content
         try:
             unwrapped = unwrap_stream(
-                content.pieces, facts, archive=False, layer=layer, on_format=self._require_scratch
+                content.pieces,
+                facts,
+                archive=False,
+                layer=layer,
+                on_format=self._require_scratch,
+                disk=self.job.policy.disk,
             )
         except DiskNotInLayer as none:
             self._raise_no_disk(none, context, content)
@@ -205,6 +212,9 @@ class DiskTransfer:
         elif reader.unclean_end is not None and not context.expected.promises:
             raise RestartRequired(reader.unclean_end)
         context.verify_digest()
+        selection = context.unwrapped.selection
+        if selection is not None:
+            selection.record(self.result)
         reader.check()
         if self.layer is not None:
             # Check before the commit: a lower layer may hold a second disk, which makes the image ambiguous.

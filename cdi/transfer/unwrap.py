@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import TYPE_CHECKING, Literal
 
 from cdi.api.errors import DiskNotInImage, FormatUnsupported, NestedTooDeep, SourceNotAnImage
@@ -20,6 +18,7 @@ from cdi.transfer.reader import ResumingReader
 
 if TYPE_CHECKING:
     from cdi.codec.tar import Member
+    from cdi.transfer.tar_disk import TarDisk
 
 HEAD = 64 << 10
 READ_AHEAD = 512 << 10
@@ -39,13 +38,6 @@ _WRAPPER_NAMES: dict[Wrapper, str] = {
     "zst": "a zstd stream",
     "tar": "a tar archive",
 }
-
-
-_OVF = ".ovf"
-_OVA_EXTRAS = (".ovf", ".mf", ".cert", ".xml", ".nvram", ".iso")
-"""Files of an OVA other than disks: descriptor, manifest, certificate, messages, firmware variables, CD images."""
-_OVA_MEMBERS = 16
-_OVA_BYTES = 16 << 20
 
 
 class DiskNotInLayer(Exception):
@@ -74,16 +66,25 @@ class UnwrappedImage:
     """The recognised image; None if an archive is imported."""
     stream: Iterator[Buffer] | None = None
     head: bytes = b""
+    selection: TarDisk | None = None
+    """How the disk was selected in an archive; complete once `stream` was read to its end."""
     close: Callable[[], None] = field(default=lambda: None)
 
 
-def inspect_ranged(fetcher: ResumingReader, facts: SourceFacts, *, archive: bool) -> UnwrappedImage | None:
-    """Inspect a source with range requests; return None if it is wrapped and must be read as a stream."""
+def inspect_ranged(
+    fetcher: ResumingReader, facts: SourceFacts, *, archive: bool, disk: str | None = None
+) -> UnwrappedImage | None:
+    """Inspect a source with range requests; return None if it is wrapped and must be read as a stream.
+
+    Raises `DiskNotInImage` if the name of a file, `disk`, is given and the source is no archive.
+    """
     assert facts.length is not None
     head = fetcher.read(0, READ_AHEAD)
     reject_foreign_content(head, facts)
     if archive or recognise_wrapper(head[:HEAD]) is not None:
         return None
+    if disk is not None:
+        raise _no_archive(disk, facts)
     inspector = Inspector(facts.length)
     while (wanted := inspector.next_range()) is not None:
         offset, size = wanted
@@ -99,6 +100,7 @@ def unwrap_stream(
     archive: bool,
     layer: LayerContent | None = None,
     on_format: Callable[[str], None] = lambda _: None,
+    disk: str | None = None,
 ) -> UnwrappedImage:
     """Inspect a stream and unwrap it.
 
@@ -106,20 +108,21 @@ def unwrap_stream(
         pieces: The stream.
         facts: What is known about the source.
         archive: Whether a tar archive is expected instead of a disk image.
-        layer: Selects the disk in a registry layer, if the stream is one; it then has to be a tar. Otherwise the disk
-            is the only file of a tar.
+        layer: Selects the disk in a registry layer, if the stream is one; it then has to be a tar.
         on_format: Called with the image's format if more than `HEAD` bytes must be read to check the image; may
             reject it by raising.
+        disk: Name of the file in a tar archive that is the disk; None selects the only one.
 
     Raises:
         SourceNotAnImage: The content is a web page or the like.
         FormatUnsupported: The content has another format.
         NestedTooDeep: There are more than `DEPTH` wrappers.
-        DiskNotInImage: A tar holds several files.
+        DiskNotInImage: A tar does not hold the disk, or several that it could be.
         DiskNotInLayer: A tar holds no file.
         ImageError: A decoder, an inspector or `layer` found the content invalid.
     """
     wrappers: list[Wrapper] = []
+    selection: TarDisk | None = None
     if layer is not None:
         pieces = _disk_of_layer(pieces, facts, wrappers, layer)
     while True:
@@ -129,12 +132,22 @@ def unwrap_stream(
         wrapper = recognise_wrapper(head)
         if wrapper is None:
             break
-        if wrapper == "tar" and archive:
+        if wrapper == "tar" and archive and disk is None:
             return UnwrappedImage((*wrappers, "tar"), None, pieces)
         wrappers.append(wrapper)
         if len(wrappers) > DEPTH:
             raise NestedTooDeep(f"the content is wrapped more than {DEPTH} times: {' in '.join(reversed(wrappers))}")
-        pieces = _only_disk(pieces, facts) if wrapper == "tar" else decoder(wrapper).decode(pieces)
+        if wrapper == "tar":
+            # Most sources are no archive, and these modules would take a good part of their start-up time.
+            from cdi.codec.tar import members
+            from cdi.transfer.tar_disk import TarDisk
+
+            selection = TarDisk(disk if selection is None else None, facts.location)
+            pieces = selection.content(members(pieces))
+        else:
+            pieces = decoder(wrapper).decode(pieces)
+    if disk is not None and (archive or selection is None):
+        raise _no_archive(disk, facts)
     if archive:
         raise FormatUnsupported(
             "the content is not a tar archive", where=facts.location, remedy="use contentType kubevirt for disk images"
@@ -151,7 +164,16 @@ def unwrap_stream(
             held += piece
         inspector.feed(offset, bytes(held[offset : offset + size]))
     info = inspector.result()
-    return UnwrappedImage(tuple(wrappers), info, _chain(held, pieces))
+    return UnwrappedImage(tuple(wrappers), info, _chain(held, pieces), selection=selection)
+
+
+def _no_archive(disk: str, facts: SourceFacts) -> DiskNotInImage:
+    """Return the error for a file that cannot be selected, as the source is not an archive that contains a disk."""
+    return DiskNotInImage(
+        f"the disk {disk!r} is to be selected, but the source is not an archive with disks",
+        where=facts.location,
+        remedy="remove the annotation cdi.kubevirt.io/policy.disk (cdi import --disk)",
+    )
 
 
 def reject_foreign_content(head: bytes, facts: SourceFacts, *, content_type: str | None = "") -> None:
@@ -219,49 +241,3 @@ def _name(head: bytes) -> str:
     if (image := name_format(head)) is not None:
         return f"a {image} image"
     return "unknown content"
-
-
-def _only_disk(pieces: Iterator[Buffer], facts: SourceFacts) -> Iterator[Buffer]:
-    """Yield the bytes of the only file in a tar, then read the tar to its end."""
-    from cdi.codec.tar import members
-
-    found: str | None = None
-    archive = members(pieces)
-    for member in archive:
-        if member.kind != "file":
-            continue
-        if member.name.lower().endswith(_OVF):
-            raise _ova(member.name, found or _disk_of_ova(archive), facts)
-        if found is not None:
-            raise DiskNotInImage(
-                f"the archive holds both {found!r} and {member.name!r}, but only one can be the disk",
-                where=facts.location,
-                remedy="store a single disk in the archive, or use contentType archive",
-            )
-        found = member.name
-        yield from member.read()
-    if found is None:
-        raise DiskNotInLayer
-
-
-def _disk_of_ova(archive: Iterator[Member]) -> str | None:
-    """Return the name of the first disk after the descriptor of an OVA; None if too much other data precedes it."""
-    skipped = 0
-    for member in islice(archive, _OVA_MEMBERS):
-        if member.kind == "file" and not member.name.lower().endswith(_OVA_EXTRAS):
-            return member.name
-        skipped += member.stored
-        if skipped > _OVA_BYTES:
-            break
-    return None
-
-
-def _ova(descriptor: str, disk: str | None, facts: SourceFacts) -> FormatUnsupported:
-    """Return the error for an OVA, the package of the Open Virtualization Format (DSP0243)."""
-    extract = "its disk" if disk is None else f"{disk!r}"
-    command = "tar -xf FILE.ova" if disk is None else f"tar -xf FILE.ova {shlex.quote(disk)}"
-    return FormatUnsupported(
-        f"the content is an OVA, the package of a whole virtual machine that {descriptor!r} describes",
-        where=facts.location,
-        remedy=f"extract {extract} from it and import that: {command}",
-    )

@@ -48,6 +48,8 @@ REFUSED = [
      "cosign signs container images, but the source is http"),
     ("cosign's keys for a clone", annotated(cosignKeys="keys") | {"spec": dv({"pvc": SOURCES["pvc"]})["spec"]},
      f"metadata.annotations[{POLICY}cosignKeys]", "the source is pvc"),
+    ("a file of a container image", annotated(disk="a.vmdk") | {"spec": dv({"registry": {"url": "docker://h/r"}})["spec"]},
+     f"metadata.annotations[{POLICY}disk]", "the source is a container image"),
     ("an empty region", annotated(region=" "), f"metadata.annotations[{POLICY}region]", "is empty"),
     # PVC specification
     ("no claim", dv(storage=None), "spec.storage", "Missing Data volume PVC"),

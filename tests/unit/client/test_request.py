@@ -161,6 +161,7 @@ def test_a_users_own_words_go_before_the_urls():
         ("s3", {"anonymous": True, "secret": "s"}, {}),
         ("http", {}, {"signature": "require"}),
         ("http", {}, {"cosign_keys": ("/k",)}),
+        ("registry", {}, {"disk": "disk-1.vmdk"}),
         ("stdin", {}, {"connections": 2}),
     ],
 )

@@ -169,6 +169,7 @@ def test_all_knobs_reach_the_policy():
         "signature": "require",
         "keyring": "/etc/keys.gpg",
         "stallTimeout": "9",
+        "disk": "disk-1.vmdk",
     }
     assert job(
         HTTP, annotations={f"{PREFIX}{name}": text for name, text in policy_annotations.items()}
@@ -182,6 +183,7 @@ def test_all_knobs_reach_the_policy():
         signature="require",
         keyring="/etc/keys.gpg",
         stall_timeout=9.0,
+        disk="disk-1.vmdk",
     )
     assert job(HTTP).work.policy == Policy()
 
