@@ -56,8 +56,8 @@ class Encoding(Enum):
     DEFLATE = 1
     """Raw deflate stream without a header, in whole sectors (qcow2)."""
     ZSTD = 2
-    ZLIB = 3
-    """Zlib stream with its header (vmdk)."""
+    GRAIN = 3
+    """Marker, and the zlib stream whose length it states (vmdk)."""
     SECTOR_BITMAP = 4
     """Bitmap of the sectors that hold data, padded to a sector, and then all sectors (VHD)."""
 

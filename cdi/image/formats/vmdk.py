@@ -6,21 +6,24 @@ import struct
 from dataclasses import dataclass
 from typing import Final
 
-from cdi.api.errors import ExternalDataRefused, FormatUnsupported, ImageCorrupt, ImageUnsafe
+from cdi.api.errors import DecoderFailed, ExternalDataRefused, FormatUnsupported, ImageCorrupt, ImageUnsafe
 from cdi.image.checks import Checklist
 from cdi.image.formats import vmdk_descriptor
 from cdi.image.formats.content import Inspection, RandomAccessContent, Steps
 from cdi.image.info import ImageInfo
-from cdi.image.sizes import SECTOR, round_up
+from cdi.image.sizes import MEBI, SECTOR, format_size, round_up
 
 MAGIC: Final = b"KDMV"
 COWD: Final = b"COWD"
 SESPARSE: Final = 0x0000_0000_CAFE_BABE.to_bytes(8, "little")
 
+GRAIN_MARKER: Final = struct.Struct("<QI")
+"""Marker in front of a compressed grain: its first sector on the disk, and the bytes that follow."""
 _FORM: Final = struct.Struct("<4sIIQQQQIQQQB4sH")
 _NEWLINES: Final = b"\n \r\n"
 _FLAG_NEWLINES: Final = 1
-_FLAG_COMPRESSED: Final = 1 << 16
+_FLAG_ZERO_GRAINS: Final = 1 << 2
+_FLAG_MARKERS: Final = 1 << 17
 AT_END: Final = 0xFFFF_FFFF_FFFF_FFFF
 _DEFLATE: Final = 1
 _FOOTER_TAIL: Final = 1536
@@ -32,6 +35,8 @@ DESCRIPTOR_READ: Final = 20 * SECTOR
 """Bytes from `DESCRIPTOR_AT` in which QEMU looks for CID and parent, whatever the header says."""
 _MAX_GRAIN: Final = 0x20_0000
 _MAX_TABLES: Final = 32 << 20
+_MAX_MAPPED_GRAIN: Final = MEBI // SECTOR
+"""Largest grain that the project's own reader accepts, as several are in memory at once; 64 KiB are usual."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,7 +94,24 @@ class Header:
     @property
     def geometry(self) -> tuple[int, ...]:
         """Fields in which header and footer must agree."""
-        return (self.version, self.capacity, self.grain, self.table_entries, self.compression)
+        flags = self.flags & (_FLAG_ZERO_GRAINS | _FLAG_MARKERS)
+        descriptor = (self.descriptor_offset, self.descriptor_size)
+        return (self.version, flags, self.capacity, self.grain, *descriptor, self.table_entries, self.compression)
+
+    @property
+    def compressed(self) -> bool:
+        """Whether grains are zlib streams; the flag of that name does not matter to QEMU either."""
+        return self.compression == _DEFLATE
+
+    @property
+    def zero_grains(self) -> bool:
+        """Whether 1 in a grain table is a grain of zeros and no sector number."""
+        return bool(self.flags & _FLAG_ZERO_GRAINS)
+
+    @property
+    def markers(self) -> bool:
+        """Whether a marker with its length precedes each compressed grain."""
+        return bool(self.flags & _FLAG_MARKERS)
 
 
 def inspect(content: RandomAccessContent) -> Inspection:
@@ -101,11 +123,9 @@ def inspect(content: RandomAccessContent) -> Inspection:
     notes: list[str] = []
     _check_header(header, content.length, checks)
     kind = yield from _descriptor(header, content, checks)
-    if header.directory_offset == AT_END:
-        if content.seekable:
-            yield from _check_footer(header, content, checks)
-        else:
-            notes.append("the footer cannot be checked in a stream")
+    # In a stream, footer and tables are compared with the grains when they arrive.
+    if header.directory_offset == AT_END and content.seekable:
+        yield from _check_footer(header, content, checks)
     if header.unclean:
         notes.append("it was not closed cleanly by its last writer")
     passed = checks.raise_for_failures()
@@ -115,10 +135,37 @@ def inspect(content: RandomAccessContent) -> Inspection:
         virtual_size=header.capacity * SECTOR,
         cluster_size=header.grain * SECTOR,
         version=header.version,
-        compression="zlib" if header.compression == _DEFLATE else None,
+        compression="zlib" if header.compressed else None,
+        needs_qemu=_unmapped(header),
         notes=tuple(notes),
         checks=passed,
     )
+
+
+def _unmapped(header: Header) -> tuple[str, ...]:
+    """Return why the project's own reader does not support the image."""
+    reasons = []
+    if header.grain > _MAX_MAPPED_GRAIN:
+        reasons.append(f"its grains have {format_size(header.grain * SECTOR)}")
+    if header.compressed and not header.markers:
+        reasons.append("its compressed grains have no markers")
+    if header.compressed and header.overhead <= header.directory_offset < AT_END:
+        reasons.append("its tables follow its grains without a footer")
+    return tuple(reasons)
+
+
+def grain_payload(data: memoryview, host: int, guest: int) -> memoryview:
+    """Return the zlib stream of the compressed grain of disk offset `guest`, which begins with `data`.
+
+    Raises:
+        DecoderFailed: The marker is that of another grain, or the grain is longer than its place at `host`.
+    """
+    if len(data) >= GRAIN_MARKER.size:
+        sector, size = GRAIN_MARKER.unpack_from(data)
+        payload = data[GRAIN_MARKER.size : GRAIN_MARKER.size + size]
+        if sector * SECTOR == guest and size and len(payload) == size:
+            return payload
+    raise DecoderFailed(f"no complete grain of disk offset {guest:#x} is stored at {host:#x}", where="vmdk")
 
 
 def refuse_descriptor() -> ExternalDataRefused:

@@ -67,6 +67,8 @@ class Descriptor:
     extents: tuple[Extent, ...]
     malformed_extents: tuple[bytes, ...]
     """Malformed extent lines."""
+    unknown_lines: tuple[bytes, ...]
+    """Lines that are neither comments, keys nor extents."""
 
 
 def is_descriptor(head: bytes) -> bool:
@@ -89,6 +91,7 @@ def parse(text: bytes) -> Descriptor | None:
     duplicates: list[str] = []
     extents: list[Extent] = []
     malformed: list[bytes] = []
+    unknown: list[bytes] = []
     for line in text.split(b"\n", MAX_LINES)[:MAX_LINES]:
         if line.lstrip().startswith(b"#"):
             continue
@@ -107,8 +110,14 @@ def parse(text: bytes) -> Descriptor | None:
             value = match[2].strip()
             if values.setdefault(key, value) != value:
                 duplicates.append(key)
+        elif line.strip() and b"=" not in line:
+            unknown.append(line)
     return Descriptor(
-        values=values, duplicate_keys=tuple(duplicates), extents=tuple(extents), malformed_extents=tuple(malformed)
+        values=values,
+        duplicate_keys=tuple(duplicates),
+        extents=tuple(extents),
+        malformed_extents=tuple(malformed),
+        unknown_lines=tuple(unknown),
     )
 
 
@@ -121,6 +130,13 @@ def check(descriptor: Descriptor, text: bytes, checks: Checklist) -> str | None:
         not duplicates,
         "descriptor keys",
         f"the descriptor has conflicting values for {duplicates}" if duplicates else "each once",
+        ImageUnsafe,
+    )
+    unknown = descriptor.unknown_lines
+    checks.check(
+        not unknown,
+        "descriptor lines",
+        f"the descriptor has the line {quoted(unknown[0])}, which is no key and no extent" if unknown else "known",
         ImageUnsafe,
     )
     encrypted = [key for key in descriptor.values if key.startswith("encryption.")]

@@ -10,6 +10,7 @@ from isal import isal_zlib
 
 from cdi.api.errors import DecoderFailed, ImageCorrupt
 from cdi.image.block_map import Encoding, Extent
+from cdi.image.formats.vmdk import grain_payload
 from cdi.image.sizes import SECTOR
 from cdi.target.base import Target
 from cdi.target.buffer import aligned_buffer, data_runs
@@ -39,7 +40,11 @@ def inflate_zstd(data: memoryview, size: int) -> bytes:
     return zstd.ZstdDecompressor().decompress(data, size)
 
 
-_INFLATERS: Final[dict[Encoding, Inflate]] = {Encoding.DEFLATE: inflate_deflate, Encoding.ZSTD: inflate_zstd}
+_INFLATERS: Final[dict[Encoding, Inflate]] = {
+    Encoding.DEFLATE: inflate_deflate,
+    Encoding.ZSTD: inflate_zstd,
+    Encoding.GRAIN: deflate.zlib_decompress,
+}
 
 
 def writer_memory(block_size: int) -> int:
@@ -76,6 +81,11 @@ class ClusterWriter:
             self._guest = extent.guest
             if not self._output:
                 self._output = aligned_buffer(max(_OUTPUT, self._cluster))
+        needed = self._cluster
+        if extent.encoding is Encoding.GRAIN:
+            data = grain_payload(data, extent.host, extent.guest)
+            # Some writers compress only the part of the last grain that is on the disk.
+            needed = extent.length
         try:
             plain = _INFLATERS[extent.encoding](data, self._cluster)
         # Each decoder has its own exception class; any exception means that the cluster is damaged.
@@ -84,10 +94,10 @@ class ClusterWriter:
                 f"the compressed cluster at {extent.host:#x} (disk offset {extent.guest:#x}) cannot be inflated: "
                 f"{error}"
             ) from error
-        if len(plain) != self._cluster:
+        if not needed <= len(plain) <= self._cluster:
             raise DecoderFailed(
                 f"the compressed cluster at {extent.host:#x} (disk offset {extent.guest:#x}) holds {len(plain)} bytes, "
-                f"not {self._cluster}"
+                f"not {needed}"
             )
         self._output[self._filled : self._filled + len(plain)] = plain
         self._filled += extent.length
