@@ -26,6 +26,7 @@ from cdi.image.formats.content import HEAD, Inspection, RandomAccessContent, Wan
 from cdi.image.info import ImageInfo
 from cdi.image.qcow2_map import Qcow2MapBuilder
 from cdi.image.sizes import SECTOR, require_size
+from cdi.image.vmdk_map import VmdkMapBuilder
 from cdi.image.wrapper import identify_unsupported
 
 _NO_TAIL: Final = 2 * SECTOR
@@ -115,6 +116,8 @@ def map_builder(image: ImageInfo, head: bytes, length: int | None) -> MapBuilder
     """
     if image.format == "qcow2":
         return Qcow2MapBuilder(qcow2.parse_header(head, length), length)
+    if image.format == "vmdk":
+        return VmdkMapBuilder(vmdk.parse_header(head), length)
     builder = bat_map_builder(image, length)
     if builder is None:
         raise ValueError(f"there is no map of {image.format}")

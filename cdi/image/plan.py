@@ -109,7 +109,7 @@ class Plan:
 
 WATERMARK: Final = "from the watermark"
 
-_MAPPED: Final = {"qcow2", "vdi", "vpc", "vhdx"}
+_MAPPED: Final = {"qcow2", "vmdk", "vdi", "vpc", "vhdx"}
 """Formats with a builder of their map (`cdi.image.inspect.map_builder`)."""
 
 
@@ -227,11 +227,6 @@ def is_mapped(image: ImageInfo) -> bool:
     if image.virtual_size is None or image.raw_extent is not None:
         return False
     return image.format in _MAPPED and not image.needs_qemu
-
-
-def needs_scratch(image_format: str) -> bool:
-    """Return whether every image of this format goes through scratch space if it can be read only once."""
-    return image_format == "vmdk"
 
 
 def _no_ranges(facts: PlanInput) -> str:

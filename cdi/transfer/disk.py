@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, NoReturn
 
-from cdi.api.errors import CdiError, Retry, ScratchNeeded
+from cdi.api.errors import CdiError, Retry
 from cdi.api.importer_messages import unexpected_content_type
 from cdi.api.job import FileTargetSpec, HttpSourceSpec, Job
 from cdi.image.block_map import MapTooLarge
 from cdi.image.info import ImageInfo
 from cdi.image.inspect import map_builder
-from cdi.image.plan import end_mark, needs_scratch
+from cdi.image.plan import end_mark
 from cdi.source.base import SourceFacts
 from cdi.target.base import Target
 from cdi.target.open import open_target
@@ -164,14 +164,7 @@ class DiskTransfer:
         """Unwrap the stream from its first byte."""
         facts, layer = context.reader.facts, None if self.layer is None else self.layer.content
         try:
-            unwrapped = unwrap_stream(
-                content.pieces,
-                facts,
-                archive=False,
-                layer=layer,
-                on_format=self._require_scratch,
-                disk=self.job.policy.disk,
-            )
+            unwrapped = unwrap_stream(content.pieces, facts, archive=False, layer=layer, disk=self.job.policy.disk)
         except DiskNotInLayer as none:
             self._raise_no_disk(none, context, content)
         plan = context.choose_plan(unwrapped)
@@ -184,13 +177,6 @@ class DiskTransfer:
         if plan.path in ("qcow2-stream", "mapped-stream"):
             return MappedStream(stream)
         return RawStream(stream, None if unwrapped.wrappers else content)
-
-    def _require_scratch(self, image_format: str) -> None:
-        """Raise `ScratchNeeded` as soon as the format is known, while an upload can still be restarted."""
-        if self.job.scratch is None and needs_scratch(image_format):
-            raise ScratchNeeded(
-                f"no scratch space is given, and {image_format} from a source that can be read only once is kept there"
-            )
 
     def _raise_no_disk(self, none: DiskNotInLayer, context: ImportContext, content: HashedStream) -> NoReturn:
         """Raise the error for a missing disk after the digest was verified: damaged content proves nothing."""

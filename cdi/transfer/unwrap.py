@@ -99,7 +99,6 @@ def unwrap_stream(
     *,
     archive: bool,
     layer: LayerContent | None = None,
-    on_format: Callable[[str], None] = lambda _: None,
     disk: str | None = None,
 ) -> UnwrappedImage:
     """Inspect a stream and unwrap it.
@@ -109,8 +108,6 @@ def unwrap_stream(
         facts: What is known about the source.
         archive: Whether a tar archive is expected instead of a disk image.
         layer: Selects the disk in a registry layer, if the stream is one; it then has to be a tar.
-        on_format: Called with the image's format if more than `HEAD` bytes must be read to check the image; may
-            reject it by raising.
         disk: Name of the file in a tar archive that is the disk; None selects the only one.
 
     Raises:
@@ -158,8 +155,6 @@ def unwrap_stream(
     held = bytearray()
     while (wanted := inspector.next_range()) is not None:
         offset, size = wanted
-        if offset + size > HEAD and (claimed := name_format(head)) is not None:
-            on_format(claimed)
         while len(held) < offset + size and (piece := next(pieces, None)) is not None:
             held += piece
         inspector.feed(offset, bytes(held[offset : offset + size]))

@@ -22,7 +22,7 @@ with atheris.instrument_imports(include=["cdi.image", "cdi.transfer"]):
     from cdi.image.block_map import MapBuilder, MapTooLarge, pieces
     from cdi.image.formats.qcow2 import Qcow2Header, parse_header
     from cdi.image.qcow2_map import Qcow2MapBuilder
-    from cdi.transfer.pipeline import mapped_stream
+    from cdi.transfer.pipeline import windows
     from cdi.transfer.pipeline.cluster_writer import ClusterWriter
     from cdi.transfer.pipeline.mapped_stream import MappedDecoder
 
@@ -114,7 +114,7 @@ def target(data: bytes) -> None:
     if made is None:
         return
     file, header = made
-    mapped_stream._WINDOW = 4096 if data[0] & 32 else 65536  # noqa: SLF001
+    windows.WINDOW_SIZE = 4096 if data[0] & 32 else 65536
     compare(file, partial(Qcow2MapBuilder, header), clean=bool(data[0] & 16), size=512 + 97 * data[1])
 
 

@@ -6,7 +6,14 @@ import struct
 from dataclasses import dataclass
 from typing import Final
 
-from cdi.api.errors import DecoderFailed, ExternalDataRefused, FormatUnsupported, ImageCorrupt, ImageUnsafe
+from cdi.api.errors import (
+    ContentTruncated,
+    DecoderFailed,
+    ExternalDataRefused,
+    FormatUnsupported,
+    ImageCorrupt,
+    ImageUnsafe,
+)
 from cdi.image.checks import Checklist
 from cdi.image.formats import vmdk_descriptor
 from cdi.image.formats.content import Inspection, RandomAccessContent, Steps
@@ -114,11 +121,17 @@ class Header:
         return bool(self.flags & _FLAG_MARKERS)
 
 
-def inspect(content: RandomAccessContent) -> Inspection:
-    """Inspect a sparse extent with an embedded descriptor; raise the `ImageError` of the gravest failed check."""
-    header = Header.parse(content.head)
+def parse_header(head: bytes) -> Header:
+    """Return the header of an image that begins with `head`; raise `ImageCorrupt` if that is too short."""
+    header = Header.parse(head)
     if header is None:
         raise ImageCorrupt("the file ends within the header", where="vmdk")
+    return header
+
+
+def inspect(content: RandomAccessContent) -> Inspection:
+    """Inspect a sparse extent with an embedded descriptor; raise the `ImageError` of the gravest failed check."""
+    header = parse_header(content.head)
     checks = Checklist("vmdk")
     notes: list[str] = []
     _check_header(header, content.length, checks)
@@ -158,14 +171,16 @@ def grain_payload(data: memoryview, host: int, guest: int) -> memoryview:
     """Return the zlib stream of the compressed grain of disk offset `guest`, which begins with `data`.
 
     Raises:
-        DecoderFailed: The marker is that of another grain, or the grain is longer than its place at `host`.
+        DecoderFailed: The marker is that of another grain.
+        ContentTruncated: The file ends, or the next grain begins, within it.
     """
     if len(data) >= GRAIN_MARKER.size:
         sector, size = GRAIN_MARKER.unpack_from(data)
-        payload = data[GRAIN_MARKER.size : GRAIN_MARKER.size + size]
-        if sector * SECTOR == guest and size and len(payload) == size:
-            return payload
-    raise DecoderFailed(f"no complete grain of disk offset {guest:#x} is stored at {host:#x}", where="vmdk")
+        if sector * SECTOR != guest or not size:
+            raise DecoderFailed(f"no grain of disk offset {guest:#x} is stored at {host:#x}", where="vmdk")
+        if GRAIN_MARKER.size + size <= len(data):
+            return data[GRAIN_MARKER.size : GRAIN_MARKER.size + size]
+    raise ContentTruncated(f"the grain of disk offset {guest:#x} at {host:#x} is cut off", where="vmdk")
 
 
 def refuse_descriptor() -> ExternalDataRefused:

@@ -1,8 +1,7 @@
 """Import of a mapped image that cannot be read with range requests.
 
 Most programs write a table before the data that it maps, so most clusters can be written to the disk as they arrive.
-Data that precedes its table is stored (`cdi.transfer.pipeline.spill`) and read back once the table has arrived. The
-stream is cut into windows; a small pool of threads decodes the extents of one window while the next one fills.
+Data that precedes its table is stored (`cdi.transfer.pipeline.spill`) and read back once the table has arrived.
 """
 
 from __future__ import annotations
@@ -14,22 +13,17 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 from cdi.api.errors import ContentTruncated, FormatUnsupported, ImageCorrupt
 from cdi.codec.base import Buffer
-from cdi.image.block_map import RUN_LIMIT, Encoding, Extent, MapBuilder, MapTooLarge, TableRange
+from cdi.image.block_map import Encoding, Extent, MapBuilder, MapTooLarge, TableRange
+from cdi.image.formats.vmdk import AT_END, Header, parse_header
 from cdi.image.inspect import map_builder
-from cdi.target.base import ALIGNMENT, Target
-from cdi.target.buffer import aligned_buffer
+from cdi.image.sizes import SECTOR
+from cdi.image.vmdk_stream import GrainStream
+from cdi.target.base import Target
 from cdi.transfer.context import ImportContext
-from cdi.transfer.pipeline.cluster_writer import ClusterWriter
 from cdi.transfer.pipeline.spill import SpillBuffer
+from cdi.transfer.pipeline.windows import WindowedDecoder
 from cdi.transfer.unwrap import HEAD, peek
 
-_WINDOW = 4 << 20
-_CARRY = RUN_LIMIT
-"""Maximum number of bytes carried over to the next window: the largest extent, or two clusters if that is more."""
-_WINDOWS = 4
-_DECODERS = 4
-"""Number of threads; it exceeds the number of processors because each thread waits for its own writes."""
-_SECTOR = 512
 _POSITION_BITS = 32
 """Bits for a position in the map; more than `EXTENT_LIMIT` and a table's entries need."""
 
@@ -63,8 +57,12 @@ class MappedStream:
         image, wrappers = context.unwrapped.image, context.unwrapped.wrappers
         assert image is not None
         head, stream = peek(self._stream, HEAD)
-        builder = map_builder(image, head, None if wrappers else context.reader.facts.length)
-        decoder = MappedDecoder(builder, context.target, context.job.scratch)
+        decoder: WindowedDecoder
+        if image.format == "vmdk" and (header := parse_header(head)).directory_offset == AT_END:
+            decoder = GrainDecoder(header, context.target)
+        else:
+            builder = map_builder(image, head, None if wrappers else context.reader.facts.length)
+            decoder = MappedDecoder(builder, context.target, context.job.scratch)
         try:
             decoder.run(stream)
         except MapTooLarge:
@@ -77,7 +75,25 @@ class MappedStream:
         return disk_size
 
 
-class MappedDecoder:
+class GrainDecoder(WindowedDecoder):
+    """Decoder of a streamOptimized VMDK whose tables follow its grains, which are compared with them."""
+
+    def __init__(self, header: Header, target: Target) -> None:
+        super().__init__(target, header.grain * SECTOR)
+        self._grains = GrainStream(header)
+
+    def _window(self, window: memoryview, pool: ThreadPoolExecutor, *, final: bool) -> tuple[int, list[Future[None]]]:
+        grains = self._grains.feed(window, self._base, final=final)
+        return min(len(window), self._grains.position - self._base), self._dispatch(grains, pool)
+
+    def _finish(self, total: int) -> None:
+        self._grains.finish(total)
+
+    def _holes(self) -> Iterator[tuple[int, int]]:
+        return self._grains.holes()
+
+
+class MappedDecoder(WindowedDecoder):
     """Decoder that consumes a mapped image in order and writes the disk.
 
     Raises:
@@ -90,9 +106,9 @@ class MappedDecoder:
     """
 
     def __init__(self, builder: MapBuilder, target: Target, scratch: str | None) -> None:
+        super().__init__(target, builder.map.block_size)
         self._builder = builder
         self._map = builder.map
-        self._target = target
         self._spill = SpillBuffer(scratch)
         self._pending_extents: list[int] = []
         """Heap of the extents not yet received, with host offset and map position packed into one number each.
@@ -103,11 +119,6 @@ class MappedDecoder:
         """Heap of the requested tables, by offset and number of the request."""
         self._requests = 0
         self._expect(builder.begin())
-        self._writers: deque[ClusterWriter] = deque(
-            ClusterWriter(target, self._map.block_size) for _ in range(_DECODERS)
-        )
-        self._base = 0
-        """Offset of the window in the file, in bytes."""
 
     @property
     def scratch(self) -> int:
@@ -115,60 +126,15 @@ class MappedDecoder:
         return self._spill.scratch
 
     def run(self, pieces: Iterator[Buffer]) -> None:
-        """Consume the whole stream."""
         try:
-            with ThreadPoolExecutor(_DECODERS, "decode") as pool:
-                self._consume(pieces, pool)
+            super().run(pieces)
         finally:
             self._spill.close()
-        self._builder.finish()
-        if not self._target.reads_zero:
-            for offset, size in self._map.holes():
-                self._target.zero(offset, size)
 
-    def _consume(self, pieces: Iterator[Buffer], pool: ThreadPoolExecutor) -> None:
-        # The incomplete end of a window, at most one extent, is copied to the start of the next one. Padding before it
-        # gives memory the alignment of the file offset, so that data can be written with direct I/O.
-        carry = max(_CARRY, 2 * self._map.block_size) + ALIGNMENT
-        free = deque(aligned_buffer(carry + _WINDOW) for _ in range(_WINDOWS))
-        busy: deque[tuple[list[Future[None]], memoryview]] = deque()
-        buffer, start, filled = free.popleft(), 0, 0
-        for piece in pieces:
-            view = memoryview(piece)
-            while view:
-                count = min(len(view), len(buffer) - filled)
-                buffer[filled : filled + count] = view[:count]
-                filled, view = filled + count, view[count:]
-                if filled < len(buffer):
-                    continue
-                used, jobs = self._window(buffer[start:filled], pool, final=False)
-                if not free:
-                    self._await_oldest(busy, free)
-                rest = buffer[start + used : filled]
-                pad = (self._base + used) % ALIGNMENT
-                following = free.popleft()
-                following[pad : pad + len(rest)] = rest
-                busy.append((jobs, buffer))
-                self._base += used
-                buffer, start, filled = following, pad, pad + len(rest)
-        used, jobs = self._window(buffer[start:filled], pool, final=True)
-        busy.append((jobs, buffer))
-        while busy:
-            self._await_oldest(busy, free)
-        self._finish(self._base + filled - start, pool)
-
-    def _await_oldest(self, busy: deque[tuple[list[Future[None]], memoryview]], free: deque[memoryview]) -> None:
-        jobs, buffer = busy.popleft()
-        for job in jobs:
-            job.result()
-        free.append(buffer)
+    def _holes(self) -> Iterator[tuple[int, int]]:
+        return self._map.holes()
 
     def _window(self, window: memoryview, pool: ThreadPoolExecutor, *, final: bool) -> tuple[int, list[Future[None]]]:
-        """Process `window`, the file's bytes from `_base`.
-
-        Returns:
-            The number of bytes that are processed, and the jobs that still read from the window.
-        """
         base, stop = self._base, self._base + len(window)
         known = self._read_tables(window, base)
         doubtful: list[tuple[int, int]] = []
@@ -182,7 +148,10 @@ class MappedDecoder:
                 if not final:
                     end = host
                     break
-                if not self._map.short_end or (extent.encoding is Encoding.STORED and stop % _SECTOR):
+                # The size of a grain is an upper bound, and its writer knows the exact one.
+                if extent.encoding is not Encoding.GRAIN and (
+                    not self._map.short_end or (extent.encoding is Encoding.STORED and stop % SECTOR)
+                ):
                     raise ContentTruncated(f"the image ends at byte {stop}, within the data at {host:#x}")
             heapq.heappop(self._pending_extents)
             if at < 0:
@@ -192,7 +161,7 @@ class MappedDecoder:
             claimed = extent.size
             if extent.encoding is not Encoding.STORED:
                 # Where it ends within its last sector is known only after inflation; another extent may begin there.
-                claimed = max(0, extent.size - _SECTOR)
+                claimed = max(0, extent.size - SECTOR)
                 doubtful.append((host + claimed, host + extent.size))
             known.append((host, host + claimed))
             batch.append((extent, window[at : at + extent.size]))
@@ -268,31 +237,17 @@ class MappedDecoder:
             data += window[at : at + extent.size - len(data)]
         # The last sector of a compressed extent may belong to its neighbour.
         missing = extent.size - len(data)
-        if not data or (missing and not (extent.encoding is not Encoding.STORED and missing < _SECTOR)):
+        if not data or (missing and not (extent.encoding is not Encoding.STORED and missing < SECTOR)):
             raise ImageCorrupt(f"the data of disk offset {extent.guest:#x} at {extent.host:#x} overlaps other data")
         pool.submit(self._decode, [(extent, memoryview(data))]).result()
 
-    def _dispatch(self, batch: list[tuple[Extent, memoryview]], pool: ThreadPoolExecutor) -> list[Future[None]]:
-        share = -(-len(batch) // _DECODERS)
-        return [pool.submit(self._decode, batch[at : at + share]) for at in range(0, len(batch), share or 1)]
-
-    def _decode(self, batch: list[tuple[Extent, memoryview]]) -> None:
-        # There are as many writers as threads, so one is always free.
-        writer = self._writers.popleft()
-        try:
-            for extent, data in batch:
-                writer.write_extent(extent, data)
-            writer.flush()
-        finally:
-            self._writers.append(writer)
-
-    def _finish(self, total: int, pool: ThreadPoolExecutor) -> None:
-        """Write the remaining extents after a stream of `total` bytes; raise `ContentTruncated` if data is missing."""
+    def _finish(self, total: int) -> None:
         if self._tables:
             raise ContentTruncated(f"the image ends at byte {total}, before its table at {self._tables[0][0]:#x}")
         while self._pending_extents:
             host, position = divmod(heapq.heappop(self._pending_extents), 1 << _POSITION_BITS)
             extent = self._map.extent(position)
-            if host >= total or total % _SECTOR:
+            if host >= total or total % SECTOR:
                 raise ContentTruncated(f"the image ends at byte {total}, before the data at {host:#x}")
-            pool.submit(self._decode, [(extent, memoryview(self._spill.read(host, extent.size)))]).result()
+            self._decode([(extent, memoryview(self._spill.read(host, extent.size)))])
+        self._builder.finish()

@@ -60,7 +60,7 @@ def test_what_passes_is_mended(case, name):
 
 @pytest.mark.parametrize("seed", range(6))
 def test_a_connection_that_keeps_breaking_is_mended_as_long_as_it_brings_something(make_case, seed):
-    way = ("raw", "qcow2", "vmdk")[seed % 3]
+    way = ("raw", "qcow2", "qemu")[seed % 3]
     case = make_case(way, "file")
     dice = random.Random(seed)
     case.serve(lambda request: Fault(drop_after=dice.randrange(1, 900_000)) if request.number % 4 else None)
@@ -70,7 +70,7 @@ def test_a_connection_that_keeps_breaking_is_mended_as_long_as_it_brings_somethi
 
 def test_a_replaced_image_is_begun_again_with_the_new_content(case, images):
     """The ETag changes midway: no part of the first content may be in the disk."""
-    new = images.get({"raw": "raw-gpt", "qcow2-zlib": "qcow2-zeros", "vmdk-sparse": "vmdk-stream"}[case.image.name])
+    new = images.get({"raw": "raw-gpt", "qcow2-zlib": "qcow2-zeros", "qcow2-subclusters": "qcow2-v3"}[case.image.name])
     changed = threading.Event()
 
     def behave(request):
@@ -131,7 +131,7 @@ LASTING = {
 
 @pytest.mark.parametrize("name", LASTING)
 @pytest.mark.parametrize("volume", ["file", "block512"])
-@pytest.mark.parametrize("way", ["raw", "qcow2", "vmdk"])
+@pytest.mark.parametrize("way", ["raw", "qcow2", "qemu"])
 def test_what_lasts_ends_with_its_error(make_case, way, volume, name):
     """The fault begins with the third request, when something has been written or is about to be."""
     fault, code, retry = LASTING[name]
@@ -147,7 +147,7 @@ def test_what_lasts_ends_with_its_error(make_case, way, volume, name):
 
 @pytest.mark.parametrize("name", ["500", "stall", "truncated", "403", "404", "418"])
 @pytest.mark.parametrize("volume", ["file", "block512"])
-@pytest.mark.parametrize("way", ["qcow2-stream", "raw-stream", "vmdk-spool"])
+@pytest.mark.parametrize("way", ["qcow2-stream", "raw-stream", "qemu-spool"])
 def test_what_lasts_ends_a_stream_with_its_error(make_case, way, volume, name):
     """The first attempt breaks near its end, every other one at its beginning."""
     fault, code, retry = LASTING[name]
@@ -158,13 +158,13 @@ def test_what_lasts_ends_a_stream_with_its_error(make_case, way, volume, name):
     assert outcome.failure is not None
     assert outcome.failure.code == code
     # The stream was good until then, so the data is kept: its rest may still come, whatever the server answers now.
-    case.failed(outcome, code, retry, touched=way != "vmdk-spool")
+    case.failed(outcome, code, retry, touched=way != "qemu-spool")
     if retry != "never":
         case.serve()
         case.succeeded(case.importing.run(case.ran))
 
 
-@pytest.mark.parametrize("way", ["qcow2-stream", "raw-stream", "vmdk-spool"])
+@pytest.mark.parametrize("way", ["qcow2-stream", "raw-stream", "qemu-spool"])
 def test_a_stream_that_always_ends_at_the_same_byte_is_truncated(make_case, way):
     case = make_case(way, "file")
     case.serve(Fault(drop_after=3 * MIB))
@@ -179,7 +179,7 @@ PAGES = {
 
 
 @pytest.mark.parametrize("volume", ["file", "block512"])
-@pytest.mark.parametrize("way", ["raw", "qcow2", "vmdk"])
+@pytest.mark.parametrize("way", ["raw", "qcow2", "qemu"])
 def test_a_total_that_lies_never_gives_a_disk_of_another_size(make_case, way, volume):
     case = make_case(way, volume)
     case.serve(from_request(3, lambda request: Fault(total=999_999_999)))
@@ -288,7 +288,7 @@ def test_a_file_that_is_cut_at_the_source_is_told_by_its_tables(case):
     ("announced", "code", "retry"), [(-1000, "SourceTooLong", "never"), (1000, "SourceTruncated", "backoff")]
 )
 @pytest.mark.parametrize("volume", ["file", "block512"])
-@pytest.mark.parametrize("way", ["raw", "qcow2", "vmdk"])
+@pytest.mark.parametrize("way", ["raw", "qcow2", "qemu"])
 def test_a_pipe_that_is_not_as_long_as_announced(make_case, way, volume, announced, code, retry):
     case = make_case(way, volume)
     reading, writing = os.pipe()
@@ -310,7 +310,7 @@ def test_a_pipe_that_is_not_as_long_as_announced(make_case, way, volume, announc
     outcome = case.importing.run(case.ran)
     os.close(reading)
     thread.join()
-    case.failed(outcome, code, retry, touched=way != "vmdk")
+    case.failed(outcome, code, retry, touched=way != "qemu")
 
 
 # --- the target -------------------------------------------------------------------------------------------------
@@ -332,7 +332,7 @@ def test_a_disk_that_is_too_small_is_told_before_anything_is_fetched(case):
         assert outcome.fetched < len(case.image.content)
 
 
-@pytest.mark.parametrize("way", ["raw", "qcow2", "qcow2-stream", "vmdk"])
+@pytest.mark.parametrize("way", ["raw", "qcow2", "qcow2-stream", "qemu"])
 def test_a_device_that_is_too_small_is_told_before_anything_is_fetched(make_case, way, tmp_path):
     from tests.integration.fixtures_images import loop
 
@@ -375,7 +375,7 @@ def small_volume(tmp_path):
             run("umount", str(place))
 
 
-@pytest.mark.parametrize("way", ["raw", "qcow2", "qcow2-stream", "vmdk", "raw-stream", "vmdk-spool"])
+@pytest.mark.parametrize("way", ["raw", "qcow2", "qcow2-stream", "qemu", "raw-stream", "qemu-spool"])
 def test_a_full_volume_is_told_and_gone_on_with_once_there_is_room(make_case, small_volume, way):
     case = make_case(way, "file")
     case.volume.directory = small_volume
@@ -391,7 +391,7 @@ def test_a_full_volume_is_told_and_gone_on_with_once_there_is_room(make_case, sm
     case.succeeded(outcome)
 
 
-@pytest.mark.parametrize("way", ["raw", "qcow2", "qcow2-stream", "vmdk"])
+@pytest.mark.parametrize("way", ["raw", "qcow2", "qcow2-stream", "qemu"])
 def test_a_full_volume_cannot_be_preallocated(make_case, small_volume, way):
     case = make_case(way, "file")
     case.volume.directory = small_volume
@@ -422,7 +422,7 @@ def test_a_used_device_is_left_alone(make_case):
         assert file.volume.partial.exists()
 
 
-@pytest.mark.parametrize("way", ["raw", "qcow2", "qcow2-stream", "vmdk"])
+@pytest.mark.parametrize("way", ["raw", "qcow2", "qcow2-stream", "qemu"])
 def test_a_stranger_in_the_disks_place_is_left_alone(make_case, way):
     case = make_case(way, "file")
     case.serve()
@@ -434,7 +434,7 @@ def test_a_stranger_in_the_disks_place_is_left_alone(make_case, way):
     assert case.volume.disk.is_dir()
 
 
-@pytest.mark.parametrize("way", ["vmdk-spool", "qcow2-stream"])
+@pytest.mark.parametrize("way", ["qemu-spool", "qcow2-stream"])
 def test_no_scratch_space(make_case, way):
     case = make_case(way, "block512")
     case.serve()

@@ -126,7 +126,7 @@ def test_a_malformed_checksum_touches_nothing(make_case, text):
 
 @pytest.mark.parametrize("policy", ["require", "if-present"])
 @pytest.mark.parametrize("form", ["gpg", "asc", "clear"])
-@pytest.mark.parametrize("way", ["raw", "qcow2", "qcow2-stream", "vmdk"])
+@pytest.mark.parametrize("way", ["raw", "qcow2", "qcow2-stream", "qemu"])
 def test_a_good_signature(make_case, keys, way, form, policy):
     case = make_case(way, "file")
     case.serve()

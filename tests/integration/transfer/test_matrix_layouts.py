@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from cdi.image import qcow2_map
 from cdi.image.formats.qcow2 import parse_header
 from cdi.image.qcow2_map import Qcow2MapBuilder
-from cdi.transfer.pipeline import mapped_stream, spill
+from cdi.transfer.pipeline import spill, windows
 from cdi.transfer.pipeline.mapped_stream import MappedDecoder
 from tests.memory import MemoryTarget
 from tests.qcow2_writer import Layout, disk_of, write
@@ -21,8 +21,8 @@ from tests.qcow2_writer import Layout, disk_of, write
 @pytest.fixture
 def small_windows(monkeypatch):
     monkeypatch.setattr(qcow2_map, "RUN_LIMIT", 2048)
-    monkeypatch.setattr(mapped_stream, "_CARRY", 2048)
-    monkeypatch.setattr(mapped_stream, "_WINDOW", 1024)
+    monkeypatch.setattr(windows, "MIN_CARRY", 2048)
+    monkeypatch.setattr(windows, "WINDOW_SIZE", 1024)
 
 
 def cluster_of(seed, cluster, packed):

@@ -16,14 +16,14 @@ WAYS = {
     "raw": ("raw", True, "raw-ranged"),
     "qcow2": ("qcow2-zlib", True, "qcow2-ranged"),
     "qcow2-stream": ("qcow2-zlib", False, "qcow2-stream"),
-    "vmdk": ("vmdk-sparse", True, "qemu-bridge"),
+    "qemu": ("qcow2-subclusters", True, "qemu-bridge"),
     "raw-stream": ("raw", False, "raw-stream"),
-    "vmdk-spool": ("vmdk-sparse", False, "qemu-spool"),
+    "qemu-spool": ("qcow2-subclusters", False, "qemu-spool"),
 }
 PAIRS = [
-    *((way, volume) for way in ("raw", "qcow2", "qcow2-stream", "vmdk") for volume in ("file", "block512")),
+    *((way, volume) for way in ("raw", "qcow2", "qcow2-stream", "qemu") for volume in ("file", "block512")),
     ("raw-stream", "file"),
-    ("vmdk-spool", "block512"),
+    ("qemu-spool", "block512"),
 ]
 OLD = b"the disk of an earlier import"
 

@@ -26,7 +26,7 @@ GIB = 1 << 30
 RAW = ImageInfo(format="raw", virtual_size=GIB, raw_extent=(0, GIB))
 QCOW2 = ImageInfo(format="qcow2", virtual_size=2 * GIB)
 SUBCLUSTERS = ImageInfo(format="qcow2", virtual_size=2 * GIB, needs_qemu=("it has extended L2 entries (subclusters)",))
-VMDK = ImageInfo(format="vmdk", variant="streamOptimized", virtual_size=2 * GIB)
+VMDK = ImageInfo(format="vmdk", variant="streamOptimized", virtual_size=2 * GIB, needs_qemu=("its grains have 2 MiB",))
 VDI = ImageInfo(format="vdi", variant="dynamic", virtual_size=2 * GIB, cluster_size=1 << 20)
 DYNAMIC_VHD = ImageInfo(format="vpc", variant="dynamic", virtual_size=2 * GIB, cluster_size=2 << 20)
 VHDX = ImageInfo(format="vhdx", variant="dynamic", virtual_size=2 * GIB, cluster_size=8 << 20)
@@ -66,6 +66,8 @@ def facts(image: ImageInfo | None, **more) -> PlanInput:
         (replace(VHDX, virtual_size=None), {"ranges": False, "scratch": True}, "qemu-spool"),
         (SUBCLUSTERS, {}, "qemu-bridge"),
         (SUBCLUSTERS, {"wrappers": ("gz",), "scratch": True}, "qemu-spool"),
+        (replace(VMDK, needs_qemu=()), {}, "mapped-ranged"),
+        (replace(VMDK, needs_qemu=()), {"wrappers": ("tar",)}, "mapped-stream"),
         (VMDK, {}, "qemu-bridge"),
         (VMDK, {"scratch": True}, "qemu-bridge"),
         (VMDK, {"ranges": False, "scratch": True}, "qemu-spool"),

@@ -230,20 +230,3 @@ def test_a_wrapped_source_with_ranges_is_left_to_the_stream(kind):
 def test_an_archive_is_left_to_the_stream():
     source = MemorySource(tar(("a", b"x")))
     assert inspect_ranged(fetcher_of(source), source.facts, archive=True) is None
-
-
-@pytest.mark.parametrize("wrap", [lambda data: data, *WRAP.values()], ids=["plain", *WRAP])
-def test_a_format_is_told_before_more_is_read_than_recognises_it(wrap):
-    """Only VHDX has checked structures further into the file."""
-
-    class Told(Exception):
-        pass
-
-    def on_format(name):
-        raise Told(name)
-
-    head = b"vhdxfile".ljust(1 << 20, b"\0")
-    with pytest.raises(Told, match="vhdx"):
-        peel(wrap(head), on_format=on_format)
-    assert peel(wrap(QCOW2), on_format=on_format).image.format == "qcow2"
-    assert peel(wrap(RAW), on_format=on_format).image.format == "raw"

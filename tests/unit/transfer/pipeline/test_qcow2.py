@@ -12,7 +12,7 @@ from cdi.api.errors import CdiError, ContentTruncated, ImageCorrupt, ScratchNeed
 from cdi.image.block_map import EXTENT_LIMIT, MapTooLarge, TableRange, pieces
 from cdi.image.formats.qcow2 import parse_header
 from cdi.image.qcow2_map import Qcow2MapBuilder
-from cdi.transfer.pipeline import mapped_stream as streaming
+from cdi.transfer.pipeline import windows
 from cdi.transfer.pipeline.mapped_ranged import MappedRanged, load_map
 from cdi.transfer.pipeline.mapped_stream import MappedDecoder
 from cdi.transfer.progress import ProgressMeter
@@ -89,13 +89,13 @@ def test_ranged_gives_the_disk(layout, whole, clean):
 def test_any_chunking_and_layout_gives_the_disk(layout, sizes, clean, window):
     data = write(layout)
     target = MemoryTarget(layout.virtual_size, reads_zero=clean)
-    before, streaming._WINDOW = streaming._WINDOW, window
+    before, windows.WINDOW_SIZE = windows.WINDOW_SIZE, window
     try:
         MappedDecoder(Qcow2MapBuilder(parse_header(data[: 64 << 10], None), None), target, None).run(
             chunked(data, sizes)
         )
     finally:
-        streaming._WINDOW = before
+        windows.WINDOW_SIZE = before
     assert bytes(target.disk) == disk_of(layout)
 
 
@@ -147,7 +147,7 @@ def test_data_before_its_tables_beyond_memory_needs_scratch(tmp_path, monkeypatc
     clusters = {guest: (body("noise", 4096, guest), False) for guest in range(1000)}
     layout = Layout(1000 * 4096, 12, clusters, set(), [("data", guest) for guest in range(1000)])
     data = write(layout)
-    monkeypatch.setattr(streaming, "_WINDOW", 8192)
+    monkeypatch.setattr(windows, "WINDOW_SIZE", 8192)
     monkeypatch.setattr("cdi.transfer.pipeline.spill.SpillBuffer.__init__.__defaults__", (64 << 10,))
     with pytest.raises(ScratchNeeded):
         MappedDecoder(
