@@ -102,6 +102,7 @@ KINDS: dict[str, Kind] = {
     ),
     "qcow2-scattered": qcow2(after=(qemu_io(*SCATTERED),)),
     "qcow2-subclusters": Kind(format="qcow2", options=("extended_l2=on", "cluster_size=128k")),
+    "qcow2-subclusters-64k": Kind(format="qcow2", options=("extended_l2=on", "cluster_size=64k")),
     "vmdk-sparse": Kind(format="vmdk", options=("subformat=monolithicSparse",), engine="mapped"),
     "vmdk-zeros": Kind(
         format="vmdk",
