@@ -21,8 +21,8 @@ from tests.integration.fixtures_images import Image, Images, Importing, Volume, 
 from tests.integration.transfer.ways import OLD
 
 MIB = 1 << 20
-THROUGH_QEMU = ("vmdk-sparse", "vmdk-stream", "qcow2-subclusters")
-MAPPED = ("vdi", "vdi-static", "vhd-dynamic", "vhdx")
+THROUGH_QEMU = ("qcow2-subclusters", "qcow2-subclusters-64k")
+MAPPED = ("vmdk-sparse", "vmdk-stream", "vdi", "vdi-static", "vhd-dynamic", "vhdx")
 ENGINE_QEMU = ("qcow2-v3", "qcow2-zlib", "qcow2-zstd", "qcow2-2M", "qcow2-512-zlib")
 
 
