@@ -136,3 +136,8 @@ CRDS
 ENDPOINT_SLICES
 PRIORITY_CLASSES
 SERVICE_ACCOUNTS
+
+# Callbacks that expat reads.
+_.EndElementHandler
+_.StartDoctypeDeclHandler
+_.StartElementHandler
