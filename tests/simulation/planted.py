@@ -16,7 +16,7 @@ from unittest import mock
 
 from cdi.api.kinds import CLAIMS, DATA_VOLUMES, PODS, SERVICES, VOLUMES
 from cdi.api.proof import ProofResult
-from cdi.controller import applier, event_recorder, informers, workqueue
+from cdi.controller import applier, event_recorder, informers, object_writer, workqueue
 from cdi.kube import reflector
 from cdi.kube.client import Client
 from cdi.reconcile.dataimportcron import proof, retention
@@ -25,8 +25,8 @@ from cdi.reconcile.datavolume.attempts import AttemptHistory
 from cdi.reconcile.pods import roles
 from tests.simulation.invariants import MAX_REPEATS
 
-PlanApplier, InformerSet, WorkQueue, Reflector = (
-    applier.PlanApplier, informers.InformerSet, workqueue.WorkQueue, reflector.Reflector
+PlanApplier, ObjectWriter, InformerSet, WorkQueue, Reflector = (
+    applier.PlanApplier, object_writer.ObjectWriter, informers.InformerSet, workqueue.WorkQueue, reflector.Reflector
 )  # fmt: skip
 
 
@@ -63,7 +63,7 @@ def _event_dropped(right: Callable[..., None], self: Any, change: Any) -> None:
 
 
 async def _stale_read_believed(_: Any, self: Any, action: Any) -> None:
-    await self._create(dict(action.pod))
+    await self.create(dict(action.pod))
 
 
 def _write_forgotten(*_: Any) -> None:
@@ -157,7 +157,7 @@ async def _written_after_end(right: Any, self: Any, involved_object: Any, status
     if involved_object["kind"] == DATA_VOLUMES.kind and status is not None and status.get("phase") == "Succeeded":
         metadata = involved_object["metadata"]
         body = {"metadata": {"uid": metadata["uid"]}, "status": {"phase": "ImportInProgress"}}
-        await self._client.patch(DATA_VOLUMES, metadata["namespace"], metadata["name"], body, subresource="status")
+        await self._writer._client.patch(DATA_VOLUMES, metadata["namespace"], metadata["name"], body, subresource="status")
 
 
 def _deletions_overlooked(right: Any, self: Any, items: Any, version: float) -> None:
@@ -186,7 +186,7 @@ async def _written_again_and_again(right: Any, self: Any, plan: Any, involved_ob
     metadata = involved_object["metadata"]
     if involved_object["kind"] == DATA_VOLUMES.kind:
         body = {"metadata": {"uid": metadata["uid"], "annotations": {"reconciled": str(now)}}}
-        await self._client.patch(DATA_VOLUMES, metadata["namespace"], metadata["name"], body)
+        await self._writer._client.patch(DATA_VOLUMES, metadata["namespace"], metadata["name"], body)
     return await right(self, plan, involved_object, now)
 
 
@@ -201,8 +201,8 @@ PLANTED: dict[str, Defect] = {
     "stale-read": Defect(
         "A worker is started without comparing the PVC with the API server's.",
         "attempts_are_counted_once",
-        PlanApplier,
-        "_start",
+        ObjectWriter,
+        "start",
         _stale_read_believed,
     ),
     "write-forgotten": Defect(
@@ -215,7 +215,7 @@ PLANTED: dict[str, Defect] = {
     "precondition": Defect(
         "Patches name no UID and no version.", "writes_name_the_object", Client, "patch", _precondition_left_out
     ),
-    "finalizer": Defect("Finalizers are not removed.", "transfers_end", PlanApplier, "_set_finalizer", _finalizer_kept),
+    "finalizer": Defect("Finalizers are not removed.", "transfers_end", ObjectWriter, "set_finalizer", _finalizer_kept),
     "retry-not-counted": Defect(
         "A failed attempt is not recorded.",
         "attempts_are_counted_once",
@@ -224,10 +224,10 @@ PLANTED: dict[str, Defect] = {
         _retry_not_counted,
     ),
     "source-deleted": Defect(
-        "The source of a clone is deleted with its pod.", "users_data_is_kept", PlanApplier, "_delete", _source_deleted
+        "The source of a clone is deleted with its pod.", "users_data_is_kept", ObjectWriter, "delete", _source_deleted
     ),
     "cleanup": Defect(
-        "Temporary PVCs and Services are not deleted.", "nothing_leaks", PlanApplier, "_delete", _cleanup_forgotten
+        "Temporary PVCs and Services are not deleted.", "nothing_leaks", ObjectWriter, "delete", _cleanup_forgotten
     ),
     "offered-unverified": Defect(
         "A failed boot proof counts as a success.", "offered_is_verified", proof, "_parse_result", _offered_unverified
@@ -255,7 +255,7 @@ PLANTED: dict[str, Defect] = {
         "Each reconcile changes its object.", "writes_are_bounded", PlanApplier, "apply", _written_again_and_again
     ),
     "started-twice": Defect(
-        "Two pods are created for an attempt.", "one_writer", PlanApplier, "_start", _started_twice
+        "Two pods are created for an attempt.", "one_writer", ObjectWriter, "start", _started_twice
     ),
     "ended-early": Defect(
         "A DataVolume succeeds before its first attempt.",
@@ -274,8 +274,8 @@ PLANTED: dict[str, Defect] = {
     "reclaim-policy": Defect(
         "The reclaim policy stays Retain after a transfer.",
         "no_volume_without_owner",
-        PlanApplier,
-        "_set_reclaim_policy",
+        ObjectWriter,
+        "set_reclaim_policy",
         _reclaim_policy_kept,
     ),
     "failure-ignored": Defect(

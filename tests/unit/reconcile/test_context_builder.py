@@ -553,7 +553,7 @@ def test_no_pvc_is_created_beside_the_status_of_the_deleted_one(storage_class):
     plan = reconcile(cluster.context())
     assert not plan.actions
     assert plan.status["phase"] == "Pending"
-    assert plan.requeue_after == 0.0
+    assert plan.requeue_after == 1.0
 
 
 def test_a_lost_pvc_is_replaced_once_it_is_deleted():
