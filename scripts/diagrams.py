@@ -103,7 +103,7 @@ def architecture() -> str:
     applier = Box(x=740, y=80, width=180, height=92, name="Plan applier", lines=("applies the plan,", "starts workers"))
     source = Box(x=40, y=350, width=170, height=92, name="Source", lines=("HTTP, S3, GCS, registry,", "file, upload"))
     codec = Box(x=270, y=350, width=150, height=92, name="Codec", lines=("gz, xz, zst, tar", "bounded output"))
-    image = Box(x=480, y=350, width=190, height=92, name="Image", lines=("qcow2, raw; others", "by QEMU, sandboxed"))
+    image = Box(x=480, y=350, width=190, height=92, name="Image", lines=("a map for each format;", "the rest by QEMU"))
     target = Box(x=730, y=350, width=190, height=92, name="Target", lines=("disk file, block device,", "directory"))
     verify = Box(x=40, y=466, width=630, height=44, name="Verify: length, digest, signature of every byte")
     journal = Box(x=730, y=466, width=190, height=44, name="Journal: watermark")

@@ -613,7 +613,7 @@ class QemuFailed(EngineError):
 
 
 class QemuMissing(EngineError):
-    """A QEMU program that this format needs is not installed."""
+    """A QEMU program that this image needs is not installed."""
 
     retry = Retry.ON_CHANGE
     default_remedy = "install qemu-utils and qemu-system-common"

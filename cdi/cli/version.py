@@ -15,8 +15,8 @@ from cdi.cli.session import Session, subcommand
 from cdi.cli.show import printable
 
 _TOOLS = {
-    "qemu-img": "conversions, vmdk, vdi, vhd, vhdx",
-    "qemu-storage-daemon": "the same, reading the source in place",
+    "qemu-img": "boot checks, bundles",
+    "qemu-storage-daemon": "images without a map of their own",
     "gpgv": "signatures",
 }
 

@@ -355,7 +355,7 @@ def client_failure(failure: Failure) -> Failure:
         return replace(failure, message=upload_response_text(failure))
     return failure_of(
         ScratchNeeded(
-            "an image of this format needs scratch space, which is not available yet",
+            "this image needs scratch space, which is not available yet",
             remedy="send it again in a minute: the scratch space is being created",
         )
     )
