@@ -10,10 +10,8 @@ import json
 import re
 import secrets
 import ssl
-import subprocess
 from base64 import b64encode
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -25,7 +23,7 @@ from tests.cluster.kubectl import Kubectl
 from tests.cluster.objects import is_phase
 from tests.cluster.reader import pod_of_many
 from tests.cluster.servers import secret
-from tests.cluster.volumes import IMMEDIATE, MIB, conditions, data_volume, disk, sha256
+from tests.cluster.volumes import IMMEDIATE, MIB, NEEDS_QEMU, conditions, converted, data_volume, disk, qcow2, sha256
 from tests.faults.server import Fault, FaultServer
 
 Document = dict[str, Any]
@@ -153,13 +151,6 @@ class Play:
     authority: str
 
 
-def converted(content: bytes, directory: Path, kind: str) -> bytes:
-    (directory / "raw").write_bytes(content)
-    command = ["qemu-img", "convert", "-f", "raw", "-O", kind, directory / "raw", directory / kind]
-    subprocess.run(command, check=True)
-    return (directory / kind).read_bytes()
-
-
 def a_claim(name: str, storage_class: str, **more: Any) -> Document:
     annotations = more.pop("annotations", {})
     spec = {
@@ -232,13 +223,13 @@ def cluster_wide(namespace: str) -> tuple[Document, ...]:
     )
 
 
-def begin(play: Play, image: bytes, vmdk: bytes) -> None:
+def begin(play: Play, image: bytes, subclusters: bytes) -> None:
     place, server = play.place, play.server
     good = server.put("/good.qcow2", image)
     slow = server.put("/slow.raw", disk(16 * MIB), always=Fault(drip=(1 << 16, 0.06)))
     right = "Basic " + b64encode(b"u:p").decode()
     private = server.put("/private.qcow2", image, authorization=right)
-    once = server.put("/once.vmdk", vmdk, ranges=False)
+    once = server.put("/once.qcow2", subclusters, ranges=False)
     secure = play.tls.put("/good.qcow2", image)
     http = {"http": {"url": good}}
     quota = {"local-wait.storageclass.storage.k8s.io/requests.storage": "30Mi"}
@@ -341,7 +332,7 @@ def go_on(play: Play, image: str) -> None:
 def play(cluster, tmp_path_factory):
     directory = tmp_path_factory.mktemp("images")
     content = disk()
-    image, vmdk = converted(content, directory, "qcow2"), converted(content, directory, "vmdk")
+    image, subclusters = qcow2(content, directory), converted(content, directory, *NEEDS_QEMU)
     authority = trustme.CA()
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert(cluster.host_address).configure_cert(context)
@@ -366,7 +357,7 @@ def play(cluster, tmp_path_factory):
         for_all = cluster_wide(place.namespace)
         place.create(*for_all)
         try:
-            begin(made, image, vmdk)
+            begin(made, image, subclusters)
             other.create(data_volume("pull", {"blank": {}}, "local"))
             go_on(made, cluster.image)
             yield made

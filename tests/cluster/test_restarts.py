@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from tests.cluster.event_log import Chronicle, following
 from tests.cluster.fault_injection import kill_inside, striking
 from tests.cluster.kubectl import Kubectl, KubectlError
 from tests.cluster.reader import digests, pod_of_many, told
-from tests.cluster.volumes import MIB, data_volume, disk, qcow2, sha256
+from tests.cluster.volumes import MIB, NEEDS_QEMU, converted, data_volume, disk, qcow2, sha256
 from tests.faults.server import Fault, FaultServer
 
 Document = dict[str, Any]
@@ -90,7 +89,7 @@ def test_a_controller_that_dies_at_every_step_comes_to_the_same_end(
     cluster, place, server, content, tmp_path
 ) -> None:  # fmt: skip
     kubectl, chronicle = place
-    source = {"http": {"url": server.put("/dying.vmdk", vmdk(content, tmp_path), ranges=False)}}  # needs scratch space
+    source = {"http": {"url": server.put("/dying.qcow2", converted(content, tmp_path, *NEEDS_QEMU), ranges=False)}}
     modes = {"populated": "Filesystem", "direct": "Block"}
     dying = Meddled(cluster, kubectl.namespace, cdi_image.provide(cluster), ["kill_points", str(tmp_path)])
     kubectl.create(data_volume("populated", source, "csi"), data_volume("direct", source, "local", mode="Block"))
@@ -309,7 +308,7 @@ def test_a_datavolume_that_is_deleted_at_any_step_takes_everything_with_it(
         "slow": server.put("/deleted.raw", content * 2, always=SLOWLY),
         "quick": server.put("/quick.qcow2", image),
         "damaged": server.put("/damaged.qcow2", image[:4096]),
-        "once": server.put("/once.vmdk", vmdk(content, tmp_path), ranges=False),
+        "once": server.put("/once.qcow2", converted(content, tmp_path, *NEEDS_QEMU), ranges=False),
         "secret": server.url("/quick.qcow2"),
         "private": server.put("/private.qcow2", image, authorization="Basic none"),
     }
@@ -353,11 +352,3 @@ def volumes_of(kubectl: Kubectl) -> list[str]:
         each["metadata"]["name"] for each in kubectl.get_all("persistentvolumes")
         if each["spec"].get("claimRef", {}).get("namespace") == kubectl.namespace
     ]  # fmt: skip
-
-
-def vmdk(content: bytes, directory) -> bytes:
-    (directory / "raw").write_bytes(content)
-    subprocess.run(
-        ["qemu-img", "convert", "-f", "raw", "-O", "vmdk", directory / "raw", directory / "vmdk"], check=True
-    )
-    return (directory / "vmdk").read_bytes()

@@ -12,11 +12,11 @@ from tests.cluster.fault_injection import kill_inside, take_away
 from tests.cluster.test_apiserver import until
 from tests.cluster.upload_api import TIMEOUT
 from tests.cluster.upload_release import UPLOAD, annotations, server_pod, succeeded
-from tests.cluster.volumes import MIB, data_volume, disk
+from tests.cluster.volumes import MIB, NEEDS_QEMU, data_volume, disk
 
 pytestmark = pytest.mark.timeout(TIMEOUT)
 FORMATS = {
-    "qcow2": ("qcow2", "-o", "extended_l2=on,cluster_size=128k"),
+    "qcow2": NEEDS_QEMU,
     "vmdk": ("vmdk",),
     "vdi": ("vdi",),
     "vhd": ("vpc", "-o", "force_size=on"),

@@ -2,13 +2,13 @@
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import http.client
 import io
 import json
 import random
 import ssl
-import subprocess
 import tarfile
 import time
 import uuid
@@ -29,6 +29,7 @@ from cdi.api.job import (
     Tls,
 )
 from tests.cluster.objects import claim, is_phase
+from tests.cluster.volumes import NEEDS_QEMU, converted
 from tests.cluster.worker_pods import DEVICE, DISK, JOURNALS, RESTRICTED, exit_status, last_words, looker, worker
 from tests.faults.server import FaultServer
 
@@ -62,15 +63,7 @@ def disk():
 def image(disk, tmp_path_factory):
     """Return a function that returns the same disk in any format of qemu-img."""
     directory = tmp_path_factory.mktemp("images")
-    (directory / "raw").write_bytes(disk)
-
-    def make(form):
-        path = directory / form
-        if not path.exists():
-            subprocess.run(["qemu-img", "convert", "-f", "raw", "-O", form, directory / "raw", path], check=True)
-        return path.read_bytes()
-
-    return make
+    return functools.cache(functools.partial(converted, disk, directory))
 
 
 def job_for(url, mode, size=16 * MIB, **fields):
@@ -266,7 +259,7 @@ def test_an_image_that_is_larger_than_the_disk(volume, server, image, mode):
 
 def test_scratch_space_is_asked_for_and_used(volume, server, image, disk):
     into, scratch = volume("Filesystem"), volume("Filesystem")
-    job = job_for(server.put("/disk.vmdk", image("vmdk"), ranges=False), "Filesystem")
+    job = job_for(server.put("/disk.qcow2", image(*NEEDS_QEMU), ranges=False), "Filesystem")
     words = last_words(into.fill(job))
     assert words["scratchSpaceRequired"] is True
     assert words["outcome"]["failure"]["code"] == "ScratchNeeded"
@@ -284,14 +277,12 @@ def test_a_pod_without_enough_memory_is_killed_for_that(volume, server, image):
 
 
 def test_the_page_cache_of_a_large_import_is_within_the_limit(volume, server, tmp_path):
-    (tmp_path / "raw").write_bytes(random.Random(5).randbytes(100 * MIB) * 4)
-    command = ["qemu-img", "convert", "-f", "raw", "-O", "vmdk", tmp_path / "raw", tmp_path / "vmdk"]
-    subprocess.run(command, check=True)
+    raw = random.Random(5).randbytes(100 * MIB) * 4
+    content = converted(raw, tmp_path, *NEEDS_QEMU)
     into = volume("Filesystem", size="600Mi")
-    content = (tmp_path / "vmdk").read_bytes()
-    job = job_for(server.put("/disk.vmdk", content), "Filesystem", size=None, checksum="sha256:" + sha256(content))
+    job = job_for(server.put("/disk.qcow2", content), "Filesystem", size=None, checksum="sha256:" + sha256(content))
     assert exit_status(into.fill(job, memory="250M")) == 0
-    assert into.digest(400 * MIB) == sha256((tmp_path / "raw").read_bytes())
+    assert into.digest(400 * MIB) == sha256(raw)
 
 
 # --- A running worker

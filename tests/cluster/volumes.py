@@ -18,6 +18,8 @@ Document = dict[str, Any]
 MIB = 1 << 20
 SLOW = 300.0  # seconds, for what takes a few on an idle machine
 IMMEDIATE = "cdi.kubevirt.io/storage.bind.immediate.requested"
+NEEDS_QEMU = ("qcow2", "-o", "extended_l2=on,cluster_size=128k")
+"""Arguments of qemu-img for an image that only QEMU reads, so that it needs scratch space if it can be read only once."""
 
 
 def disk(size: int = 8 * MIB, seed: int = 4) -> bytes:
@@ -26,12 +28,17 @@ def disk(size: int = 8 * MIB, seed: int = 4) -> bytes:
     return data[: size // 4] + bytes(size // 2) + data[size // 4 :]
 
 
+def converted(content: bytes, directory: Path, *image_format: str) -> bytes:
+    """Return a raw disk in another format; `image_format` are the arguments that follow ``qemu-img convert -O``."""
+    raw, image = directory / f"{uuid.uuid4()}.raw", directory / f"{uuid.uuid4()}.image"
+    raw.write_bytes(content)
+    subprocess.run(["qemu-img", "convert", "-f", "raw", raw, "-O", *image_format, image], check=True)
+    return image.read_bytes()
+
+
 def qcow2(content: bytes, directory: Path) -> bytes:
     """Return the same disk as a qcow2 image."""
-    raw, image = directory / f"{uuid.uuid4()}.raw", directory / f"{uuid.uuid4()}.qcow2"
-    raw.write_bytes(content)
-    subprocess.run(["qemu-img", "convert", "-f", "raw", "-O", "qcow2", raw, image], check=True)
-    return image.read_bytes()
+    return converted(content, directory, "qcow2")
 
 
 def sha256(content: bytes) -> str:
