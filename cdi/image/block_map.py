@@ -25,7 +25,7 @@ from typing import Final, NamedTuple, NoReturn
 
 from cdi.api.errors import ContentTruncated, ImageCorrupt, ImageError
 from cdi.image.checks import Check
-from cdi.image.sizes import SECTOR
+from cdi.image.sizes import MAX_OFFSET, SECTOR
 
 NAME: Final = "data within the file"
 """Name of the check that every map makes."""
@@ -169,8 +169,10 @@ class BlockMap:
         If the format allows a short end, QEMU reads zeros past it. A file that ends within a sector was truncated.
         """
         length = self.length
-        if length is None or host + needed <= length:
+        if host + needed <= (MAX_OFFSET if length is None else length):
             return
+        if length is None:
+            raise self.error(f"disk offset {guest:#x} is stored at {host:#x}, beyond the end of any file")
         if self.short_end and host < length and length % SECTOR == 0:
             return
         self.refuse(f"disk offset {guest:#x}", host, host + needed)

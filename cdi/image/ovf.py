@@ -26,7 +26,7 @@ def disk_names(descriptor: bytes, name: str) -> tuple[str, ...]:
         name: Its name in the archive; the names of files are relative to it.
 
     Raises:
-        ImageCorrupt: The descriptor is malformed, or a disk refers to a file that it does not list.
+        ImageCorrupt: The descriptor is malformed or in an unknown encoding, or a disk refers to a file that it does not list.
         ImageUnsafe: It declares entities, has too many entries, or names a file outside of the archive.
         FormatUnsupported: A disk is divided into several files.
     """
@@ -37,7 +37,8 @@ def disk_names(descriptor: bytes, name: str) -> tuple[str, ...]:
     parser.StartDoctypeDeclHandler = _reject_doctype
     try:
         parser.Parse(descriptor, True)
-    except expat.ExpatError as error:
+    # The parser decodes declared encodings with Python's codecs, which raise the other two for one they do not know.
+    except (expat.ExpatError, LookupError, ValueError) as error:
         raise ImageCorrupt(f"the descriptor {name!r} is not well-formed XML: {error}", where="ova") from error
     names: dict[str, None] = {}
     for reference in found.disks:

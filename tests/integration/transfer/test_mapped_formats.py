@@ -1,12 +1,13 @@
 """VDI, VHD and VHDX of any layout, read over ranges and as a stream, against ``qemu-img convert``."""
 
+import struct
 import subprocess
 import threading
 from pathlib import Path
 
 import pytest
 
-from cdi.api.errors import CdiError
+from cdi.api.errors import CdiError, ImageCorrupt
 from cdi.image.bat_map import bat_map_builder
 from cdi.image.info import ImageInfo
 from cdi.image.inspect import Inspector
@@ -142,3 +143,15 @@ def test_a_partially_present_block_is_refused_by_name(state: int) -> None:
             ranged(content, image, whole=False, clean=True)
         with pytest.raises(CdiError, match="only partially present"):
             streamed(content, image, step=1 << 20, clean=True)
+
+
+def test_a_block_beyond_the_end_of_any_file_is_refused() -> None:
+    block, mib = 32 << 20, 1 << 20
+    content = bytearray(random_image("vhdx", 3).content())
+    struct.pack_into("<IIQ", content, 2 * mib + (64 << 10), block, 0, block)
+    struct.pack_into("<Q", content, 3 * mib, 0xFFFF_FFFF_FFF0_0006)
+    image = inspected(bytes(content))
+    with pytest.raises(ImageCorrupt, match="stored at"):
+        ranged(bytes(content), image, whole=False, clean=True)
+    with pytest.raises(ImageCorrupt, match="beyond the end of any file"):
+        streamed(bytes(content), image, step=mib, clean=True)

@@ -65,6 +65,8 @@ class TestPackage:
             ([FILES[1], OVF, FILES[0]], DiskNotInImage, "'second.vmdk' precedes the descriptor"),
             ([("vm.ovf", descriptor([None]))], DiskNotInImage, "without a disk"),
             ([("vm.ovf", b"<Envelope>")], ImageCorrupt, "not well-formed"),
+            ([("vm.ovf", b"<?xml version='1.0' encoding='bogus'?><x/>")], ImageCorrupt, "unknown encoding: bogus"),
+            ([("vm.ovf", b"<?xml version='1.0' encoding='shift_jis'?><x/>")], ImageCorrupt, "multi-byte encodings"),
             ([("vm.ovf", b"<!DOCTYPE x [<!ENTITY a 'aa'>]><x>&a;</x>")], ImageUnsafe, "document type"),
             ([("vm.ovf", descriptor(["../disk.vmdk"]))], ImageUnsafe, "outside of the archive"),
             ([("vm.ovf", descriptor(["https://example.org/disk.vmdk"]))], ImageUnsafe, "outside of the archive"),
