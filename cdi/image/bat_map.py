@@ -6,8 +6,6 @@ The images have passed inspection (`cdi.image.formats`), so the headers are only
 from __future__ import annotations
 
 import struct
-import sys
-from array import array
 from typing import Final, assert_never
 
 from cdi.api.errors import FormatUnsupported, ImageError
@@ -17,6 +15,7 @@ from cdi.image.block_map import (
     MapBuilder,
     Table,
     TableRange,
+    table_entries,
 )
 from cdi.image.formats import vhdx, vpc
 from cdi.image.info import ImageInfo
@@ -73,7 +72,7 @@ class VdiMapBuilder(_BatMapBuilder):
         if table.key == _HEADER:
             offset, self._origin = struct.unpack("<II", data)
             return self.map.request_table("the block map", offset, 4 * self._blocks)
-        for index, entry in enumerate(_little("I", data), table.key // 4):
+        for index, entry in enumerate(table_entries("I", data, "little"), table.key // 4):
             if entry < _VDI_DISCARDED:
                 self.map.add_stored(self._origin + entry * MEBI, MEBI, index * MEBI)
         return []
@@ -103,7 +102,7 @@ class VhdMapBuilder(_BatMapBuilder):
             return [TableRange(footer.data_offset + _VHD_TABLE_OFFSET, 8, _DYNAMIC_HEADER)]
         if table.key == _DYNAMIC_HEADER:
             return image.request_table("the block map", int.from_bytes(data, "big"), 4 * self._blocks)
-        for index, entry in enumerate(_entries("I", data, sys.byteorder == "little"), table.key // 4):
+        for index, entry in enumerate(table_entries("I", data, "big"), table.key // 4):
             if entry != _VHD_UNUSED:
                 # The last block is complete too, and followed by a footer; QEMU rejects anything else.
                 image.require_within(entry * SECTOR, self._unit, index * self._block)
@@ -129,7 +128,7 @@ class VhdxMapBuilder(_BatMapBuilder):
                 raise self.changed()
             entries = self._blocks + max(self._blocks - 1, 0) // self._ratio
             return self.map.request_table("the block table", offset, 8 * entries)
-        for index, entry in enumerate(_little("Q", data), table.key // 8):
+        for index, entry in enumerate(table_entries("Q", data, "little"), table.key // 8):
             if entry & 7 < _VHDX_PRESENT:
                 continue
             chunk, number = divmod(index, self._ratio + 1)
@@ -164,15 +163,3 @@ def bat_map_builder(image: ImageInfo, length: int | None) -> MapBuilder | None:
         case "raw" | "qcow2" | "vmdk":
             return None
     assert_never(image.format)
-
-
-def _little(kind: str, table: Table) -> array[int]:
-    return _entries(kind, table, sys.byteorder == "big")
-
-
-def _entries(kind: str, table: Table, swap: bool) -> array[int]:
-    values = array(kind)
-    values.frombytes(table)
-    if swap:
-        values.byteswap()
-    return values

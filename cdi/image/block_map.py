@@ -14,6 +14,7 @@ With the complete map the file can be read once, sequentially, and every extent 
 
 from __future__ import annotations
 
+import sys
 from abc import ABC, abstractmethod
 from array import array
 from bisect import bisect_left
@@ -21,7 +22,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
 from itertools import pairwise
-from typing import Final, NamedTuple, NoReturn
+from typing import Final, Literal, NamedTuple, NoReturn
 
 from cdi.api.errors import ContentTruncated, ImageCorrupt, ImageError
 from cdi.image.checks import Check
@@ -349,6 +350,15 @@ def pieces(
         stop = min(stop, length)
         yield FileChunk(start, stop, min(length, max(needed, stop)), position, last)
         position, start = last, stop
+
+
+def table_entries(kind: Literal["I", "Q"], table: Table, order: Literal["little", "big"]) -> array[int]:
+    """Return the unsigned integers in a table; `kind` is their type code, `order` their byte order."""
+    values = array(kind)
+    values.frombytes(table)
+    if order != sys.byteorder:
+        values.byteswap()
+    return values
 
 
 def within(length: int) -> Check:

@@ -10,9 +10,7 @@ the file is read, so the work is bounded by the file's length and not by the hea
 
 from __future__ import annotations
 
-import sys
 import zlib
-from array import array
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -20,7 +18,7 @@ from typing import Final, NoReturn
 
 from cdi.api.errors import ContentTruncated, ImageCorrupt, ImageError
 from cdi.image.bat_map import bat_map_builder
-from cdi.image.block_map import NAME, TABLE_CHUNK, MapBuilder, within
+from cdi.image.block_map import NAME, TABLE_CHUNK, MapBuilder, table_entries, within
 from cdi.image.checks import Check
 from cdi.image.formats import vmdk
 from cdi.image.formats.qcow2 import Qcow2Header, parse_header
@@ -230,11 +228,11 @@ def _vmdk(walk: _TableWalker) -> None:
     ):
         tables = [
             (index, place * SECTOR, 4 * min(entries, grains - index * entries))
-            for index, place in enumerate(_little("I", data), before // 4)
+            for index, place in enumerate(table_entries("I", data, "little"), before // 4)
             if place
         ]
         for index, table in walk.scattered("grain table", tables):
-            places = _little("I", table)
+            places = table_entries("I", table, "little")
             furthest = max(places)
             if packed:
                 if furthest * SECTOR > walk.last[0] and not unused(furthest):
@@ -257,7 +255,7 @@ def _qcow2(walk: _TableWalker) -> None:
     clusters = -(-walk.size // cluster)
     for before, data in walk.run("the L1 table", header.l1_offset, 8 * header.l1_needed, _DIRECTORY_CHUNK):
         tables = []
-        for index, entry in enumerate(_big("Q", data), before // 8):
+        for index, entry in enumerate(table_entries("Q", data, "big"), before // 8):
             place = entry & _QCOW2_OFFSET
             if place == 0:
                 continue
@@ -278,7 +276,7 @@ def _qcow2(walk: _TableWalker) -> None:
 def _l2_table(walk: _TableWalker, header: Qcow2Header, first: int, table: bytes) -> None:
     """Check one L2 table; `first` is the number of the cluster that its first entry maps."""
     cluster = header.cluster_size
-    words = _big("Q", table)
+    words = table_entries("Q", table, "big")
     entries, bitmaps = (words[::2], words[1::2]) if header.extended_l2 else (words, None)
     if max(map(_QCOW2_OFFSET.__and__, entries)) + cluster <= walk.length and not any(
         map(_QCOW2_COMPRESSED.__and__, entries)
@@ -333,19 +331,3 @@ def _last_inflates(walk: _TableWalker, header: Qcow2Header) -> None:
 
 def _at(guest: int) -> str:
     return f"disk offset {guest:#x}"
-
-
-def _big(kind: str, table: bytes) -> array[int]:
-    return _entries(kind, table, swap=sys.byteorder == "little")
-
-
-def _little(kind: str, table: bytes) -> array[int]:
-    return _entries(kind, table, swap=sys.byteorder == "big")
-
-
-def _entries(kind: str, table: bytes, *, swap: bool) -> array[int]:
-    values = array(kind)
-    values.frombytes(table)
-    if swap:
-        values.byteswap()
-    return values

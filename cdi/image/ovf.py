@@ -26,7 +26,8 @@ def disk_names(descriptor: bytes, name: str) -> tuple[str, ...]:
         name: Its name in the archive; the names of files are relative to it.
 
     Raises:
-        ImageCorrupt: The descriptor is malformed or in an unknown encoding, or a disk refers to a file that it does not list.
+        ImageCorrupt: The descriptor is malformed or in an unknown encoding, or a disk refers to a file that it does
+            not list.
         ImageUnsafe: It declares entities, has too many entries, or names a file outside of the archive.
         FormatUnsupported: A disk is divided into several files.
     """

@@ -6,11 +6,19 @@ entries are not supported (`cdi.image.inspect` sends such images to QEMU).
 
 from __future__ import annotations
 
-import sys
-from array import array
 from typing import Final
 
-from cdi.image.block_map import RUN_LIMIT, TABLE_LIMIT, BlockMap, Encoding, MapBuilder, MapTooLarge, Table, TableRange
+from cdi.image.block_map import (
+    RUN_LIMIT,
+    TABLE_LIMIT,
+    BlockMap,
+    Encoding,
+    MapBuilder,
+    MapTooLarge,
+    Table,
+    TableRange,
+    table_entries,
+)
 from cdi.image.formats.qcow2 import Qcow2Header
 
 _OFFSET: Final = 0x00FF_FFFF_FFFF_FE00
@@ -52,7 +60,7 @@ class Qcow2MapBuilder(MapBuilder):
     def _l2_tables(self, l1: Table) -> list[TableRange]:
         cluster = self.header.cluster_size
         found = []
-        for index, entry in enumerate(_entries(l1)):
+        for index, entry in enumerate(table_entries("Q", l1, "big")):
             offset = entry & _OFFSET
             if offset == 0:
                 continue
@@ -76,7 +84,7 @@ class Qcow2MapBuilder(MapBuilder):
         if bytes(table).count(0) == len(table):
             return
         # A million clusters pass through this loop, so it appends to the arrays itself.
-        for number, entry in enumerate(_entries(table)):
+        for number, entry in enumerate(table_entries("Q", table, "big")):
             if entry == 0:
                 continue
             guest = base + number * cluster
@@ -108,11 +116,3 @@ class Qcow2MapBuilder(MapBuilder):
             run_host, run_guest, run_size = host, guest, cluster
         if run_size:
             image.append(run_host, min(run_size, disk - run_guest), run_guest, Encoding.STORED)
-
-
-def _entries(table: Table) -> array[int]:
-    values = array("Q")
-    values.frombytes(table)
-    if sys.byteorder == "little":
-        values.byteswap()
-    return values

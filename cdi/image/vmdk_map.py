@@ -6,8 +6,6 @@ Extents", and where that is silent, QEMU's driver: the primary directory decides
 
 from __future__ import annotations
 
-import sys
-from array import array
 from itertools import chain, pairwise
 from typing import Final
 
@@ -20,6 +18,7 @@ from cdi.image.block_map import (
     MapTooLarge,
     Table,
     TableRange,
+    table_entries,
 )
 from cdi.image.formats.vmdk import AT_END, GRAIN_MARKER, Header
 from cdi.image.sizes import SECTOR, round_up
@@ -70,7 +69,7 @@ class VmdkMapBuilder(MapBuilder):
             self._add_grains(table.key, data)
             return self._last_marker() if not self._expected else []
         first = (_DIRECTORY - table.key) * (TABLE_CHUNK // 4)
-        for index, place in enumerate(table_entries(data), first):
+        for index, place in enumerate(table_entries("I", data, "little"), first):
             if place:
                 self._tables.append(TableRange(place * SECTOR, self._table_size(index), index))
         if len(self._tables) > TABLE_LIMIT:
@@ -120,7 +119,7 @@ class VmdkMapBuilder(MapBuilder):
         first = index * header.table_entries
         limit = largest_grain(header)
         lowest = 2 if header.zero_grains else 1
-        for number, place in enumerate(table_entries(table), first):
+        for number, place in enumerate(table_entries("I", table, "little"), first):
             if place < lowest:
                 continue
             host, guest = place * SECTOR, number * grain
@@ -139,12 +138,3 @@ class VmdkMapBuilder(MapBuilder):
     def _check_last(self, host: int, marker: Table) -> None:
         sector, size = GRAIN_MARKER.unpack(marker)
         self.map.require_within(host, GRAIN_MARKER.size + size, sector * SECTOR)
-
-
-def table_entries(table: Table) -> array[int]:
-    """Return the sector numbers in a directory or table."""
-    values = array("I")
-    values.frombytes(table)
-    if sys.byteorder == "big":
-        values.byteswap()
-    return values

@@ -13,10 +13,10 @@ from collections.abc import Iterator
 from typing import Final
 
 from cdi.api.errors import ContentTruncated, FormatUnsupported, ImageCorrupt, ImageError
-from cdi.image.block_map import TABLE_LIMIT, Encoding, Extent
+from cdi.image.block_map import TABLE_LIMIT, Encoding, Extent, table_entries
 from cdi.image.formats.vmdk import GRAIN_MARKER, Header
 from cdi.image.sizes import SECTOR, round_up
-from cdi.image.vmdk_map import largest_grain, table_entries
+from cdi.image.vmdk_map import largest_grain
 
 GRAIN_LIMIT: Final = 1 << 22
 """Maximum number of grains: 256 GiB of data in grains of 64 KiB, which take 32 MiB of memory here."""
@@ -174,9 +174,9 @@ class GrainStream:
             return
         sector = self._metadata // SECTOR
         if self._kind == _TABLE:
-            self._check_table(sector, table_entries(self._received))
+            self._check_table(sector, table_entries("I", self._received, "little"))
         elif self._kind == _DIRECTORY:
-            self._directories[sector] = table_entries(self._received)
+            self._directories[sector] = table_entries("I", self._received, "little")
             if len(self._directories) > _MAX_DIRECTORIES:
                 raise self._error(f"it has more than {_MAX_DIRECTORIES} grain directories")
         else:
