@@ -164,6 +164,9 @@ def _unmapped(header: Header) -> tuple[str, ...]:
         reasons.append("its compressed grains have no markers")
     if header.compressed and header.overhead <= header.directory_offset < AT_END:
         reasons.append("its tables follow its grains without a footer")
+    if not header.compressed and header.directory_offset == AT_END:
+        # Without markers, a stream does not show which grain arrives.
+        reasons.append("its tables follow grains that are not compressed")
     return tuple(reasons)
 
 

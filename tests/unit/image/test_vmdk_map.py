@@ -15,7 +15,7 @@ from cdi.image.vmdk_map import VmdkMapBuilder
 from cdi.image.vmdk_stream import GrainStream
 from cdi.transfer.pipeline.cluster_writer import ClusterWriter
 from tests.memory import MemoryTarget
-from tests.vmdk_writer import SECTOR, Layout, disk_of, random_layout, write
+from tests.vmdk_writer import FOOTER, SECTOR, Layout, disk_of, marker, random_layout, write
 
 TEXT = [bytes([65 + n]) * 4096 for n in range(30)]
 
@@ -181,6 +181,12 @@ class TestMap:
         if reason.startswith("its tables"):
             struct.pack_into("<Q", file, 64, 24)
         assert info_of(bytes(file) + bytes(1 << 16)).needs_qemu == (reason,)
+
+    def test_stored_grains_in_front_of_their_tables_are_left_to_qemu(self):
+        """They have no markers that say where they belong, so a stream of them cannot be read."""
+        header, rest = (file := write(Layout(20 * 8, grains={1: TEXT[1]})))[:SECTOR], file[SECTOR:]
+        file = patched(header, 56, 0xFFFF_FFFF, 0xFFFF_FFFF) + rest + marker(1, FOOTER) + header + marker(0, 0)
+        assert info_of(file).needs_qemu == ("its tables follow grains that are not compressed",)
 
     def test_an_ordinary_image_needs_no_qemu(self):
         for layout in (Layout(80), Layout(80, compressed=True), footer_layout()):
