@@ -29,8 +29,8 @@ def inspect(content: RandomAccessContent) -> Inspection:
         raise ImageCorrupt("the file ends within the header", where="vdi")
     yield from ()
     version, _, kind = struct.unpack_from("<III", head, 68)
-    map_offset, data_offset, _, _, _, sector_size, _, disk_size, block_size, _, blocks, allocated = struct.unpack_from(
-        "<IIIIIIIQIIII", head, 340
+    map_offset, data_offset, _, _, _, sector_size, _, disk_size, block_size, extra, blocks, allocated = (
+        struct.unpack_from("<IIIIIIIQIIII", head, 340)
     )
     linked, parent = head[424:440], head[440:456]
     checks = Checklist("vdi")
@@ -46,6 +46,8 @@ def inspect(content: RandomAccessContent) -> Inspection:
     checks.check(variant is not None, "image type", variant or f"unknown type {kind}", FormatUnsupported)
     checks.check(sector_size == SECTOR, "sector size", f"sectors of {sector_size} bytes", FormatUnsupported)
     usual = checks.check(block_size == MEBI, "block size", f"blocks of {block_size} bytes", FormatUnsupported)
+    # QEMU ignores them and reads every block from the wrong place.
+    checks.check(extra == 0, "bytes before blocks", f"{extra} bytes precede each block", FormatUnsupported)
     size = round_up(disk_size, SECTOR)
     if checks.expect_size(size) and usual:
         checks.check(

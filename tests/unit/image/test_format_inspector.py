@@ -36,7 +36,7 @@ UNREAD = {
     },
     "vdi": {
         "image type", "parent image", "version", "map covers the disk", "map before data", "map within the file",
-        "block map place", "block size", "sector size", "blocks in use", "virtual size",
+        "block map place", "block size", "bytes before blocks", "sector size", "blocks in use", "virtual size",
     },
     "vhd": {
         "disk type", "parent image", "footer checksum", "dynamic header", "dynamic header place",
