@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from cdi.api.errors import DiskNotInImage, FormatUnsupported, NestedTooDeep, SourceNotAnImage
@@ -68,7 +68,6 @@ class UnwrappedImage:
     head: bytes = b""
     selection: TarDisk | None = None
     """How the disk was selected in an archive; complete once `stream` was read to its end."""
-    close: Callable[[], None] = field(default=lambda: None)
 
 
 def inspect_ranged(

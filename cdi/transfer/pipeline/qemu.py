@@ -7,6 +7,7 @@ import os
 import tempfile
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 
 from cdi.api.errors import CdiError, FormatUnsupported, ScratchNeeded, SourceChanged
 from cdi.api.job import BlockTargetSpec, FileTargetSpec, Job
@@ -22,7 +23,6 @@ from cdi.transfer.qemu.convert import MirrorJob, convert
 from cdi.transfer.qemu.disk import inspect_target
 from cdi.transfer.qemu.nbd import NbdServer
 from cdi.transfer.reader import ResumingReader
-from cdi.transfer.unwrap import UnwrappedImage
 
 
 class ConsistentReader:
@@ -110,7 +110,7 @@ class QemuSpool:
                 context.result.scratch += len(piece)
             image = _inspected(spool.fileno())
             check_file_bounds(spool.fileno(), image)
-            context.choose_plan(UnwrappedImage(context.unwrapped.wrappers, image), "qemu")
+            context.choose_plan(replace(context.unwrapped, image=image), "qemu")
             context.prepare_target()
             return _convert(context, spool.name)
 

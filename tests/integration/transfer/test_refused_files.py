@@ -99,6 +99,14 @@ class TestTars:
         outcome = Import(made / "vm.ova", tmp_path).gives(*wrappers, kind="vmdk")
         assert "vm.mf" in outcome.verified_by
 
+    def test_an_ova_whose_disk_qemu_reads_is_verified_by_its_manifest(self, made, tmp_path):
+        (made / "vm.ovf").write_bytes(descriptor(["disk.vmdk"]))
+        (made / "vm.mf").write_bytes(manifest({"disk.vmdk": (made / "disk.vmdk").read_bytes()}))
+        run("tar", "-c", "-f", "vm.ova", "vm.ovf", "vm.mf", "disk.vmdk", cwd=made)
+        outcome = Import(made / "vm.ova", tmp_path, Policy(engine="qemu")).gives("tar", kind="vmdk")
+        assert outcome.path == "qemu-spool"
+        assert "vm.mf" in outcome.verified_by
+
     def test_an_ova_with_several_disks(self, made, tmp_path):
         disk = (made / "disk.vmdk").read_bytes()
         (made / "second.vmdk").write_bytes(disk)
