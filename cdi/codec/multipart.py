@@ -1,7 +1,7 @@
 """The file in a form that is received in pieces (``multipart/form-data``, RFC 7578 over RFC 2046).
 
-Parts before the file and everything after it are ignored. Content is not buffered, except for bytes that may be the
-start of a delimiter.
+A preamble, parts before the file and everything after it are ignored. Content is not buffered, except for bytes that
+may be the start of a delimiter.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ MAX_HEADERS = 16
 _MALFORMED = "a part of the form has a malformed header or an invalid delimiter"
 MAX_PARTS = 100
 """Maximum number of parts before the file."""
+MAX_PREAMBLE = 64 << 10
+"""Maximum size in bytes of the text before the first delimiter, which RFC 2046 allows (section 5.1.1)."""
 _BOUNDARY = re.compile(r"[0-9A-Za-z'()+_,./:=? -]{0,69}[0-9A-Za-z'()+_,./:=?-]")
 _CLOSING = re.compile(rb"\r\n--[0-9A-Za-z'()+_,./:=? -]{1,70}--(?:\r\n)?\Z")
 _PARAMETER = re.compile(
@@ -77,8 +79,9 @@ class MultipartFileParser:
         )
         self._field = field
         self._parts = 0
-        self._start = len(boundary) + 4
-        """Bytes until the first delimiter has to be complete."""
+        self._delimiter = b"\r\n--" + boundary
+        self._preamble: bytes | None = b"\r\n"  # a line break before the first delimiter is optional
+        """The bytes before the first delimiter; None once it was found."""
         self.headers: Mapping[str, str] = {}
         """Header fields of the file's part, once they were received; names in lower case."""
         self.found = False
@@ -92,11 +95,17 @@ class MultipartFileParser:
         The caller must exhaust the iterator before it feeds the next piece.
         """
         data = bytes(piece)
-        if self._start:
-            # The parser rejects a form that does not start with its boundary if that is not in the first piece.
-            first, data = data[: self._start], data[self._start :]
-            self._start -= len(first)
-            yield from self._parse(first)
+        if self._preamble is not None:
+            # The parser finds or rejects the first delimiter depending on the pieces, so a form is given to it from
+            # there on.
+            data = self._preamble + data
+            start = data.find(self._delimiter, 0, MAX_PREAMBLE + len(self._delimiter))
+            if start < 0:
+                if len(data) >= MAX_PREAMBLE + len(self._delimiter):
+                    raise UploadMalformed("the form does not start with the boundary that its Content-Type names")
+                self._preamble = data
+                return
+            self._preamble, data = None, data[start + 2 :]
         yield from self._parse(data)
 
     def end(self) -> None:
@@ -139,7 +148,7 @@ class MultipartFileParser:
     def _refusal(self, error: ValueError) -> UploadMalformed:
         from multipart import ParserLimitReached, StrictParserError
 
-        if isinstance(error, StrictParserError):  # the form does not start with its boundary, or it has ended
+        if isinstance(error, StrictParserError):  # the form has ended
             return self._missing()
         if isinstance(error, ParserLimitReached):
             return UploadMalformed("the header of a part of the form is too long", status=431)

@@ -3,7 +3,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from cdi.api.errors import UploadMalformed
-from cdi.codec.multipart import MultipartFileParser, boundary_of, closing_length, parameters
+from cdi.codec.multipart import MAX_PREAMBLE, MultipartFileParser, boundary_of, closing_length, parameters
 
 BOUNDARY = b"b-1"
 HEAD = b'--b-1\r\nContent-Disposition: form-data; name="note"\r\n\r\nhello\r\n'
@@ -61,7 +61,8 @@ def test_anything_else_is_refused_alike(data, cuts):
         (b"--b-1\r\n" + b"X: y\r\n" * 17 + b"\r\n", "too long"),
         (FILE[:-4] + b"\nX: y\r\n\r\ndata\r\n--b-1--", "malformed header"),
         (FILE + b"data\r\n--b-1xy", "invalid delimiter"),
-        (b"preamble\r\n" + FILE + b"data\r\n--b-1--", "no field"),
+        (b"preamble " + FILE + b"data\r\n--b-1--", "no field"),
+        (b"x" * MAX_PREAMBLE + b"\r\n" + FILE + b"data\r\n--b-1--", "does not start with the boundary"),
         (HEAD * 101, "more than 100 parts"),
     ],
 )
@@ -73,6 +74,12 @@ def test_forms_that_are_none(body, words):
 def test_the_name_of_the_file_may_have_any_encoding():
     body = FILE.replace(b"filename=", b"filename=\xe4") + b"data\r\n--b-1--"
     assert parsed(body, [])[0] == b"data"
+
+
+@pytest.mark.parametrize("cuts", [[], list(range(1, 60)), [11]])
+@pytest.mark.parametrize("preamble", [b"\r\n", b"This is a message in MIME format.\r\n", b"a\r\n--b\r\n\r\n"])
+def test_a_preamble_is_skipped(preamble, cuts):
+    assert parsed(preamble + FILE + b"data\r\n--b-1--", cuts)[0] == b"data"
 
 
 def test_parameters():
