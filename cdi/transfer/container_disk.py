@@ -34,7 +34,7 @@ def import_container_disk(job: Job, spec: RegistrySourceSpec, control: TransferC
         raise FormatUnsupported("a container image cannot be imported as an archive", remedy="use contentType kubevirt")
     verifier = signature_verifier(job.policy)
     resolve = partial(open_registry, spec, job.policy.stall_timeout, control.retries.backoff, verifier)
-    with control.run_abandonable(resolve, RegistryImage.close) as image:
+    with control.run_abandonable(resolve, RegistryImage.close) as image, control.cancelling(image.interrupt):
         control.meter.clear_failure()
         if verifier is not None:
             result.verified(verifier.verified_by)

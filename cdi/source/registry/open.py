@@ -58,6 +58,11 @@ class RegistryImage:
     def location(self) -> str:
         return self.image.location
 
+    def interrupt(self) -> None:
+        """Interrupt a request for a token, which a reader of any layer may wait for in another thread."""
+        if isinstance(self._opened, RegistryClient):
+            self._opened.close()
+
     def close(self) -> None:
         for layer in self.layers:
             layer.source.close()

@@ -4,6 +4,8 @@ import base64
 import hashlib
 import json
 import ssl
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import trustme
@@ -21,10 +23,12 @@ from cdi.api.errors import (
     SourceUnreachable,
     SourceUrlInvalid,
 )
-from cdi.api.job import Credentials, Proxy, RegistrySourceSpec, Tls
+from cdi.api.job import Credentials, FileTargetSpec, Job, Policy, Proxy, RegistrySourceSpec, Tls
 from cdi.source.base import read_all
 from cdi.source.registry.open import open_registry
 from cdi.source.registry.reference import Reference
+from cdi.transfer.control import TransferControl
+from cdi.transfer.run import transfer
 from tests.faults.proxy import ForwardProxy
 from tests.faults.server import Fault, FaultServer
 from tests.integration.fixtures_registry import tar_of
@@ -350,6 +354,26 @@ class TestRealms:
         with pytest.raises(SourceUnauthorized):
             registry.open(credentials=secret)
         assert len(elsewhere.requests) == 2
+
+    def test_cancelling_an_import_does_not_wait_for_a_token(self, registry, fault_server, elsewhere, secret, tmp_path):
+        asked = challenge(elsewhere.url("/token"))
+        fault_server.put("/v2/", b"", always=asked)
+        fault_server.put(registry.blob, LAYER, faults=[Fault(drop_after=5000)], always=asked)
+        elsewhere.put("/token", b'{"token": "t"}', faults=[Fault()], always=Fault(stall_after=0))
+        job = Job(
+            id="x",
+            source=registry.spec(credentials=secret),
+            target=FileTargetSpec(path=str(tmp_path / "disk.img")),
+            policy=Policy(stall_timeout=3600, connections=1),
+        )
+        control = TransferControl(job)
+        with ThreadPoolExecutor(1) as pool:
+            running = pool.submit(transfer, job, control)
+            while len(elsewhere.requests) < 2:
+                assert not running.done(), running.result()
+                time.sleep(0.01)
+            control.cancel()
+            assert running.result(timeout=60).failure.code == "Interrupted"
 
 
 class TestRanges:
