@@ -155,9 +155,11 @@ class HttpListener:
             self._wake()
             self._state_changed.wait_for(lambda: self._accept_stopped)
             self._state_changed.wait_for(self._empty, seconds)
+            interrupted = bool(self._busy)
             for request in self._busy:
                 request.interrupt()
-            self._state_changed.wait_for(self._empty, _DRAIN_TIMEOUT)
+            # If nothing was interrupted, clients that have their response and keep the connection open do not count.
+            self._state_changed.wait_for(self._empty if interrupted else self._all_answered, _DRAIN_TIMEOUT)
             self._ended = True
             self._wake()
         self._thread.join()
@@ -168,7 +170,10 @@ class HttpListener:
         os.close(self._wake_write)
 
     def _empty(self) -> bool:
-        return not (self._busy or self._to_recycle or self._pending.count or self._farewells.count)
+        return self._all_answered() and not self._farewells.count
+
+    def _all_answered(self) -> bool:
+        return not (self._busy or self._to_recycle or self._pending.count)
 
     def _wake(self) -> None:
         """Wake the selector thread.

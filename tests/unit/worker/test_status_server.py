@@ -7,6 +7,7 @@ import threading
 
 import pytest
 
+from cdi.http.server import listener as listener_module
 from cdi.worker import status_server as module
 from cdi.worker.self_signed import server_context
 from cdi.worker.status_server import Response, serve_status
@@ -133,6 +134,20 @@ def test_after_its_end_nobody_is_heard(context):
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", port), timeout=10)
     assert not any(thread.name == "reception" for thread in threading.enumerate())
+
+
+def test_closing_does_not_wait_for_a_client_that_keeps_its_connection(context, monkeypatch):
+    monkeypatch.setattr(listener_module, "_DRAIN_TIMEOUT", 3600)
+    server = serve_status(0, context, {"/known": lambda: Response(content_type="text/plain", body=b"x")})
+    monkeypatch.setattr(server._farewells, "_quiet", 3600)
+    with connected(server) as tls:
+        tls.sendall(b"GET /known HTTP/1.1\r\nHost: x\r\n\r\n")
+        while tls.recv(1000):
+            pass
+        closing = threading.Thread(target=server.close, daemon=True)
+        closing.start()
+        closing.join(30)
+        assert not closing.is_alive()
 
 
 def test_a_port_that_is_taken_is_told(context):
