@@ -130,7 +130,7 @@ def test_a_cut_image_in_a_whole_wrapper_touches_nothing(
 
     volume = volumes("block512")
     path = tmp_path / "cut"
-    path.write_bytes(WRAPPERS[wrapper][1](images.get("vmdk-sparse").content[: 5 * MIB]))
+    path.write_bytes(WRAPPERS[wrapper][1](images.get("qcow2-subclusters").content[: 5 * MIB]))
     outcome = importing.run(importing.job(FileSourceSpec(path=str(path)), volume))
     untouched(outcome, volume, importing)
     assert outcome.failure is not None

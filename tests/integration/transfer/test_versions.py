@@ -117,12 +117,15 @@ def test_every_validator_allows_ranges(fault_server: FaultServer, job: Job, vali
     assert outcome.path == "raw-ranged"
 
 
-@pytest.mark.parametrize("name", ["qcow2-zlib", "vmdk-sparse"])
+@pytest.mark.parametrize("name", ["qcow2-zlib", "vmdk-sparse", "qcow2-subclusters"])
 def test_other_formats_are_read_in_one_answer_too(images, fault_server: FaultServer, job: Job, name: str) -> None:
     fault_server.put("/disk", images.get(name).content, **NOTHING)
     outcome = transfer(job, TransferControl(job))
     assert outcome.failure is None, outcome.failure
-    assert outcome.path == ("qcow2-stream" if name == "qcow2-zlib" else "qemu-spool")
+    assert (
+        outcome.path
+        == {"qcow2-zlib": "qcow2-stream", "vmdk-sparse": "mapped-stream", "qcow2-subclusters": "qemu-spool"}[name]
+    )
     asked = fault_server.asked("/disk")
     assert [request.range for request in asked] == [(0, 0), None]
 
