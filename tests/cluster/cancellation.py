@@ -30,7 +30,7 @@ def follow() -> None:
     carry_out, delete = PlanApplier.apply, Client.delete
 
     async def noted(executor: PlanApplier, plan: Any, about: Object, now: float) -> Any:
-        token = _about.set((executor._client, about))
+        token = _about.set((executor._writer._client, about))
         try:
             return await carry_out(executor, plan, about, now)
         finally:
