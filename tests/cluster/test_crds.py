@@ -33,6 +33,7 @@ WEBHOOK_ONLY = {
     "an empty region",
     "cosign's keys for a web server",
     "cosign's keys for a clone",
+    "a file of a container image",
 }
 """DataVolume cases that only the webhook rejects: CEL cannot express them, does not see annotations, or costs too much."""
 
