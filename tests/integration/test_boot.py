@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import threading
 from pathlib import Path
 
@@ -125,7 +126,9 @@ def test_without_a_timeout_emulation_gets_its_own(disk, tmp_path, monkeypatch):
     monkeypatch.setattr(boot, "DEFAULT_TIMEOUTS", {"kvm": 0.0, "tcg": 2.0})
     report = check(disk(boot_sector(b"", HALT)), tmp_path, timeout=None)
     assert not report.booted
-    assert "within 2 seconds" in report.why_not
+    seconds = re.search(r"within (\d+) seconds", report.why_not)
+    assert seconds is not None
+    assert int(seconds[1]) >= 2  # measured, and so more on a busy machine
 
 
 def test_the_consoles_last_line_is_reported_while_the_guest_runs(disk, tmp_path):
