@@ -251,7 +251,8 @@ def test_a_way_makes_the_disk(tmp_path, served, way, image):
     server.traffic()
     run(tmp_path, *WAYS[way].command(task))
     fetched, _ = server.traffic()
-    if way not in {"local", "nbdkit"}:  # nbdkit requests only what is mapped
+    # nbdkit requests only what is mapped, and so do we; of these images only that one has much else.
+    if way not in {"local", "nbdkit"} and image != "2g.vhdx":
         assert fetched >= found.path.stat().st_size
     if WAYS[way].makes_disk:
         assert task.out.read_bytes() == found.raw.read_bytes()
