@@ -32,6 +32,7 @@ from contextvars import ContextVar
 from typing import Any, assert_never
 
 from cdi.api.errors import CdiError
+from cdi.api.printable import escaped
 
 VERBOSITY = "CDI_VERBOSITY"
 """Environment variable of a worker with CDIConfig's logVerbosity.
@@ -163,13 +164,13 @@ class TextFormatter(logging.Formatter):
         if prefix:
             prefix += f"[{code}]: " if code else ": "
         more = "".join(f", {name}: {_plain(value)}" for name, value in found.items())
-        lines = [_escape(f"{prefix}{_text(record.getMessage())}{more}")]
+        lines = [escaped(f"{prefix}{_text(record.getMessage())}{more}")]
         if record.exc_info and record.exc_info[1] is not None:
             if isinstance(record.exc_info[1], CdiError):
-                lines[0] += _escape(f": {_text(str(record.exc_info[1]))}")
+                lines[0] += escaped(f": {_text(str(record.exc_info[1]))}")
             else:
                 trace = redact(self.formatException(record.exc_info)[-_MAX_TRACEBACK:])
-                lines += [_escape(line) for line in trace.splitlines()]
+                lines += [escaped(line) for line in trace.splitlines()]
         moment = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(record.created))
         return "\n".join(f"{moment} {line}" for line in lines)
 
@@ -193,8 +194,3 @@ def _plain(value: object) -> object:
     if isinstance(value, CdiError):
         return _text(value.message)
     return _text(str(value))
-
-
-def _escape(text: str) -> str:
-    """Return a text with its control characters escaped, as they may come from a server or an image."""
-    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)

@@ -13,6 +13,7 @@ from typing import Any
 
 import click
 
+from cdi.api.printable import escaped
 from cdi.image.sizes import format_size
 
 COLOURS = {"red": 31, "green": 32, "yellow": 33, "cyan": 36, "bold": 1, "dim": 2}
@@ -28,7 +29,7 @@ def paint(text: str, colour: str, *, err: bool = False) -> str:
 
 def printable(text: str) -> str:
     """Escape control characters: messages may quote a server or an image, which must not control the terminal."""
-    return "".join(c if c.isprintable() or c == "\n" else f"\\x{ord(c):02x}" for c in text)
+    return escaped(text, keep="\n")
 
 
 def document(body: Any, form: str) -> str:
