@@ -20,9 +20,10 @@ MAX_HEADER = 8 << 10
 """Maximum size in bytes of one header line of a part."""
 MAX_HEADERS = 16
 """Maximum number of header lines of a part."""
-_MALFORMED = "a part of the form has a malformed header or an invalid delimiter"
 MAX_PARTS = 100
 """Maximum number of parts before the file."""
+MAX_PARTS_SIZE = 256 << 10
+"""Maximum size in bytes of the parts before the file, with their headers."""
 MAX_PREAMBLE = 64 << 10
 """Maximum size in bytes of the text before the first delimiter, which RFC 2046 allows (section 5.1.1)."""
 _BOUNDARY = re.compile(r"[0-9A-Za-z'()+_,./:=? -]{0,69}[0-9A-Za-z'()+_,./:=?-]")
@@ -79,6 +80,7 @@ class MultipartFileParser:
         )
         self._field = field
         self._parts = 0
+        self._parts_size = 0
         self._delimiter = b"\r\n--" + boundary
         self._preamble: bytes | None = b"\r\n"  # a line break before the first delimiter is optional
         """The bytes before the first delimiter; None once it was found."""
@@ -116,6 +118,21 @@ class MultipartFileParser:
             raise UploadMalformed("the form ends within the file", remedy="send it again")
 
     def _parse(self, data: bytes) -> Iterator[memoryview]:
+        # The library rejects a line feed without a carriage return only at the end of a piece, so headers are given to
+        # it line by line: whether a form is accepted must not depend on its pieces.
+        start = 0
+        while not self.found and start < len(data):
+            end = data.find(b"\n", start) + 1 or len(data)
+            self._parts_size += end - start
+            if self._parts_size > MAX_PARTS_SIZE:
+                raise UploadMalformed(
+                    f"the form has more than {MAX_PARTS_SIZE} bytes before its file", remedy="send the file first"
+                )
+            yield from self._parse_piece(data[start:end])
+            start = end
+        yield from self._parse_piece(data[start:])
+
+    def _parse_piece(self, data: bytes) -> Iterator[memoryview]:
         if self.ended or not data:
             return
         try:
@@ -133,9 +150,6 @@ class MultipartFileParser:
 
     def _begin(self, segment: MultipartSegment) -> None:
         self._parts += 1
-        if any("\n" in value for _, value in segment.headerlist):
-            # The parser only rejects it at the end of a piece.
-            raise UploadMalformed(_MALFORMED)
         if segment.name == self._field:
             self.found = True
             self.headers = {name.lower(): value for name, value in reversed(segment.headerlist)}
@@ -152,4 +166,4 @@ class MultipartFileParser:
             return self._missing()
         if isinstance(error, ParserLimitReached):
             return UploadMalformed("the header of a part of the form is too long", status=431)
-        return UploadMalformed(_MALFORMED)
+        return UploadMalformed("a part of the form has a malformed header or an invalid delimiter")

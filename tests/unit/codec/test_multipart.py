@@ -3,7 +3,14 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from cdi.api.errors import UploadMalformed
-from cdi.codec.multipart import MAX_PREAMBLE, MultipartFileParser, boundary_of, closing_length, parameters
+from cdi.codec.multipart import (
+    MAX_PARTS_SIZE,
+    MAX_PREAMBLE,
+    MultipartFileParser,
+    boundary_of,
+    closing_length,
+    parameters,
+)
 
 BOUNDARY = b"b-1"
 HEAD = b'--b-1\r\nContent-Disposition: form-data; name="note"\r\n\r\nhello\r\n'
@@ -64,11 +71,20 @@ def test_anything_else_is_refused_alike(data, cuts):
         (b"preamble " + FILE + b"data\r\n--b-1--", "no field"),
         (b"x" * MAX_PREAMBLE + b"\r\n" + FILE + b"data\r\n--b-1--", "does not start with the boundary"),
         (HEAD * 101, "more than 100 parts"),
+        (HEAD.replace(b"hello", b"\n" * MAX_PARTS_SIZE) + FILE, f"more than {MAX_PARTS_SIZE} bytes before"),
     ],
 )
 def test_forms_that_are_none(body, words):
     with pytest.raises(UploadMalformed, match=words):
         parsed(body, [])
+
+
+@pytest.mark.parametrize("step", [1, 7, 1000])
+@pytest.mark.parametrize("where", ["\nX: y", "X: y\n", "X\n: y", "X: \ny", "X: y\nZ: y", "\n"])
+def test_a_line_feed_alone_is_rejected_in_any_pieces(where, step):
+    body = FILE[:-2] + where.encode() + b"\r\n\r\ndata\r\n--b-1--"
+    with pytest.raises(UploadMalformed, match="malformed header"):
+        parsed(body, list(range(0, len(body), step)))
 
 
 def test_the_name_of_the_file_may_have_any_encoding():
