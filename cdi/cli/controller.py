@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from cdi.cli.options import PORT, labels, names, server_log
 from cdi.cli.session import Session, subcommand
 from cdi.cli.show import printable
 
@@ -19,15 +20,6 @@ if TYPE_CHECKING:
     from cdi.controller.components import Component
     from cdi.controller.main import Options
     from cdi.kube.client import Client
-
-
-def _labels(text: str) -> dict[str, str]:
-    """Parse labels of the form ``a=b,c=d``."""
-    parts = [part.strip() for part in text.split(",") if part.strip()]
-    found = {name.strip(): value.strip() for name, _, value in (part.partition("=") for part in parts)}
-    if any("=" not in part for part in parts) or "" in found:
-        raise click.BadParameter(f"{printable(text)!r} is not a list of label=value")
-    return found
 
 
 def _components(texts: Iterable[str]) -> tuple[Component, ...]:
@@ -64,8 +56,8 @@ def _components(texts: Iterable[str]) -> tuple[Component, ...]:
     show_default=True,
     help="Set the prefix of the names of the Lease and Secrets; must equal that of cdi apiserver.",
 )
-@click.option("--watch-namespaces", default="", help="Act in these namespaces only, separated by commas.")
-@click.option("--selector", default="", help="Act on objects with these labels only: a=b,c=d.")
+@click.option("--watch-namespaces", type=names, default="", help="Act in these namespaces only, separated by commas.")
+@click.option("--selector", type=labels, default="", help="Act on objects with these labels only: a=b,c=d.")
 @click.option(
     "--workers",
     type=click.IntRange(1, 64),
@@ -75,14 +67,14 @@ def _components(texts: Iterable[str]) -> tuple[Component, ...]:
 )
 @click.option(
     "--port",
-    type=click.IntRange(0, 65535),
+    type=PORT,
     default=8080,
     show_default=True,
     help="Serve probes and metrics on this port.",
 )
 @click.option(
     "--metrics-port",
-    type=click.IntRange(0, 65535),
+    type=PORT,
     help="Serve metrics on this port only, over HTTPS, to clients whose token may get the non-resource URL /metrics.",
 )
 @click.option(
@@ -103,17 +95,15 @@ def _components(texts: Iterable[str]) -> tuple[Component, ...]:
     help="Report this object, e.g. deployment/cdi-apiserver, in the CDI object's status if it is missing; repeatable.",
 )
 @click.option("--part", "parts", multiple=True, hidden=True)  # its name in older charts
-@click.option(
-    "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info", show_default=True
-)
+@server_log
 def command(
     session: Session,
     *,
     image: str,
     pull_policy: str,
     prefix: str,
-    watch_namespaces: str,
-    selector: str,
+    watch_namespaces: tuple[str, ...],
+    selector: dict[str, str],
     workers: int,
     port: int,
     metrics_port: int | None,
@@ -121,7 +111,6 @@ def command(
     identity: str | None,
     components: tuple[str, ...],
     parts: tuple[str, ...],
-    log_level: str,
 ) -> None:
     """Run the controller: reconcile DataVolumes and PVCs, run worker pods, report status.
 
@@ -131,17 +120,12 @@ def command(
     from cdi.controller.main import Options
     from cdi.controller.request import Scope
     from cdi.kube.client import connect
-    from cdi.logs import LogFormat, configure
     from cdi.reconcile.settings import WorkerPodConfig
 
-    configure(LogFormat.JSON, log_level)
     options = Options(
         namespace=session.namespace,
         pods=WorkerPodConfig(image=image, pull_policy=pull_policy),
-        scope=Scope(
-            namespaces=tuple(dict.fromkeys(name.strip() for name in watch_namespaces.split(",") if name.strip())),
-            selector=_labels(selector),
-        ),
+        scope=Scope(namespaces=watch_namespaces, selector=selector),
         workers=workers,
         port=port,
         leader_election=leader_election,
@@ -151,7 +135,7 @@ def command(
         metrics_port=metrics_port,
         components=_components((*components, *parts)),
     )
-    client = connect(None if session.kubeconfig is None else str(session.kubeconfig), session.context)
+    client = connect(session.kubeconfig, session.context)
     asyncio.run(_run(client, options))
 
 

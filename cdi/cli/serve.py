@@ -11,6 +11,7 @@ from pathlib import Path
 import click
 
 from cdi.api.errors import UsageError
+from cdi.cli.options import PORT
 from cdi.cli.session import Session, subcommand
 
 _TOKEN_BYTES = 24
@@ -21,7 +22,7 @@ _MIN_TOKEN_LENGTH = 16
 @click.option("--bind", default="127.0.0.1", show_default=True, metavar="ADDRESS", help="Listen on this address.")
 @click.option(
     "--port",
-    type=click.IntRange(0, 65535),
+    type=PORT,
     default=8080,
     show_default=True,
     help="Listen on this port; 0: any free port.",

@@ -6,6 +6,7 @@ import contextlib
 
 import click
 
+from cdi.cli.options import PORT, server_log
 from cdi.cli.session import Session, subcommand
 
 
@@ -34,10 +35,10 @@ from cdi.cli.session import Session, subcommand
     show_default=True,
     help="Read the public key of upload tokens from this file.",
 )
-@click.option("--port", type=click.IntRange(0, 65535), default=8443, show_default=True, help="Listen on this port.")
+@click.option("--port", type=PORT, default=8443, show_default=True, help="Listen on this port.")
 @click.option(
     "--metrics-port",
-    type=click.IntRange(0, 65535),
+    type=PORT,
     default=8080,
     show_default=True,
     help="Serve metrics on this port, over plain HTTP.",
@@ -50,9 +51,7 @@ from cdi.cli.session import Session, subcommand
     show_default=True,
     help="After SIGTERM, wait at most this many seconds for uploads in progress.",
 )
-@click.option(
-    "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info", show_default=True
-)
+@server_log
 def command(
     session: Session,
     *,
@@ -64,7 +63,6 @@ def command(
     metrics_port: int,
     bind: str,
     drain: float,
-    log_level: str,
 ) -> None:
     """Forward uploads to the volumes of a cluster, and serve a web page.
 
@@ -74,14 +72,12 @@ def command(
     from cdi.kube.client import Client
     from cdi.kube.credentials import find
     from cdi.kube.sync import SyncClient
-    from cdi.logs import LogFormat, configure
     from cdi.server.page.cluster import ClusterBackendProvider
     from cdi.server.page.service import Page
     from cdi.server.proxy.policy import ClusterPolicy
     from cdi.server.proxy.run import Options, serve
     from cdi.server.proxy.volumes import ClusterVolumes
 
-    configure(LogFormat.JSON, log_level)
     options = Options(
         tls=tls,
         client=client_tls,
@@ -92,7 +88,7 @@ def command(
         bind=bind,
         drain=drain,
     )
-    credentials = find(None if session.kubeconfig is None else str(session.kubeconfig), session.context)
+    credentials = find(session.kubeconfig, session.context)
     with (
         SyncClient(Client(credentials)) as client,
         contextlib.closing(ClusterBackendProvider(client, credentials)) as desks,

@@ -11,6 +11,7 @@ import contextlib
 import random
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
@@ -305,7 +306,7 @@ class Client:
         return answer
 
 
-def connect(kubeconfig: str | None = None, context: str | None = None) -> Client:
+def connect(kubeconfig: str | Path | None = None, context: str | None = None) -> Client:
     """Return a client for the named file, else KUBECONFIG or ~/.kube/config, else the pod's service account.
 
     Raises:

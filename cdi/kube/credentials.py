@@ -61,7 +61,7 @@ class Credentials(Protocol):
         ...
 
 
-def find(kubeconfig: str | None, context: str | None) -> Credentials:
+def find(kubeconfig: str | Path | None, context: str | None) -> Credentials:
     """Return credentials from the named file, else KUBECONFIG or ~/.kube/config, else the pod's service account.
 
     Raises:
@@ -69,8 +69,8 @@ def find(kubeconfig: str | None, context: str | None) -> Credentials:
     """
     if kubeconfig is not None:
         if not Path(kubeconfig).expanduser().is_file():
-            raise ClusterConfigInvalid("kubeconfig not found", where=kubeconfig)
-        return KubeconfigCredentials(kubeconfig, context)
+            raise ClusterConfigInvalid("kubeconfig not found", where=str(kubeconfig))
+        return KubeconfigCredentials(str(kubeconfig), context)
     named = os.environ.get("KUBECONFIG", "")
     candidates = named.split(os.pathsep) if named else [str(Path.home() / ".kube" / "config")]
     found = [path for path in candidates if path and Path(path).expanduser().is_file()]

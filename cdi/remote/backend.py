@@ -53,7 +53,7 @@ class Cluster:
         `ClusterError`.
         """
         patience = START_TIMEOUT if patience is None else patience
-        credentials = find(None if kubeconfig is None else str(kubeconfig), context)
+        credentials = find(kubeconfig, context)
         # Watches log errors for services; commands report the error that ends them.
         logging.getLogger("cdi.kube").addHandler(logging.NullHandler())
         timing = Timeouts(connect=_CONNECT, patience=patience)

@@ -12,6 +12,7 @@ import socket
 import ssl
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from aiohttp import web
@@ -62,7 +63,7 @@ class Options:
     port: int = 8443
     bind: str = ""
     """The address to listen on; empty for all."""
-    kubeconfig: str | None = None
+    kubeconfig: Path | None = None
     context: str | None = None
     linger: float = 5.0
     """Seconds that it keeps serving after the signal to terminate, until clients have noticed that it is not ready."""

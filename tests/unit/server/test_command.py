@@ -33,6 +33,7 @@ def test_another_installation_has_names_and_objects_of_its_own(capsys):
     [
         (["--url=http://host"], "not an https:// URL"),
         (["--selector==x"], "not a list of label=value"),
+        (["--selector=team"], "not a list of label=value"),
         (["--port=70000"], "--port"),
     ],
 )
