@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeVar
 
 from cdi.api.copy import Ticket
-from cdi.api.decode import DecodeError, decode
+from cdi.api.decode import DecodeError, compact_json, decode
 from cdi.api.errors import CdiError
 from cdi.api.json_document import parse_json
 from cdi.api.timestamps import parse_timestamp, timestamp
@@ -133,7 +133,7 @@ class RecordAnnotation(Annotation):
         return self.parse(record, annotations.get(self.key))
 
     def format(self, value: DataclassInstance) -> str:
-        return json.dumps(asdict(value), separators=(",", ":"))
+        return compact_json(asdict(value))
 
     def write(self, value: DataclassInstance) -> Entry:
         return {self.key: self.format(value)}

@@ -12,11 +12,13 @@ from __future__ import annotations
 
 import enum
 import functools
+import json
 import math
 import types
-from dataclasses import MISSING, dataclass, fields, is_dataclass
-from typing import Annotated, Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
+from cdi.api.errors import InvalidManifest
 from cdi.api.json_document import parse_json
 
 T = TypeVar("T")
@@ -51,6 +53,40 @@ class DecodeError(ValueError):
     def __init__(self, problems: list[str]) -> None:
         super().__init__("; ".join(problems))
         self.problems = problems
+
+
+class JsonRecord:
+    """Base of the dataclasses that are exchanged as one JSON object."""
+
+    __slots__ = ()
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Self:
+        """Parse JSON; raise `ValueError` if it is invalid."""
+        return decode(cls, text)
+
+    def to_json(self) -> str:
+        return compact_json(asdict(cast("Any", self)))
+
+
+class JsonJob(JsonRecord):
+    """Base of the jobs of workers, whose errors users read."""
+
+    __slots__ = ()
+    title: ClassVar[str]
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Self:
+        """Parse JSON; raise `InvalidManifest` that names every invalid field."""
+        try:
+            return decode(cls, text)
+        except DecodeError as error:
+            raise InvalidManifest(f"not a {cls.title}: {error}") from error
+
+
+def compact_json(document: dict[str, Any]) -> str:
+    """Return ASCII JSON without spaces."""
+    return json.dumps(document, separators=(",", ":"))
 
 
 def decode(cls: type[T], text: str | bytes) -> T:

@@ -10,11 +10,11 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Annotated, Final, Literal, Self
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 from cdi.api.annotation_values import Parser, boolean, one_of, parse_annotations, printable
-from cdi.api.decode import Range, decode
+from cdi.api.decode import JsonRecord, Range, decode
 from cdi.api.errors import InvalidManifest
 from cdi.api.names import GROUP, MAX_LABEL, MAX_NAME, is_dns_subdomain
 from cdi.api.quantity import Quantity, human
@@ -125,7 +125,7 @@ class Channel:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Origin:
+class Origin(JsonRecord):
     """Golden version from which a volume descends, recorded at cloning."""
 
     namespace: str
@@ -133,14 +133,6 @@ class Origin:
     cron: str
     version: str
     digest: str
-
-    @classmethod
-    def from_json(cls, text: str | bytes) -> Self:
-        """Parse the annotation `ORIGIN`; raise `ValueError` if it is invalid."""
-        return decode(cls, text)
-
-    def to_json(self) -> str:
-        return json.dumps(asdict(self), separators=(",", ":"))
 
 
 def origin_of(version: GoldenVersion, *, namespace: str, cron: str) -> Origin:

@@ -7,12 +7,12 @@ logged. Sizes and offsets are bytes.
 
 from __future__ import annotations
 
-import json
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from cdi.api.decode import DecodeError, Range, decode
-from cdi.api.errors import CdiError, InvalidManifest, Retry, ScratchNeeded
+from cdi.api.decode import JsonJob, JsonRecord, Range, compact_json
+from cdi.api.errors import CdiError, Retry, ScratchNeeded
 
 _MAX_UPSTREAM = 300
 
@@ -219,8 +219,10 @@ class Policy:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Job:
+class Job(JsonJob):
     """Complete description of one transfer."""
+
+    title: ClassVar = "job"
 
     id: str
     """Identifies the volume across attempts: a journal with another id is not resumed."""
@@ -241,17 +243,6 @@ class Job:
     continued: bool = False
     """Whether an earlier attempt may have written to the target even if there is no journal, which may be lost with its
     machine."""
-
-    @classmethod
-    def from_json(cls, text: str | bytes) -> Self:
-        """Parse JSON; raise `InvalidManifest` that names every invalid field."""
-        try:
-            return decode(cls, text)
-        except DecodeError as error:
-            raise InvalidManifest(f"not a job: {error}") from error
-
-    def to_json(self) -> str:
-        return json.dumps(asdict(self), separators=(",", ":"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -285,7 +276,7 @@ class Failure:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Progress:
+class Progress(JsonRecord):
     """Snapshot of a running transfer.
 
     Counters only increase, except when the work starts over.
@@ -315,17 +306,9 @@ class Progress:
             return None
         return 1.0 if self.total == 0 else min(1.0, self.done / self.total)
 
-    @classmethod
-    def from_json(cls, text: str | bytes) -> Self:
-        """Parse JSON; raise `ValueError` if it is invalid."""
-        return decode(cls, text)
-
-    def to_json(self) -> str:
-        return json.dumps(asdict(self), separators=(",", ":"))
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
+class Outcome(JsonRecord):
     """Result of a job; `failure` is None on success."""
 
     id: str
@@ -358,21 +341,11 @@ class Outcome:
     warnings: tuple[str, ...] = ()
     seconds: float = 0.0
 
-    @classmethod
-    def from_json(cls, text: str | bytes) -> Self:
-        """Parse JSON; raise `ValueError` if it is invalid."""
-        return decode(cls, text)
-
     def to_json(self, limit: int = 4096) -> str:
         """Return JSON of at most `limit` bytes, dropping the least important fields first.
 
         The end of a failure's message is dropped last. A `limit` below 1024 is not supported.
         """
-        body = asdict(self)
-
-        def dump() -> str:
-            return json.dumps(body, separators=(",", ":"))
-
         lesser: tuple[dict[str, Any], ...] = (
             {"warnings": [text[:100] for text in self.warnings[:3]]},
             {"labels": {}},
@@ -381,17 +354,29 @@ class Outcome:
             {"verified_by": [text[:40] for text in self.verified_by[:4]]},
             {"wrappers": [text[:8] for text in self.wrappers[:8]]},
         )
-        for less in lesser:
-            if len(dump()) > limit:
-                body |= less
-        while self.failure is not None and len(dump()) > limit and body["failure"]["message"]:
-            over = len(dump()) - limit
-            body["failure"]["message"] = body["failure"]["message"][: -max(over, 8)]
-        return dump()
+        return shortened_json(asdict(self), lesser, limit)
+
+
+def shortened_json(body: dict[str, Any], lesser: Iterable[dict[str, Any]], limit: int) -> str:
+    """Return ASCII JSON of at most `limit` bytes.
+
+    Args:
+        body: The document. If it has a ``failure``, the end of that message is dropped last.
+        lesser: Replacements of fields by less, applied one after the other as long as the text is too long.
+        limit: Maximum length; at least 1024.
+    """
+    for less in lesser:
+        if len(compact_json(body)) > limit:
+            body |= less
+    failure = body["failure"]
+    while failure is not None and failure["message"] and (over := len(compact_json(body)) - limit) > 0:
+        # A character takes up to 12 bytes.
+        failure["message"] = failure["message"][: -max(over // 12, 1)]
+    return compact_json(body)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
+class Limits(JsonRecord):
     """Settings that may be changed while a worker runs (its control file)."""
 
     bandwidth: Annotated[int, Range(at_least=0)] = 0
@@ -401,11 +386,3 @@ class Limits:
     (`cdi.transfer.pipeline.ranged.fit_connections`): 64 for raw images, 44 for qcow2, 21 for compressed qcow2
     clusters, fewer for clusters of 1 MiB and more. An image that QEMU reads or that is decompressed as a stream never
     uses more connections than at its start."""
-
-    @classmethod
-    def from_json(cls, text: str | bytes) -> Self:
-        """Parse JSON; raise `ValueError` if it is invalid."""
-        return decode(cls, text)
-
-    def to_json(self) -> str:
-        return json.dumps(asdict(self), separators=(",", ":"))

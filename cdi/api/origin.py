@@ -15,12 +15,12 @@ import base64
 import binascii
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, Final, Self
 from urllib.parse import urlsplit, urlunsplit
 
 from cdi.api.dataimportcron import GoldenVersion
-from cdi.api.decode import decode
+from cdi.api.decode import JsonRecord
 from cdi.api.digest import Digest
 from cdi.api.errors import ChecksumInvalid, InvalidManifest, SignatureInvalid
 from cdi.api.job import Failure
@@ -303,7 +303,7 @@ def _base64(text: str) -> bytes:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SignResult:
+class SignResult(JsonRecord):
     """Result of a signing worker; `failure` is None on success."""
 
     id: str
@@ -314,11 +314,3 @@ class SignResult:
     signature: str = ""
     """Base64."""
     failure: Failure | None = None
-
-    @classmethod
-    def from_json(cls, text: str | bytes) -> Self:
-        """Parse JSON; raise `ValueError` if it is invalid."""
-        return decode(cls, text)
-
-    def to_json(self) -> str:
-        return json.dumps(asdict(self), separators=(",", ":"))

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass, field
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, ClassVar
 
-from cdi.api.decode import DecodeError, Range, decode
-from cdi.api.errors import InvalidManifest
-from cdi.api.job import Failure, Policy, SourceSpec
+from cdi.api.decode import JsonJob, JsonRecord, Range
+from cdi.api.job import Failure, Policy, SourceSpec, shortened_json
 
 _MAX_ID = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PollJob:
+class PollJob(JsonJob):
     """A source whose current digest is to be found without downloading its content."""
+
+    title: ClassVar = "poll job"
 
     id: str
     """UID of the DataImportCron."""
@@ -26,20 +26,9 @@ class PollJob:
     timeout: Annotated[float, Range(above=0, at_most=3600)] = 120.0
     """Seconds until the poll ends with a failure."""
 
-    @classmethod
-    def from_json(cls, text: str | bytes) -> Self:
-        """Parse JSON; raise `InvalidManifest` that names every invalid field."""
-        try:
-            return decode(cls, text)
-        except DecodeError as error:
-            raise InvalidManifest(f"not a poll job: {error}") from error
-
-    def to_json(self) -> str:
-        return json.dumps(asdict(self), separators=(",", ":"))
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PollResult:
+class PollResult(JsonRecord):
     """Result of a poll; `failure` is None on success."""
 
     id: str
@@ -59,23 +48,12 @@ class PollResult:
     """Completed checks, such as the signature of the checksum file."""
     failure: Failure | None = None
 
-    @classmethod
-    def from_json(cls, text: str | bytes) -> Self:
-        """Parse JSON; raise `ValueError` if it is invalid."""
-        return decode(cls, text)
-
     def to_json(self, limit: int = 4096) -> str:
         """Return ASCII JSON of at most `limit` bytes: a termination message.
 
         The least important fields are dropped first; the end of a failure's message is dropped last. A `limit` below
         1024 is not supported.
         """
-        body = asdict(self)
-
-        def dump() -> str:
-            return json.dumps(body, separators=(",", ":"))
-
-        body["id"] = self.id[:_MAX_ID]
         lesser: tuple[dict[str, Any], ...] = (
             {"verified_by": [text[:100] for text in self.verified_by[:2]]},
             {"verified_by": []},
@@ -83,11 +61,4 @@ class PollResult:
             {"resolved": None},
             {"identity": None},
         )
-        for less in lesser:
-            if len(dump()) > limit:
-                body |= less
-        while self.failure is not None and len(dump()) > limit and body["failure"]["message"]:
-            over = len(dump()) - limit
-            # A character takes up to 12 bytes of the text.
-            body["failure"]["message"] = body["failure"]["message"][: -max(over // 12, 1)]
-        return dump()
+        return shortened_json(asdict(self) | {"id": self.id[:_MAX_ID]}, lesser, limit)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, ClassVar, Literal
 
-from cdi.api.decode import DecodeError, Range, decode
-from cdi.api.errors import InvalidManifest
+from cdi.api.decode import JsonJob, JsonRecord, Range, compact_json
 from cdi.api.job import Failure
 
 MAX_RESULT = 4096
@@ -20,8 +18,10 @@ _MAX_TEXT = 500
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ProofJob:
+class ProofJob(JsonJob):
     """A disk from which a virtual machine is to be booted, without writing to it."""
+
+    title: ClassVar = "proof job"
 
     id: str
     """UID of the PVC."""
@@ -39,20 +39,9 @@ class ProofJob:
     overlay: Annotated[int, Range(at_least=1 << 20)] = 16 << 30
     """Largest number of bytes that the virtual machine may write."""
 
-    @classmethod
-    def from_json(cls, text: str | bytes) -> Self:
-        """Parse JSON; raise `InvalidManifest` that names every invalid field."""
-        try:
-            return decode(cls, text)
-        except DecodeError as error:
-            raise InvalidManifest(f"not a proof job: {error}") from error
-
-    def to_json(self) -> str:
-        return json.dumps(asdict(self), separators=(",", ":"))
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ProofResult:
+class ProofResult(JsonRecord):
     """Result of a boot proof; `failure` is set if the proof could not be made at all."""
 
     id: str
@@ -64,11 +53,6 @@ class ProofResult:
     console: str = ""
     """End of the console output."""
     failure: Failure | None = None
-
-    @classmethod
-    def from_json(cls, text: str | bytes) -> Self:
-        """Parse JSON; raise `ValueError` if it is invalid."""
-        return decode(cls, text)
 
     def to_json(self, limit: int = MAX_RESULT) -> str:
         """Return ASCII JSON of at most `limit` bytes, at least 1024: a termination message.
@@ -84,12 +68,8 @@ class ProofResult:
         if self.failure is not None:
             texts.append((body["failure"], "message", 0))
         for holder, name, least in texts:
-            while (over := len(_dump(body)) - limit) > 0 and len(text := holder[name]) > least:
+            while (over := len(compact_json(body)) - limit) > 0 and len(text := holder[name]) > least:
                 # A character takes up to 12 bytes.
                 left = max(least, len(text) - max(1, over // 12))
                 holder[name] = text[len(text) - left :] if name == "console" else text[:left]
-        return _dump(body)
-
-
-def _dump(body: dict[str, Any]) -> str:
-    return json.dumps(body, separators=(",", ":"))
+        return compact_json(body)

@@ -5,15 +5,13 @@ Actions are idempotent, and any of them may be lost: the next reconcile repeats 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any, Literal, Self
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal, Self
 
 from cdi.api.copy import CopyTargetJob
 from cdi.api.datavolume import DataVolume
-from cdi.api.decode import DecodeError, decode
-from cdi.api.errors import InvalidManifest
+from cdi.api.decode import JsonJob
 from cdi.api.job import Job
 from cdi.api.poll import PollJob
 from cdi.api.proof import ProofJob
@@ -21,8 +19,10 @@ from cdi.reconcile.types import PVC
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CloneJob:
+class CloneJob(JsonJob):
     """The worker's input for copying a volume to another volume, as `Job` is for an image from outside."""
+
+    title: ClassVar = "clone job"
 
     id: str
     """UID of the target PVC."""
@@ -34,22 +34,6 @@ class CloneJob:
     size: int | None = None
     """Size in bytes of the new disk, not less than the source's; None for the same size."""
     preallocation: bool = False
-
-    @classmethod
-    def from_json(cls, text: str | bytes) -> Self:
-        """Parse a job.
-
-        Raises:
-            InvalidManifest: The message names every invalid field.
-
-        """
-        try:
-            return decode(cls, text)
-        except DecodeError as error:
-            raise InvalidManifest(f"not a clone job: {error}") from error
-
-    def to_json(self) -> str:
-        return json.dumps(asdict(self), separators=(",", ":"))
 
 
 Work = Job | CloneJob | CopyTargetJob
