@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import assert_never
 
+from cdi.api.annotations import UPLOAD_REQUEST
 from cdi.api.errors import AlreadyExists, CdiError, Conflict, Interrupted
 from cdi.api.job import Progress
 from cdi.api.phases import ConditionType
@@ -19,8 +20,7 @@ from cdi.client.status_view import failure_of, reached, restarts_of
 from cdi.explain.item import Item, size_of, with_size
 from cdi.explain.prober import Prober, SourceVersion
 from cdi.local.backend import LocalBackend
-from cdi.reconcile.datavolume import upload_request as uploads
-from cdi.reconcile.datavolume.upload_request import UploadRequest
+from cdi.reconcile.datavolume.upload import UploadRequest
 from cdi.store.base import Key, Object
 
 
@@ -185,5 +185,5 @@ def _held_to(item: Item, manifest: Object, pin: Entry | None) -> Object:
 def _asked(claim: Object | None, item: Item) -> bool:
     """Return whether the upload of the file has been requested already."""
     annotations = (claim["metadata"].get("annotations") or {}) if claim is not None else {}
-    request = UploadRequest.read(annotations.get(uploads.ANNOTATION))
+    request = UPLOAD_REQUEST.read(UploadRequest, annotations)
     return request is not None and request.path == str(item.path)

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
+from cdi.api.annotations import UPLOAD_REQUEST
 from cdi.api.copy import CopyTargetJob
 from cdi.api.datavolume import DataVolume
 from cdi.api.errors import AlreadyExists, CdiError, Conflict, InternalError, InvalidManifest, NotFound
@@ -27,8 +28,7 @@ from cdi.explain.result import Explanation, Space
 from cdi.explain.source_report import SourceReport, report_source
 from cdi.local.home import DISK, Home
 from cdi.reconcile.actions import CloneJob
-from cdi.reconcile.datavolume import upload_request as uploads
-from cdi.reconcile.datavolume.upload_request import UploadRequest
+from cdi.reconcile.datavolume.upload import UploadRequest
 from cdi.reconcile.source import requested_size
 from cdi.store.base import Key
 from cdi.store.file_store import LocalStore
@@ -74,7 +74,7 @@ def explain(
     """
     given = upload if stream is None else Path("/dev/stdin")
     request = None if given is None else UploadRequest(id="explained", path=str(given))
-    annotations = {} if request is None else {uploads.ANNOTATION: request.write()}
+    annotations = {} if request is None else UPLOAD_REQUEST.write(request)
     overlay.restart(key, annotations)
     result = dry_run(overlay, key, claim_annotations=annotations)
     if result.worker is None:

@@ -21,7 +21,7 @@ from cdi.local.launcher import write_mounts
 from cdi.private_directory import private_directory
 from cdi.reconcile.actions import ObjectRef
 from cdi.reconcile.context import ReconcileContext
-from cdi.reconcile.datavolume.upload_request import UploadRequest
+from cdi.reconcile.datavolume.upload import UploadRequest
 from cdi.reconcile.pods.job import WorkerSpec, prepare
 from cdi.reconcile.pods.types import VolumeLayout
 from cdi.reconcile.source import resolve_source

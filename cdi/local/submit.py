@@ -9,13 +9,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from cdi.api.annotations import UPLOAD_REQUEST
 from cdi.api.errors import AlreadyExists, CdiError, Conflict, InvalidManifest, NotFound, UsageError
 from cdi.client.backend import Backend
 from cdi.client.request import Request
 from cdi.client.request_to_manifests import Manifests, build_manifests, owned
 from cdi.local.backend import LocalBackend
-from cdi.reconcile.datavolume import upload_request as uploads
-from cdi.reconcile.datavolume.upload_request import UploadRequest
+from cdi.reconcile.datavolume.upload import UploadRequest
 
 
 def submit(
@@ -107,7 +107,7 @@ def _upload(embedded: LocalBackend, request: Request, namespace: str, name: str,
         # The same command was started before, and is still running.
         claim = embedded.get("pvc", namespace, name)
         notes = claim["metadata"].get("annotations") or {}
-        under_way = UploadRequest.read(notes.get(uploads.ANNOTATION))
+        under_way = UPLOAD_REQUEST.read(UploadRequest, notes)
         if under_way is None or under_way.path != path:
             raise
 

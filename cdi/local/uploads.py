@@ -9,6 +9,7 @@ import uuid
 from dataclasses import replace
 from pathlib import Path
 
+from cdi.api.annotations import UPLOAD_REQUEST
 from cdi.api.datavolume import DataVolume
 from cdi.api.errors import AlreadyExists, Conflict, NotFound, UsageError, WaitTimeout
 from cdi.api.phases import Phase
@@ -22,10 +23,9 @@ from cdi.local.lister import WATCHED, Observed, Setting
 from cdi.local.supervisor import ensure_supervisor
 from cdi.local.tasks import Tasks
 from cdi.reconcile.actions import StartWorker
-from cdi.reconcile.datavolume import upload_request as uploads
 from cdi.reconcile.datavolume.attempts import ANNOTATION, AttemptHistory
 from cdi.reconcile.datavolume.reconcile import reconcile
-from cdi.reconcile.datavolume.upload_request import UploadRequest
+from cdi.reconcile.datavolume.upload import UploadRequest
 from cdi.store.base import Key, Object, update_with_retry
 from cdi.store.file_store import LocalStore
 
@@ -97,7 +97,7 @@ class LocalUploads:
                     return
                 plan = reconcile(observed.context(dv, worker, setting, admitted=True))
                 applier.apply(plan, body, setting.now(), stdin=descriptor)
-                seen = UploadRequest.read(claim.annotations.get(uploads.ANNOTATION))
+                seen = UPLOAD_REQUEST.read(UploadRequest, claim.annotations)
                 begins = any(isinstance(action, StartWorker) for action in plan.actions)
                 if not begins and seen is not None and seen.id == request.id:
                     # The stored status may still be that of an earlier upload; the plan is about this one.
@@ -113,9 +113,9 @@ class LocalUploads:
 
         def record(body: Object) -> None:
             annotations = body["metadata"].get("annotations") or {}
-            current = UploadRequest.read(annotations.get(uploads.ANNOTATION))
+            current = UPLOAD_REQUEST.read(UploadRequest, annotations)
             if current is not None and current.id == started.id:
-                annotations[uploads.ANNOTATION] = started.write()
+                annotations.update(UPLOAD_REQUEST.write(started))
 
         with contextlib.suppress(NotFound, Conflict):
             update_with_retry(self._store, Key.of("pvc", key.namespace, key.name), record, uid=claim_uid)
@@ -149,7 +149,7 @@ class LocalUploads:
                 raise _has_image(key)
             if self._launcher.alive(uid):
                 raise Conflict(f"an upload to {key} is in progress", remedy="wait until it ends")
-            annotations[uploads.ANNOTATION] = request.write()
+            annotations.update(UPLOAD_REQUEST.write(request))
             body["metadata"]["annotations"] = annotations
 
         before = self._store.get(key)

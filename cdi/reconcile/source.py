@@ -35,7 +35,7 @@ from cdi.reconcile.datavolume.annotated_claims import (
     recorded_source,
 )
 from cdi.reconcile.datavolume.status_table import WITHOUT_SOURCE
-from cdi.reconcile.datavolume.upload_target import UPLOAD_SOURCE
+from cdi.reconcile.datavolume.upload import UPLOAD_SOURCE
 from cdi.reconcile.settings import Platform
 from cdi.reconcile.types import (
     PVC,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Mapping
 
+from cdi.api.annotations import UPLOAD_REQUEST
 from cdi.api.datavolume import DataVolume
 from cdi.api.errors import CdiError
 from cdi.client.status_view import phase_of
@@ -14,9 +15,8 @@ from cdi.local.lister import Observed, Setting
 from cdi.local.reconcilers.reconciler import Changes, Request, Result
 from cdi.local.worker_slots import ProcessMonitor, WorkerSlots
 from cdi.reconcile.actions import Plan, StartWorker
-from cdi.reconcile.datavolume import upload_request as uploads
 from cdi.reconcile.datavolume.reconcile import reconcile
-from cdi.reconcile.datavolume.upload_request import UploadRequest
+from cdi.reconcile.datavolume.upload import UploadRequest
 from cdi.reconcile.invalid_object import report_invalid
 from cdi.reconcile.pods.types import Worker
 from cdi.store.base import Key
@@ -94,7 +94,7 @@ class DataVolumeReconciler:
     def _plan(self, key: Key, dv: DataVolume, worker: Worker | None) -> Plan:
         """Compute the plan, which starts a worker only in its turn."""
         claim = self._observed.claim(key.namespace, key.name)
-        request = UploadRequest.read(claim.annotations.get(uploads.ANNOTATION)) if claim is not None else None
+        request = UPLOAD_REQUEST.read(UploadRequest, claim.annotations) if claim is not None else None
         if request is not None and request.path is None:
             # The client starts the worker, as it is the client that has the stream.
             self._slots.leave(key)

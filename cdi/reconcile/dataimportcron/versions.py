@@ -353,9 +353,6 @@ class History:
         )
         return replace(self, versions=changed)
 
-    def withhold(self, name: str) -> Self:
-        return self._change(name, lambda old: None if old.withheld else {"withheld": True})
-
     def release(self, name: str) -> Self:
         return self._change(name, lambda old: {"withheld": None} if old.withheld else None)
 

@@ -32,7 +32,7 @@ from cdi.api.validation import parse
 from cdi.reconcile.clone.plan_annotation import requested_source
 from cdi.reconcile.context import Lister
 from cdi.reconcile.datavolume.source_annotations import read_source
-from cdi.reconcile.datavolume.upload_target import UPLOAD_SOURCE
+from cdi.reconcile.datavolume.upload import UPLOAD_SOURCE
 from cdi.reconcile.types import PVC, DataRef
 
 IMPORT_SOURCE = "VolumeImportSource"

@@ -44,7 +44,7 @@ from cdi.reconcile.datavolume.provisioning import (
     uses_virt_default_class,
 )
 from cdi.reconcile.datavolume.source_annotations import write_source
-from cdi.reconcile.datavolume.upload_target import UPLOAD_SOURCE, upload_annotations
+from cdi.reconcile.datavolume.upload import UPLOAD_SOURCE, upload_annotations
 from cdi.reconcile.pods.builder import claim_owner
 from cdi.reconcile.pods.job import content_type
 from cdi.reconcile.settings import ResolvedConfig

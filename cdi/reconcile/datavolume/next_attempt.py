@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from cdi.api.annotations import UPLOAD_REQUEST
 from cdi.api.errors import CdiError, InvalidManifest, Retry
 from cdi.api.job import Failure
 from cdi.api.phases import Phase, Reason
@@ -15,7 +16,6 @@ from cdi.reconcile.clone.host_assisted import (
 )
 from cdi.reconcile.clone.snapshot_restore import restore
 from cdi.reconcile.context import ReconcileContext
-from cdi.reconcile.datavolume import upload_request as uploads
 from cdi.reconcile.datavolume.attempts import AttemptHistory
 from cdi.reconcile.datavolume.populate import (
     ensure_scratch,
@@ -45,7 +45,7 @@ from cdi.reconcile.datavolume.result import (
 )
 from cdi.reconcile.datavolume.retrying import ended, paused, shown_failure
 from cdi.reconcile.datavolume.status import DataVolumeState, false
-from cdi.reconcile.datavolume.upload_request import UploadRequest
+from cdi.reconcile.datavolume.upload import UploadRequest
 from cdi.reconcile.datavolume.upload_server import (
     service_conflict,
 )
@@ -58,7 +58,7 @@ from cdi.reconcile.types import PVC, Clone, Pending, Rejected, ResolvedSource, U
 
 def upload_requested(platform: Platform, claim: PVC) -> UploadRequest | None:
     """Return the upload request of a client on this machine; in a cluster clients connect to the worker itself."""
-    return None if platform.cluster else UploadRequest.read(claim.annotations.get(uploads.ANNOTATION))
+    return None if platform.cluster else UPLOAD_REQUEST.read(UploadRequest, claim.annotations)
 
 
 def start_next_attempt(

@@ -48,8 +48,8 @@ from cdi.reconcile.datavolume.result import (
 from cdi.reconcile.datavolume.retrying import SCRATCH_NEEDED
 from cdi.reconcile.datavolume.status import DataVolumeState, false
 from cdi.reconcile.datavolume.status_table import COMPLETE
+from cdi.reconcile.datavolume.upload import upload_annotations
 from cdi.reconcile.datavolume.upload_server import accepts_upload, before_server, server_pod
-from cdi.reconcile.datavolume.upload_target import upload_annotations
 from cdi.reconcile.pods.builder import ANN_SPEC, Attempt, build_worker_pod, mirror_actions, pod_layout
 from cdi.reconcile.pods.job import WorkerSpec
 from cdi.reconcile.pods.roles import ANN_LIMITS

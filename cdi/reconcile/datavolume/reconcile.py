@@ -72,7 +72,7 @@ from cdi.reconcile.datavolume.result import (
 from cdi.reconcile.datavolume.retrying import shown_failure
 from cdi.reconcile.datavolume.static_volume import check_static_binding
 from cdi.reconcile.datavolume.status import render
-from cdi.reconcile.datavolume.upload_request import UploadRequest
+from cdi.reconcile.datavolume.upload import UploadRequest
 from cdi.reconcile.datavolume.upload_server import (
     delete_service,
     ensure_service,

@@ -27,7 +27,7 @@ from cdi.reconcile.datavolume.status_table import (
     PRIME_EVENT,
     RUNS,
 )
-from cdi.reconcile.datavolume.upload_target import UPLOAD_SOURCE
+from cdi.reconcile.datavolume.upload import UPLOAD_SOURCE
 from cdi.reconcile.pods.types import Pod, PodBlocker, Worker
 from cdi.reconcile.types import PVC, Import, Operation, Pending, ResolvedSource
 

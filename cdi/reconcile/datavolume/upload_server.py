@@ -28,7 +28,7 @@ from cdi.reconcile.clone.copy_pods import with_certificate
 from cdi.reconcile.context import ReconcileContext
 from cdi.reconcile.datavolume.result import Result, operation_of
 from cdi.reconcile.datavolume.status import false
-from cdi.reconcile.datavolume.upload_target import is_withdrawn
+from cdi.reconcile.datavolume.upload import is_withdrawn
 from cdi.reconcile.pods.builder import claim_owner
 from cdi.reconcile.pods.roles import PORT, UPLOADER
 from cdi.reconcile.pods.types import Worker

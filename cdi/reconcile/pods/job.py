@@ -31,7 +31,7 @@ from cdi.api.poll import PollJob
 from cdi.api.sources import SourceBlank, SourceGcs, SourceHttp, SourceRegistry, SourceS3
 from cdi.reconcile.actions import CloneJob, Mount, Work
 from cdi.reconcile.context import InputLister, ReconcileContext
-from cdi.reconcile.datavolume.upload_request import UploadRequest
+from cdi.reconcile.datavolume.upload import UploadRequest
 from cdi.reconcile.pods.inputs import InputMissing, Inputs
 from cdi.reconcile.pods.types import VolumeLayout
 from cdi.reconcile.settings import Platform, ResolvedConfig

@@ -24,7 +24,7 @@ from cdi.api.names import (
 from cdi.api.printable import printable
 from cdi.api.upload_protocol import SERVER_PORT
 from cdi.kube.sync import SyncClient
-from cdi.reconcile.datavolume.upload_target import is_upload_target
+from cdi.reconcile.datavolume.upload import is_upload_target
 
 _MAX_SHOWN = 200
 """Largest number of characters of an annotation's value in a message."""

@@ -29,7 +29,7 @@ from cdi.api.validation import examine
 from cdi.kube.client import Client
 from cdi.kube.jwt import SigningKey, TokenClaims, ensure_signing_key
 from cdi.logs import fields
-from cdi.reconcile.datavolume.upload_target import is_upload_target
+from cdi.reconcile.datavolume.upload import is_upload_target
 from cdi.server import tokens
 from cdi.server.admission import Cluster
 from cdi.server.uploadtoken_api import discovery as documents

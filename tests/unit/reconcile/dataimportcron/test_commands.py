@@ -162,7 +162,7 @@ def test_a_promotion_moves_the_channel():
     ],
 )
 def test_a_wrong_promotion_is_refused_with_the_remedy(channels, promote, text):
-    history = imported(1, 2, 3, 4).revoke(name(3), "bad").withhold(name(4))
+    history = imported(1, 2, 3, 4).revoke(name(3), "bad").rolled_back(name(2))
     result = run(history, channels=channels, promote=promote)
     assert (result.channels, result.annotations) == ((), {})
     assert text in result.problems[0]

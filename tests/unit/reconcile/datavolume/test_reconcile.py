@@ -6,12 +6,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cdi.api.annotations import UPLOAD_REQUEST
 from cdi.api.errors import Retry
 from cdi.api.job import Progress
 from cdi.api.validation import parse
 from cdi.reconcile.actions import CloneJob, CreateObject, StartWorker
 from cdi.reconcile.datavolume.reconcile import reconcile
-from cdi.reconcile.datavolume.upload_request import ANNOTATION, UploadRequest
+from cdi.reconcile.datavolume.upload import UploadRequest
 from cdi.reconcile.settings import Retries
 from tests.unit.reconcile.simulation import HTTP, End, Simulation, data_volume, failing
 
@@ -375,7 +376,7 @@ def test_a_clone_keeps_to_the_source_that_it_began_with():
 
 
 def ask(sim, request):
-    annotations = {**sim.claim.annotations, ANNOTATION: request.write()}
+    annotations = {**sim.claim.annotations, **UPLOAD_REQUEST.write(request)}
     sim.objects.claims[sim.key] = replace(sim.claim, annotations=annotations)
 
 

@@ -10,7 +10,7 @@ from cdi.api.errors import Retry
 from cdi.api.job import Failure, Job, Progress, StreamSourceSpec
 from cdi.reconcile.actions import CreateObject, EnsureCertificate, StartWorker
 from cdi.reconcile.datavolume.reconcile import reconcile
-from cdi.reconcile.datavolume.upload_target import is_upload_target
+from cdi.reconcile.datavolume.upload import is_upload_target
 from cdi.reconcile.pods.status import worker_from_pod
 from tests.unit.reconcile.cluster_simulation import CLAIMS, COMPLETE, PODS, Cluster, dv, pvc
 from tests.unit.reconcile.simulation import failing
