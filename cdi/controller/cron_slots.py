@@ -22,8 +22,7 @@ from cdi.api.names import (
 from cdi.api.phases import TERMINAL_PHASES
 from cdi.controller.informers import InformerSet
 from cdi.controller.request import Scope
-from cdi.reconcile.dataimportcron.poll_turn import is_waiting
-from cdi.reconcile.dataimportcron.proof_turn import is_due, versions_to_prove
+from cdi.reconcile.dataimportcron.slots import versions_to_prove, waits_to_poll, waits_to_prove
 
 
 def running_polls(watches: InformerSet) -> Counter[str]:
@@ -54,7 +53,7 @@ def waiting_polls(watches: InformerSet, scope: Scope, now: float) -> Counter[str
     for cron in _reconciled(watches, scope):
         metadata = cron["metadata"]
         key = metadata["namespace"], metadata["name"]
-        if key not in running and is_waiting(cron.get("spec") or {}, metadata.get("annotations") or {}, now):
+        if key not in running and waits_to_poll(cron.get("spec") or {}, metadata.get("annotations") or {}, now):
             waiting[metadata["namespace"]] += 1
     return waiting
 
@@ -83,7 +82,7 @@ def _has_no_proof_pod(watches: InformerSet, namespace: str, version: str, now: f
         return False
     uid = claim["metadata"]["uid"]
     pod = watches.get(PODS, namespace, proof_pod(uid, version))
-    return pod is None and is_due(uid, claim["metadata"].get("annotations") or {}, now)
+    return pod is None and waits_to_prove(uid, claim["metadata"].get("annotations") or {}, now)
 
 
 def _reconciled(watches: InformerSet, scope: Scope) -> Iterator[Object]:

@@ -16,7 +16,7 @@ import pytest
 from cdi.api.names import cron_import, poll_cron_job, poll_pod
 from cdi.api.poll import PollResult
 from cdi.reconcile.dataimportcron.poll_record import PollRecord
-from cdi.reconcile.dataimportcron.poll_turn import MAX_POLLS
+from cdi.reconcile.dataimportcron.slots import MAX_POLLS
 from tests.cluster import cdi
 from tests.cluster.servers import serving
 from tests.cluster.test_cli import Cdi
@@ -77,7 +77,7 @@ def condition(document, kind):
 
 
 def found(document):
-    result = PollRecord.read(annotation(document, "poll")).found
+    result = PollRecord.read(document["metadata"].get("annotations") or {}).found
     assert isinstance(result, PollResult)
     return result
 

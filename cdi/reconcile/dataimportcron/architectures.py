@@ -17,7 +17,7 @@ from cdi.api.dataimportcron import DataImportCron
 from cdi.api.golden import ARCHITECTURES, CHANNELS, COMMANDS, KNOWN_ARCHITECTURES, PIN, PREFIX, command_label
 from cdi.api.json_document import parse_json
 from cdi.api.meta import Condition
-from cdi.api.names import ANN_CRON_POLL, ANN_POD_RETAIN, GROUP, MAX_LABEL, joined
+from cdi.api.names import ANN_POD_RETAIN, GROUP, MAX_LABEL, joined
 from cdi.api.phases import ConditionStatus, ConditionType, Reason
 from cdi.api.policy import PREFIX as POLICY_PREFIX
 from cdi.reconcile.actions import Action, CreateObject, DeleteObject, PatchObject, Plan
@@ -240,7 +240,7 @@ def _point(context: CronContext, name: str, target: str) -> tuple[Action, ...]:
 def _missing(family: _Family) -> Iterator[str]:
     """Yield a problem for each architecture that the polled index does not have."""
     for architecture, child in family.children.items():
-        found = PollRecord.read((child.metadata.annotations or {}).get(ANN_CRON_POLL)).found
+        found = PollRecord.read(child.metadata.annotations or {}).found
         if found is not None and found.architectures and architecture not in found.architectures:
             names = ", ".join(one[:20] for one in found.architectures[:16])
             yield (

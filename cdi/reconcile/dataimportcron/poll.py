@@ -8,28 +8,20 @@ another program then sets the desired digest.
 
 A registry, a URL or an object store is polled by a Job in the installation's namespace (on one machine by a process), a
 registry with pullMethod node by a pod, and a PVC or image stream by the controller itself. All state is in objects, so
-that a restarted controller continues; at most `poll_turn.MAX_POLLS` run at once, and the others wait for their turn.
+that a restarted controller continues; at most `slots.MAX_POLLS` run at once, and the others wait for their turn.
 """
 
 from __future__ import annotations
 
-import datetime as dt
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final
 
+from cdi.api.annotations import DESIRED_DIGEST, IMAGE_STREAM_REFERENCE, LAST_POLL, NEXT_POLL
 from cdi.api.errors import CdiError, Retry, WorkerLost
 from cdi.api.job import Failure
-from cdi.api.names import (
-    ANN_CRON_DESIRED_DIGEST,
-    ANN_CRON_IMAGE_STREAM_DOCKER_REF,
-    ANN_CRON_LAST_TIME,
-    ANN_CRON_NEXT_TIME,
-    ANN_CRON_POLL,
-)
 from cdi.api.poll import PollResult
 from cdi.api.schedule import Schedule
-from cdi.api.timestamps import parse_timestamp, timestamp
 from cdi.reconcile.actions import Action, CreateObject, Event, StartTask
 from cdi.reconcile.dataimportcron.context import CronContext
 from cdi.reconcile.dataimportcron.poll_manifests import (
@@ -58,7 +50,7 @@ from cdi.reconcile.dataimportcron.poll_source import (
     poll_directly,
     prepared_poll,
 )
-from cdi.reconcile.dataimportcron.poll_turn import has_turn
+from cdi.reconcile.dataimportcron.slots import may_poll
 from cdi.reconcile.types import Pending
 
 POD_TIMEOUT: Final = 300.0
@@ -97,7 +89,7 @@ class PollStep:
     """The part of a plan that concerns polls."""
 
     actions: tuple[Action, ...] = ()
-    annotations: Mapping[str, str | None] = field(default_factory=dict)
+    annotations: Mapping[str, str] = field(default_factory=dict)
     """Changed annotations of the DataImportCron."""
     events: tuple[Event, ...] = ()
     trouble: Trouble | None = None
@@ -112,14 +104,13 @@ class PollStep:
 
 def plan_poll(context: CronContext) -> PollStep:
     """Plan the next step of the source's polls."""
-    record = PollRecord.read(context.annotations.get(ANN_CRON_POLL))
-    planner = _Planner(context, record)
+    planner = _Planner(context, PollRecord.read(context.annotations))
     try:
         step = planner.plan()
     except CdiError as error:
         step = planner.wait(Failure.from_error(error))
-    digest = step.annotations.get(ANN_CRON_DESIRED_DIGEST, context.annotations.get(ANN_CRON_DESIRED_DIGEST)) or None
-    found = PollRecord.read(step.annotations.get(ANN_CRON_POLL) or context.annotations.get(ANN_CRON_POLL)).found
+    after = {**context.annotations, **step.annotations}
+    digest, found = DESIRED_DIGEST.read(after), PollRecord.read(after).found
     facts = found if found is not None and found.digest == digest else None
     return replace(
         step,
@@ -176,7 +167,7 @@ class _Planner:
 
     def _when_due(self, schedule: Schedule, *, ended: bool) -> PollStep:
         context = self._context
-        moment = parse_timestamp(context.annotations.get(ANN_CRON_NEXT_TIME))
+        moment = NEXT_POLL.read(context.annotations)
         due = None if moment is None else moment.timestamp()
         if due is not None and due > context.now:
             return self._before(due, schedule, ended=ended)
@@ -193,13 +184,14 @@ class _Planner:
         if keeps_cron_job(context) and cron_job_of(context) is None and self._record.failures == 0:
             # A DataImportCron that was created again with its annotations is polled at once. After a failure the delay
             # stands: the API server may have rejected the CronJob.
-            annotations[ANN_CRON_NEXT_TIME] = _text(context.now)
-            return PollStep(annotations=annotations, trouble=_trouble(self._record.failure), requeue_after=1.0)
+            return PollStep(
+                annotations=NEXT_POLL.write(context.now), trouble=_trouble(self._record.failure), requeue_after=1.0
+            )
         latest = schedule.next_after(context.now, context.zone)
         if due > (latest or context.now + _NEVER):
             # The clock was set back, or a user set a time that is too late.
             due = latest or context.now + _NEVER
-            annotations[ANN_CRON_NEXT_TIME] = _text(due)
+            annotations = NEXT_POLL.write(due)
         actions = remove_poll(context, self._record.task) if ended else ()
         if keeps_cron_job(context):
             actions = (*actions, *correct_cron_job(context))
@@ -235,7 +227,7 @@ class _Planner:
             template: tuple[Action, ...] = (CreateObject(body=body),)
         else:
             template = correct_cron_job(context, poll)
-        if not has_turn(context):
+        if not may_poll(context):
             return self._wait_for_turn(template)
         if cron_job is not None:
             mirrors = mirror_actions(context, poll, cron_job_owner(cron_job))
@@ -244,13 +236,13 @@ class _Planner:
             return self._started(template)
         else:
             mirrors = ()
-        first = ANN_CRON_LAST_TIME not in context.annotations and self._record.failures == 0
+        first = LAST_POLL.key not in context.annotations and self._record.failures == 0
         job = CreateObject(body=build_job(context, replace(poll, work=work), first=first))
         return self._started((*template, *mirrors, job))
 
     def _start_pod(self) -> PollStep:
         context = self._context
-        if not has_turn(context):
+        if not may_poll(context):
             return self._wait_for_turn()
         return self._started((CreateObject(body=build_node_pod(context, *node_image(context))),))
 
@@ -272,7 +264,7 @@ class _Planner:
         step = self._finish(found.result, schedule, None)
         if found.docker_reference is None:
             return step
-        return replace(step, annotations={**step.annotations, ANN_CRON_IMAGE_STREAM_DOCKER_REF: found.docker_reference})
+        return replace(step, annotations={**step.annotations, **IMAGE_STREAM_REFERENCE.write(found.docker_reference)})
 
     # --- results --------------------------------------------------------------------------------------------------
 
@@ -283,12 +275,13 @@ class _Planner:
         actions = remove_poll(context, poll.task) if poll is not None else ()
         following = self._next_time(schedule, context.now)
         requested = self._requested_since(poll)
+        again = {NEXT_POLL.key: requested} if requested else {}
         if result.failure is not None:
             record = self._record.with_failure(task, result.failure)
             moment = context.now if requested else min(context.now + record.delay(context.uid), following)
             return PollStep(
                 actions=actions,
-                annotations={ANN_CRON_NEXT_TIME: requested or _text(moment), ANN_CRON_POLL: record.write()},
+                annotations={**(again or NEXT_POLL.write(moment)), **record.write()},
                 events=(Event(type="Warning", reason=POLL_FAILED, message=_shown(result.failure)),),
                 trouble=_trouble(result.failure),
                 requeue_after=moment - context.now,
@@ -297,18 +290,17 @@ class _Planner:
         return PollStep(
             actions=actions,
             annotations={
-                ANN_CRON_NEXT_TIME: requested or _text(following),
-                ANN_CRON_LAST_TIME: _text(context.now),
-                ANN_CRON_DESIRED_DIGEST: result.digest,
-                ANN_CRON_POLL: record.write(),
+                **(again or NEXT_POLL.write(following)),
+                **LAST_POLL.write(context.now),
+                **(DESIRED_DIGEST.write(result.digest) if result.digest else {}),
+                **record.write(),
             },
             requeue_after=0.0 if requested else following - context.now,
         )
 
     def _requested_since(self, poll: ObservedPoll | None) -> str | None:
         """Return the annotation nextCronTime if it requests another poll since `poll` was started, else None."""
-        text = self._context.annotations.get(ANN_CRON_NEXT_TIME)
-        moment = parse_timestamp(text)
+        text, moment = self._context.annotations.get(NEXT_POLL.key), NEXT_POLL.read(self._context.annotations)
         if poll is None or moment is None or moment.timestamp() > self._context.now:
             return None
         if poll.due is not None:
@@ -323,7 +315,7 @@ class _Planner:
         if record == self._record:
             return PollStep(trouble=_trouble(failure), requeue_after=INPUT_INTERVAL)
         return PollStep(
-            annotations={ANN_CRON_POLL: record.write()},
+            annotations=record.write(),
             events=(Event(type="Warning", reason=POLL_FAILED, message=_shown(failure)),),
             trouble=_trouble(failure),
             requeue_after=INPUT_INTERVAL,
@@ -339,7 +331,3 @@ def _trouble(failure: Failure | None) -> Trouble | None:
 
 def _shown(failure: Failure) -> str:
     return f"{failure.code}: {failure.message}"[:1024]
-
-
-def _text(moment: float) -> str:
-    return timestamp(dt.datetime.fromtimestamp(moment, dt.UTC))

@@ -7,6 +7,7 @@ DataImportCron, by the same request as the times of the polls. A task whose resu
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Final, Self
 
@@ -35,12 +36,12 @@ class PollRecord:
     """The newest failure; None after a success."""
 
     @classmethod
-    def read(cls, text: str | None) -> Self:
-        """Parse the annotation; a missing or invalid one gives an empty record."""
-        return POLL_RECORD.parse(cls, text) or cls()
+    def read(cls, annotations: Mapping[str, str]) -> Self:
+        """Return the record of a DataImportCron; a missing or invalid annotation gives an empty one."""
+        return POLL_RECORD.read(cls, annotations) or cls()
 
-    def write(self) -> str:
-        return POLL_RECORD.format(self)
+    def write(self) -> dict[str, str]:
+        return POLL_RECORD.write(self)
 
     def with_success(self, task: str, found: PollResult) -> Self:
         """Return the record after a success, which ends a series of failures.

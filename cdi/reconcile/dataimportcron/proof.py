@@ -35,7 +35,6 @@ from cdi.reconcile.dataimportcron.proof_pod import (
     retains_pods,
 )
 from cdi.reconcile.dataimportcron.proof_result import (
-    ANNOTATION,
     QUEUED,
     ProofAttempts,
     ProofStep,
@@ -48,7 +47,7 @@ from cdi.reconcile.dataimportcron.proof_result import (
     report_result,
     waiting_for,
 )
-from cdi.reconcile.dataimportcron.proof_turn import MAX_PROOFS, has_turn
+from cdi.reconcile.dataimportcron.slots import MAX_PROOFS, may_prove
 from cdi.reconcile.pods.builder import ANN_FINGERPRINT, ANN_SPEC
 from cdi.reconcile.pods.status import Termination, created_at, is_started, pending_reason, termination
 from cdi.reconcile.pods.types import PodBlocker
@@ -83,7 +82,7 @@ def plan_proof(context: CronContext, version: GoldenVersion, claim: PVC | None, 
     pod = context.objects.pod(claim.namespace, proof_pod(claim.uid, version.name))
     if version.state != VersionState.PROVING or not required:
         return _clean_up(context, claim, pod)
-    attempts = ProofAttempts.read(claim.annotations.get(ANNOTATION))
+    attempts = ProofAttempts.read(claim.annotations)
     if pod is None:
         return _start(context, version, claim, attempts)
     ended = termination(pod)
@@ -111,7 +110,7 @@ def _start(context: CronContext, version: GoldenVersion, claim: PVC, attempts: P
     if refusal is not None and _creates(refusal.action, pod):
         blocker = PodBlocker(reason=refusal.failure.code, message=refusal.failure.message)
         return ProofStep(blocker=blocker, requeue_after=REFUSED_DELAY)
-    if not has_turn(context):
+    if not may_prove(context):
         message = f"at most {MAX_PROOFS} boot proofs run at once; this one starts automatically when it is its turn"
         return ProofStep(blocker=PodBlocker(reason=QUEUED, message=message), requeue_after=REFUSED_DELAY)
     blocker = failing(attempts.failure) if attempts.failure is not None else waiting_for("the pod is created")

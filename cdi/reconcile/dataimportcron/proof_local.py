@@ -12,7 +12,6 @@ from cdi.reconcile.actions import Action, StartTask, StopTask
 from cdi.reconcile.dataimportcron.context import CronContext, LocalTask
 from cdi.reconcile.dataimportcron.proof_pod import proof_job
 from cdi.reconcile.dataimportcron.proof_result import (
-    ANNOTATION,
     ProofAttempts,
     ProofStep,
     failing,
@@ -31,7 +30,7 @@ def plan_local_proof(context: CronContext, version: GoldenVersion, claim: PVC, *
     if version.state != VersionState.PROVING or not required:
         stop: tuple[Action, ...] = (StopTask(task="proof", uid=claim.uid),) if task is not None and task.running else ()
         return ProofStep(actions=(*forget_attempts(claim), *stop))
-    attempts = ProofAttempts.read(claim.annotations.get(ANNOTATION))
+    attempts = ProofAttempts.read(claim.annotations)
     if task is not None and task.running:
         return ProofStep(blocker=waiting_for("a virtual machine is booted from it"))
     ended = None if task is None else task.started if task.ended is None else task.ended

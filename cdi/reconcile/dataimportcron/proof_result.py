@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Final, Self
@@ -20,8 +21,6 @@ from cdi.reconcile.pods.types import PodBlocker
 from cdi.reconcile.settings import CLUSTER_RETRIES
 from cdi.reconcile.types import PVC
 
-ANNOTATION: Final = PROOF_ATTEMPTS.key
-"""Annotation of a version's PVC: JSON of `ProofAttempts`, until the proof has a result."""
 MAX_FAILURES: Final = 3
 """Consecutive attempts that end with an error of the emulator, after which the version is unproven."""
 MAX_EVENT: Final = 1024
@@ -67,12 +66,9 @@ class ProofAttempts:
     """Whether the next attempt does without KVM, because no node had it free."""
 
     @classmethod
-    def read(cls, text: str | None) -> Self:
-        """Parse the annotation; a missing or invalid one means that there were no attempts."""
-        return PROOF_ATTEMPTS.parse(cls, text) or cls()
-
-    def write(self) -> str:
-        return PROOF_ATTEMPTS.format(self)
+    def read(cls, annotations: Mapping[str, str]) -> Self:
+        """Return the record of a PVC; a missing or invalid annotation means that there were no attempts."""
+        return PROOF_ATTEMPTS.read(cls, annotations) or cls()
 
     def left(self, uid: str, now: float) -> float:
         """Return the seconds until the next attempt is due; 0 if it is.
@@ -164,13 +160,13 @@ def is_recorded(version: GoldenVersion, ended: float) -> bool:
 
 def record_attempts(claim: PVC, attempts: ProofAttempts | None) -> PatchObject:
     """Return the action that records attempts on the version's PVC, or with None removes the record."""
-    written = None if attempts is None else attempts.write()
-    return PatchObject.of_claim(claim, {ANNOTATION: written}, version=claim.version)
+    written = {PROOF_ATTEMPTS.key: None} if attempts is None else PROOF_ATTEMPTS.write(attempts)
+    return PatchObject.of_claim(claim, written, version=claim.version)
 
 
 def forget_attempts(claim: PVC) -> tuple[PatchObject, ...]:
     """Return the action that removes the record, if there is one."""
-    return (record_attempts(claim, None),) if ANNOTATION in claim.annotations else ()
+    return (record_attempts(claim, None),) if PROOF_ATTEMPTS.key in claim.annotations else ()
 
 
 def waiting_for(message: str) -> PodBlocker:

@@ -10,6 +10,7 @@ from collections import Counter
 
 import pytest
 
+from cdi.api.annotations import PROOF_ATTEMPTS
 from cdi.api.errors import Conflict, KindNotServed, NotFound, Retry
 from cdi.api.job import Failure
 from cdi.api.kinds import (
@@ -29,7 +30,6 @@ from cdi.api.kinds import (
 )
 from cdi.api.names import (
     ANN_CLONE_TOKEN,
-    ANN_CRON_POLL,
     ANN_EXTENDED_CLONE_TOKEN,
     COMPONENT_PROOF,
     LABEL_COMPONENT,
@@ -50,9 +50,8 @@ from cdi.reconcile.clone.plan_annotation import ANN_SNAPSHOT_REQUEST
 from cdi.reconcile.clone.types import CloneAuthorization
 from cdi.reconcile.dataimportcron.context import CloneRight
 from cdi.reconcile.dataimportcron.poll_record import PollRecord
-from cdi.reconcile.dataimportcron.poll_turn import MAX_POLLS
-from cdi.reconcile.dataimportcron.proof_result import ANNOTATION as PROOF_ATTEMPTS
 from cdi.reconcile.dataimportcron.proof_result import ProofAttempts
+from cdi.reconcile.dataimportcron.slots import MAX_POLLS
 from cdi.reconcile.settings import WorkerPodConfig
 from tests.unit.controller.objects import added, body, deleted, dependencies, modified, watches
 
@@ -305,7 +304,7 @@ def test_a_poll_that_runs_or_cannot_run_does_not_wait():
     found = lister(
         polled("runs", "tenant"),
         (JOBS, body(JOBS, "poll", "cdi", labels=labels, spec={}, status={})),
-        polled("blocked", "tenant", annotations={ANN_CRON_POLL: missing}),
+        polled("blocked", "tenant", annotations=missing),
         invalid,
     )
     assert found.waiting_polls(1_800_000_000.0) == {}
@@ -332,7 +331,7 @@ FAILED_ONCE = ProofAttempts(
 )
 def test_a_version_whose_proof_is_due_and_has_no_pod_waits(case, waits):
     settings = {"due": "boot", "invalid-settings": "flight", "no-longer-wanted": "none"}.get(case, "boot")
-    attempts = {PROOF_ATTEMPTS: FAILED_ONCE.write()} if case == "delayed-after-a-failure" else {}
+    attempts = PROOF_ATTEMPTS.write(FAILED_ONCE) if case == "delayed-after-a-failure" else {}
     claim = body(CLAIMS, "fedora-1", labels=OWN, annotations=attempts, spec={})
     state = "Available" if case == "available" else "Proving"
     cron = polled(

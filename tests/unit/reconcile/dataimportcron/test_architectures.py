@@ -11,7 +11,6 @@ from cdi.reconcile.dataimportcron.poll_record import PollRecord
 from tests.unit.reconcile.dataimportcron.world import DESIRED, NAMESPACE, World, cron_body, digest
 
 ARCHITECTURES = "cdi.kubevirt.io/golden.architectures"
-POLL = "cdi.kubevirt.io/storage.import.poll"
 
 
 def world(architectures="amd64,arm64", annotations=None, **options):
@@ -96,7 +95,7 @@ def test_an_architecture_that_the_index_lacks_is_a_condition():
     made = world("amd64,s390x")
     made.settle()
     found = PollRecord(found=PollResult(id="x", digest=digest("a"), architectures=("amd64", "arm64")))
-    made.get("dataimportcrons", "fedora-cron-s390x")["metadata"]["annotations"][POLL] = found.write()
+    made.get("dataimportcrons", "fedora-cron-s390x")["metadata"]["annotations"].update(found.write())
     made.settle()
     status, _, message = made.condition("GoldenSettings")
     assert status == "False"

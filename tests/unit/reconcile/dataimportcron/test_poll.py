@@ -21,7 +21,7 @@ from cdi.reconcile.dataimportcron.poll import (
 )
 from cdi.reconcile.dataimportcron.poll_record import LONGEST_DELAY, PollRecord
 from cdi.reconcile.dataimportcron.poll_source import split_image_stream
-from cdi.reconcile.dataimportcron.poll_turn import MAX_POLLS
+from cdi.reconcile.dataimportcron.slots import MAX_POLLS
 from cdi.reconcile.datavolume.rejection import refusal_of
 from cdi.reconcile.settings import Platform, ResolvedConfig, WorkerPodConfig
 from cdi.reconcile.types import PVC, Input
@@ -347,7 +347,7 @@ class TestJobs:
         left = cluster.put(
             {"kind": "Job", "metadata": {"name": f"initial-job-{CRON_JOB}", "namespace": "cdi"}, "spec": {}}
         )
-        left["metadata"]["uid"] = PollRecord.read(cluster.annotations[ANN_CRON_POLL]).task
+        left["metadata"]["uid"] = PollRecord.read(cluster.annotations).task
         cluster.now += 10
         step = cluster.step()
         assert step.annotations == {}
@@ -497,7 +497,7 @@ class TestJobs:
                 assert (step.actions, step.annotations, step.trouble.reason) == ((), {}, "ClusterForbidden")
                 assert step.requeue_after == moment - cluster.now
                 cluster.now += step.requeue_after / 2 + 1
-            assert PollRecord.read(cluster.annotations[ANN_CRON_POLL]).failures == failures
+            assert PollRecord.read(cluster.annotations).failures == failures
         cluster.step()
         assert len(cluster.jobs) == 1
 
@@ -670,7 +670,7 @@ class TestFailures:
 
     @pytest.mark.parametrize("record", ["", "{", "[]", json.dumps({"failures": "many"}), "x" * 100_000])
     def test_a_record_that_cannot_be_read_is_empty(self, record):
-        assert PollRecord.read(record) == PollRecord()
+        assert PollRecord.read({ANN_CRON_POLL: record}) == PollRecord()
 
 
 # --- Secrets and ConfigMaps ---------------------------------------------------------------------------------------

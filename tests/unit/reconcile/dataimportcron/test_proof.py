@@ -10,6 +10,7 @@ from typing import Literal
 
 import pytest
 
+from cdi.api.annotations import PROOF_ATTEMPTS
 from cdi.api.dataimportcron import DataImportCron, GoldenVersion, ProofStatus, VersionState
 from cdi.api.errors import BootFailed, Interrupted, QemuFailed, QemuMissing, QuotaExceeded
 from cdi.api.golden import GoldenSettings
@@ -20,8 +21,8 @@ from cdi.reconcile.actions import CreateObject, DeleteObject, PatchObject, Start
 from cdi.reconcile.dataimportcron.context import CronContext, LocalTask
 from cdi.reconcile.dataimportcron.proof import KVM_PATIENCE, plan_proof
 from cdi.reconcile.dataimportcron.proof_pod import KVM, MEMORY_OVERHEAD
-from cdi.reconcile.dataimportcron.proof_result import ANNOTATION, MAX_FAILURES, ProofStep
-from cdi.reconcile.dataimportcron.proof_turn import MAX_PROOFS
+from cdi.reconcile.dataimportcron.proof_result import MAX_FAILURES, ProofStep
+from cdi.reconcile.dataimportcron.slots import MAX_PROOFS
 from cdi.reconcile.datavolume.rejection import refusal_of
 from cdi.reconcile.pods.builder import ANN_FINGERPRINT
 from cdi.reconcile.pods.roles import ANN_JOB
@@ -464,7 +465,7 @@ def test_what_says_nothing_about_the_version_is_repeated_without_end(cluster, en
     started(cluster)
     cluster.end(BOOTED)
     assert cluster.run().result.booted
-    assert ANNOTATION not in cluster.claim.annotations
+    assert PROOF_ATTEMPTS.key not in cluster.claim.annotations
 
 
 def test_an_evicted_pod_is_repeated(cluster):
@@ -500,7 +501,7 @@ def test_an_emulator_that_fails_again_and_again_leaves_the_version_unproven(clus
     assert f"failed {MAX_FAILURES} times" in step.message
     cluster.run()
     assert cluster.pods == {}
-    assert ANNOTATION not in cluster.claim.annotations
+    assert PROOF_ATTEMPTS.key not in cluster.claim.annotations
 
 
 def test_a_failure_in_between_that_is_the_clusters_does_not_count(cluster):
@@ -523,7 +524,7 @@ def test_a_clock_that_was_set_back_does_not_delay_the_next_attempt_for_long(clus
 
 
 def test_an_unreadable_record_of_attempts_counts_as_none(cluster):
-    cluster.claim = replace(CLAIM, annotations={ANNOTATION: '{"attempt": "x"}'})
+    cluster.claim = replace(CLAIM, annotations={PROOF_ATTEMPTS.key: '{"attempt": "x"}'})
     started(cluster)
 
 
@@ -549,7 +550,7 @@ def test_without_a_free_kvm_device_the_processor_is_emulated(cluster):
     assert KVM not in started(cluster)["spec"]["containers"][0]["resources"]["limits"]
     cluster.end(BOOTED)
     cluster.run()
-    assert ANNOTATION not in cluster.claim.annotations
+    assert PROOF_ATTEMPTS.key not in cluster.claim.annotations
 
 
 def test_a_pod_without_kvm_waits_for_its_node(cluster):
@@ -717,7 +718,7 @@ def test_a_controller_that_dies_between_any_two_writes_comes_to_the_same_end():
         assert cluster.version.state == VersionState.AVAILABLE, crash
         assert cluster.version.proof.booted
         assert cluster.pods == {}, crash
-        assert ANNOTATION not in cluster.claim.annotations, crash
+        assert PROOF_ATTEMPTS.key not in cluster.claim.annotations, crash
         assert cluster.started == 4, crash
         if not died:
             assert crash > 8
