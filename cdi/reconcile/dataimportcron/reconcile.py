@@ -7,13 +7,14 @@ reconciler can be stopped between any two actions.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from cdi.api.dataimportcron import ChannelStatus, GoldenVersion, VersionState
-from cdi.api.names import ANN_CRON_DESIRED_DIGEST, ANN_CRON_LAST_TIME, ANN_CRON_LAST_USE_TIME, digest_problem
+from cdi.api.annotations import DESIRED_DIGEST, LAST_POLL, LAST_USE
+from cdi.api.dataimportcron import GoldenVersion, VersionState
+from cdi.api.names import digest_problem
 from cdi.api.phases import ConditionType, Reason
 from cdi.api.timestamps import parse_timestamp, timestamp
 from cdi.reconcile.actions import (
@@ -32,19 +33,12 @@ from cdi.reconcile.dataimportcron.architectures import (
     delete_children,
     reconcile_architectures,
 )
-from cdi.reconcile.dataimportcron.channels import ChannelPlan, plan_channels
 from cdi.reconcile.dataimportcron.commands import apply_commands
 from cdi.reconcile.dataimportcron.context import CronContext
-from cdi.reconcile.dataimportcron.data_source import (
-    already_managed,
-    is_managed,
-    offered_version,
-    plan_data_source,
-    present_source,
-)
+from cdi.reconcile.dataimportcron.data_source import already_managed, present_source
 from cdi.reconcile.dataimportcron.deletion import plan_deletion
 from cdi.reconcile.dataimportcron.deprecation import plan_annotations
-from cdi.reconcile.dataimportcron.formats import Source, plan_cleanup, plan_format, source_of
+from cdi.reconcile.dataimportcron.formats import plan_cleanup, plan_format
 from cdi.reconcile.dataimportcron.importing import (
     DELETION_INTERVAL,
     ImportStep,
@@ -53,20 +47,20 @@ from cdi.reconcile.dataimportcron.importing import (
     plan_import,
     plan_requested,
 )
-from cdi.reconcile.dataimportcron.objects import VersionObjects, objects_of
+from cdi.reconcile.dataimportcron.objects import objects_of
+from cdi.reconcile.dataimportcron.offers import OfferPlanner
 from cdi.reconcile.dataimportcron.origin import plan_records
 from cdi.reconcile.dataimportcron.poll import Trouble, plan_poll
 from cdi.reconcile.dataimportcron.proof import plan_proof
 from cdi.reconcile.dataimportcron.retention import plan_retention
 from cdi.reconcile.dataimportcron.storage_class import ClassStep, Storage, plan_storage_class, storage_in_force
-from cdi.reconcile.dataimportcron.versions import BAD, History, is_offerable
+from cdi.reconcile.dataimportcron.versions import BAD, History
 from cdi.reconcile.datavolume.result import VERIFIED_BY
 from cdi.reconcile.datavolume.status import ConditionValue
 from cdi.reconcile.pods.types import PodBlocker
 
 OPTIONAL: Final = (ConditionType.POLLED, ConditionType.GOLDEN_SETTINGS)
 """Conditions that are present only while there is something to say."""
-VERSION_OFFERED: Final = "VersionOffered"
 
 
 @dataclass(slots=True)
@@ -133,7 +127,7 @@ def _reconcile(context: CronContext) -> Plan:
     facts = poll.source_facts
 
     if desired and (problem := digest_problem(desired)):
-        draft.problems.append(f"annotation {ANN_CRON_DESIRED_DIGEST}: {problem}")
+        draft.problems.append(f"annotation {DESIRED_DIGEST.key}: {problem}")
     history = commands.history.without_volumes(_present(context, commands.history), context.now)
     storage = storage_in_force(context)
     class_step = _storage_class(context, history, storage, desired, poll.trouble)
@@ -163,14 +157,19 @@ def _reconcile(context: CronContext) -> Plan:
             draft.actions += converted.actions
             draft.object_events += converted.events
 
-    history, offered, channels = _offers(context, history, commands.channels, objects, storage, draft, records.waiting)
+    offers = OfferPlanner(context, storage, objects, records.waiting).plan(history, commands.channels)
+    history, channels = offers.history, offers.channels
+    draft.actions += offers.actions
+    draft.events += offers.events
+    draft.problems += offers.problems
+    draft.wait(channels.requeue_after)
     if objects is not None and current is not None and current.state == VersionState.AVAILABLE:
         names = (context.data_source_name, *(one.name for one in channels.channels))
         draft.actions += plan_cleanup(context, objects, storage, [present_source(context, name) for name in names])
 
     if not class_step.in_progress:
         draft.actions += plan_annotations(context, history, draft.actions)
-        retention = plan_retention(context, history, offered, channels.channels)
+        retention = plan_retention(context, history, offers.version, channels.channels)
         history = retention.history
         draft.actions += retention.actions
         draft.events += retention.events
@@ -239,10 +238,10 @@ def _recorded(context: CronContext) -> History:
         return history
     found: dict[str, str] = {}
     for claim in context.objects.claims_of(context.namespace, context.name):
-        found[claim.name] = claim.annotations.get(ANN_CRON_LAST_USE_TIME, "")
+        found[claim.name] = LAST_USE.read(claim.annotations) or ""
     if context.platform.cluster:
         for snapshot in context.objects.snapshots_of(context.namespace, context.name):
-            found.setdefault(snapshot.name, snapshot.annotations.get(ANN_CRON_LAST_USE_TIME, ""))
+            found.setdefault(snapshot.name, LAST_USE.read(snapshot.annotations) or "")
     complete = [name for name in found if objects_of(context, name).succeeded]
     return history.adopted(sorted(complete, key=lambda name: found[name], reverse=True), context.now)
 
@@ -332,89 +331,6 @@ def _proofs(context: CronContext, recorded: History, history: History, draft: _D
     return history
 
 
-# --- offers -----------------------------------------------------------------------------------------------------
-
-
-def _offers(
-    context: CronContext,
-    history: History,
-    before: Sequence[ChannelStatus],
-    current: VersionObjects | None,
-    storage: Storage,
-    draft: _Draft,
-    waiting: frozenset[str],
-) -> tuple[History, GoldenVersion | None, ChannelPlan]:
-    """Change the DataSources to the versions that they are to offer and that are ready.
-
-    Versions in `waiting` are not ready: their records are being signed.
-    """
-    managed = context.data_source_name
-    offer = history.offered(context.settings, offered_version(context, managed))
-    if offer.problem:
-        draft.problems.append(offer.problem)
-    history, actions = _offer(context, history, managed, offer.version, current, storage, draft, waiting)
-    channels = plan_channels(context, history, offer.version, before)
-    draft.events += channels.events
-    draft.problems += channels.problems
-    draft.wait(channels.requeue_after)
-    for channel in channels.channels:
-        version = history.get(channel.version) if channel.version else None
-        _, further = _offer(context, history, channel.name, version, current, storage, None, waiting)
-        actions += further
-    draft.actions += (*actions, *channels.actions)
-    return history, offer.version, channels
-
-
-def _offer(
-    context: CronContext,
-    history: History,
-    name: str,
-    version: GoldenVersion | None,
-    current: VersionObjects | None,
-    storage: Storage,
-    draft: _Draft | None,
-    waiting: frozenset[str],
-) -> tuple[History, tuple[Action, ...]]:
-    """Return the actions with which a DataSource offers a version, and the history that records it.
-
-    A DataSource keeps what it has while the version is not ready, unless that must not be offered any more.
-    """
-    objects = objects_of(context, version.name) if version is not None else None
-    source: Source | None = None
-    if objects is not None and objects.name not in waiting:
-        is_current = current is not None and current.name == objects.name
-        source = source_of(context, objects, storage, current=is_current)
-    offered = offered_version(context, name)
-    if source is None:
-        objects = None
-        known = history.get(offered) if offered else None
-        if known is not None and known.state in BAD:
-            objects, source = _fallback(context, history, storage)
-    actions = plan_data_source(context, name, source, objects)
-    if draft is None or objects is None or not _follows(context, name):
-        return history, actions
-    if offered != objects.name:
-        text = f'DataSource "{name}" offers version "{objects.name}"'
-        draft.events.append(Event(type="Normal", reason=VERSION_OFFERED, message=text))
-    return history.offering(objects.name, context.now), actions
-
-
-def _fallback(context: CronContext, history: History, storage: Storage) -> tuple[VersionObjects | None, Source]:
-    """Return the newest version that is ready, in place of one that must not be offered any more."""
-    for version in history.versions:
-        if is_offerable(version):
-            objects = objects_of(context, version.name)
-            source = source_of(context, objects, storage, current=False)
-            if source is not None:
-                return objects, source
-    return None, {}
-
-
-def _follows(context: CronContext, name: str) -> bool:
-    found = context.objects.data_source(context.namespace, name)
-    return found is None or is_managed(context, found)
-
-
 # --- status -----------------------------------------------------------------------------------------------------
 
 
@@ -438,7 +354,7 @@ def _status(
         if status.get("lastImportedPVC") != place:
             status["lastImportedPVC"] = place
             status["lastImportTimestamp"] = timestamp(datetime.fromtimestamp(context.now, UTC))
-    executed = parse_timestamp(annotations.get(ANN_CRON_LAST_TIME) or context.annotations.get(ANN_CRON_LAST_TIME))
+    executed = parse_timestamp(annotations.get(LAST_POLL.key)) or LAST_POLL.read(context.annotations)
     if executed is not None:
         status["lastExecutionTimestamp"] = timestamp(executed)
     if imported and not step.outdated:
