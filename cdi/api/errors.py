@@ -575,10 +575,10 @@ class StorageProfileIncomplete(TargetError):
 
 
 class ScratchNeeded(TargetError):
-    """This image cannot be decoded as a stream and there is no scratch space."""
+    """This image cannot be decoded while it arrives and there is no scratch space."""
 
     retry = Retry.ON_CHANGE
-    default_remedy = "serve the image with byte ranges, or allow scratch space"
+    default_remedy = "allow scratch space, or convert the image to qcow2 with qemu-img convert"
 
 
 # --- engine -----------------------------------------------------------------------------------------------------

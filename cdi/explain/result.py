@@ -120,7 +120,6 @@ def document(explanation: Explanation) -> dict[str, Any]:
             "connections": plan.connections,
             "resumes": plan.resumable,
             "diskSize": plan.disk_size,
-            "rereads": plan.rereads,
         },
         "place": dict(explanation.place) or None,
         "space": None if explanation.space is None else _camel(asdict(explanation.space)),

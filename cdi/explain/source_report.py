@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from cdi.api.errors import CdiError
+from cdi.api.errors import CdiError, ScratchNeeded
 from cdi.api.job import BlankSourceSpec, Job
 from cdi.client.with_progress import OnProgress
 from cdi.explain.cron import CronFacts, ask_source
 from cdi.explain.examine import examine_with_progress
 from cdi.explain.findings import Ask, Findings
+from cdi.image.block_map import TOO_LARGE
 from cdi.image.plan import Plan, PlanInput
 from cdi.image.plan import plan as plan_for
 from cdi.transfer.plan_input import plan_input, target_kind
@@ -51,7 +52,7 @@ def report_source(job: Job, ask: Ask | None, cron: CronFacts | None, on_progress
     plan: Plan | None = None
     try:
         facts = _blank(job) if found is None else _fetched(job, found)
-        plan = None if facts is None else plan_for(facts)
+        plan = None if facts is None else _planned(facts)
     except CdiError as error:
         refused = refused or error
     if cron is not None:
@@ -60,6 +61,14 @@ def report_source(job: Job, ask: Ask | None, cron: CronFacts | None, on_progress
     many = found is not None and found.many_extents
     notes = ("the image has more extents than fit into memory: QEMU reads it",) if many else ()
     return SourceReport(job=job, found=found, plan=plan, cron=cron, refusal=refused, notes=notes)
+
+
+def _planned(facts: PlanInput) -> Plan:
+    """Return the plan of the attempt that succeeds: one that lacks scratch space is followed by one that has it."""
+    try:
+        return plan_for(facts)
+    except ScratchNeeded:
+        return plan_for(replace(facts, scratch=True))
 
 
 def _blank(job: Job) -> PlanInput:
@@ -81,10 +90,11 @@ def _fetched(job: Job, found: Findings) -> PlanInput | None:
         return None
     if image is not None and image.virtual_size is None and found.virtual_size is not None:
         image = replace(image, virtual_size=found.virtual_size)
+    if image is not None and found.many_extents:
+        image = replace(image, needs_qemu=(TOO_LARGE,))
     return plan_input(
         job,
         found.facts,
         UnwrappedImage(found.wrappers, image),
         found.expected,
-        engine="qemu" if found.many_extents else None,
     )

@@ -46,6 +46,10 @@ TABLE_CHUNK: Final = 1 << 20
 Table = bytes | bytearray | memoryview
 
 
+TOO_LARGE: Final = "it has more extents than can be kept in memory"
+"""Reason why QEMU reads an image for which `MapTooLarge` was raised."""
+
+
 class MapTooLarge(Exception):
     """The image has more extents or tables than a map may hold."""
 

@@ -26,7 +26,7 @@ Path = Literal[
     "qcow2-stream",
     "mapped-ranged",
     "mapped-stream",
-    "qemu-bridge",
+    "qemu-file",
     "qemu-spool",
     "archive",
     "blank",
@@ -52,6 +52,8 @@ class PlanInput:
     """Whether ranges are served but unused, because pieces of two versions could not be distinguished."""
     close_delimited: bool = False
     """Whether no length is announced, and only closing the connection ends the content."""
+    local: bool = False
+    """Whether the source is a file of this machine, which QEMU can open itself."""
     location: str | None = None
     """Location of the source, for messages."""
     wrappers: tuple[str, ...] = ()
@@ -70,10 +72,8 @@ class PlanInput:
     preallocation: bool = False
     connections: int = 0
     """Connections that the policy sets; 0 selects automatically."""
-    digest_wanted: bool = False
-    """Whether the source's bytes are hashed, which requires all of them in order."""
     digest_promised: bool = False
-    """Whether their digest is known in advance and compared."""
+    """Whether the digest of the source's bytes is known in advance and compared."""
     scratch: bool = False
     """Whether scratch space is available."""
 
@@ -88,7 +88,7 @@ class Plan:
     fetch_bytes: int | None
     """Maximum to fetch from the source, each byte once; None if unknown.
 
-    Bytes that are fetched again, after a lost connection or with `rereads`, come on top.
+    Bytes that are fetched again after a lost connection come on top.
     """
     write_bytes: int | None
     """Maximum to write to the target."""
@@ -99,12 +99,6 @@ class Plan:
     """Where an interrupted import resumes: ``from the watermark``, or ``from the start: `` and the reason."""
     disk_size: int | None
     """Size of the disk on the volume; None for an archive, or if the image's size is known only during the import."""
-    rereads: bool = False
-    """Whether QEMU reads in any order through a cache of bounded memory.
-
-    An evicted block is fetched again when QEMU, or the digest in its order, needs it. `fetch_bytes` excludes those, as
-    they cannot be predicted; images written sequentially, as the usual tools do, have next to none.
-    """
 
 
 WATERMARK: Final = "from the watermark"
@@ -136,10 +130,7 @@ def plan(facts: PlanInput) -> Plan:
     _require_provable_end(facts, image)
     disk_size = _disk_size(facts, image.virtual_size)
     path, why = _choose(facts, image)
-    ranged = path in ("raw-ranged", "qcow2-ranged", "mapped-ranged", "qemu-bridge")
-    connections, told = _connections(facts, ranged=ranged)
-    if path == "qemu-bridge" and facts.digest_wanted:
-        why += "; its digest is taken in order from what QEMU reads, and from the rest after that"
+    connections, told = _connections(facts, path)
     if facts.close_delimited:
         proof = "its digest" if facts.digest_promised else end_mark(facts.wrappers, image.format)
         why += f"; the server announces no length, so {proof} shows that it is complete"
@@ -152,7 +143,6 @@ def plan(facts: PlanInput) -> Plan:
         connections=connections,
         resumable=_resumable(facts, path),
         disk_size=disk_size,
-        rereads=path == "qemu-bridge",
     )
 
 
@@ -193,11 +183,8 @@ def _choose(facts: PlanInput, image: ImageInfo) -> tuple[Path, str]:
     access = "it is served with byte ranges" if direct else _no_ranges(facts)
     by_policy = facts.engine == "qemu"
     if image.format == "raw" or (image.raw_extent is not None and not by_policy and plain):
-        if by_policy and direct:
-            return "qemu-bridge", f"policy assigns {name} to QEMU and {access}"
         if by_policy and plain:
-            _need_scratch(facts, f"policy assigns {name} to QEMU and {access}")
-            return "qemu-spool", f"policy assigns {name} to QEMU and {access}"
+            return _by_qemu(facts, f"policy assigns {name} to QEMU")
         if direct:
             return "raw-ranged", f"{name} needs no decoding and {access}"
         return "raw-stream", f"{name} needs no decoding and {access}"
@@ -213,10 +200,15 @@ def _choose(facts: PlanInput, image: ImageInfo) -> tuple[Path, str]:
         if image.needs_qemu
         else f"{name} is read by QEMU"
     )
-    if direct:
-        return "qemu-bridge", f"{reason} and {access}, so without scratch space"
-    _need_scratch(facts, f"{reason} and {access}")
-    return "qemu-spool", f"{reason} and {access}, so it goes through scratch space"
+    return _by_qemu(facts, reason)
+
+
+def _by_qemu(facts: PlanInput, reason: str) -> tuple[Path, str]:
+    if facts.local and not facts.wrappers:
+        return "qemu-file", f"{reason}; QEMU opens the file itself"
+    if not facts.scratch:
+        raise ScratchNeeded(f"scratch space is required: {reason}, and QEMU reads only local files")
+    return "qemu-spool", f"{reason}; QEMU reads a copy in scratch space"
 
 
 def is_mapped(image: ImageInfo) -> bool:
@@ -237,14 +229,9 @@ def _no_ranges(facts: PlanInput) -> str:
     return "its source does not support byte ranges"
 
 
-def _need_scratch(facts: PlanInput, why: str) -> None:
-    if not facts.scratch:
-        raise ScratchNeeded(f"scratch space is required: {why}")
-
-
 def _scratch(facts: PlanInput, path: Path) -> int | None:
     match path:
-        case "raw-ranged" | "raw-stream" | "qcow2-ranged" | "mapped-ranged" | "qemu-bridge" | "archive" | "blank":
+        case "raw-ranged" | "raw-stream" | "qcow2-ranged" | "mapped-ranged" | "qemu-file" | "archive" | "blank":
             return 0
         case "qcow2-stream" | "mapped-stream":
             # Data before its map is spilled, to memory first; usual writers put the map in front.
@@ -258,22 +245,22 @@ def _resumable(facts: PlanInput, path: Path) -> str:
     match path:
         case "raw-ranged" | "qcow2-ranged" | "mapped-ranged":
             return WATERMARK
-        case "raw-stream" | "qcow2-stream" | "mapped-stream" | "archive" | "qemu-spool":
+        case "raw-stream" | "qcow2-stream" | "mapped-stream" | "archive":
             if facts.wrappers:
                 return f"from the start: {facts.wrappers[0]} cannot be decompressed from the middle"
             if facts.unversioned:
                 return "from the start: the source has no validator that shows whether its content has changed"
             return "from the start: the source does not support byte ranges"
-        case "qemu-bridge":
+        case "qemu-file" | "qemu-spool":
             return "from the start: QEMU converts in one run"
         case "blank":
             return "from the start: there is nothing to fetch"
     assert_never(path)
 
 
-def _connections(facts: PlanInput, *, ranged: bool) -> tuple[int, str]:
+def _connections(facts: PlanInput, path: Path) -> tuple[int, str]:
     """Return the number of connections and its description."""
-    if not ranged:
+    if path not in ("raw-ranged", "qcow2-ranged", "mapped-ranged"):
         return 1, "one connection, as it is read from front to back"
     if facts.connections:
         return facts.connections, f"{_count(facts.connections)}, as the policy says"
@@ -374,7 +361,7 @@ def render(chosen: Plan) -> str:
         ("path", chosen.path),
         ("why", chosen.reason),
         ("disk", _amount(chosen.disk_size, "as large as its content")),
-        ("fetch", _most(chosen.fetch_bytes) + (", and again what QEMU reads out of order" if chosen.rereads else "")),
+        ("fetch", _most(chosen.fetch_bytes)),
         ("write", _most(chosen.write_bytes)),
         ("scratch", "none" if chosen.scratch_bytes == 0 else _most(chosen.scratch_bytes)),
         ("connections", str(chosen.connections)),

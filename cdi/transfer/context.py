@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, field, replace
-from typing import Literal, Protocol
+from typing import Protocol
 
 from cdi.api.job import Job
 from cdi.image.plan import Plan
@@ -67,13 +67,8 @@ class ImportContext(SourceContext):
     unwrapped: UnwrappedImage = field(init=False)
     plan: Plan = field(init=False)
 
-    def choose_plan(self, unwrapped: UnwrappedImage, engine: Literal["qemu"] | None = None) -> Plan:
-        """Plan the import of `unwrapped` and record the plan; raise what `cdi.image.plan.plan` raises.
-
-        Args:
-            unwrapped: The image in the source.
-            engine: Overrides the engine in the job's policy.
-        """
+    def choose_plan(self, unwrapped: UnwrappedImage) -> Plan:
+        """Plan the import of `unwrapped` and record the plan; raise what `cdi.image.plan.plan` raises."""
         image, facts, result = unwrapped.image, self.reader.facts, self.result
         assert image is not None
         size = image.virtual_size
@@ -81,7 +76,7 @@ class ImportContext(SourceContext):
             size = facts.length
         job = replace(self.job, size=size_within_room(self.job, self.target, size))
         self.unwrapped = unwrapped
-        self.plan = plan_for(plan_input(job, facts, unwrapped, self.expected, self.target, engine))
+        self.plan = plan_for(plan_input(job, facts, unwrapped, self.expected, self.target))
         LOG.debug("path %s: %s", self.plan.path, self.plan.reason)
         result.format, result.virtual_size = image.format, image.virtual_size
         result.wrappers, result.path = unwrapped.wrappers, self.plan.path

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, NoReturn
 
 from cdi.api.errors import CdiError, Retry
 from cdi.api.importer_messages import unexpected_content_type
 from cdi.api.job import FileTargetSpec, HttpSourceSpec, Job
-from cdi.image.block_map import MapTooLarge
+from cdi.image.block_map import TOO_LARGE, MapTooLarge
 from cdi.image.info import ImageInfo
 from cdi.image.inspect import map_builder
 from cdi.image.plan import end_mark
@@ -123,8 +124,16 @@ class DiskTransfer:
         unwrapped = None
         if reader.ranged and not wrapped:
             unwrapped = inspect_ranged(reader, reader.facts, archive=False, disk=self.job.policy.disk)
+        pipeline = None if unwrapped is None else self._ranged_pipeline(context, unwrapped)
+        if pipeline is not None:
+            yield pipeline
+            return
         if unwrapped is not None:
-            yield self._ranged_pipeline(context, unwrapped)
+            from cdi.transfer.pipeline.qemu import QemuSpool
+
+            with context.stream() as content:
+                yield QemuSpool(content.pieces)
+                content.drain()
             return
         start = self._stream_resume_point(context)
         with context.stream(start or 0) as content:
@@ -134,7 +143,8 @@ class DiskTransfer:
                 yield RawStream(content.pieces, content, resumed=True)
             content.drain()
 
-    def _ranged_pipeline(self, context: ImportContext, unwrapped: UnwrappedImage) -> Pipeline:
+    def _ranged_pipeline(self, context: ImportContext, unwrapped: UnwrappedImage) -> Pipeline | None:
+        """Plan the import of an image that can be read in any order; return None if it is spooled."""
         plan, image, length = context.choose_plan(unwrapped), unwrapped.image, context.reader.facts.length
         assert image is not None
         assert length is not None
@@ -146,12 +156,14 @@ class DiskTransfer:
                 table = load_map(context.reader, builder, plan.connections, unwrapped.head)
             except MapTooLarge:
                 self.result.warn("the image has more extents than can be kept in memory: QEMU reads it")
-                context.choose_plan(unwrapped, "qemu")
+                plan = context.choose_plan(replace(unwrapped, image=replace(image, needs_qemu=(TOO_LARGE,))))
             else:
                 return MappedRanged(table, length, whole=context.digest is not None)
-        from cdi.transfer.pipeline.qemu import QemuBridge
+        if plan.path == "qemu-file":
+            from cdi.transfer.pipeline.qemu import QemuFile
 
-        return QemuBridge()
+            return QemuFile()
+        return None
 
     def _stream_resume_point(self, context: ImportContext) -> int | None:
         """Return the offset at which a stream of an earlier attempt is resumed; None to begin at its start."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal, Protocol, assert_never
 
-from cdi.api.job import BlockTargetSpec, DirectoryTargetSpec, FileTargetSpec, Job
+from cdi.api.job import BlockTargetSpec, DirectoryTargetSpec, FileSourceSpec, FileTargetSpec, Job
 from cdi.image.info import ImageInfo
 from cdi.image.plan import PlanInput
 from cdi.source.base import Ending, SourceFacts
@@ -37,7 +37,6 @@ def plan_input(
     unwrapped: UnwrappedImage,
     expected: ExpectedDigest | None,
     target: PlannedTarget | None = None,
-    engine: Literal["qemu"] | None = None,
 ) -> PlanInput:
     """Return the facts that determine the plan for `job`.
 
@@ -47,7 +46,6 @@ def plan_input(
         unwrapped: The image in the source; without one, an archive.
         expected: The content's digest, if any is computed.
         target: The disk; None if it is not open, or a directory.
-        engine: Overrides the engine in the job's policy.
     """
     promised = expected is not None and bool(expected.promises)
     ranges = may_use_ranges(facts, digest_promised=promised)
@@ -56,6 +54,7 @@ def plan_input(
         ranges=ranges,
         unversioned=facts.ranges and facts.length is not None and not ranges,
         close_delimited=facts.length is None and facts.ending is Ending.CLOSE,
+        local=isinstance(job.source, FileSourceSpec),
         location=facts.location,
         wrappers=unwrapped.wrappers,
         image=_sized(unwrapped.image, facts, unwrapped.wrappers),
@@ -64,10 +63,9 @@ def plan_input(
         size=job.size,
         capacity=None if target is None else target.capacity,
         reads_zero=target is None or target.reads_zero,
-        engine=engine or job.policy.engine,
+        engine=job.policy.engine,
         preallocation=job.policy.preallocation,
         connections=job.policy.connections,
-        digest_wanted=expected is not None and expected.algorithm is not None,
         digest_promised=promised,
         scratch=job.scratch is not None,
     )

@@ -472,7 +472,7 @@ def first_difference(left: bytes, right: bytes) -> int:
 def stored_at_most(disk: bytes, path: str | None) -> int:
     """Return the maximum allocation in bytes: the blocks with data, and one for the file system's metadata."""
     # QEMU's mirror copies in pieces of 1 MiB and detects zeros in whole pieces.
-    block = MIB if path in ("qemu-bridge", "qemu-spool") else 64 << 10
+    block = MIB if path in ("qemu-file", "qemu-spool") else 64 << 10
     zero = bytes(block)
     return block + sum(block for at in range(0, len(disk), block) if not zero.startswith(disk[at : at + block]))
 

@@ -1,90 +1,60 @@
-"""Import of images that only QEMU can read: with range requests, or from scratch space if the source is a stream."""
+"""Import of images that only QEMU reads: a local file itself, anything else from a copy in scratch space."""
 
 from __future__ import annotations
 
-import hashlib
 import os
 import tempfile
-import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 
-from cdi.api.errors import CdiError, FormatUnsupported, ScratchNeeded, SourceChanged
-from cdi.api.job import BlockTargetSpec, FileTargetSpec, Job
+from cdi.api.errors import FormatUnsupported, SourceChanged
+from cdi.api.job import BlockTargetSpec, FileSourceSpec, FileTargetSpec, Job
 from cdi.codec.base import Buffer
 from cdi.image.info import ImageInfo
 from cdi.image.inspect import Inspector
+from cdi.source.file import identity
 from cdi.target.errors import map_os_errors
 from cdi.target.file import partial_name
 from cdi.transfer.bounds_check import check_file_bounds, check_source_bounds
 from cdi.transfer.context import ImportContext
-from cdi.transfer.qemu.block_cache import BlockCache
 from cdi.transfer.qemu.convert import MirrorJob, convert
 from cdi.transfer.qemu.disk import inspect_target
-from cdi.transfer.qemu.nbd import NbdServer
-from cdi.transfer.reader import ResumingReader
+
+_LATE_SIZE = "its size is not stated at its beginning"
 
 
-class ConsistentReader:
-    """Reader for a cache that may fetch a block twice: once for QEMU and once for the digest.
-
-    The digest proves what QEMU received only if both reads return the same bytes, so a hash of each block is compared.
-    """
-
-    def __init__(self, reader: ResumingReader) -> None:
-        self._reader = reader
-        self._seen: dict[tuple[int, int], bytes] = {}
-        self._lock = threading.Lock()
-
-    def __call__(self, offset: int, view: memoryview) -> None:
-        """Read into `view` from `offset`; raise `SourceChanged` if the block differs from the first read."""
-        self._reader.read_range_into(offset, view)
-        found = hashlib.blake2b(view, digest_size=16).digest()
-        with self._lock:
-            before = self._seen.setdefault((offset, len(view)), found)
-        if before != found:
-            raise SourceChanged(
-                f"the {len(view)} bytes at offset {offset} changed between reads",
-                where=self._reader.facts.location,
-            )
-
-
-class QemuBridge:
-    """Import by QEMU, which reads the source through a block cache that uses range requests."""
+class QemuFile:
+    """Import by QEMU, which opens the source, a file of this machine."""
 
     def run(self, context: ImportContext) -> int:
-        """Have QEMU convert the image, and take the content's digest in order from what it reads."""
-        reader, image, digest = context.reader, context.unwrapped.image, context.digest
-        length, connections = reader.facts.length, context.plan.connections
+        """Take the digest of the file, if one is needed, and have QEMU convert it."""
+        source, image = context.job.source, context.unwrapped.image
+        assert isinstance(source, FileSourceSpec)
         assert image is not None
-        assert length is not None
-        check_source_bounds(reader, image, connections, context.unwrapped.head)
+        check_source_bounds(context.reader, image, context.plan.connections, context.unwrapped.head)
+        context.control.meter.phase = "transferring"
+        if context.digest is not None:
+            with context.stream() as content:
+                content.drain()
+        _require_same_file(context, source.path)
         context.prepare_target()
-        cache = BlockCache(
-            length=length,
-            fetch=reader.read_range_into if digest is None else ConsistentReader(reader),
-            connections=connections,
-            on_block_in_order=None if digest is None else digest.update,
-        )
-        server = NbdServer(cache)
-        try:
-            disk_size = _convert(context, server)
-            context.control.meter.phase = "verifying"
-            cache.finish()
-        except CdiError as error:
-            if server.cause is not None:
-                # QEMU itself reports only an input/output error.
-                raise server.cause from error
-            raise
-        finally:
-            reader.abort()
-            cache.close()
-            server.close()
+        disk_size = _convert(context, os.path.abspath(source.path))
+        _require_same_file(context, source.path)
         return disk_size
 
 
+def _require_same_file(context: ImportContext, path: str) -> None:
+    """Raise `SourceChanged` if QEMU, which opens the path again, finds another file than the one that was hashed."""
+    validator = None
+    with suppress(OSError):
+        validator = identity(os.stat(path))
+    if validator != context.reader.facts.validator:
+        raise SourceChanged("the file was replaced or modified", where=path)
+
+
 class QemuSpool:
-    """Import by QEMU from scratch space, to which the source is written before."""
+    """Import by QEMU from scratch space, to which the source is copied before."""
 
     def __init__(self, stream: Iterator[Buffer]) -> None:
         self._stream = stream
@@ -96,8 +66,7 @@ class QemuSpool:
         footer, the offset of a table.
         """
         scratch = context.job.scratch
-        if scratch is None:
-            raise ScratchNeeded("the image cannot be decoded as a stream and no scratch space is given")
+        assert scratch is not None, "the plan requires scratch space"
         context.control.meter.phase = "transferring"
         with (
             map_os_errors(scratch),
@@ -108,9 +77,10 @@ class QemuSpool:
                 while view:
                     view = view[spool.write(view) :]
                 context.result.scratch += len(piece)
-            image = _inspected(spool.fileno())
+            image, begun = _inspected(spool.fileno()), context.unwrapped.image
             check_file_bounds(spool.fileno(), image)
-            context.choose_plan(replace(context.unwrapped, image=image), "qemu")
+            needs_qemu = (begun and begun.needs_qemu) or (_LATE_SIZE,)
+            context.choose_plan(replace(context.unwrapped, image=replace(image, needs_qemu=needs_qemu)))
             context.prepare_target()
             return _convert(context, spool.name)
 
@@ -123,8 +93,8 @@ def _inspected(descriptor: int) -> ImageInfo:
     return inspector.result()
 
 
-def _convert(context: ImportContext, origin: NbdServer | str) -> int:
-    """Have QEMU convert the image at `origin`, and return the size of the disk in bytes."""
+def _convert(context: ImportContext, path: str) -> int:
+    """Have QEMU convert the image in the file at `path`, and return the size of the disk in bytes."""
     control, result, image = context.control, context.result, context.unwrapped.image
     assert image is not None
     virtual_size, disk_size = image.virtual_size, context.plan.disk_size
@@ -132,7 +102,7 @@ def _convert(context: ImportContext, origin: NbdServer | str) -> int:
         raise FormatUnsupported(
             f"the {image.format} image does not contain its size; it is known only after reading all of it"
         )
-    path, is_block = _partial_path(context.job)
+    partial, is_block = _partial_path(context.job)
     others, given = control.written, 0
 
     def progress(done: int, total: int) -> None:
@@ -148,10 +118,10 @@ def _convert(context: ImportContext, origin: NbdServer | str) -> int:
     control.written = lambda: others() + given
     with tempfile.TemporaryDirectory(prefix="cdi-qemu-") as workdir:
         job = MirrorJob(
-            image=origin.attach() if isinstance(origin, NbdServer) else origin,
+            image=path,
             format=image.format,
             virtual_size=virtual_size,
-            target=inspect_target(path, is_block=is_block, reads_zero=context.target.reads_zero),
+            target=inspect_target(partial, is_block=is_block, reads_zero=context.target.reads_zero),
             policy=context.job.policy,
             on_progress=progress,
             on_written=wrote,

@@ -78,37 +78,32 @@ def convert(job: MirrorJob, workdir: str) -> ConvertResult:
     (fsync) is the target's responsibility.
 
     Args:
-        job: the conversion; an `NbdServer`'s end of a socket is closed.
+        job: the conversion.
         workdir: a directory of the caller's.
 
     Raises:
         ImageCorrupt: QEMU reports a size other than `virtual_size`; nothing was written.
         TargetFull, TargetIo, TargetTooSmall, TargetPermission: the target cannot be written.
-        QemuFailed, QemuMissing, ResourceLimit, Interrupted: QEMU failed, is not installed or was stopped. If a read
-            over NBD failed, `NbdServer.cause` is the more precise error, and the caller should raise that.
+        QemuFailed, QemuMissing, ResourceLimit, Interrupted: QEMU failed, is not installed or was stopped.
     """
     target = job.target
-    try:
-        if target.size < job.virtual_size:
-            raise TargetTooSmall(
-                f"the disk has {job.virtual_size} bytes, but the target only {target.size}", where=target.path
-            )
-        if job.cancelled.is_set():
-            raise Interrupted("the conversion was interrupted", where=target.path)
-        daemon, monitor = job.start(workdir)
-        with monitor, daemon:
-            return asyncio.run(job.run(daemon, monitor))
-    finally:
-        if isinstance(job.image, socket.socket):
-            job.image.close()
+    if target.size < job.virtual_size:
+        raise TargetTooSmall(
+            f"the disk has {job.virtual_size} bytes, but the target only {target.size}", where=target.path
+        )
+    if job.cancelled.is_set():
+        raise Interrupted("the conversion was interrupted", where=target.path)
+    daemon, monitor = job.start(workdir)
+    with monitor, daemon:
+        return asyncio.run(job.run(daemon, monitor))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MirrorJob:
     """One conversion."""
 
-    image: socket.socket | str
-    """Path of a local file, or one end of an `NbdServer` (`attach`)."""
+    image: str
+    """Path of a local file or block device."""
     format: Format
     virtual_size: int
     """Size of the disk in bytes."""
@@ -138,15 +133,14 @@ class MirrorJob:
 
     def protocol_node(self) -> dict[str, Any]:
         """Return the node of the image's storage."""
-        if isinstance(self.image, str):
-            node: dict[str, Any] = {
-                "driver": "host_device" if stat.S_ISBLK(os.stat(self.image).st_mode) else "file",
-                "filename": self.image,
-                "locking": "off",
-            }
-        else:
-            node = {"driver": "nbd", "server": {"type": "fd", "str": str(self.image.fileno())}}
-        return node | {"node-name": "bytes", "read-only": True, "auto-read-only": False}
+        return {
+            "driver": "host_device" if stat.S_ISBLK(os.stat(self.image).st_mode) else "file",
+            "node-name": "bytes",
+            "filename": self.image,
+            "locking": "off",
+            "read-only": True,
+            "auto-read-only": False,
+        }
 
     def format_node(self) -> dict[str, Any]:
         """Return the node of the disk within the image."""
@@ -186,14 +180,7 @@ class MirrorJob:
         ours, theirs = socket.socketpair()
         with theirs:
             arguments = ["--chardev", f"socket,id=monitor,fd={theirs.fileno()}", "--monitor", "chardev=monitor"]
-            # Only the command line accepts an inherited descriptor by its number.
             arguments += ["--blockdev", json.dumps(self.protocol_node())]
-            inherited = [theirs.fileno()]
-            readable: tuple[str, ...] = ()
-            if isinstance(self.image, str):
-                readable = (self.image,)
-            else:
-                inherited.append(self.image.fileno())
             try:
                 program = sandbox.Program(
                     name="qemu-storage-daemon",
@@ -203,9 +190,9 @@ class MirrorJob:
                         cpu_seconds=self.policy.qemu_cpu_seconds,
                         file_size=max(self.target.size, self.sectors_size),
                     ),
-                    access=sandbox.Access(read=readable, write=(self.target.path,)),
+                    access=sandbox.Access(read=(self.image,), write=(self.target.path,)),
                     workdir=workdir,
-                    pass_fds=tuple(inherited),
+                    pass_fds=(theirs.fileno(),),
                 )
                 confined = sandbox.start(program)
             except BaseException:
@@ -312,18 +299,17 @@ class MirrorJob:
     async def _open_image(self, client: QMPClient) -> None:
         from qemu.qmp import ExecuteError
 
-        where = self.image if isinstance(self.image, str) else None
         try:
             await client.execute("blockdev-add", self.format_node())
         except ExecuteError as error:
             said = sandbox.printable(str(error))
-            raise QemuFailed(f"QEMU cannot open the {self.format} image: {said}", where=where) from error
+            raise QemuFailed(f"QEMU cannot open the {self.format} image: {said}", where=self.image) from error
         nodes: Any = await client.execute("query-named-block-nodes", {"flat": True})
         (size,) = (node["image"]["virtual-size"] for node in nodes if node["node-name"] == "image")
         if size != self.sectors_size:
             raise ImageCorrupt(
                 f"QEMU reports a {self.format} disk of {size} bytes, but its header says {self.virtual_size}",
-                where=where,
+                where=self.image,
             )
 
     async def _open_target(self, client: QMPClient) -> None:
@@ -341,8 +327,7 @@ class MirrorJob:
         number = next((n for n in errno.errorcode if os.strerror(n) == text), None)
         if side == "write" or number in (errno.ENOSPC, errno.EDQUOT):
             return target_error(number, self.target.path)
-        where = self.image if isinstance(self.image, str) else None
-        return QemuFailed(f"cannot read the {self.format} image: {sandbox.printable(text)}", where=where)
+        return QemuFailed(f"cannot read the {self.format} image: {sandbox.printable(text)}", where=self.image)
 
     # --- its end ------------------------------------------------------------------------------------------------
 
@@ -363,7 +348,7 @@ class MirrorJob:
         status = await asyncio.to_thread(self._wait_exit, daemon)
         if status == 0:
             return QemuFailed("qemu-storage-daemon exited early")
-        return daemon.failure(where=self.image if isinstance(self.image, str) else None)
+        return daemon.failure(where=self.image)
 
     def _wait_exit(self, daemon: sandbox.SandboxedProcess) -> int:
         try:
@@ -375,8 +360,7 @@ class MirrorJob:
 class ProgressWatchdog:
     """Watchdog for a job that makes no progress.
 
-    Its timeout exceeds the time after which a source gives up, because the source's error is the more precise one. What
-    remains is QEMU itself, which a hostile image may have made hang.
+    A hostile image may have made QEMU hang, or the storage that holds the image does not answer.
     """
 
     def __init__(self, policy: Policy) -> None:

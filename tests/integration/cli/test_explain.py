@@ -155,8 +155,9 @@ class TestPlaces:
     def test_a_url_with_the_options_of_import(self, cdi, nginx, image):
         nginx.put("u.qcow2", image.read_bytes())
         body = told(cdi, nginx.url("u.qcow2"), "--engine", "qemu", "--preallocate")
-        assert (body["name"], body["plan"]["path"]) == ("u", "qemu-bridge")
-        assert body["space"]["needed"] == body["plan"]["diskSize"] == 8 * MIB
+        assert (body["name"], body["plan"]["path"]) == ("u", "qemu-spool")
+        assert (body["plan"]["diskSize"], body["plan"]["scratchBytes"]) == (8 * MIB, len(image.read_bytes()))
+        assert body["space"]["needed"] == body["plan"]["diskSize"] + body["plan"]["scratchBytes"]
         assert told(cdi, nginx.url("u.qcow2"), "--size", "1Mi", status=6)["refusal"]["code"] == "TargetTooSmall"
         assert told(cdi, nginx.url("u.qcow2", "plain"))["plan"]["path"] == "qcow2-stream"
 

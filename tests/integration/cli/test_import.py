@@ -57,7 +57,7 @@ class TestIntoAVolume:
         body = json.loads(done.stdout)
         assert (body["phase"], body["volume"]) == ("Succeeded", str(cdi.disk("o")))
         outcome = body["outcome"]
-        assert outcome["path"] == "qemu-bridge"
+        assert outcome["path"] == "qemu-spool"
         assert outcome["preallocated"]
         assert outcome["digest"] == digest
         assert "checksum" in outcome["verified_by"]

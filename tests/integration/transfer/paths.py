@@ -25,4 +25,4 @@ def path_of(image: Image, *, ranges: bool) -> str:
         case "qcow2" | "mapped":
             return f"{image.kind.engine}-ranged" if direct else f"{image.kind.engine}-stream"
         case _:
-            return "qemu-bridge" if direct else "qemu-spool"
+            return "qemu-spool"

@@ -6,6 +6,7 @@ import hashlib
 import os
 import random
 import subprocess
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -37,12 +38,14 @@ def vhdx(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 
 
 def carried_out(content: bytes, target: TargetSpec) -> tuple[Outcome, TransferControl, int]:
-    with FaultServer() as server:
+    """Import an image with QEMU."""
+    with FaultServer() as server, tempfile.TemporaryDirectory() as scratch:
         url = server.put("/image", content)
         job = Job(
             id="x",
             source=HttpSourceSpec(url=url),
             target=target,
+            scratch=scratch,
             checksum="sha256:" + hashlib.sha256(content).hexdigest(),
             policy=Policy(discover_checksum=False, engine="qemu"),
         )
@@ -52,13 +55,14 @@ def carried_out(content: bytes, target: TargetSpec) -> tuple[Outcome, TransferCo
     return outcome, control, len(content)
 
 
-def test_what_qemu_reads_is_fetched_and_hashed_in_one(
+def test_what_qemu_reads_is_fetched_hashed_and_spooled_in_one(
     vhdx: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plans = []
     monkeypatch.setattr(context, "plan_for", lambda facts: plans.append(plan(facts)) or plans[-1])
     outcome, _, length = carried_out(vhdx, FileTargetSpec(path=str(tmp_path / "disk.img")))
-    assert outcome.path == "qemu-bridge"
+    assert outcome.path == "qemu-spool"
+    assert outcome.scratch == length
     assert "checksum" in outcome.verified_by
     assert plans[0].fetch_bytes == length
     # The probe and the read of the header are added.

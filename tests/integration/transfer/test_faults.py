@@ -140,7 +140,7 @@ def test_what_lasts_ends_with_its_error(make_case, way, volume, name):
     case = make_case(way, volume)
     case.serve(from_request(3, fault))
     outcome = case.run(QUICK)
-    case.failed(outcome, code, retry)
+    case.failed(outcome, code, retry, touched=way != "qemu")
     # After an error that may pass, the import is resumed and succeeds.
     if retry != "never":
         case.serve()
@@ -191,7 +191,7 @@ def test_a_total_that_lies_never_gives_a_disk_of_another_size(make_case, way, vo
         case.succeeded(outcome)
     else:
         assert outcome.failure.code in ("SourceChanged", "SourceProtocolError", "TargetTooSmall")
-        case.failed(outcome, outcome.failure.code, str(outcome.failure.retry))
+        case.failed(outcome, outcome.failure.code, str(outcome.failure.retry), touched=way != "qemu")
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -402,8 +402,9 @@ def test_a_full_volume_cannot_be_preallocated(make_case, small_volume, way):
     assert outcome.failure is not None
     assert outcome.failure.code == "TargetFull"
     assert case.volume.disk.read_bytes() == OLD
-    assert len(case.server.asked("/disk")) < 6
-    if case.ranges:
+    # QEMU gets a whole copy before the disk is prepared.
+    assert way == "qemu" or len(case.server.asked("/disk")) < 6
+    if case.ranges and way != "qemu":
         assert case.fetched_before(MIB)
 
 

@@ -132,7 +132,20 @@ def test_by_qemu_alone(name, volume_kind, way, images, volumes, importing, nginx
     policy = Policy(engine="qemu", discover_checksum=False)
     source = HttpSourceSpec(url=nginx.url(image.serve(nginx.root), way))
     outcome = importing(source, volumes(volume_kind), image, policy=policy)
-    assert outcome.path == ("qemu-bridge" if way == "" else "qemu-spool")
+    assert outcome.path == "qemu-spool"
+    assert outcome.scratch == len(image.content)
+
+
+@pytest.mark.parametrize("volume_kind", ["file", "grown", "block4096"])
+@pytest.mark.parametrize("name", KINDS)
+def test_a_local_file_by_qemu_alone(name, volume_kind, images, volumes, importing):
+    """QEMU opens a local file itself, without a copy."""
+    image = images.get(name)
+    policy = Policy(engine="qemu", discover_checksum=False)
+    checksum = f"sha256:{image.sha256}"
+    source = FileSourceSpec(path=str(image.path))
+    outcome = importing(source, volumes(volume_kind), image, policy=policy, checksum=checksum)
+    assert (outcome.path, outcome.scratch, outcome.digest) == ("qemu-file", 0, checksum)
 
 
 @pytest.mark.parametrize("way", ["", "plain"], ids=["ranges", "no-ranges"])

@@ -8,12 +8,14 @@ from dataclasses import replace
 
 import pytest
 
-from cdi.api.job import FileTargetSpec, HttpSourceSpec, Job, Policy
+from cdi.api.job import FileSourceSpec, FileTargetSpec, HttpSourceSpec, Job, Policy
 from cdi.explain.examine import examine
 from cdi.explain.findings import Ask
+from cdi.explain.source_report import report_source
 from cdi.image.plan import plan, render
 from cdi.transfer.control import TransferControl
 from cdi.transfer.plan_input import plan_input
+from cdi.transfer.qemu.convert import ConvertResult, MirrorJob, convert
 from cdi.transfer.run import transfer
 from cdi.transfer.unwrap import UnwrappedImage
 from tests.faults.server import Fault, FaultServer, Request
@@ -153,3 +155,33 @@ def test_the_plan_says_why_no_ranges_are_used(fault_server: FaultServer, job: Jo
     assert "ETag or Last-Modified" in text and "a checksum would allow them" in text
     assert (chosen.path, chosen.connections) == ("raw-stream", 1)
     assert chosen.resumable.startswith("from the start: ")
+
+
+def test_a_local_file_that_is_replaced_while_qemu_reads_it_is_imported_again(
+    job: Job, monkeypatch: pytest.MonkeyPatch, tmp_path
+) -> None:
+    """QEMU opens the path itself, so what it read may not be what was inspected."""
+    path, new = tmp_path / "source", tmp_path / "new"
+    path.write_bytes(OLD)
+    new.write_bytes(NEW)
+
+    def replaced(conversion: MirrorJob, workdir: str) -> ConvertResult:
+        done = convert(conversion, workdir)
+        if new.exists():
+            new.rename(path)
+        return done
+
+    monkeypatch.setattr("cdi.transfer.pipeline.qemu.convert", replaced)
+    local = replace(job, source=FileSourceSpec(path=str(path)), policy=replace(QUICK, engine="qemu"))
+    outcome = transfer(local, TransferControl(local))
+    assert outcome.failure is None, outcome.failure
+    assert (tmp_path / "disk.img").read_bytes() == NEW
+    assert (outcome.path, outcome.warnings) == ("qemu-file", ("the file was replaced or modified; starting over",))
+
+
+def test_a_preview_plans_the_attempt_that_has_scratch_space(images, fault_server: FaultServer, job: Job) -> None:
+    fault_server.put("/disk", images.get("qcow2-subclusters").content)
+    report = report_source(replace(job, scratch=None), None, None, None)
+    assert report.refusal is None
+    assert report.plan is not None
+    assert (report.plan.path, report.plan.scratch_bytes) == ("qemu-spool", report.plan.fetch_bytes)

@@ -16,7 +16,7 @@ WAYS = {
     "raw": ("raw", True, "raw-ranged"),
     "qcow2": ("qcow2-zlib", True, "qcow2-ranged"),
     "qcow2-stream": ("qcow2-zlib", False, "qcow2-stream"),
-    "qemu": ("qcow2-subclusters", True, "qemu-bridge"),
+    "qemu": ("qcow2-subclusters", True, "qemu-spool"),
     "raw-stream": ("raw", False, "raw-stream"),
     "qemu-spool": ("qcow2-subclusters", False, "qemu-spool"),
 }

@@ -43,33 +43,35 @@ def facts(image: ImageInfo | None, **more) -> PlanInput:
         (RAW, {}, "raw-ranged"),
         (RAW, {"ranges": False}, "raw-stream"),
         (RAW, {"wrappers": ("gz",)}, "raw-stream"),
-        (RAW, {"engine": "qemu"}, "qemu-bridge"),
+        (RAW, {"engine": "qemu", "scratch": True}, "qemu-spool"),
+        (RAW, {"engine": "qemu", "local": True}, "qemu-file"),
         (RAW, {"engine": "qemu", "ranges": False, "scratch": True}, "qemu-spool"),
         (RAW, {"engine": "qemu", "wrappers": ("xz",)}, "raw-stream"),
         (VHD, {}, "raw-ranged"),
         (VHD, {"ranges": False}, "raw-stream"),
-        (VHD, {"engine": "qemu"}, "qemu-bridge"),
+        (VHD, {"engine": "qemu", "local": True, "scratch": True}, "qemu-file"),
         (QCOW2, {}, "qcow2-ranged"),
         (QCOW2, {"ranges": False}, "qcow2-stream"),
         (QCOW2, {"wrappers": ("zst", "tar")}, "qcow2-stream"),
-        (QCOW2, {"engine": "qemu"}, "qemu-bridge"),
+        (QCOW2, {"engine": "qemu", "scratch": True}, "qemu-spool"),
+        (QCOW2, {"engine": "qemu", "local": True, "wrappers": ("gz",), "scratch": True}, "qemu-spool"),
         (QCOW2, {"engine": "qemu", "wrappers": ("gz",), "scratch": True}, "qemu-spool"),
         (VDI, {}, "mapped-ranged"),
         (VDI, {"ranges": False}, "mapped-stream"),
         (VDI, {"wrappers": ("xz",)}, "mapped-stream"),
-        (VDI, {"engine": "qemu"}, "qemu-bridge"),
+        (VDI, {"engine": "qemu", "local": True}, "qemu-file"),
         (DYNAMIC_VHD, {}, "mapped-ranged"),
         (DYNAMIC_VHD, {"wrappers": ("gz", "tar")}, "mapped-stream"),
-        (replace(DYNAMIC_VHD, needs_qemu=("its blocks have 512 bytes",)), {}, "qemu-bridge"),
+        (replace(DYNAMIC_VHD, needs_qemu=("its blocks have 512 bytes",)), {"local": True}, "qemu-file"),
         (VHDX, {}, "mapped-ranged"),
         (VHDX, {"ranges": False}, "mapped-stream"),
         (replace(VHDX, virtual_size=None), {"ranges": False, "scratch": True}, "qemu-spool"),
-        (SUBCLUSTERS, {}, "qemu-bridge"),
+        (SUBCLUSTERS, {"scratch": True}, "qemu-spool"),
         (SUBCLUSTERS, {"wrappers": ("gz",), "scratch": True}, "qemu-spool"),
         (replace(VMDK, needs_qemu=()), {}, "mapped-ranged"),
         (replace(VMDK, needs_qemu=()), {"wrappers": ("tar",)}, "mapped-stream"),
-        (VMDK, {}, "qemu-bridge"),
-        (VMDK, {"scratch": True}, "qemu-bridge"),
+        (VMDK, {"local": True}, "qemu-file"),
+        (VMDK, {"scratch": True}, "qemu-spool"),
         (VMDK, {"ranges": False, "scratch": True}, "qemu-spool"),
         (None, {"content_type": "archive", "wrappers": ("gz", "tar"), "target": "directory"}, "archive"),
         (None, {"size": GIB, "length": None}, "blank"),
@@ -94,7 +96,7 @@ def test_a_content_that_only_a_close_ends_needs_another_proof_that_all_of_it_cam
     assert f"announces no length, so {proof} shows that it is complete" in found.reason
 
 
-@pytest.mark.parametrize(("image", "path"), [(RAW, "raw-stream"), (QCOW2, "qcow2-stream"), (VMDK, "qemu-spool")])
+@pytest.mark.parametrize(("image", "path"), [(RAW, "raw-stream"), (QCOW2, "qcow2-stream")])
 def test_ranges_that_cannot_be_told_to_be_of_one_version_are_not_used(image, path) -> None:
     found = plan(facts(image, ranges=False, unversioned=True, scratch=True))
     assert (found.path, found.connections) == (path, 1)
@@ -105,8 +107,9 @@ def test_ranges_that_cannot_be_told_to_be_of_one_version_are_not_used(image, pat
 @pytest.mark.parametrize(
     ("image", "more", "error", "says"),
     [
-        (VMDK, {"ranges": False}, ScratchNeeded, "does not support byte ranges"),
-        (VMDK, {"wrappers": ("gz",)}, ScratchNeeded, "wrapped in gz"),
+        (VMDK, {"ranges": False}, ScratchNeeded, "its grains have 2 MiB, and QEMU reads only local files"),
+        (VMDK, {}, ScratchNeeded, "QEMU reads only local files"),
+        (VMDK, {"wrappers": ("gz",), "local": True}, ScratchNeeded, "scratch space is required"),
         (SUBCLUSTERS, {"wrappers": ("gz",)}, ScratchNeeded, "extended L2"),
         (QCOW2, {"engine": "qemu", "ranges": False}, ScratchNeeded, "policy"),
         (RAW, {"ranges": False, "length": None, "close_delimited": True}, SourceLengthUnknown, "lost connection"),
@@ -175,16 +178,12 @@ def test_costs() -> None:
     assert plan(facts(None, size=GIB, reads_zero=False)).write_bytes == GIB
 
 
-def test_what_qemu_reads_is_fetched_once_and_hashed_on_the_way() -> None:
-    chosen = plan(facts(VMDK, digest_wanted=True))
-    assert (chosen.path, chosen.rereads, chosen.fetch_bytes) == ("qemu-bridge", True, GIB)
-    assert "its digest is taken in order from what QEMU reads" in chosen.reason
-    assert "again what QEMU reads out of order" in render(chosen)
-    assert "digest" not in plan(facts(VMDK)).reason
-    for image, more in ((QCOW2, {}), (RAW, {}), (VMDK, {"ranges": False, "scratch": True})):
-        other = plan(facts(image, digest_wanted=True, **more))
-        assert not other.rereads
-        assert "again" not in render(other)
+def test_only_a_local_file_is_read_by_qemu_without_a_copy() -> None:
+    spool, local = plan(facts(VMDK, scratch=True)), plan(facts(VMDK, scratch=True, local=True))
+    assert (spool.fetch_bytes, spool.scratch_bytes) == (GIB, GIB)
+    assert "QEMU reads a copy in scratch space" in spool.reason
+    assert (local.fetch_bytes, local.scratch_bytes) == (GIB, 0)
+    assert "QEMU opens the file itself" in local.reason
 
 
 @pytest.mark.parametrize(
@@ -211,7 +210,8 @@ def test_where_it_resumes() -> None:
     assert plan(facts(RAW)).resumable == plan(facts(QCOW2)).resumable == WATERMARK
     assert plan(facts(QCOW2, wrappers=("gz",))).resumable == "from the start: gz cannot be decompressed from the middle"
     assert plan(facts(RAW, ranges=False)).resumable == "from the start: the source does not support byte ranges"
-    assert plan(facts(VMDK)).resumable.startswith("from the start: QEMU")
+    assert plan(facts(VMDK, scratch=True)).resumable.startswith("from the start: QEMU")
+    assert plan(facts(VMDK, local=True)).resumable.startswith("from the start: QEMU")
 
 
 def test_render_says_everything() -> None:
@@ -245,7 +245,7 @@ def test_render_says_everything() -> None:
         engine=st.sampled_from(["auto", "qemu"]),
         preallocation=st.booleans(),
         connections=st.integers(0, 64),
-        digest_wanted=st.booleans(),
+        local=st.booleans(),
         scratch=st.booleans(),
     )
 )
@@ -263,7 +263,7 @@ def test_every_input_has_a_plan_that_holds_or_a_refusal(given_facts: PlanInput) 
             assert chosen.disk_size >= given_facts.size
     if chosen.scratch_bytes != 0:
         assert given_facts.scratch
-    if chosen.path in {"raw-ranged", "qcow2-ranged", "mapped-ranged", "qemu-bridge"}:
+    if chosen.path in {"raw-ranged", "qcow2-ranged", "mapped-ranged"}:
         assert given_facts.ranges
         assert not given_facts.wrappers
     else:
