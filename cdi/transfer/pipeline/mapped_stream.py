@@ -52,8 +52,6 @@ class MappedStream:
     def run(self, context: ImportContext) -> int:
         disk_size = context.plan.disk_size
         assert disk_size is not None
-        context.prepare_target()
-        context.control.meter.phase = "transferring"
         image, wrappers = context.unwrapped.image, context.unwrapped.wrappers
         assert image is not None
         head, stream = peek(self._stream, HEAD)
@@ -63,6 +61,9 @@ class MappedStream:
         else:
             builder = map_builder(image, head, None if wrappers else context.reader.facts.length)
             decoder = MappedDecoder(builder, context.target, context.job.scratch)
+        # The builder compares the header with the length of the file, and a volume stays as it was if it refuses.
+        context.prepare_target()
+        context.control.meter.phase = "transferring"
         try:
             decoder.run(stream)
         except MapTooLarge:

@@ -105,6 +105,17 @@ def test_a_cut_image_that_is_read_without_qemu_is_no_disk(
             assert outcome.fetched < 2 * MIB, "no more than the tables"
 
 
+def test_a_stream_that_is_too_short_for_its_header_touches_nothing(
+    images: Images, volumes: Callable[[str], Volume], importing: Importing, fault_server: FaultServer
+) -> None:
+    """The announced length shows that the L1 table is missing, so the image is refused before it is read."""
+    volume = volumes("block512")
+    fault_server.put("/disk", images.get("qcow2-v3").content[: 3 << 16], ranges=False)
+    outcome = importing.run(importing.job(HttpSourceSpec(url=fault_server.url("/disk")), volume))
+    untouched(outcome, volume, importing)
+    assert outcome.path == "qcow2-stream"
+
+
 @pytest.mark.parametrize("name", [*ENGINE_QEMU, *MAPPED])
 def test_a_cut_image_touches_nothing_when_qemu_is_asked_for(
     name: str, images: Images, volumes: Callable[[str], Volume], importing: Importing, tmp_path: Path
