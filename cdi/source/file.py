@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import stat
@@ -57,7 +58,7 @@ class FileSource:
             # Without O_NONBLOCK, opening a FIFO would block until it has a writer, before it could be rejected.
             fd = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         except OSError as error:
-            raise _mapped(error, self._path) from error
+            raise error_from_errno(error, self._path) from error
         except ValueError as error:
             raise SourceNotFound("the path contains a null character", where=repr(self._path)[:200]) from error
         try:
@@ -73,7 +74,7 @@ class FileSource:
             )
         except OSError as error:
             os.close(fd)
-            raise _mapped(error, self._path) from error
+            raise error_from_errno(error, self._path) from error
         except BaseException:
             os.close(fd)
             raise
@@ -138,7 +139,7 @@ class FileReader:
             count = os.preadv(self._fd, [view[:left] if left < len(view) else view], self._position)
             status = os.fstat(self._fd)
         except OSError as error:
-            raise _mapped(error, self._facts.location) from error
+            raise error_from_errno(error, self._facts.location) from error
         if not count:
             raise SourceTruncated(
                 f"the file ends at {self._position} of {self._facts.length} bytes", where=self._facts.location
@@ -187,14 +188,17 @@ def _kind(mode: int) -> str:
     return kinds.get(stat.S_IFMT(mode), "neither a file nor a block device")
 
 
-def _mapped(error: OSError, path: str) -> SourceError:
+def error_from_errno(error: OSError, path: str, what: str = "the file") -> SourceError:
+    """Return the `SourceError` for an `OSError` of local storage; `what` is read there, for the message."""
     reason = error.strerror or type(error).__name__
-    match error:
-        case FileNotFoundError() | NotADirectoryError():
-            return SourceNotFound("the file does not exist", where=path, remedy="check the path")
-        case PermissionError():
-            return SourceForbidden(f"cannot read the file: {reason}", where=path, remedy="grant read permission")
+    match error.errno:
+        case errno.ENOENT | errno.ENOTDIR:
+            return SourceNotFound(f"{what} does not exist", where=path, remedy="check the path")
+        case errno.ELOOP:
+            return SourceNotSupported(f"{what} is a symbolic link that is not followed", where=path)
+        case errno.EACCES | errno.EPERM:
+            remedy = f"grant read permission to user {os.geteuid()}"
+            return SourceForbidden(f"cannot read {what}: {reason}", where=path, remedy=remedy)
         case _:
-            return SourceUnreachable(
-                f"reading failed: {reason}", where=path, remedy="check the storage: kernel log, file system, device"
-            )
+            remedy = "check the storage: kernel log, file system, device"
+            return SourceUnreachable(f"cannot read {what}: {reason}", where=path, remedy=remedy)

@@ -19,7 +19,6 @@ from cdi.api.errors import (
     FormatUnsupported,
     InternalError,
     Interrupted,
-    SourceForbidden,
     SourceNotFound,
     SourceProtocolError,
     SourceTruncated,
@@ -29,6 +28,7 @@ from cdi.api.errors import (
 from cdi.api.image_signature import SignatureVerifier
 from cdi.api.json_document import parse_json
 from cdi.source.base import SourceFacts
+from cdi.source.file import error_from_errno
 from cdi.source.registry.manifest import MANIFEST_LIMIT, OCI_INDEX, Descriptor, Index, Manifest, parse_manifest
 from cdi.source.registry.resolve import Document, ResolvedImage, check_document, resolve
 from cdi.source.registry.signatures import (
@@ -281,13 +281,8 @@ def _open(path: str) -> int:
     try:
         # Without O_NONBLOCK, opening a FIFO would block the worker until it has a writer.
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    except FileNotFoundError as error:
-        raise SourceNotFound("the archive does not exist", where=path, remedy="check the path") from error
     except OSError as error:
-        reason = error.strerror or type(error).__name__
-        raise SourceForbidden(
-            f"cannot open the archive: {reason}", where=path, remedy="grant read permission"
-        ) from error
+        raise error_from_errno(error, path, "the archive") from error
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise FormatUnsupported(

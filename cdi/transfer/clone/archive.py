@@ -15,11 +15,12 @@ from collections.abc import Callable, Generator, Iterator
 from cdi.api.errors import ChecksumMismatch, PeerProtocolError, SourceChanged, SourceNotSupported
 from cdi.codec.tar import members
 from cdi.codec.tar_header import BLOCK
+from cdi.source.file import error_from_errno
 from cdi.target.buffer import aligned_buffer
 from cdi.target.directory import LOST_AND_FOUND, STAGING, DirectoryTarget
 from cdi.transfer.clone import frames
 from cdi.transfer.clone.digest import CHUNK, Chain, leaf_hash
-from cdi.transfer.clone.disk_reader import data_extents, error_from_errno
+from cdi.transfer.clone.disk_reader import data_extents
 from cdi.transfer.clone.fanout import ChunkReader, Piece
 from cdi.transfer.clone.frames import Hello, Kind
 from cdi.transfer.clone.receiver import FrameReader, decode_chunk
@@ -88,7 +89,7 @@ class ArchiveSource:
         except FileNotFoundError as error:
             raise SourceChanged("the volume was modified while it was cloned", where=self._path) from error
         except OSError as error:
-            raise error_from_errno(error, self._path) from error
+            raise error_from_errno(error, self._path, "the source volume") from error
 
     def _stream(self) -> Iterator[bytes | memoryview]:
         links: dict[tuple[int, int], str] = {}

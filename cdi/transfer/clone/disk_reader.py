@@ -11,14 +11,12 @@ from types import TracebackType
 from typing import Self
 
 from cdi.api.errors import (
-    CdiError,
     SourceChanged,
-    SourceForbidden,
-    SourceNotFound,
     SourceNotSupported,
-    SourceUnreachable,
 )
-from cdi.source.file import identity
+from cdi.source.file import error_from_errno, identity
+
+SOURCE = "the disk of the source volume"
 
 _FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 # Without O_NONBLOCK, opening a named pipe in place of the disk would block until a writer opens it.
@@ -52,7 +50,7 @@ class DiskReader:
                     self._fd = direct
             self.size = os.lseek(self._fd, 0, os.SEEK_END)
         except OSError as error:
-            raise error_from_errno(error, path) from error
+            raise error_from_errno(error, path, SOURCE) from error
         self.allocated = self.size if self.device else min(self.size, self._status.st_blocks * 512)
         """Approximate bytes allocated: at least the disk's data."""
 
@@ -75,7 +73,7 @@ class DiskReader:
             status = os.fstat(self._fd)
             size = os.lseek(self._fd, 0, os.SEEK_END)
         except OSError as error:
-            raise error_from_errno(error, self.path) from error
+            raise error_from_errno(error, self.path, SOURCE) from error
         if size != self.size or (not self.device and identity(status) != identity(self._status)):
             raise SourceChanged("the disk was modified while it was cloned", where=self.path)
 
@@ -93,7 +91,7 @@ class DiskReader:
         try:
             yield from data_extents(self._fd, self.size, start)
         except OSError as error:
-            raise error_from_errno(error, self.path) from error
+            raise error_from_errno(error, self.path, SOURCE) from error
 
     def read(self, view: memoryview, offset: int) -> None:
         """Fill `view`; raise `SourceChanged` if the disk became shorter, `SourceUnreachable` if reading fails."""
@@ -101,7 +99,7 @@ class DiskReader:
             try:
                 got = os.preadv(self._fd, [view], offset)
             except OSError as error:
-                raise error_from_errno(error, self.path) from error
+                raise error_from_errno(error, self.path, SOURCE) from error
             if not got:
                 raise SourceChanged(
                     f"the disk was truncated: it ends at {offset} of {self.size} bytes", where=self.path
@@ -138,25 +136,3 @@ def data_extents(descriptor: int, size: int, start: int) -> Iterator[tuple[int, 
             return
         yield begin, end
         at = end
-
-
-def error_from_errno(error: OSError, path: str) -> CdiError:
-    """Return the error for an `OSError` of a source volume."""
-    text = error.strerror or type(error).__name__
-    match error.errno:
-        case errno.ENOENT | errno.ENOTDIR:
-            return SourceNotFound("the source volume contains no disk", where=path, remedy="check the source volume")
-        case errno.ELOOP:
-            return SourceNotSupported("the disk is a symbolic link", where=path, remedy="check the source volume")
-        case errno.EACCES | errno.EPERM:
-            return SourceForbidden(
-                f"cannot read the source volume: {text}",
-                where=path,
-                remedy="make it readable for the worker's user (107)",
-            )
-        case _:
-            return SourceUnreachable(
-                f"cannot read the source volume: {text}",
-                where=path,
-                remedy="check the storage: kernel log, file system, device",
-            )

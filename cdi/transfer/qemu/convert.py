@@ -27,13 +27,13 @@ from typing import TYPE_CHECKING, Any, Literal
 from cdi.api.errors import CdiError, ImageCorrupt, Interrupted, QemuFailed, TargetIo, TargetTooSmall
 from cdi.api.job import Policy
 from cdi.target.base import ALIGNMENT
+from cdi.target.errors import error_from_errno
 from cdi.transfer.qemu import sandbox
 from cdi.transfer.qemu.disk import (
     SECTOR,
     TargetDisk,
     allocated_growth,
     process_write_bytes,
-    target_error,
 )
 
 if TYPE_CHECKING:
@@ -324,9 +324,9 @@ class MirrorJob:
 
     def _job_error(self, text: str, side: str | None) -> CdiError:
         """Return the error for strerror's `text` in the C locale; `side` is the failed operation, None if unknown."""
-        number = next((n for n in errno.errorcode if os.strerror(n) == text), None)
+        number = next((n for n in errno.errorcode if os.strerror(n) == text), errno.EIO)
         if side == "write" or number in (errno.ENOSPC, errno.EDQUOT):
-            return target_error(number, self.target.path)
+            return error_from_errno(OSError(number, text), self.target.path)
         return QemuFailed(f"cannot read the {self.format} image: {sandbox.printable(text)}", where=self.image)
 
     # --- its end ------------------------------------------------------------------------------------------------

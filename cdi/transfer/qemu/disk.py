@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import stat
 from dataclasses import dataclass
 
-from cdi.api.errors import CdiError, InternalError, TargetFull, TargetIo, TargetPermission
+from cdi.api.errors import InternalError
+from cdi.target.errors import map_os_errors
 
 SECTOR = 512
 """Unit in which QEMU measures a disk; it rounds up."""
@@ -33,25 +33,23 @@ def inspect_target(path: str, *, is_block: bool, reads_zero: bool) -> TargetDisk
     """Return the properties of the target.
 
     Raises:
-        TargetIo, TargetPermission: the target cannot be opened for writing.
+        TargetError: the target cannot be opened for writing.
         InternalError: it is not of the kind that `is_block` says.
     """
-    try:
+    with map_os_errors(path):
         handle = os.open(path, os.O_RDWR | os.O_CLOEXEC)
         try:
             status = os.fstat(handle)
             size = os.lseek(handle, 0, os.SEEK_END)
         finally:
             os.close(handle)
-        if stat.S_ISBLK(status.st_mode) != is_block or not (is_block or stat.S_ISREG(status.st_mode)):
-            raise InternalError("target type does not match the job", where=path)
-        try:
-            os.close(os.open(path, os.O_RDWR | os.O_DIRECT | os.O_CLOEXEC))
-            direct = True
-        except OSError:
-            direct = False  # tmpfs, some network and overlay file systems
-    except OSError as error:
-        raise target_error(error.errno, path) from error
+    if stat.S_ISBLK(status.st_mode) != is_block or not (is_block or stat.S_ISREG(status.st_mode)):
+        raise InternalError("target type does not match the job", where=path)
+    try:
+        os.close(os.open(path, os.O_RDWR | os.O_DIRECT | os.O_CLOEXEC))
+        direct = True
+    except OSError:
+        direct = False  # tmpfs, some network and overlay file systems
     return TargetDisk(
         path=path,
         is_block=is_block,
@@ -95,13 +93,3 @@ def device_offloads_zero(device: int) -> bool:
         except (OSError, ValueError):
             continue
     return False
-
-
-def target_error(number: int | None, path: str) -> CdiError:
-    """Return the error for an errno of the target."""
-    if number in (errno.ENOSPC, errno.EDQUOT):
-        return TargetFull("the file system has no space left", where=path)
-    if number in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return TargetPermission(f"cannot open the target for writing: {os.strerror(number)}", where=path)
-    text = os.strerror(number) if number is not None else "input/output error"
-    return TargetIo(f"cannot write to the target: {text}", where=path)
