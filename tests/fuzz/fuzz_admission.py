@@ -148,4 +148,4 @@ def seeds() -> list[bytes]:
 
 
 if __name__ == "__main__":
-    run(target, seeds(), 1 << 14)
+    run(target, seeds(), 1 << 14, fixed=20_000)

@@ -78,4 +78,4 @@ def seeds() -> list[bytes]:
 
 
 if __name__ == "__main__":
-    run(target, seeds(), 256)
+    run(target, seeds(), 256, fixed=1_000)

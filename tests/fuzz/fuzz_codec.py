@@ -117,4 +117,4 @@ def seeds() -> list[bytes]:
 
 
 if __name__ == "__main__":
-    run(target, seeds(), 4608)
+    run(target, seeds(), 4608, fixed=15_000)

@@ -61,4 +61,4 @@ def seeds() -> list[bytes]:
 
 
 if __name__ == "__main__":
-    run(target, seeds(), 1024)
+    run(target, seeds(), 1024, fixed=80_000)

@@ -91,4 +91,4 @@ def seeds() -> list[bytes]:
 
 
 if __name__ == "__main__":
-    run(target, seeds(), 2048)
+    run(target, seeds(), 2048, fixed=40_000)

@@ -62,4 +62,4 @@ def seeds() -> list[bytes]:
 
 
 if __name__ == "__main__":
-    run(target, seeds(), 64)
+    run(target, seeds(), 64, fixed=15_000)

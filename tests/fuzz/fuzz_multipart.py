@@ -95,4 +95,4 @@ def seeds() -> list[bytes]:
 
 
 if __name__ == "__main__":
-    run(target, seeds(), 12 << 10)
+    run(target, seeds(), 12 << 10, fixed=2_500)

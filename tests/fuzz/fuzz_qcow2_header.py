@@ -43,4 +43,4 @@ def seeds() -> list[bytes]:
 
 
 if __name__ == "__main__":
-    run(target, seeds(), 1024)
+    run(target, seeds(), 1024, fixed=90_000)

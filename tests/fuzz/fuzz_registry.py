@@ -88,4 +88,4 @@ def seeds() -> list[bytes]:
 
 
 if __name__ == "__main__":
-    run(target, seeds(), 4096)
+    run(target, seeds(), 4096, fixed=100_000)

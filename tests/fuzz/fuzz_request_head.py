@@ -92,4 +92,4 @@ def seeds() -> list[bytes]:
 
 
 if __name__ == "__main__":
-    run(target, seeds(), 2048)
+    run(target, seeds(), 2048, fixed=300_000)

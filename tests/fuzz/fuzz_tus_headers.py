@@ -87,4 +87,4 @@ def seeds() -> list[bytes]:
 
 
 if __name__ == "__main__":
-    run(target, seeds(), 512)
+    run(target, seeds(), 512, fixed=130_000)

@@ -47,4 +47,4 @@ def seeds() -> list[bytes]:
 
 
 if __name__ == "__main__":
-    run(target, seeds(), 8192)
+    run(target, seeds(), 8192, fixed=50_000)

@@ -108,4 +108,4 @@ def seeds() -> list[bytes]:
 
 
 if __name__ == "__main__":
-    run(target, seeds(), 48 << 10)
+    run(target, seeds(), 48 << 10, fixed=15_000)
