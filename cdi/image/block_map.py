@@ -26,7 +26,7 @@ from typing import Final, Literal, NamedTuple, NoReturn
 
 from cdi.api.errors import ContentTruncated, ImageCorrupt, ImageError
 from cdi.image.checks import Check
-from cdi.image.sizes import MAX_OFFSET, SECTOR
+from cdi.image.sizes import MAX_OFFSET, SECTOR, round_up
 
 NAME: Final = "data within the file"
 """Name of the check that every map makes."""
@@ -119,6 +119,7 @@ class BlockMap:
         self.short_end = short_end
         self.keep_extents = True
         """Whether extents are kept; without, a builder only checks the tables, and their number is not limited."""
+        self._table_bytes = 0
         self._table_start = 0
         """Position of the first extent of the current table; runs of different tables are not merged."""
 
@@ -207,12 +208,19 @@ class BlockMap:
 
         Shared or overlapping tables would let a small file describe an unbounded amount of data.
 
+        If extents are not kept, any number of tables may be checked, part by part.
+
         Raises:
             ImageError: a table lies outside the file, or overlaps another.
             MapTooLarge: there are more than `TABLE_LIMIT`.
         """
-        if len(tables) > TABLE_LIMIT:
-            raise MapTooLarge
+        if self.keep_extents:
+            if len(tables) > TABLE_LIMIT:
+                raise MapTooLarge
+        elif self.length is not None:
+            self._table_bytes += sum(max(size, SECTOR) for _, size, _ in tables)
+            if self._table_bytes > round_up(self.length, SECTOR):
+                raise self.error(f"its {what}s overlap: together they exceed the size of the file")
         tables.sort()
         end, before = 0, -1
         for offset, size, key in tables:

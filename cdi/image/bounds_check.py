@@ -17,12 +17,11 @@ from dataclasses import dataclass
 from typing import Final, NoReturn
 
 from cdi.api.errors import ContentTruncated, ImageCorrupt, ImageError
-from cdi.image.bat_map import bat_map_builder
-from cdi.image.block_map import NAME, TABLE_CHUNK, MapBuilder, table_entries, within
+from cdi.image.block_map import NAME, MapBuilder, TableRange, table_entries, within
 from cdi.image.checks import Check
-from cdi.image.formats import vmdk
 from cdi.image.formats.qcow2 import Qcow2Header, parse_header
 from cdi.image.info import ImageInfo
+from cdi.image.inspect import map_builder
 from cdi.image.sizes import SECTOR, round_up
 
 Read = Callable[[Sequence[tuple[int, int]]], Iterable[bytes]]
@@ -43,8 +42,6 @@ _HEAD: Final = 64 << 10
 _QCOW2_OFFSET: Final = 0x00FF_FFFF_FFFF_FE00
 _QCOW2_COMPRESSED: Final = 1 << 62
 _QCOW2_ZERO: Final = 1
-_VMDK_MARKED: Final = 1 << 17
-_VMDK_ZERO_GRAIN: Final = 1 << 2
 
 
 def check_data_within_file(image: ImageInfo, length: int, read: Read) -> Check | None:
@@ -58,15 +55,11 @@ def check_data_within_file(image: ImageInfo, length: int, read: Read) -> Check |
     """
     if image.raw_extent is not None or image.format == "raw" or image.virtual_size is None:
         return None
-    builder = bat_map_builder(image, length)
-    if builder is not None:
-        _feed_tables(builder, read)
-        return within(length)
-    walk = _TableWalker(image=image, size=image.virtual_size, length=length, read=read)
-    if image.format == "vmdk":
-        _vmdk(walk)
-    elif image.format == "qcow2":
-        _qcow2(walk)
+    if image.format == "qcow2":
+        _qcow2(_TableWalker(image=image, size=image.virtual_size, length=length, read=read))
+    else:
+        (head,) = read([(0, min(_HEAD, length))])
+        _feed_tables(map_builder(image, head, length), read)
     return within(length)
 
 
@@ -75,11 +68,16 @@ def _feed_tables(builder: MapBuilder, read: Read) -> None:
     builder.map.keep_extents = False
     pending = deque(builder.begin())
     while pending:
-        batch = [pending.popleft() for _ in range(min(len(pending), _BATCH_BYTES // TABLE_CHUNK))]
+        batch: list[TableRange] = []
+        wanted = 0
+        while pending and wanted + pending[0].size <= _BATCH_BYTES:
+            batch.append(pending.popleft())
+            wanted += batch[-1].size
         for table, data in zip(batch, read([(offset, size) for offset, size, _ in batch]), strict=True):
             if len(data) != table.size:
                 builder.map.refuse("a table", table.offset, table.offset + table.size)
-            pending += builder.feed(table, data)[0]
+            # Depth first: the tables of one part of a directory are read before its next part.
+            pending.extendleft(reversed(builder.feed(table, data)[0]))
 
 
 @dataclass(slots=True, kw_only=True)
@@ -120,10 +118,6 @@ class _TableWalker:
 
     def corrupt(self, what: str) -> NoReturn:
         raise self._error(ImageCorrupt, what)
-
-    def changed(self) -> NoReturn:
-        """Reject a file whose headers no longer match the inspection."""
-        self.corrupt("the headers changed since the inspection")
 
     def _error(self, kind: type[ImageError], what: str) -> ImageError:
         error = kind(what, where=self.image.format)
@@ -201,51 +195,6 @@ class _TableWalker:
 
 
 # --- tables of tables -------------------------------------------------------------------------------------------
-
-
-def _vmdk(walk: _TableWalker) -> None:
-    """Check a VMDK (Virtual Disk Format 5.0, "Hosted Sparse Extent Metadata"): a directory of tables of sector numbers.
-
-    A compressed grain is preceded by a marker with its length; only that of the last grain is read.
-    """
-    header = vmdk.Header.parse(walk.one(0, SECTOR))
-    placed = header
-    if header is not None and header.directory_offset == vmdk.AT_END:
-        # The footer repeats the header and has the directory's offset.
-        placed = vmdk.Header.parse(walk.one(round_up(walk.length, SECTOR) - 2 * SECTOR, SECTOR))
-    if header is None or placed is None:
-        walk.changed()
-    grain, entries = header.grain * SECTOR, header.table_entries
-    grains = -(-header.capacity // header.grain)
-    packed = header.compression != 0
-    marker = 12 if packed and placed.flags & _VMDK_MARKED else 0
-
-    def unused(place: int) -> bool:
-        return place == 0 or (place == 1 and bool(placed.flags & _VMDK_ZERO_GRAIN))
-
-    for before, data in walk.run(
-        "the grain directory", placed.directory_offset * SECTOR, 4 * -(-grains // entries), _DIRECTORY_CHUNK
-    ):
-        tables = [
-            (index, place * SECTOR, 4 * min(entries, grains - index * entries))
-            for index, place in enumerate(table_entries("I", data, "little"), before // 4)
-            if place
-        ]
-        for index, table in walk.scattered("grain table", tables):
-            places = table_entries("I", table, "little")
-            furthest = max(places)
-            if packed:
-                if furthest * SECTOR > walk.last[0] and not unused(furthest):
-                    guest, size = (index * entries + places.index(furthest)) * grain, max(1, marker)
-                    walk.require_within(_at(guest), furthest * SECTOR, furthest * SECTOR + size)
-                    walk.last = (furthest * SECTOR, size, guest)
-            elif furthest * SECTOR + grain > walk.length:
-                for number, place in enumerate(places, index * entries):
-                    if not unused(place):
-                        walk.need_data(number * grain, place * SECTOR, grain)
-    host, size, guest = walk.last
-    if marker and host:
-        walk.require_within(_at(guest), host, host + size + int.from_bytes(walk.one(host + 8, 4), "little"))
 
 
 def _qcow2(walk: _TableWalker) -> None:

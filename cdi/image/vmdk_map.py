@@ -10,7 +10,6 @@ from itertools import chain, pairwise
 from typing import Final
 
 from cdi.image.block_map import (
-    TABLE_CHUNK,
     TABLE_LIMIT,
     BlockMap,
     Encoding,
@@ -23,6 +22,8 @@ from cdi.image.block_map import (
 from cdi.image.formats.vmdk import AT_END, GRAIN_MARKER, Header
 from cdi.image.sizes import SECTOR, round_up
 
+_DIRECTORY_CHUNK: Final = 64 << 10
+"""Size in bytes of the parts in which the directory is read; each entry becomes a tuple."""
 _FOOTER: Final = -1
 _LAST_MARKER: Final = -2
 _DIRECTORY: Final = -3
@@ -42,10 +43,14 @@ class VmdkMapBuilder(MapBuilder):
         super().__init__(BlockMap("vmdk", header.capacity * SECTOR, length, grain if header.compressed else 0))
         self.header = header
         self._grains = -(-header.capacity // header.grain)
-        self._chunks = 0
         self._tables: list[TableRange] = []
+        """Grain tables that are not requested yet."""
+        self._chunks = 0
+        """Number of chunks of the directory that are still to be fed."""
         self._expected = 0
-        """Number of chunks of the directory, and then of grain tables, that are still to be fed."""
+        """Number of requested grain tables that are still to be fed."""
+        self._last = 0
+        """Sector of the grain that is stored last."""
 
     def begin(self) -> list[TableRange]:
         """Return the footer, if the image has one, or the grain directory."""
@@ -64,21 +69,24 @@ class VmdkMapBuilder(MapBuilder):
         if table.key == _LAST_MARKER:
             self._check_last(table.offset, data)
             return []
-        self._expected -= 1
         if table.key > _DIRECTORY:
+            self._expected -= 1
             self._add_grains(table.key, data)
-            return self._last_marker() if not self._expected else []
-        first = (_DIRECTORY - table.key) * (TABLE_CHUNK // 4)
+            return self._last_marker() if not self._expected and not self._chunks else []
+        self._chunks -= 1
+        first = (_DIRECTORY - table.key) * (_DIRECTORY_CHUNK // 4)
         for index, place in enumerate(table_entries("I", data, "little"), first):
             if place:
                 self._tables.append(TableRange(place * SECTOR, self._table_size(index), index))
-        if len(self._tables) > TABLE_LIMIT:
-            raise MapTooLarge
-        if self._expected:
-            return []
-        self.map.check_tables("grain table", self._tables)
-        self._expected = len(self._tables)
-        return self._tables
+        if self.map.keep_extents:
+            if len(self._tables) > TABLE_LIMIT:
+                raise MapTooLarge
+            if self._chunks:
+                return []
+        tables, self._tables = self._tables, []
+        self.map.check_tables("grain table", tables)
+        self._expected += len(tables)
+        return tables or self._last_marker()
 
     def finish(self) -> None:
         """Sort the map and give compressed grains their size, which ends at the next one at the latest."""
@@ -103,10 +111,10 @@ class VmdkMapBuilder(MapBuilder):
         if self.map.length is not None and start + size > self.map.length:
             self.map.refuse("the grain directory", start, start + size)
         chunks = [
-            TableRange(start + at, min(TABLE_CHUNK, size - at), _DIRECTORY - number)
-            for number, at in enumerate(range(0, size, TABLE_CHUNK))
+            TableRange(start + at, min(_DIRECTORY_CHUNK, size - at), _DIRECTORY - number)
+            for number, at in enumerate(range(0, size, _DIRECTORY_CHUNK))
         ]
-        self._expected = len(chunks)
+        self._chunks = len(chunks)
         return chunks
 
     def _table_size(self, index: int) -> int:
@@ -119,21 +127,27 @@ class VmdkMapBuilder(MapBuilder):
         first = index * header.table_entries
         limit = largest_grain(header)
         lowest = 2 if header.zero_grains else 1
-        for number, place in enumerate(table_entries("I", table, "little"), first):
+        places = table_entries("I", table, "little")
+        furthest = max(places)
+        if furthest >= lowest:
+            self._last = max(self._last, furthest)
+        if not image.keep_extents and image.length is not None and furthest * SECTOR + limit <= image.length:
+            return
+        for number, place in enumerate(places, first):
             if place < lowest:
                 continue
             host, guest = place * SECTOR, number * grain
             if header.compressed:
-                image.require_within(host, GRAIN_MARKER.size + 1, guest)
+                image.require_within(host, GRAIN_MARKER.size + 1 if header.markers else 1, guest)
                 image.append(host, limit, guest, Encoding.GRAIN)
             else:
                 image.add_stored(host, grain, guest)
 
     def _last_marker(self) -> list[TableRange]:
         """Return the marker of the grain that is stored last: all others end before it."""
-        if not self.header.compressed or self.map.length is None or not self.map.hosts:
+        if not self.header.markers or not self.header.compressed or self.map.length is None or not self._last:
             return []
-        return [TableRange(max(self.map.hosts), GRAIN_MARKER.size, _LAST_MARKER)]
+        return [TableRange(self._last * SECTOR, GRAIN_MARKER.size, _LAST_MARKER)]
 
     def _check_last(self, host: int, marker: Table) -> None:
         sector, size = GRAIN_MARKER.unpack(marker)

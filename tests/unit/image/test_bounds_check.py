@@ -313,11 +313,21 @@ def many_tables(places: Sequence[int]) -> File:
     return File.of(head + content[512:], max(MIB, len(content)))
 
 
-def test_a_table_in_many_places_is_read_once_a_piece() -> None:
+def test_a_table_in_many_places_is_damage_found_early() -> None:
     """Reference one table 65536 times, which would take long to read each time."""
     file = many_tables([100] * 65536)
-    assert file.fate() is None
+    with pytest.raises(ImageCorrupt, match="overlap"):
+        file.check()
     assert file.served < MIB
+
+
+def test_the_parts_of_a_directory_may_not_share_tables() -> None:
+    """Reference the same tables from each part of the directory, which are checked one after the other."""
+    file = many_tables([100 + 4 * (n % 16384) for n in range(65536)])
+    file.length = 40 * MIB
+    with pytest.raises(ImageCorrupt, match="overlap: together they exceed the size of the file"):
+        file.check()
+    assert file.served < 3 * file.length
 
 
 def test_tables_upon_each_other_are_damage_found_early() -> None:
