@@ -1,11 +1,13 @@
 """Small qcow2 files in the layout that a test needs: tables first, last or in between, clusters in any order."""
 
+import random
 import struct
 import zlib
 from dataclasses import dataclass, field
 
 COMPRESSED = 1 << 62
 COPIED = 1 << 63
+EXTENDED_L2 = 1 << 4
 
 
 @dataclass
@@ -24,6 +26,12 @@ class Layout:
     zeros: set = field(default_factory=set)
     order: list = field(default_factory=list)
     version: int = 3
+    bitmaps: dict | None = None
+    """guest cluster index → bitmap of its subclusters; with one, entries are extended."""
+
+    @property
+    def entry_size(self):
+        return 8 if self.bitmaps is None else 16
 
 
 def deflate(data):
@@ -34,9 +42,10 @@ def deflate(data):
 def write(layout):
     """Return the file's bytes."""
     cluster = 1 << layout.cluster_bits
-    entries = cluster // 8
+    entries = cluster // layout.entry_size
     l1_entries = -(-layout.virtual_size // (cluster * entries))
-    tables = sorted({guest // entries for guest in set(layout.clusters) | layout.zeros})
+    bitmaps = layout.bitmaps or {}
+    tables = sorted({guest // entries for guest in set(layout.clusters) | layout.zeros | set(bitmaps)})
     wanted = ["l1", *(("l2", index) for index in tables), *(("data", guest) for guest in sorted(layout.clusters))]
     order = [item for item in layout.order if item in wanted or (isinstance(item, tuple) and item[0] == "junk")]
     order += [item for item in wanted if item not in order]
@@ -80,7 +89,7 @@ def write(layout):
         l1_entries, placed["l1"], cluster, 1, 0, 0,
     )  # fmt: skip
     if layout.version == 3:
-        header += struct.pack(">QQQII", 0, 0, 0, 4, 104)
+        header += struct.pack(">QQQII", 0 if layout.bitmaps is None else EXTENDED_L2, 0, 0, 4, 104)
     out[: len(header)] = header
     l1 = [COPIED | placed[("l2", index)] if ("l2", index) in placed else 0 for index in range(l1_entries)]
     out[placed["l1"] : placed["l1"] + 8 * l1_entries] = struct.pack(f">{l1_entries}Q", *l1)
@@ -90,8 +99,10 @@ def write(layout):
             guest = index * entries + number
             entry = placed.get(("data", guest), 0)
             table.append(1 if guest in layout.zeros and not entry else entry)
+            if layout.bitmaps is not None:
+                table.append(bitmaps.get(guest, 0))
         at = placed[("l2", index)]
-        out[at : at + cluster] = struct.pack(f">{entries}Q", *table)
+        out[at : at + cluster] = struct.pack(f">{len(table)}Q", *table)
     for at, body in payload.items():
         out[at : at + len(body)] = body
     return bytes(out)
@@ -101,8 +112,35 @@ def disk_of(layout):
     """Return the disk that the file holds."""
     cluster = 1 << layout.cluster_bits
     disk = bytearray(layout.virtual_size)
-    for guest, (data, _) in layout.clusters.items():
+    for guest, (data, packed) in layout.clusters.items():
+        if layout.bitmaps is not None and not packed:
+            bitmap, size = layout.bitmaps.get(guest, 0), cluster // 32
+            data = b"".join(data[n * size :][:size] if bitmap >> n & 1 else bytes(size) for n in range(32))
         room = min(cluster, layout.virtual_size - guest * cluster)
         if room > 0:
             disk[guest * cluster : guest * cluster + room] = data[:room]
     return bytes(disk)
+
+
+def random_subclusters(seed):
+    """Return a layout with extended entries: every kind of bitmap, compressed clusters, data in front of its table."""
+    dice = random.Random(seed)
+    cluster = 1 << 14
+    total = dice.choice([1, 3, 40, 1030])
+    size = total * cluster - dice.choice([0, 512, 512 * 31, cluster - 512])
+    clusters, bitmaps = {}, {}
+    for guest in dice.sample(range(total), min(total, dice.randrange(1, 30))):
+        shape = dice.random()
+        if shape < 0.2:
+            clusters[guest] = (dice.randbytes(64) * (cluster // 64), True)
+            continue
+        allocated = dice.choice([0, 1, 1 << 31, 0xFFFF_FFFF, 0x00FF_FF00, dice.getrandbits(32)])
+        zeros = dice.choice([0, dice.getrandbits(32), 0xFFFF_FFFF]) & ~allocated & 0xFFFF_FFFF
+        bitmaps[guest] = zeros << 32
+        if shape < 0.9:
+            clusters[guest] = (dice.randbytes(cluster), False)
+            bitmaps[guest] |= allocated
+    order = [("data", guest) for guest in clusters]
+    dice.shuffle(order)
+    order = order[: dice.choice([0, 2, len(order)])]
+    return Layout(size, 14, clusters, set(), order, bitmaps=bitmaps)

@@ -208,7 +208,6 @@ def _inspect_qcow2(content: RandomAccessContent) -> Inspection:
         cluster_size=header.cluster_size,
         version=header.version,
         compression=header.compression,
-        needs_qemu=header.needs_qemu,
         has_snapshots=header.snapshots > 0,
         notes=tuple(notes),
         checks=checks,

@@ -103,11 +103,6 @@ class Qcow2Header:
     def compression(self) -> str:
         return COMPRESSIONS.get(self.compression_type, f"type {self.compression_type}")
 
-    @property
-    def needs_qemu(self) -> tuple[str, ...]:
-        """Why this project's own reader does not support the image, although QEMU does."""
-        return ("it has extended L2 entries (subclusters)",) if self.extended_l2 else ()
-
 
 def parse_header(data: bytes, length: int | None) -> Qcow2Header:
     """Return the header at the start of `data` (64 KiB, or the whole file) after all safety checks.

@@ -1,5 +1,6 @@
-"""VDI, VHD and VHDX of any layout, read over ranges and as a stream, against ``qemu-img convert``."""
+"""VDI, VHD and VHDX of any layout, and qcow2 with subclusters, read over ranges and as a stream, against ``qemu-img convert``."""
 
+import random
 import struct
 import subprocess
 import threading
@@ -10,7 +11,7 @@ import pytest
 from cdi.api.errors import CdiError, ImageCorrupt
 from cdi.image.bat_map import bat_map_builder
 from cdi.image.info import ImageInfo
-from cdi.image.inspect import Inspector
+from cdi.image.inspect import Inspector, map_builder
 from cdi.transfer.pipeline.mapped_ranged import MappedRanged, load_map
 from cdi.transfer.pipeline.mapped_stream import MappedDecoder
 from cdi.transfer.progress import ProgressMeter
@@ -18,6 +19,7 @@ from cdi.transfer.reader import ResumingReader
 from cdi.transfer.watermark import Watermark
 from tests.bat_writer import BatImage, damaged, random_image
 from tests.memory import MemorySource, MemoryTarget, control_of
+from tests.qcow2_writer import disk_of, random_subclusters, write
 
 FORMATS = ("vdi", "vpc", "vhdx")
 IMAGES = 500
@@ -34,8 +36,7 @@ def ranged(content: bytes, image: ImageInfo, *, whole: bool, clean: bool) -> byt
     assert image.virtual_size is not None
     target = MemoryTarget(image.virtual_size, reads_zero=clean)
     fetcher = ResumingReader(MemorySource(content), control_of(jitter=0))
-    builder = bat_map_builder(image, len(content))
-    assert builder is not None
+    builder = map_builder(image, content[: 64 << 10], len(content))
     table = load_map(fetcher, builder, 2, content[:4096])
     watermark = Watermark(0, None, ProgressMeter(), threading.Event(), None)
     MappedRanged(table, len(content), whole=whole).transfer(fetcher, target, watermark, 2)
@@ -45,8 +46,7 @@ def ranged(content: bytes, image: ImageInfo, *, whole: bool, clean: bool) -> byt
 def streamed(content: bytes, image: ImageInfo, *, step: int, clean: bool) -> bytes:
     assert image.virtual_size is not None
     target = MemoryTarget(image.virtual_size, reads_zero=clean)
-    builder = bat_map_builder(image, None)
-    assert builder is not None
+    builder = map_builder(image, content[: 64 << 10], None)
     pieces = (memoryview(content)[at : at + step] for at in range(0, len(content), step))
     MappedDecoder(builder, target, None).run(pieces)
     return bytes(target.disk)
@@ -155,3 +155,45 @@ def test_a_block_beyond_the_end_of_any_file_is_refused() -> None:
         ranged(bytes(content), image, whole=False, clean=True)
     with pytest.raises(ImageCorrupt, match="beyond the end of any file"):
         streamed(bytes(content), image, step=mib, clean=True)
+
+
+# --- subclusters of qcow2 -----------------------------------------------------------------------------------------
+
+
+def test_subclusters_are_read_as_qemu_reads_them(tmp_path: Path) -> None:
+    for seed in range(IMAGES // 2):
+        made = random_subclusters(seed)
+        content, disk = write(made), disk_of(made)
+        image = inspected(content)
+        clean = seed % 2 == 0
+        assert ranged(content, image, whole=seed % 3 == 0, clean=clean) == disk, seed
+        assert streamed(content, image, step=100_000 + 977 * seed, clean=clean) == disk, seed
+        if seed % 10 == 0:
+            assert by_qemu(tmp_path / "image", image, content) == disk, seed
+
+
+def test_bitmaps_of_subclusters_that_lie_are_refused_or_read_as_qemu_reads_them(tmp_path: Path) -> None:
+    refused = 0
+    for seed in range(IMAGES // 2):
+        made, dice = random_subclusters(10_000 + seed), random.Random(seed)
+        assert made.bitmaps is not None
+        for guest in dice.sample(sorted(made.bitmaps), len(made.bitmaps) // 8):
+            made.bitmaps[guest] ^= 1 << dice.randrange(64)
+        content = write(made)
+        image, disks = inspected(content), []
+        for read in (
+            lambda: ranged(content, image, whole=False, clean=True),  # noqa: B023 - called at once
+            lambda: streamed(content, image, step=77_777, clean=False),  # noqa: B023 - called at once
+        ):
+            try:
+                disks.append(read())
+            except ImageCorrupt as error:
+                assert "subclusters of disk offset 0x" in error.what, seed
+        refused += not disks
+        assert len(disks) != 1, f"one reader refuses {seed}"
+        if seed % 5:
+            continue
+        expected = by_qemu(tmp_path / "image", image, content)
+        assert (expected is None) == (not disks), seed
+        assert not disks or disks == [expected] * 2, seed
+    assert IMAGES // 40 < refused < IMAGES // 2, "both happens"

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from cdi.api.errors import ContentTruncated, ImageCorrupt
 from cdi.image.block_map import RUN_LIMIT, TABLE_LIMIT, BlockMap, Encoding, MapTooLarge, TableRange, pieces
-from cdi.image.formats.qcow2 import parse_header
+from cdi.image.formats.qcow2 import EXTENDED_L2, parse_header
 from cdi.image.qcow2_map import Qcow2MapBuilder
 from tests.qcow2_writer import COMPRESSED, COPIED, Layout, write
 
@@ -171,3 +171,31 @@ def test_version_2_knows_no_zero_flag():
     for version, count in ((2, 1), (3, 0)):
         builder = Qcow2MapBuilder(replace(HEADER, version=version), LENGTH)
         assert len(builder.feed(TableRange(0, CLUSTER, 0), table)[1]) == count
+
+
+@pytest.mark.parametrize(
+    ("entry", "bitmap", "message"),
+    [
+        (COPIED | 1 << 14, 1 << 32 | 1, "subclusters of disk offset 0x4000 are both allocated and zero"),
+        (0, 1, "subclusters of disk offset 0x4000 are allocated without a cluster"),
+        (COPIED | 1 << 14 | 512, 1 << 31, "not aligned"),
+        (COPIED | 1 << 40, 1 << 31, "stored at bytes 1099511643648"),
+    ],
+)
+def test_a_bitmap_of_subclusters_that_lies_is_refused_by_name(entry, bitmap, message):
+    header = replace(HEADER, virtual_size=1 << 20, cluster_bits=14, incompatible=EXTENDED_L2)
+    table = struct.pack(">4Q2044x", 0, 0, entry, bitmap).ljust(1 << 14, b"\0")
+    builder = Qcow2MapBuilder(header, 1 << 20)
+    with pytest.raises(ImageCorrupt, match=message):
+        builder.feed(TableRange(0, 1 << 14, 0), table)
+
+
+def test_runs_of_subclusters_are_one_extent_and_none_is_past_the_disk():
+    header = replace(HEADER, virtual_size=(1 << 14) + 1024, cluster_bits=14, incompatible=EXTENDED_L2)
+    table = struct.pack(">4Q", COPIED | 1 << 14, 0xFF00_00FF, COPIED | 1 << 15, 0xF000_0007).ljust(1 << 14, b"\0")
+    builder = Qcow2MapBuilder(header, None)
+    builder.feed(TableRange(0, 1 << 14, 0), table)
+    image = builder.map
+    found = [(extent.host, extent.guest, extent.length) for extent in map(image.extent, range(len(image)))]
+    assert found == [(1 << 14, 0, 4096), (7 << 12, 3 << 12, 4096 + 1024)]
+    assert list(image.holes()) == [(4096, 8192)]
