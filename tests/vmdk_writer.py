@@ -134,6 +134,14 @@ def _with_footer(layout, text, order):
     return bytes(out)
 
 
+def needs_qemu(disk, grain=4096):
+    """Return an image of a disk that only QEMU reads, because of the size of its grains (2 MiB unless given in sectors)."""
+    size = grain * SECTOR
+    parts = {number: disk[number * size :][:size] for number in range(-(-len(disk) // size))}
+    grains = {number: part.ljust(size, b"\0") for number, part in parts.items() if part.count(0) < len(part)}
+    return write(Layout(len(disk) // SECTOR, grain, 512, grains))
+
+
 def disk_of(layout):
     """Return the disk that the file holds."""
     disk = bytearray(layout.capacity * SECTOR)

@@ -23,8 +23,9 @@ from tests.cluster.kubectl import Kubectl
 from tests.cluster.objects import is_phase
 from tests.cluster.reader import pod_of_many
 from tests.cluster.servers import secret
-from tests.cluster.volumes import IMMEDIATE, MIB, NEEDS_QEMU, conditions, converted, data_volume, disk, qcow2, sha256
+from tests.cluster.volumes import IMMEDIATE, MIB, conditions, data_volume, disk, qcow2, sha256
 from tests.faults.server import Fault, FaultServer
+from tests.vmdk_writer import needs_qemu
 
 Document = dict[str, Any]
 GROUP = "cdi.kubevirt.io/"
@@ -223,13 +224,13 @@ def cluster_wide(namespace: str) -> tuple[Document, ...]:
     )
 
 
-def begin(play: Play, image: bytes, subclusters: bytes) -> None:
+def begin(play: Play, image: bytes, large_grains: bytes) -> None:
     place, server = play.place, play.server
     good = server.put("/good.qcow2", image)
     slow = server.put("/slow.raw", disk(16 * MIB), always=Fault(drip=(1 << 16, 0.06)))
     right = "Basic " + b64encode(b"u:p").decode()
     private = server.put("/private.qcow2", image, authorization=right)
-    once = server.put("/once.qcow2", subclusters, ranges=False)
+    once = server.put("/once.vmdk", large_grains, ranges=False)
     secure = play.tls.put("/good.qcow2", image)
     http = {"http": {"url": good}}
     quota = {"local-wait.storageclass.storage.k8s.io/requests.storage": "30Mi"}
@@ -332,7 +333,7 @@ def go_on(play: Play, image: str) -> None:
 def play(cluster, tmp_path_factory):
     directory = tmp_path_factory.mktemp("images")
     content = disk()
-    image, subclusters = qcow2(content, directory), converted(content, directory, *NEEDS_QEMU)
+    image, large_grains = qcow2(content, directory), needs_qemu(content)
     authority = trustme.CA()
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert(cluster.host_address).configure_cert(context)
@@ -357,7 +358,7 @@ def play(cluster, tmp_path_factory):
         for_all = cluster_wide(place.namespace)
         place.create(*for_all)
         try:
-            begin(made, image, subclusters)
+            begin(made, image, large_grains)
             other.create(data_volume("pull", {"blank": {}}, "local"))
             go_on(made, cluster.image)
             yield made

@@ -28,7 +28,7 @@ WAYS = {
     "local-wait": "direct, for the first consumer",
 }
 """Description of each storage class."""
-SOURCES = ("raw", "qcow2", "vmdk", "subclusters-once", "raw.gz", "archive", "s3", "gcs", "registry", "blank")
+SOURCES = ("raw", "qcow2", "vmdk", "large-grains-once", "raw.gz", "archive", "s3", "gcs", "registry", "blank")
 MODES = ("Filesystem", "Block")
 CAPACITY = "24Mi"
 WAITS = {"csi-wait": "PendingPopulation", "local-wait": "WaitForFirstConsumer"}
@@ -78,7 +78,7 @@ def sources(cluster, images, tmp_path_factory):
             "raw": http("disk.raw", disk),
             "qcow2": http("disk.qcow2", qcow2),
             "vmdk": http("disk.vmdk", vmdk),
-            "subclusters-once": http("once.qcow2", images.get("qcow2-subclusters").content, "plain"),
+            "large-grains-once": http("once.vmdk", images.get("vmdk-2M").content, "plain"),
             "raw.gz": http("disk.raw.gz", images.get("raw", "gz").content),
             "archive": http("files.tar.gz", gzip.compress(tar_of(FILES)), checksum=False),
             "s3": servers.put_s3("images/disk.qcow2", qcow2),
@@ -195,7 +195,7 @@ def test_scratch_space_is_there_only_for_what_cannot_be_decoded_as_it_comes(fill
     uids = {claim["metadata"]["name"]: claim["metadata"]["uid"] for claim in claims}
     wanted = {
         f"prime-{uids[cell.name]}-scratch" if cell.storage_class.startswith("csi") else f"{cell.name}-scratch"
-        for cell in CELLS if cell.source == "subclusters-once"
+        for cell in CELLS if cell.source == "large-grains-once"
     }  # fmt: skip
     assert {name for name in filled.chronicle.names("persistentvolumeclaims") if name.endswith("-scratch")} == wanted
 
@@ -208,7 +208,7 @@ def test_one_pod_is_enough_for_an_import(filled) -> None:
         made.setdefault(state["metadata"]["name"], set()).add(state["metadata"]["uid"])
     twice = {name: len(uids) for name, uids in made.items() if len(uids) > 1}
     assert len(made) == len(CELLS)
-    assert len(twice) == len(WAYS), twice  # subclusters-once needs scratch space
+    assert len(twice) == len(WAYS), twice  # large-grains-once needs scratch space
     assert set(twice.values()) == {2}
 
 

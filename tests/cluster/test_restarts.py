@@ -15,8 +15,9 @@ from tests.cluster.event_log import Chronicle, following
 from tests.cluster.fault_injection import kill_inside, striking
 from tests.cluster.kubectl import Kubectl, KubectlError
 from tests.cluster.reader import digests, pod_of_many, told
-from tests.cluster.volumes import MIB, NEEDS_QEMU, converted, data_volume, disk, qcow2, sha256
+from tests.cluster.volumes import MIB, data_volume, disk, qcow2, sha256
 from tests.faults.server import Fault, FaultServer
+from tests.vmdk_writer import needs_qemu
 
 Document = dict[str, Any]
 TIMEOUT = 300.0
@@ -89,7 +90,7 @@ def test_a_controller_that_dies_at_every_step_comes_to_the_same_end(
     cluster, place, server, content, tmp_path
 ) -> None:  # fmt: skip
     kubectl, chronicle = place
-    source = {"http": {"url": server.put("/dying.qcow2", converted(content, tmp_path, *NEEDS_QEMU), ranges=False)}}
+    source = {"http": {"url": server.put("/dying.vmdk", needs_qemu(content), ranges=False)}}
     modes = {"populated": "Filesystem", "direct": "Block"}
     dying = Meddled(cluster, kubectl.namespace, cdi_image.provide(cluster), ["kill_points", str(tmp_path)])
     kubectl.create(data_volume("populated", source, "csi"), data_volume("direct", source, "local", mode="Block"))
@@ -308,7 +309,7 @@ def test_a_datavolume_that_is_deleted_at_any_step_takes_everything_with_it(
         "slow": server.put("/deleted.raw", content * 2, always=SLOWLY),
         "quick": server.put("/quick.qcow2", image),
         "damaged": server.put("/damaged.qcow2", image[:4096]),
-        "once": server.put("/once.qcow2", converted(content, tmp_path, *NEEDS_QEMU), ranges=False),
+        "once": server.put("/once.vmdk", needs_qemu(content), ranges=False),
         "secret": server.url("/quick.qcow2"),
         "private": server.put("/private.qcow2", image, authorization="Basic none"),
     }

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import lzma
-import subprocess
 
 import pytest
 
@@ -12,11 +11,13 @@ from tests.cluster.fault_injection import kill_inside, take_away
 from tests.cluster.test_apiserver import until
 from tests.cluster.upload_api import TIMEOUT
 from tests.cluster.upload_release import UPLOAD, annotations, server_pod, succeeded
-from tests.cluster.volumes import MIB, NEEDS_QEMU, data_volume, disk
+from tests.cluster.volumes import MIB, converted, data_volume, disk
+from tests.vmdk_writer import needs_qemu
 
 pytestmark = pytest.mark.timeout(TIMEOUT)
 FORMATS = {
-    "qcow2": NEEDS_QEMU,
+    "qcow2": ("qcow2",),
+    "large-grains": None,
     "vmdk": ("vmdk",),
     "vdi": ("vdi",),
     "vhd": ("vpc", "-o", "force_size=on"),
@@ -44,15 +45,14 @@ def raw(content, tmp_path_factory):
 
 
 @pytest.mark.parametrize("image_format", FORMATS)
-def test_an_image_of_any_format_is_uploaded_at_the_first_try(uploads, virtctl, content, raw, tmp_path, image_format):
-    plain = tmp_path / "image"
-    driver, *options = FORMATS[image_format]
-    subprocess.run(["qemu-img", "convert", "-f", "raw", raw, "-O", driver, *options, plain], check=True)
-    storage_class = "csi" if image_format in {"qcow2", "vhdx"} else "local"
+def test_an_image_of_any_format_is_uploaded_at_the_first_try(uploads, virtctl, content, tmp_path, image_format):
+    options = FORMATS[image_format]
+    plain = needs_qemu(content) if options is None else converted(content, tmp_path, *options)
+    storage_class = "csi" if image_format in {"large-grains", "vhdx"} else "local"
     modes, processes = {}, []
     for wrapper, wrap in WRAPPERS.items():
         image = tmp_path / f"disk.{image_format}{wrapper}"
-        image.write_bytes(wrap(plain.read_bytes()))
+        image.write_bytes(wrap(plain))
         name = f"{image_format}{wrapper.replace('.', '-')}"
         modes[name] = "Block" if wrapper else "Filesystem"
         claim = (
@@ -67,7 +67,7 @@ def test_an_image_of_any_format_is_uploaded_at_the_first_try(uploads, virtctl, c
         succeeded(process)
     uploads.hold(modes, content)
     # A pod without scratch space is replaced only for what QEMU reads.
-    restarts = 1 if image_format == "qcow2" else 0
+    restarts = 1 if image_format == "large-grains" else 0
     for name in modes:
         assert int(annotations(uploads.work, name)["storage.pod.restarts"]) == restarts
 

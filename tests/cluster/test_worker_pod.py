@@ -29,9 +29,10 @@ from cdi.api.job import (
     Tls,
 )
 from tests.cluster.objects import claim, is_phase
-from tests.cluster.volumes import NEEDS_QEMU, converted
+from tests.cluster.volumes import converted
 from tests.cluster.worker_pods import DEVICE, DISK, JOURNALS, RESTRICTED, exit_status, last_words, looker, worker
 from tests.faults.server import FaultServer
+from tests.vmdk_writer import needs_qemu
 
 SLOW = 120.0
 MIB = 1 << 20
@@ -259,7 +260,7 @@ def test_an_image_that_is_larger_than_the_disk(volume, server, image, mode):
 
 def test_scratch_space_is_asked_for_and_used(volume, server, image, disk):
     into, scratch = volume("Filesystem"), volume("Filesystem")
-    job = job_for(server.put("/disk.qcow2", image(*NEEDS_QEMU), ranges=False), "Filesystem")
+    job = job_for(server.put("/disk.vmdk", needs_qemu(disk), ranges=False), "Filesystem")
     words = last_words(into.fill(job))
     assert words["scratchSpaceRequired"] is True
     assert words["outcome"]["failure"]["code"] == "ScratchNeeded"
@@ -276,12 +277,13 @@ def test_a_pod_without_enough_memory_is_killed_for_that(volume, server, image):
     assert (state["reason"], state["exitCode"]) == ("OOMKilled", 137)
 
 
-def test_the_page_cache_of_a_large_import_is_within_the_limit(volume, server, tmp_path):
+def test_the_page_cache_of_a_large_import_is_within_the_limit(volume, server):
     raw = random.Random(5).randbytes(100 * MIB) * 4
-    content = converted(raw, tmp_path, *NEEDS_QEMU)
-    into = volume("Filesystem", size="600Mi")
-    job = job_for(server.put("/disk.qcow2", content), "Filesystem", size=None, checksum="sha256:" + sha256(content))
-    assert exit_status(into.fill(job, memory="250M")) == 0
+    content = needs_qemu(raw)
+    into, scratch = (volume("Filesystem", size="600Mi") for _ in range(2))
+    job = job_for(server.put("/disk.vmdk", content), "Filesystem", size=None, checksum="sha256:" + sha256(content))
+    job = dataclasses.replace(job, scratch="/scratch")
+    assert exit_status(into.fill(job, memory="250M", scratch=scratch.name)) == 0
     assert into.digest(400 * MIB) == sha256(raw)
 
 

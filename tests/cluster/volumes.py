@@ -18,8 +18,6 @@ Document = dict[str, Any]
 MIB = 1 << 20
 SLOW = 300.0  # seconds, for what takes a few on an idle machine
 IMMEDIATE = "cdi.kubevirt.io/storage.bind.immediate.requested"
-NEEDS_QEMU = ("qcow2", "-o", "extended_l2=on,cluster_size=128k")
-"""Arguments of qemu-img for an image that only QEMU reads, so that it needs scratch space if it can be read only once."""
 
 
 def disk(size: int = 8 * MIB, seed: int = 4) -> bytes:

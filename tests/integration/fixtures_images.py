@@ -22,6 +22,7 @@ import tarfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,7 @@ from cdi.target import linux
 from cdi.transfer.control import TransferControl
 from cdi.transfer.run import transfer
 from tests.corpus import with_gpt, with_iso, with_mbr
+from tests.vmdk_writer import needs_qemu
 
 MIB = 1 << 20
 SIZE = 9 * MIB + 5 * 512
@@ -101,8 +103,16 @@ KINDS: dict[str, Kind] = {
         after=(qemu_io("write -z 0 128k", "write -z -u 256k 512k", "write -z 1000k 4k", "discard 5M 1M"),)
     ),
     "qcow2-scattered": qcow2(after=(qemu_io(*SCATTERED),)),
-    "qcow2-subclusters": Kind(format="qcow2", options=("extended_l2=on", "cluster_size=128k")),
-    "qcow2-subclusters-64k": Kind(format="qcow2", options=("extended_l2=on", "cluster_size=64k")),
+    "qcow2-subclusters": qcow2("extended_l2=on", "cluster_size=128k"),
+    "qcow2-subclusters-zeros": qcow2(
+        "extended_l2=on",
+        "cluster_size=64k",
+        after=(
+            qemu_io("write -z 0 100k", "write -z 1000k 4k", "write -P 5 7M 2k", "discard 5M 1M", "write -c 2M 64k"),
+        ),
+    ),
+    "vmdk-2M": Kind(format="vmdk", make=needs_qemu),
+    "vmdk-4M": Kind(format="vmdk", make=partial(needs_qemu, grain=8192)),
     "vmdk-sparse": Kind(format="vmdk", options=("subformat=monolithicSparse",), engine="mapped"),
     "vmdk-zeros": Kind(
         format="vmdk",
@@ -127,7 +137,17 @@ KINDS: dict[str, Kind] = {
 }
 
 REPRESENTATIVE = (
-    *("raw", "iso", "qcow2-v2", "qcow2-v3", "qcow2-zlib", "qcow2-zstd", "qcow2-snapshot", "qcow2-subclusters"),
+    *(
+        "raw",
+        "iso",
+        "qcow2-v2",
+        "qcow2-v3",
+        "qcow2-zlib",
+        "qcow2-zstd",
+        "qcow2-snapshot",
+        "qcow2-subclusters",
+        "vmdk-2M",
+    ),
     *("vmdk-sparse", "vmdk-stream", "vdi", "vhd-dynamic", "vhd-fixed", "vhdx"),
 )
 """One image of each type, for sources that differ only in how they deliver bytes."""
@@ -251,8 +271,9 @@ class Images:
         kind, made, oracle = KINDS[name], path.parent / "making", path.parent / "oracle"
         if kind.make is not None:
             data = kind.make(disk_bytes())
-            self._put(oracle, data + bytes(-len(data) % 512))
-            self._put(path, data)
+            self._put(made, data)
+            run("qemu-img", "convert", "-f", kind.format, "-O", "raw", str(made), str(oracle))
+            made.rename(path)
             return
         base = self.directory / "disk"
         if not base.exists():

@@ -21,7 +21,7 @@ from tests.integration.fixtures_images import Image, Images, Importing, Volume, 
 from tests.integration.transfer.ways import OLD
 
 MIB = 1 << 20
-THROUGH_QEMU = ("qcow2-subclusters", "qcow2-subclusters-64k")
+THROUGH_QEMU = ("vmdk-2M", "vmdk-4M")
 MAPPED = ("vmdk-sparse", "vmdk-stream", "vdi", "vdi-static", "vhd-dynamic", "vhdx")
 ENGINE_QEMU = ("qcow2-v3", "qcow2-zlib", "qcow2-zstd", "qcow2-2M", "qcow2-512-zlib")
 
@@ -139,7 +139,7 @@ def test_a_cut_image_in_a_whole_wrapper_touches_nothing(
 
     volume = volumes("block512")
     path = tmp_path / "cut"
-    path.write_bytes(WRAPPERS[wrapper][1](images.get("qcow2-subclusters").content[: 5 * MIB]))
+    path.write_bytes(WRAPPERS[wrapper][1](images.get("vmdk-2M").content[: 5 * MIB]))
     outcome = importing.run(importing.job(FileSourceSpec(path=str(path)), volume))
     untouched(outcome, volume, importing)
     assert outcome.failure is not None

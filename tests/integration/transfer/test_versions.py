@@ -119,14 +119,14 @@ def test_every_validator_allows_ranges(fault_server: FaultServer, job: Job, vali
     assert outcome.path == "raw-ranged"
 
 
-@pytest.mark.parametrize("name", ["qcow2-zlib", "vmdk-sparse", "qcow2-subclusters"])
+@pytest.mark.parametrize("name", ["qcow2-zlib", "vmdk-sparse", "vmdk-2M"])
 def test_other_formats_are_read_in_one_answer_too(images, fault_server: FaultServer, job: Job, name: str) -> None:
     fault_server.put("/disk", images.get(name).content, **NOTHING)
     outcome = transfer(job, TransferControl(job))
     assert outcome.failure is None, outcome.failure
     assert (
         outcome.path
-        == {"qcow2-zlib": "qcow2-stream", "vmdk-sparse": "mapped-stream", "qcow2-subclusters": "qemu-spool"}[name]
+        == {"qcow2-zlib": "qcow2-stream", "vmdk-sparse": "mapped-stream", "vmdk-2M": "qemu-spool"}[name]
     )
     asked = fault_server.asked("/disk")
     assert [request.range for request in asked] == [(0, 0), None]
@@ -180,7 +180,7 @@ def test_a_local_file_that_is_replaced_while_qemu_reads_it_is_imported_again(
 
 
 def test_a_preview_plans_the_attempt_that_has_scratch_space(images, fault_server: FaultServer, job: Job) -> None:
-    fault_server.put("/disk", images.get("qcow2-subclusters").content)
+    fault_server.put("/disk", images.get("vmdk-2M").content)
     report = report_source(replace(job, scratch=None), None, None, None)
     assert report.refusal is None
     assert report.plan is not None

@@ -16,9 +16,9 @@ WAYS = {
     "raw": ("raw", True, "raw-ranged"),
     "qcow2": ("qcow2-zlib", True, "qcow2-ranged"),
     "qcow2-stream": ("qcow2-zlib", False, "qcow2-stream"),
-    "qemu": ("qcow2-subclusters", True, "qemu-spool"),
+    "qemu": ("vmdk-2M", True, "qemu-spool"),
     "raw-stream": ("raw", False, "raw-stream"),
-    "qemu-spool": ("qcow2-subclusters", False, "qemu-spool"),
+    "qemu-spool": ("vmdk-2M", False, "qemu-spool"),
 }
 PAIRS = [
     *((way, volume) for way in ("raw", "qcow2", "qcow2-stream", "qemu") for volume in ("file", "block512")),

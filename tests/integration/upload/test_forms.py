@@ -52,7 +52,7 @@ def test_no_scratch_is_used(installation, images, name, wrapper):
     same(server.disk, image.path.with_name("image.plain"), image.kind.format)
 
 
-@pytest.mark.parametrize("name", ["qcow2-subclusters", "qcow2-subclusters-64k"])
+@pytest.mark.parametrize("name", ["vmdk-2M", "vmdk-4M"])
 def test_other_formats_go_through_scratch_space(installation, images, name):
     """Another server takes the upload over if there is no scratch space (`test_replaced`)."""
     image = images.get(name)

@@ -75,7 +75,7 @@ def post(installation, content):
 
 
 @pytest.mark.parametrize("wrapper", ["plain", "gz", "xz", "zst", "tar.gz"])
-@pytest.mark.parametrize("name", ["qcow2-subclusters", "qcow2-subclusters-64k"])
+@pytest.mark.parametrize("name", ["vmdk-2M", "vmdk-4M"])
 def test_an_image_that_needs_scratch_space_is_uploaded_in_one_request(installation, images, name, wrapper):
     image = images.get(name, wrapper)
     first = installation.start_server(size=DISK)
@@ -90,7 +90,7 @@ def test_an_image_that_needs_scratch_space_is_uploaded_in_one_request(installati
 @pytest.mark.parametrize("chunked", [False, True])
 @pytest.mark.parametrize("path", ["/v1beta1/upload", "/v1beta1/upload-form-async"])
 def test_every_way_of_sending_is_sent_again(installation, images, path, chunked):
-    image = images.get("qcow2-subclusters-64k")
+    image = images.get("vmdk-4M")
     how = ("-F", f"file=@{image.path}") if "form" in path else ("-X", "POST", "-T", str(image.path))
     first = installation.start_server(size=DISK)
     with replaced(installation, first, scratch=True) as made:
@@ -102,7 +102,7 @@ def test_every_way_of_sending_is_sent_again(installation, images, path, chunked)
 
 @pytest.mark.parametrize("creates", [False, True])
 def test_a_resumable_upload_is_sent_again(installation, images, creates):
-    image = images.get("qcow2-subclusters")
+    image = images.get("vmdk-2M")
     first = installation.start_server(size=DISK)
     start, length = "/v1beta1/tus/ns/vm", ("-H", f"Upload-Length: {len(image.content)}")
     piece = ("-H", "Content-Type: application/offset+octet-stream", "-T", str(image.path))
@@ -118,7 +118,7 @@ def test_a_resumable_upload_is_sent_again(installation, images, creates):
 
 
 def test_an_image_that_the_next_server_refuses_is_refused(installation, images):
-    image = images.get("qcow2-subclusters")
+    image = images.get("vmdk-2M")
     first = installation.start_server(size=MIB * 9)  # the disk is larger by a few sectors
     sent = ("-X", "POST", "-T", str(image.path))
     with replaced(installation, first, scratch=True):
@@ -131,7 +131,7 @@ def test_where_no_other_server_comes_the_client_is_told_what_was_last_in_the_way
     lone.stop_proxy()
     lone.start_proxy(replacement=1.0)
     server = lone.start_server(size=DISK)
-    answer = lone.curl("/v1beta1/upload", "-X", "POST", "-T", str(images.get("qcow2-subclusters").path))
+    answer = lone.curl("/v1beta1/upload", "-X", "POST", "-T", str(images.get("vmdk-2M").path))
     assert server.outcome().failure.code == "ScratchNeeded"
     assert (answer.status, answer.body.startswith("error[UploadNotReady]: ")) == (503, True)
     assert "did not become ready within 1 s: " in answer.body
@@ -139,7 +139,7 @@ def test_where_no_other_server_comes_the_client_is_told_what_was_last_in_the_way
 
 def test_servers_that_all_end_are_not_waited_for_for_ever(installation, images, tmp_path):
     """None of the servers gets scratch space."""
-    image = images.get("qcow2-subclusters")
+    image = images.get("vmdk-2M")
     servers = [installation.start_server(size=DISK)]
     ended = threading.Event()
 
