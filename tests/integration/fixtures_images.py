@@ -107,9 +107,7 @@ KINDS: dict[str, Kind] = {
     "qcow2-subclusters-zeros": qcow2(
         "extended_l2=on",
         "cluster_size=64k",
-        after=(
-            qemu_io("write -z 0 100k", "write -z 1000k 4k", "write -P 5 7M 2k", "discard 5M 1M", "write -c 2M 64k"),
-        ),
+        after=(qemu_io("write -z 0 100k", "write -z 1000k 4k", "write -P 5 7M 2k", "discard 5M 1M"),),
     ),
     "vmdk-2M": Kind(format="vmdk", make=needs_qemu),
     "vmdk-4M": Kind(format="vmdk", make=partial(needs_qemu, grain=8192)),

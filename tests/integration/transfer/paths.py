@@ -16,7 +16,7 @@ CELLS = [
 ]
 
 
-def path_of(image: Image, *, ranges: bool) -> str:
+def path_of(image: Image, *, ranges: bool, local: bool = False) -> str:
     direct = ranges and not image.wrappers
     # A fixed VHD that is compressed or streamed shows only at its end that it is more than a raw disk.
     match image.kind.engine:
@@ -25,4 +25,4 @@ def path_of(image: Image, *, ranges: bool) -> str:
         case "qcow2" | "mapped":
             return f"{image.kind.engine}-ranged" if direct else f"{image.kind.engine}-stream"
         case _:
-            return "qemu-spool"
+            return "qemu-file" if local and not image.wrappers else "qemu-spool"

@@ -10,5 +10,5 @@ from tests.integration.transfer.paths import CELLS, path_of
 def test_from_a_file(name, wrapper, volume, images, volumes, importing):
     image = images.get(name, wrapper)
     outcome = importing(FileSourceSpec(path=str(image.path)), volumes(volume), image)
-    assert outcome.path == path_of(image, ranges=True)
+    assert outcome.path == path_of(image, ranges=True, local=True)
     assert outcome.wrappers == image.wrappers
