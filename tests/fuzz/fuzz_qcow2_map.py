@@ -28,25 +28,28 @@ with atheris.instrument_imports(include=["cdi.image", "cdi.transfer"]):
 
 from tests.fuzz.seeds import run
 from tests.memory import MemoryTarget
-from tests.qcow2_writer import Layout, write
+from tests.qcow2_writer import EXTENDED_L2, Layout, random_subclusters, write
 
 CLUSTER_BITS = (9, 10, 12, 16)
 MAX_SIZE = 1 << 20
+MAX_LENGTH = 128 << 10
 
 
 def file_of(data: bytes) -> tuple[bytes, Qcow2Header] | None:
     """Return a file with a valid header, so that the fuzzer mutates the tables."""
-    bits = CLUSTER_BITS[data[0] & 3]
+    extended = data[0] & 68 == 68
+    bits = 14 if extended else CLUSTER_BITS[data[0] & 3]
     cluster = 1 << bits
     size = 512 * (1 + int.from_bytes(data[2:4], "big") % (MAX_SIZE // 512))
-    entries = max(1, -(-size // (cluster * cluster // 8)))
+    entries = max(1, -(-size // (cluster * cluster // (16 if extended else 8))))
     header = struct.pack(
         ">4sIQIIQIIQQIIQ", b"QFI\xfb", 2 + (data[0] >> 2 & 1), 0, 0, bits, size, 0, entries, data[4] * cluster,
         cluster, 1, 0, 0,
     )  # fmt: skip
     if data[0] & 4:
         zstd = data[0] & 8
-        header += struct.pack(">QQQIIB7x", 8 if zstd else 0, 0, 0, 4, 112, 1 if zstd else 0)
+        features = (8 if zstd else 0) | (EXTENDED_L2 if extended else 0)
+        header += struct.pack(">QQQIIB7x", features, 0, 0, 4, 112, 1 if zstd else 0)
     file = header.ljust(cluster, b"\0") + data[5:]
     try:
         return file, parse_header(file[: 64 << 10], len(file))
@@ -133,8 +136,16 @@ def seeds() -> list[bytes]:
             body = file[cluster:]
             found += [bytes((head[0] | more,)) + head[1:] + body for more in (0, 16, 48)]
             found.append(bytes((choice,)) + head[1:] + body)
+    for seed in range(12):
+        layout = random_subclusters(seed)
+        file = write(layout)
+        if len(file) <= MAX_LENGTH and layout.virtual_size <= MAX_SIZE:
+            l1_at = int.from_bytes(file[40:48], "big") >> 14
+            found.append(
+                bytes((68, 3)) + (layout.virtual_size // 512 - 1).to_bytes(2, "big") + bytes((l1_at,)) + file[1 << 14 :]
+            )
     return found
 
 
 if __name__ == "__main__":
-    run(target, seeds(), 48 << 10, fixed=10_000)
+    run(target, seeds(), MAX_LENGTH, fixed=6_000)

@@ -18,6 +18,7 @@ from cdi.api.errors import (
 )
 from cdi.api.overhead import usable
 from cdi.api.quantity import Quantity
+from cdi.image.block_map import TOO_LARGE
 from cdi.image.info import ImageInfo
 from cdi.image.plan import WATERMARK, PlanInput, plan, render
 from cdi.image.sizes import format_size, kubernetes_quantity, round_down, round_up
@@ -25,7 +26,7 @@ from cdi.image.sizes import format_size, kubernetes_quantity, round_down, round_
 GIB = 1 << 30
 RAW = ImageInfo(format="raw", virtual_size=GIB, raw_extent=(0, GIB))
 QCOW2 = ImageInfo(format="qcow2", virtual_size=2 * GIB)
-SUBCLUSTERS = ImageInfo(format="qcow2", virtual_size=2 * GIB, needs_qemu=("it has extended L2 entries (subclusters)",))
+LARGE_MAP = ImageInfo(format="qcow2", virtual_size=2 * GIB, needs_qemu=(TOO_LARGE,))
 VMDK = ImageInfo(format="vmdk", variant="streamOptimized", virtual_size=2 * GIB, needs_qemu=("its grains have 2 MiB",))
 VDI = ImageInfo(format="vdi", variant="dynamic", virtual_size=2 * GIB, cluster_size=1 << 20)
 DYNAMIC_VHD = ImageInfo(format="vpc", variant="dynamic", virtual_size=2 * GIB, cluster_size=2 << 20)
@@ -66,8 +67,8 @@ def facts(image: ImageInfo | None, **more) -> PlanInput:
         (VHDX, {}, "mapped-ranged"),
         (VHDX, {"ranges": False}, "mapped-stream"),
         (replace(VHDX, virtual_size=None), {"ranges": False, "scratch": True}, "qemu-spool"),
-        (SUBCLUSTERS, {"scratch": True}, "qemu-spool"),
-        (SUBCLUSTERS, {"wrappers": ("gz",), "scratch": True}, "qemu-spool"),
+        (LARGE_MAP, {"scratch": True}, "qemu-spool"),
+        (LARGE_MAP, {"wrappers": ("gz",), "scratch": True}, "qemu-spool"),
         (replace(VMDK, needs_qemu=()), {}, "mapped-ranged"),
         (replace(VMDK, needs_qemu=()), {"wrappers": ("tar",)}, "mapped-stream"),
         (VMDK, {"local": True}, "qemu-file"),
@@ -110,7 +111,7 @@ def test_ranges_that_cannot_be_told_to_be_of_one_version_are_not_used(image, pat
         (VMDK, {"ranges": False}, ScratchNeeded, "its grains have 2 MiB, and QEMU reads only local files"),
         (VMDK, {}, ScratchNeeded, "QEMU reads only local files"),
         (VMDK, {"wrappers": ("gz",), "local": True}, ScratchNeeded, "scratch space is required"),
-        (SUBCLUSTERS, {"wrappers": ("gz",)}, ScratchNeeded, "extended L2"),
+        (LARGE_MAP, {"wrappers": ("gz",)}, ScratchNeeded, "it has more extents"),
         (QCOW2, {"engine": "qemu", "ranges": False}, ScratchNeeded, "policy"),
         (RAW, {"ranges": False, "length": None, "close_delimited": True}, SourceLengthUnknown, "lost connection"),
         (RAW, {"engine": "qemu", "ranges": False, "close_delimited": True}, SourceLengthUnknown, "lost connection"),
@@ -236,7 +237,7 @@ def test_render_says_everything() -> None:
         length=st.none() | st.integers(0, 1 << 50),
         ranges=st.booleans(),
         wrappers=st.lists(st.sampled_from(["gz", "xz", "zst", "tar"]), max_size=3).map(tuple),
-        image=st.sampled_from([None, RAW, QCOW2, SUBCLUSTERS, VMDK, VHD, ImageInfo(format="vhdx", virtual_size=None)]),
+        image=st.sampled_from([None, RAW, QCOW2, LARGE_MAP, VMDK, VHD, ImageInfo(format="vhdx", virtual_size=None)]),
         content_type=st.sampled_from(["kubevirt", "archive"]),
         target=st.sampled_from(["file", "block", "directory"]),
         size=st.none() | st.integers(1, 1 << 45),
