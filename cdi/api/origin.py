@@ -23,6 +23,7 @@ from cdi.api.dataimportcron import GoldenVersion
 from cdi.api.decode import JsonRecord
 from cdi.api.digest import Digest
 from cdi.api.errors import ChecksumInvalid, InvalidManifest, SignatureInvalid
+from cdi.api.image_facts import ImageFacts
 from cdi.api.job import Failure
 from cdi.api.json_document import parse_json
 from cdi.api.names import GROUP
@@ -54,14 +55,7 @@ class ImportFacts:
     """Name of the DataImportCron."""
     invocation: str = ""
     """UID of the PVC that the import filled."""
-    content_digest: str = ""
-    """Digest ``algorithm:hex`` of the image's bytes."""
-    format: str = ""
-    """Format of the image: raw, qcow2 …"""
-    virtual_size: str = ""
-    """Size of the disk in bytes, as a decimal number."""
-    verified_by: tuple[str, ...] = ()
-    """Completed checks."""
+    image: ImageFacts = field(default_factory=ImageFacts)
     builder: Mapping[str, str] = field(default_factory=dict)
     """Versions by the name of the program: cdi, qemu."""
 
@@ -76,18 +70,8 @@ class ImportFacts:
         builder: Mapping[str, str] | None = None,
     ) -> Self:
         """Read the facts in the annotations of a version's PVC (or of its VolumeSnapshot, which may have copies)."""
-        image = f"{GROUP}/image."
-        checks = annotations.get(f"{image}verifiedBy", "")
-        return cls(
-            namespace=namespace,
-            cron=cron,
-            invocation=uid,
-            content_digest=annotations.get(f"{image}digest", ""),
-            format=annotations.get(f"{image}format", ""),
-            virtual_size=annotations.get(f"{image}virtualSize", ""),
-            verified_by=tuple(check for check in checks.split(", ") if check),
-            builder=builder or {},
-        )
+        image = ImageFacts.read(annotations)
+        return cls(namespace=namespace, cron=cron, invocation=uid, image=image, builder=builder or {})
 
 
 def build_statement(version: GoldenVersion, facts: ImportFacts) -> bytes:
@@ -97,12 +81,13 @@ def build_statement(version: GoldenVersion, facts: ImportFacts) -> bytes:
     digest of its bytes. They differ for sources that have no digest of their own.
     """
     identity = _digest_set(version.digest)
-    content = _digest_set(facts.content_digest)
+    content = _digest_set(facts.image.digest or "")
     source = public_reference(version.source or "")
     subject = [{"name": version.name[:_MAX_TEXT], "digest": identity}]
     if content:
         subject.append({"name": f"{version.name[:_MAX_TEXT]}/image", "digest": content})
-    checks = facts.verified_by or tuple(version.verified_by or ())
+    size = "" if facts.image.virtual_size is None else str(facts.image.virtual_size)
+    checks = facts.image.verified_by or tuple(version.verified_by or ())
     details: dict[str, Any] = {
         "builder": {"id": BUILDER_ID, "version": {name: text[:_MAX_TEXT] for name, text in facts.builder.items()}},
         "metadata": _present(
@@ -132,7 +117,7 @@ def build_statement(version: GoldenVersion, facts: ImportFacts) -> bytes:
                     architecture=version.architecture or "",
                     dataImportCron=f"{facts.namespace}/{facts.cron}",
                 ),
-                "internalParameters": _present(format=facts.format, virtualSize=facts.virtual_size),
+                "internalParameters": _present(format=facts.image.format or "", virtualSize=size),
                 "resolvedDependencies": [dependency],
             },
             "runDetails": details,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from cdi.api.digest import Digest
 from cdi.api.errors import CdiError, InvalidManifest, NotFound, Retry, SourceError, by_code
+from cdi.api.image_facts import ImageFacts
 from cdi.api.phases import Phase
 from cdi.api.policy import CHECKSUM
 from cdi.api.rules.update import check_update
@@ -18,7 +19,6 @@ from cdi.client.status_view import failure_of, phase_of
 from cdi.explain.item import Item, size_of, with_size
 from cdi.explain.prober import SourceVersion
 from cdi.local.backend import LocalBackend
-from cdi.reconcile.datavolume.result import DISK_SIZE, IMAGE
 from cdi.store.base import Object
 
 
@@ -250,15 +250,12 @@ def facts_of(backend: Backend, item: Item, claim: Object | None) -> Facts:
     except NotFound:
         progress = None
     length = progress.total if progress is not None and progress.phase == "done" and not item.is_registry else None
+    image = ImageFacts.read(annotations)
     return Facts(
-        validator=annotations.get(f"{IMAGE}validator"),
+        validator=image.validator,
         length=length,
-        digest=annotations.get(f"{IMAGE}digest"),
-        virtual_size=_bytes(annotations.get(f"{IMAGE}virtualSize", "")),
-        disk_size=_bytes(annotations.get(DISK_SIZE, "")),
-        format=annotations.get(f"{IMAGE}format"),
+        digest=image.digest,
+        virtual_size=image.virtual_size,
+        disk_size=image.disk_size,
+        format=image.format,
     )
-
-
-def _bytes(text: str) -> int | None:
-    return int(text) if text.isascii() and text.isdigit() else None

@@ -165,7 +165,7 @@ class BundleCreator:
             name=selection.name,
             version=version,
             original=original,
-            size=selection.size,
+            size=selection.image.virtual_size,
             labels=selection.labels,
             cron=selection.cron,
         )
@@ -220,14 +220,14 @@ class BundleCreator:
         """
         place = selection.place
         where = f"{selection.namespace}/{selection.volume}"
-        if place is None or (selection.content_digest is None and selection.validator is None):
+        if place is None or (selection.image.digest is None and selection.image.validator is None):
             raise UsageError(
                 "the import recorded neither digest nor validator of its source, which cannot be fetched again",
                 where=where,
                 remedy="set cdi.kubevirt.io/policy.recordDigest on the DataImportCron, and import the next version",
             )
         access, secret = self._find_access(selection)
-        request = Request(place=place, access=access, checksum=selection.content_digest)
+        request = Request(place=place, access=access, checksum=selection.image.digest)
         disk = writer.work / "disk.raw"
         try:
             outcome = import_to_path(self._home, request, disk, replace=True, secret=secret)
@@ -236,10 +236,10 @@ class BundleCreator:
                 f"the source no longer serves version {selection.version.digest}: {error.what}",
                 where=request.place.location,
             ) from error
-        if selection.content_digest is None and outcome.validator != selection.validator:
+        if selection.image.digest is None and outcome.validator != selection.image.validator:
             raise VersionGone(
                 f"the source no longer serves version {selection.version.digest}: its validator was"
-                f" {selection.validator}, and is {outcome.validator}",
+                f" {selection.image.validator}, and is {outcome.validator}",
                 where=request.place.location,
             )
         try:

@@ -11,6 +11,7 @@ from cdi.api.dataimportcron import GoldenVersion
 from cdi.api.errors import CdiError, NotFound
 from cdi.api.golden import COMMANDS, HOLD, PIN, RECORD
 from cdi.api.golden import PREFIX as GOLDEN_PREFIX
+from cdi.api.image_facts import ImageFacts
 from cdi.api.names import GROUP
 from cdi.api.origin import public_reference
 from cdi.api.policy import PREFIX as POLICY_PREFIX
@@ -19,7 +20,6 @@ from cdi.client.locate import Place, PlaceKind, locate
 from cdi.store.base import Key, Object
 
 _MAX_CHAIN: Final = 8
-_IMAGE: Final = f"{GROUP}/image."
 _KEPT_LABELS = "kubevirt.io/"
 _OBJECT_STORES: Final[tuple[PlaceKind, ...]] = ("s3", "gcs")
 FindVolume = Callable[[str, str], Object | None]
@@ -53,20 +53,9 @@ class Selection:
         return self.annotations.get(RECORD)
 
     @property
-    def content_digest(self) -> str | None:
-        """Digest of the source's bytes that the import recorded."""
-        return self.annotations.get(f"{_IMAGE}digest")
-
-    @property
-    def validator(self) -> str | None:
-        """Validator of the source, such as its ETag, that the import recorded."""
-        return self.annotations.get(f"{_IMAGE}validator")
-
-    @property
-    def size(self) -> int | None:
-        """Size of the disk in bytes."""
-        text = self.annotations.get(f"{_IMAGE}virtualSize", "")
-        return int(text) if text.isascii() and text.isdigit() and len(text) < 19 else None
+    def image(self) -> ImageFacts:
+        """What the import recorded about the image."""
+        return ImageFacts.read(self.annotations)
 
     @property
     def is_registry(self) -> bool:
@@ -223,6 +212,7 @@ def _import(
 def _version(
     cron: Object | None, volume: str, annotations: Mapping[str, str], source: Mapping[str, Any]
 ) -> GoldenVersion:
+    image = ImageFacts.read(annotations)
     members = [member for member in source.values() if isinstance(member, Mapping)]
     url = next((str(member["url"]) for member in members if member.get("url")), None)
     status = (cron or {}).get("status") or {}
@@ -234,6 +224,6 @@ def _version(
     digest = current[0].get("Digest") if current else None
     if digest is None and "registry" in source:
         # The validator of a registry's image is the digest that its tag named.
-        digest = annotations.get(f"{_IMAGE}validator")
-    digest = digest or annotations.get(f"{_IMAGE}digest") or ""
+        digest = image.validator
+    digest = digest or image.digest or ""
     return GoldenVersion(name=volume, digest=str(digest), state="Available", source=url)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cdi.api import names
+from cdi.api.image_facts import ImageFacts
 from cdi.api.job import Outcome
 from cdi.api.kinds import CLAIMS, PODS, Object, Resource
 
@@ -67,25 +68,19 @@ def outcome_of(filling: Filling) -> Outcome | None:
 
 
 def _recorded(filling: Filling) -> Outcome | None:
-    from cdi.reconcile.datavolume.result import IMAGE
-
     notes = notes_of(filling.claim)
-    if filling.claim is None or f"{IMAGE}format" not in notes:
+    image = ImageFacts.read(notes)
+    if filling.claim is None or image.format is None:
         return None
-
-    def listed(name: str) -> tuple[str, ...]:
-        return tuple(word.strip() for word in notes.get(f"{IMAGE}{name}", "").split(",") if word.strip())
-
-    size = notes.get(f"{IMAGE}virtualSize", "")
     return Outcome(
         id=filling.claim["metadata"]["uid"],
-        format=notes[f"{IMAGE}format"],
-        wrappers=listed("wrappers"),
-        path=notes.get(f"{IMAGE}path"),
-        virtual_size=int(size) if size.isascii() and size.isdigit() else None,
-        digest=notes.get(f"{IMAGE}digest"),
-        verified_by=listed("verifiedBy"),
-        validator=notes.get(f"{IMAGE}validator"),
+        format=image.format,
+        wrappers=image.wrappers,
+        path=image.path,
+        virtual_size=image.virtual_size,
+        digest=image.digest,
+        verified_by=image.verified_by,
+        validator=image.validator,
         preallocated=notes.get(names.ANN_PREALLOCATION_APPLIED) == "true",
     )
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from fractions import Fraction
 
 from cdi.api.errors import InvalidManifest, TargetTooSmall
+from cdi.api.image_facts import DISK_SIZE, VOLUME_SIZE
 from cdi.api.names import (
     ANN_PERMISSIVE_CLONE,
     ANN_SNAPSHOT_ADVISED_RESTORE_SIZE,
@@ -19,7 +20,6 @@ from cdi.reconcile.clone.lister import CloneLister
 from cdi.reconcile.clone.strategy import Source
 from cdi.reconcile.clone.types import CloneSource, Snapshot
 from cdi.reconcile.context import Lister, ReconcileContext
-from cdi.reconcile.datavolume.result import DISK_SIZE, VOLUME_SIZE
 from cdi.reconcile.settings import ResolvedConfig
 from cdi.reconcile.source import unpopulated_reason, without_source
 from cdi.reconcile.storage.claim_defaults import overhead_of

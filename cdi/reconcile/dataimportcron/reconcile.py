@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from cdi.api.annotations import DESIRED_DIGEST, LAST_POLL, LAST_USE
 from cdi.api.dataimportcron import GoldenVersion, VersionState
+from cdi.api.image_facts import ImageFacts
 from cdi.api.names import digest_problem
 from cdi.api.phases import ConditionType, Reason
 from cdi.api.timestamps import parse_timestamp, timestamp
@@ -55,7 +56,6 @@ from cdi.reconcile.dataimportcron.proof import plan_proof
 from cdi.reconcile.dataimportcron.retention import plan_retention
 from cdi.reconcile.dataimportcron.storage_class import ClassStep, Storage, plan_storage_class, storage_in_force
 from cdi.reconcile.dataimportcron.versions import BAD, History
-from cdi.reconcile.datavolume.result import VERIFIED_BY
 from cdi.reconcile.datavolume.status import ConditionValue
 from cdi.reconcile.pods.types import PodBlocker
 
@@ -293,12 +293,11 @@ def _succeeded(context: CronContext, history: History) -> History:
         if not objects.succeeded:
             continue
         claim = objects.complete_claim
-        verified = claim.annotations.get(VERIFIED_BY, "") if claim is not None else ""
         history = history.succeeded(
             version.name,
             context.now,
             proof=context.settings.proof == "boot" and claim is not None,
-            verified_by=[text for text in verified.split(", ") if text],
+            verified_by=list(ImageFacts.read(claim.annotations).verified_by) if claim is not None else [],
         )
     return history
 

@@ -6,9 +6,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from cdi.api.annotations import STORED_JOURNAL
-from cdi.api.job import Outcome
+from cdi.api.image_facts import ImageFacts
 from cdi.api.names import (
-    ANN_IMAGE_VALIDATOR,
     ANN_IMPORT_POD,
     ANN_POD_PHASE,
     ANN_POD_READY,
@@ -25,13 +24,10 @@ from cdi.api.names import (
 from cdi.api.phases import ConditionStatus, Phase
 from cdi.reconcile.actions import Action, DeleteObject, PatchObject, RebindVolume
 from cdi.reconcile.datavolume.attempts import ANNOTATION
-from cdi.reconcile.datavolume.result import DISK_SIZE, IMAGE, VERIFIED_BY, VOLUME_SIZE, Result
+from cdi.reconcile.datavolume.result import Result
 from cdi.reconcile.datavolume.status import DataVolumeState
 from cdi.reconcile.pods.types import Worker
 from cdi.reconcile.types import PVC
-
-_MAX_VALUE = 1024
-"""Maximum number of characters stored of a value that comes from a server or an image."""
 
 
 def claim_patches(
@@ -62,7 +58,9 @@ def claim_patches(
         wanted[ANNOTATION] = result.attempts.write()
     labels: dict[str, str] = {}
     if result.outcome is not None:
-        wanted |= _image_annotations(claim, result.outcome)
+        wanted |= ImageFacts.of_outcome(result.outcome, claim.requested).write()
+        if result.outcome.preallocated:
+            wanted[ANN_PREALLOCATION_APPLIED] = "true"
         # Labels of the containerDisk, such as the recommended instance type.
         labels = {
             name: text
@@ -108,20 +106,3 @@ def _is_ready(state: DataVolumeState, worker: Worker | None) -> bool:
     if not worker.running or not pod.started or pod.deleting:
         return False
     return pod.ready if pod.serves else state.running.status is ConditionStatus.TRUE
-
-
-def _image_annotations(claim: PVC, outcome: Outcome) -> dict[str, str]:
-    sized = outcome.disk_size is not None and claim.requested is not None
-    facts = {
-        f"{IMAGE}format": outcome.format,
-        f"{IMAGE}wrappers": ",".join(outcome.wrappers),
-        f"{IMAGE}digest": outcome.digest,
-        f"{IMAGE}virtualSize": None if outcome.virtual_size is None else str(outcome.virtual_size),
-        DISK_SIZE: None if outcome.disk_size is None else str(outcome.disk_size),
-        VOLUME_SIZE: str(claim.requested) if sized else None,
-        VERIFIED_BY: ", ".join(outcome.verified_by),
-        ANN_IMAGE_VALIDATOR: outcome.validator,
-        f"{IMAGE}path": outcome.path,
-        ANN_PREALLOCATION_APPLIED: "true" if outcome.preallocated else None,
-    }
-    return {name: text[:_MAX_VALUE] for name, text in facts.items() if text}

@@ -9,6 +9,7 @@ from typing import assert_never
 from cdi.api.conditions import find_condition
 from cdi.api.datavolume import DataVolume
 from cdi.api.errors import CdiError, ChecksumMismatch, ClaimLost, by_code
+from cdi.api.image_facts import ImageFacts
 from cdi.api.importer_messages import condition_text, is_image_pull
 from cdi.api.job import Failure, Outcome, Progress
 from cdi.api.names import GROUP, LABEL_APPLY_STORAGE_PROFILE
@@ -34,13 +35,6 @@ from cdi.reconcile.types import PVC, Import, Operation, Pending, ResolvedSource
 _MESSAGE = 1024
 ON_THE_WAY = (Reason.PENDING, Reason.CONTAINER_CREATING)
 """Reasons of `cdi.reconcile.pods.types.PodBlocker` that every pod passes through before it runs."""
-IMAGE = f"{GROUP}/image."
-"""Prefix of the PVC annotations that describe a finished import: ``image.digest`` and so on."""
-VERIFIED_BY = f"{IMAGE}verifiedBy"
-DISK_SIZE = f"{IMAGE}diskSize"
-"""Annotation with the disk's size in bytes at the time when the volume was filled."""
-VOLUME_SIZE = f"{IMAGE}volumeSize"
-"""Annotation with the PVC's requested size in bytes at that time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,8 +151,8 @@ def succeeded(
         operation: What has provided the content; None if nothing ran for it.
 
     """
-    verified = ", ".join(outcome.verified_by) if outcome is not None else claim.annotations.get(VERIFIED_BY, "")
-    text = message or (f"verified by {verified}" if verified else "")
+    checks = (outcome if outcome is not None else ImageFacts.read(claim.annotations)).verified_by
+    text = message or (f"verified by {', '.join(checks)}" if checks else "")
     state = DataVolumeState(
         phase=Phase.SUCCEEDED,
         bound=bound_condition(claim),

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any, Final
 
+from cdi.api.image_facts import PREFIX as IMAGE_FACTS
 from cdi.api.names import (
     ANN_CLONE_TOKEN,
     ANN_CONTENT_TYPE,
@@ -18,7 +19,6 @@ from cdi.api.names import (
     ANN_SELECTED_NODE,
     GROUP,
 )
-from cdi.reconcile.datavolume.result import IMAGE
 from cdi.reconcile.objecttransfer.context import TransferWorld
 from cdi.reconcile.objecttransfer.record import ANN_TRANSFER, TransferRecord
 
@@ -97,7 +97,7 @@ def _goes_along(annotation: str) -> bool:
     Annotations of CDI's own group describe past requests and progress, except those about the volume's content.
     """
     if annotation.startswith(f"{GROUP}/"):
-        return annotation in _FACTS or annotation.startswith(IMAGE)
+        return annotation in _FACTS or annotation.startswith(IMAGE_FACTS)
     return annotation not in _BOUND and not annotation.startswith("k8s.io/Clone")
 
 

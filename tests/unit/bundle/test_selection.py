@@ -94,7 +94,7 @@ def test_the_version_that_the_data_source_offers_is_taken_and_not_the_newest():
     )
     assert found.version.source == "docker://host/fedora:40"
     assert found.source["registry"]["secretRef"] == "pull"
-    assert (found.size, found.record, found.content_digest) == (1048576, "{}", f"sha256:{'b2' * 32}")
+    assert (found.image.virtual_size, found.record, found.image.digest) == (1048576, "{}", f"sha256:{'b2' * 32}")
     assert found.labels == {"instancetype.kubevirt.io/default-preference": "f"}
 
 
@@ -103,7 +103,7 @@ def test_a_version_that_is_kept_as_a_snapshot_has_its_record():
     snapshot = {"apiVersion": "snapshot.storage.k8s.io/v1", "kind": "VolumeSnapshot", "metadata": metadata}
     found = select(Objects(snapshot, CRON, offering("fedora", snapshot={"name": metadata["name"]})), "images", "fedora")
     assert (found.volume, found.version.digest) == (metadata["name"], DIGEST)
-    assert (found.size, found.record, found.content_digest) == (1048576, "{}", f"sha256:{'b2' * 32}")
+    assert (found.image.virtual_size, found.record, found.image.digest) == (1048576, "{}", f"sha256:{'b2' * 32}")
 
 
 def test_a_data_source_may_refer_to_another_and_a_loop_ends():
