@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from cdi.api.annotations import DESIRED_DIGEST
 from cdi.api.errors import NotFound
-from cdi.api.names import ANN_CRON_DESIRED_DIGEST
 from cdi.cli.inspect import size as words_of_size
 from cdi.cli.session import Session
 from cdi.store.base import Key, Object
@@ -33,7 +33,7 @@ def stand_ins(session: Session, bodies: Iterable[Object]) -> list[tuple[Object, 
         wanted = None
         with suppress(NotFound):
             stored = session.store.get(Key.of_object(body))
-            wanted = (stored["metadata"].get("annotations") or {}).get(ANN_CRON_DESIRED_DIGEST)
+            wanted = DESIRED_DIGEST.read(stored["metadata"].get("annotations") or {})
         found.append((data_volume_of(body), cron_facts(body, wanted, local=zone)))
     return found
 
@@ -46,7 +46,7 @@ def cron_lines(cron: CronFacts) -> Iterator[tuple[str, str]]:
     if cron.next_polls:
         yield "next polls", ", ".join(cron.next_polls)
     yield from cron.settings
-    result: Any = cron.result
+    result = cron.result
     if result is None or result.digest is None:
         return
     yield "poll finds", f"{result.digest} ({result.identity})" if result.identity else result.digest

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 
+from cdi.api.annotations import DESIRED_DIGEST, LAST_POLL, NEXT_POLL, POLL_RECORD
 from cdi.api.conditions import find_condition
 from cdi.api.dataimportcron import VersionState
 from cdi.api.errors import (
@@ -21,7 +22,6 @@ from cdi.api.errors import (
     by_code,
 )
 from cdi.api.golden import command_label
-from cdi.api.names import ANN_CRON_DESIRED_DIGEST, ANN_CRON_LAST_TIME, ANN_CRON_NEXT_TIME, ANN_CRON_POLL
 from cdi.api.phases import Reason
 from cdi.api.timestamps import timestamp
 from cdi.client.backend import Backend
@@ -115,10 +115,10 @@ def start_poll(backend: Backend, image: GoldenImage, *, now: float | None = None
     if not image.cron.spec.schedule:
         raise UsageError(
             f"golden image {image.namespace}/{image.name} has no schedule, so its source is never polled",
-            remedy=f"set spec.schedule, or write the digest into annotation {ANN_CRON_DESIRED_DIGEST}",
+            remedy=f"set spec.schedule, or write the digest into annotation {DESIRED_DIGEST.key}",
         )
     began = timestamp(datetime.fromtimestamp(time.time() if now is None else now, UTC))
-    annotate(backend, image, {ANN_CRON_NEXT_TIME: began})
+    annotate(backend, image, {NEXT_POLL.key: began})
     return began
 
 
@@ -135,11 +135,11 @@ def wait_for_poll(backend: Backend, image: GoldenImage, began: str, *, timeout: 
         CdiError: The poll failed.
         WaitTimeout: The timeout has expired; the poll continues.
     """
-    recorded = (ANN_CRON_LAST_TIME, ANN_CRON_POLL)
+    recorded = (LAST_POLL.key, POLL_RECORD.key)
     before = [image.annotations.get(name) for name in recorded]
 
     def done(now: GoldenImage) -> bool:
-        if now.annotations.get(ANN_CRON_NEXT_TIME) == began:
+        if now.annotations.get(NEXT_POLL.key) == began:
             return False
         if [now.annotations.get(name) for name in recorded] == before:
             return False

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from cdi.api.annotations import DESIRED_DIGEST, GOLDEN_RECORD, read_origin
+from cdi.api.annotations import DESIRED_DIGEST, GOLDEN_RECORD, LAST_POLL, NEXT_POLL, read_origin
 from cdi.api.conditions import find_condition
 from cdi.api.dataimportcron import DataImportCron, GoldenVersion, VersionState
 from cdi.api.errors import (
@@ -21,8 +21,6 @@ from cdi.api.errors import (
 from cdi.api.golden import HOLD, PIN
 from cdi.api.json_document import parse_json
 from cdi.api.names import (
-    ANN_CRON_LAST_TIME,
-    ANN_CRON_NEXT_TIME,
     cron_import,
 )
 from cdi.api.phases import ConditionStatus, ConditionType
@@ -84,12 +82,12 @@ class GoldenImage:
 
     @property
     def next_poll(self) -> str | None:
-        return (self.annotations.get(ANN_CRON_NEXT_TIME) or None) if self.cron.spec.schedule else None
+        return (self.annotations.get(NEXT_POLL.key) or None) if self.cron.spec.schedule else None
 
     @property
     def last_poll(self) -> str | None:
         executed = self.cron.status.last_execution_timestamp if self.cron.status else None
-        return self.annotations.get(ANN_CRON_LAST_TIME) or executed
+        return self.annotations.get(LAST_POLL.key) or executed
 
     def version(self, name: str | None) -> GoldenVersion | None:
         """Return the version of this name, or None."""

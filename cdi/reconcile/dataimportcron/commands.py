@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Final, assert_never
 
+from cdi.api.annotations import DESIRED_DIGEST
 from cdi.api.conditions import find_condition
 from cdi.api.dataimportcron import ChannelStatus, GoldenVersion, VersionState
 from cdi.api.golden import (
@@ -28,7 +29,6 @@ from cdi.api.golden import (
     command_label,
     parse_commands,
 )
-from cdi.api.names import ANN_CRON_DESIRED_DIGEST
 from cdi.api.phases import ConditionType
 from cdi.api.timestamps import timestamp
 from cdi.reconcile.actions import Action, Event
@@ -257,7 +257,7 @@ def _retry(context: CronContext, result: CommandResult, command: Retry) -> Comma
         raise _Refused(f'version "{version.name}" is {version.state} and has not failed; {names}')
     again = "imported" if version.state == VersionState.FAILED or version.removed is not None else "proven"
     if again == "imported":
-        desired = context.annotations.get(ANN_CRON_DESIRED_DIGEST)
+        desired = DESIRED_DIGEST.read(context.annotations)
         if not provides(context, version.digest, desired):
             newest = history.get(desired) if desired else None
             now = f'that of "{newest.name}"' if newest is not None else "not this version's as far as is known"

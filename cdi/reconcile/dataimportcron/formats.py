@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from cdi.api.annotations import LAST_USE
 from cdi.api.errors import InvalidManifest
 from cdi.api.golden import LAST_CLONED, RECORD
 from cdi.api.names import (
-    ANN_CRON_LAST_USE_TIME,
     ANN_SNAPSHOT_ADVISED_RESTORE_SIZE,
     ANN_SNAPSHOT_SOURCE_VOLUME_MODE,
     COMMON_LABELS,
@@ -131,7 +131,7 @@ def snapshot_body(context: CronContext, claim: PVC, storage: Storage) -> dict[st
             "namespace": context.namespace,
             "labels": labels,
             "annotations": {
-                ANN_CRON_LAST_USE_TIME: claim.annotations.get(ANN_CRON_LAST_USE_TIME) or last_use(context.now),
+                LAST_USE.key: LAST_USE.read(claim.annotations) or last_use(context.now),
                 ANN_SNAPSHOT_SOURCE_VOLUME_MODE: claim.volume_mode,
                 **_restore_size(context, claim, None),
                 **{name: claim.annotations[name] for name in CARRIED if name in claim.annotations},

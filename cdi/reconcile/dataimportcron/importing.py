@@ -6,15 +6,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
+from cdi.api.annotations import DESIRED_DIGEST, IMAGE_STREAM_REFERENCE, LAST_USE
 from cdi.api.claims import AccessMode
 from cdi.api.conditions import find_condition
 from cdi.api.dataimportcron import GoldenVersion, ImportStatus, VersionState
 from cdi.api.datavolume import DataVolume
 from cdi.api.golden import RETRY
 from cdi.api.names import (
-    ANN_CRON_DESIRED_DIGEST,
-    ANN_CRON_IMAGE_STREAM_DOCKER_REF,
-    ANN_CRON_LAST_USE_TIME,
     ANN_IMMEDIATE_BINDING,
     ANN_POD_RETAIN,
     digest_problem,
@@ -50,7 +48,7 @@ NO_IMPORT: Final = false(Reason.NO_IMPORT, "No current import")
 NO_REFERENCE: Final = false(
     "ImageReferenceUnknown",
     "The image stream's Docker reference is unknown, so the image cannot be pinned to its digest. Set a schedule, or "
-    f"annotation {ANN_CRON_IMAGE_STREAM_DOCKER_REF} together with the digest",
+    f"annotation {IMAGE_STREAM_REFERENCE.key} together with the digest",
 )
 NOT_AUTHORIZED: Final = false(Reason.NOT_AUTHORIZED, "Not authorized to create DataVolume")
 
@@ -125,7 +123,7 @@ def plan_import(
 
 def _is_recorded(context: CronContext, desired: str) -> bool:
     """Return whether the desired digest, if there is one, was already recorded before this pass."""
-    return not desired or context.annotations.get(ANN_CRON_DESIRED_DIGEST) == desired
+    return not desired or DESIRED_DIGEST.read(context.annotations) == desired
 
 
 def _follow(context: CronContext, history: History) -> ImportStep:
@@ -354,7 +352,7 @@ def _mark(context: CronContext, volume: PVC | Snapshot, siblings: Iterable[PVC |
     """Return the patch of a volume; `siblings` are the volumes of its kind of all versions."""
     if volume.deleting:
         return ()
-    used = (one.annotations.get(ANN_CRON_LAST_USE_TIME, "") for one in siblings if one.name != volume.name)
+    used = ((LAST_USE.read(one.annotations) or "") for one in siblings if one.name != volume.name)
     annotations = refreshed_last_use(context, volume.annotations, used)
     return patch_volume(volume, annotations=annotations, labels=missing(resource_labels(context), volume.labels))
 
@@ -385,7 +383,7 @@ def data_volume_body(
     annotations = {
         **{key: text for key, text in context.annotations.items() if key.startswith(POLICY_PREFIX)},
         ANN_IMMEDIATE_BINDING: "true",
-        ANN_CRON_LAST_USE_TIME: last_use(context.now),
+        LAST_USE.key: last_use(context.now),
     }
     if retain := context.annotations.get(ANN_POD_RETAIN):
         annotations[ANN_POD_RETAIN] = retain

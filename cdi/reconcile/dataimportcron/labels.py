@@ -6,9 +6,9 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Final
 
+from cdi.api.annotations import LAST_USE
 from cdi.api.dataimportcron import RetentionPolicy
 from cdi.api.names import (
-    ANN_CRON_LAST_USE_TIME,
     LABEL_DATA_IMPORT_CRON,
     LABEL_DATA_IMPORT_CRON_CLEANUP,
     propagates,
@@ -53,10 +53,10 @@ def refreshed_last_use(context: CronContext, annotations: Mapping[str, str], oth
         others: Values of the annotation of its other versions.
 
     """
-    own = annotations.get(ANN_CRON_LAST_USE_TIME)
+    own = LAST_USE.read(annotations)
     newest = max(others, default="")
     if own and own > newest:
         return {}
     # A clock that was set back must not make the current version the oldest.
     moment = last_use(context.now)
-    return {ANN_CRON_LAST_USE_TIME: moment if moment > newest else f"{newest}0"}
+    return {LAST_USE.key: moment if moment > newest else f"{newest}0"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from cdi.api.names import ANN_CRON_DESIRED_DIGEST, ANN_CRON_IMAGE_STREAM_DOCKER_REF
+from cdi.api.annotations import DESIRED_DIGEST, IMAGE_STREAM_REFERENCE
 from cdi.reconcile.dataimportcron.context import CronContext
 
 _SCHEME: Final = "docker://"
@@ -44,8 +44,8 @@ def image_reference(context: CronContext, digest: str, resolved: str | None) -> 
         resolved: The reference that the poll found together with this digest; None if it was not recorded.
 
     """
-    newest = context.annotations.get(ANN_CRON_IMAGE_STREAM_DOCKER_REF) or ""
-    if newest and context.annotations.get(ANN_CRON_DESIRED_DIGEST) == digest:
+    newest = IMAGE_STREAM_REFERENCE.read(context.annotations) or ""
+    if newest and DESIRED_DIGEST.read(context.annotations) == digest:
         return newest
     # An older image may be in another repository than the newest one.
     return (resolved or "").removeprefix(_SCHEME) or newest

@@ -13,8 +13,8 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any, Final
 
+from cdi.api.annotations import NEXT_POLL
 from cdi.api.names import (
-    ANN_CRON_NEXT_TIME,
     COMMON_LABELS,
     LABEL_DATA_IMPORT_CRON,
     LABEL_DATA_IMPORT_CRON_NAMESPACE,
@@ -182,7 +182,7 @@ def _metadata(context: CronContext, name: str) -> dict[str, Any]:
 
 def _due(context: CronContext) -> dict[str, str]:
     """Return the annotation of a poll that tells the request that it serves from a later one."""
-    return {ANN_CRON_NEXT_TIME: context.annotations.get(ANN_CRON_NEXT_TIME, "")}
+    return {NEXT_POLL.key: context.annotations.get(NEXT_POLL.key, "")}
 
 
 def _job_spec(context: CronContext, poll: PollSpec) -> dict[str, Any]:

@@ -11,10 +11,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
+from cdi.api.annotations import NEXT_POLL
 from cdi.api.decode import DecodeError, decode_parsed
 from cdi.api.errors import CdiError, SourceProtocolError, SourceUnreachable, WorkerLost
 from cdi.api.job import Failure
-from cdi.api.names import ANN_CRON_NEXT_TIME
 from cdi.api.phases import TERMINAL_PHASES
 from cdi.api.poll import PollResult
 from cdi.api.printable import one_line
@@ -81,7 +81,7 @@ def _started_poll(metadata: Mapping[str, Any]) -> ObservedPoll:
     return ObservedPoll(
         task=str(metadata.get("uid") or ""),
         started=epoch_seconds(metadata.get("creationTimestamp")) or 0.0,
-        due=(metadata.get("annotations") or {}).get(ANN_CRON_NEXT_TIME),
+        due=(metadata.get("annotations") or {}).get(NEXT_POLL.key),
     )
 
 

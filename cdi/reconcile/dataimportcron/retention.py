@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
+from cdi.api.annotations import DESIRED_DIGEST, LAST_USE
 from cdi.api.dataimportcron import (
     DEFAULT_IMPORTS_TO_KEEP,
     ChannelStatus,
@@ -21,7 +22,7 @@ from cdi.api.dataimportcron import (
     VersionState,
 )
 from cdi.api.golden import LAST_CLONED, Promote, Rollback, parse_commands
-from cdi.api.names import ANN_CRON_DESIRED_DIGEST, ANN_CRON_LAST_USE_TIME, LABEL_DATA_IMPORT_CRON
+from cdi.api.names import LABEL_DATA_IMPORT_CRON
 from cdi.api.timestamps import parse_timestamp
 from cdi.reconcile.actions import Action, Event
 from cdi.reconcile.dataimportcron.channels import promoted
@@ -101,7 +102,7 @@ def _protected(
     """Yield the names of versions that are never removed."""
     current = (context.cron.status.current_imports if context.cron.status is not None else None) or []
     yield from (one.data_volume_name for one in current)
-    desired = history.get(context.annotations.get(ANN_CRON_DESIRED_DIGEST, ""))
+    desired = history.get(DESIRED_DIGEST.read(context.annotations) or "")
     # The newest that is available is the last good one, even if a rollback withholds it; the one that was offered
     # last may still be in the DataSource.
     good = next((one for one in history.versions if one.state == VersionState.AVAILABLE), None)
@@ -183,11 +184,11 @@ def _surplus(
 def _last_use(objects: VersionObjects, form: Form) -> str:
     """Return the annotation lastUseTime, which sorts as text; empty if it is missing."""
     if form == "snapshot":
-        return objects.snapshot.annotations.get(ANN_CRON_LAST_USE_TIME, "") if objects.snapshot is not None else ""
+        return (LAST_USE.read(objects.snapshot.annotations) or "") if objects.snapshot is not None else ""
     if objects.claim is not None:
-        return objects.claim.annotations.get(ANN_CRON_LAST_USE_TIME, "")
+        return LAST_USE.read(objects.claim.annotations) or ""
     annotations = objects.data_volume.metadata.annotations if objects.data_volume is not None else None
-    return (annotations or {}).get(ANN_CRON_LAST_USE_TIME, "")
+    return LAST_USE.read(annotations or {}) or ""
 
 
 def _is_kept(context: CronContext, history: History, objects: VersionObjects, waits: list[float]) -> bool:

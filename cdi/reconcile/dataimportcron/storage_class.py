@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
+from cdi.api.annotations import STORAGE_CLASS
 from cdi.api.names import (
     ANN_CRON_READ_WRITE_ONCE,
     ANN_CRON_SNAPSHOT_CLASS,
-    ANN_CRON_STORAGE_CLASS,
     LABEL_DATA_IMPORT_CRON,
 )
 from cdi.api.storageprofile import CronSourceFormat, StorageProfile
@@ -130,8 +130,8 @@ def plan_storage_class(
     """
     if storage.storage_class is None:
         return ClassStep()
-    before = context.annotations.get(ANN_CRON_STORAGE_CLASS)
-    remember: dict[str, str | None] = {} if before == storage.name else {ANN_CRON_STORAGE_CLASS: storage.name}
+    before = STORAGE_CLASS.read(context.annotations)
+    remember: dict[str, str | None] = {} if before == storage.name else {STORAGE_CLASS.key: storage.name}
     if before is None:
         claim = wanted.claim if wanted is not None else None
         if (
