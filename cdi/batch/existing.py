@@ -245,10 +245,9 @@ def facts_of(backend: Backend, item: Item, claim: Object | None) -> Facts:
     if claim is None:
         return Facts()
     annotations = claim["metadata"].get("annotations") or {}
-    try:
-        progress = backend.progress(item.namespace, item.name) if isinstance(backend, LocalBackend) else None
-    except NotFound:
-        progress = None
+    progress = None
+    if isinstance(backend, LocalBackend) and (body := _get(backend, "dv", item)) is not None:
+        progress = backend.progress_of(body)
     length = progress.total if progress is not None and progress.phase == "done" and not item.is_registry else None
     image = ImageFacts.read(annotations)
     return Facts(

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol, Self
 
 from cdi.api.job import Outcome, Progress
+from cdi.api.kinds import kind_named
 from cdi.client.document import Manifest
 from cdi.store.base import Key, Object, Watch
 
@@ -67,8 +68,7 @@ class ProgressWatch(Protocol):
 class Backend(Protocol):
     """Operations of the commands; kinds are given by any of their names, the namespace None means ``default``."""
 
-    @property
-    def store(self) -> Reader: ...
+    store: Reader
 
     def apply(
         self,
@@ -93,11 +93,11 @@ class Backend(Protocol):
 
     def get(self, kind: str, namespace: str | None, name: str) -> Object:
         """Return an object; raise `NotFound`."""
-        ...
+        return self.store.get(Key.of(kind, namespace, name))
 
     def list(self, kind: str, namespace: str | None = None) -> Objects:
         """Return the objects of a kind, of all namespaces if None."""
-        ...
+        return self.store.list(kind_named(kind).plural, namespace)
 
     def delete(
         self, kind: str, namespace: str | None, name: str, *, cascade: bool = True, timeout: float = 120.0
@@ -183,8 +183,12 @@ class Backend(Protocol):
         """
         ...
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Release connections."""
+        ...
 
-    def __enter__(self) -> Self: ...
+    def __enter__(self) -> Self:
+        return self
 
-    def __exit__(self, *exc: object) -> None: ...
+    def __exit__(self, *exc: object) -> None:
+        self.close()

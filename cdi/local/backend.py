@@ -11,7 +11,6 @@ import os
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Self
 
 from cdi import atomic_file
 from cdi.api.errors import (
@@ -19,14 +18,13 @@ from cdi.api.errors import (
     NotFound,
     WaitTimeout,
 )
-from cdi.api.job import Failure, Outcome, Progress
-from cdi.api.kinds import kind_named
+from cdi.api.job import Outcome, Progress
 from cdi.api.phases import Phase
 from cdi.api.policy import limit_annotations, limits_of
 from cdi.client.apply import apply
-from cdi.client.backend import Applied, OnUpdate, Section
+from cdi.client.backend import Applied, Backend, Objects, OnUpdate, Section
 from cdi.client.document import Manifest
-from cdi.client.status_view import failure_of, phase_of
+from cdi.client.status_view import phase_of
 from cdi.client.wait import wait
 from cdi.local.environment import Environments
 from cdi.local.event_recorder import EventRecorder
@@ -44,10 +42,8 @@ _REVIVE = 1.0
 _READY = 60.0
 _DELETED = 120.0
 
-Objects = list[Object]
 
-
-class LocalBackend:
+class LocalBackend(Backend):
     """The backend of one CDI_HOME; any number may be used at a time, from any process.
 
     Kinds are given by any of their names (``dv``, ``DataVolume``, ``pvc`` …); the namespace None means ``default``.
@@ -57,14 +53,9 @@ class LocalBackend:
         """Raise a `TargetError` if CDI_HOME is unusable; the first call that writes creates it."""
         self.home = Home.find(home)
         self.home.check()
-        self._store = LocalStore(self.home.objects)
+        self.store = LocalStore(self.home.objects)
         self._launcher = Launcher(self.home)
-        self._uploads = LocalUploads(self.home, self._store, self._launcher)
-
-    @property
-    def store(self) -> LocalStore:
-        """The store of the objects."""
-        return self._store
+        self._uploads = LocalUploads(self.home, self.store, self._launcher)
 
     def start_supervisor(self) -> bool:
         """Start the supervisor unless one is running, and return whether it was started.
@@ -76,12 +67,6 @@ class LocalBackend:
 
     def close(self) -> None:
         """Do nothing: no resources are held."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
 
     # --- objects --------------------------------------------------------------------------------------------------
 
@@ -99,33 +84,25 @@ class LocalBackend:
         (`cdi.local.environment`).
         """
         if dry_run:
-            return apply(self._store, manifests, namespace=namespace, dry_run=True, strict=strict)
+            return apply(self.store, manifests, namespace=namespace, dry_run=True, strict=strict)
         self.home.make()
         with Environments(self.home).kept() as keep:
-            applied = apply(self._store, manifests, namespace=namespace, strict=strict, before_write=keep)
+            applied = apply(self.store, manifests, namespace=namespace, strict=strict, before_write=keep)
         ensure_supervisor(self.home)
         return applied
-
-    def get(self, kind: str, namespace: str | None, name: str) -> Object:
-        """See `Backend.get`."""
-        return self._store.get(Key.of(kind, namespace, name))
-
-    def list(self, kind: str, namespace: str | None = None) -> Objects:
-        """See `Backend.list`."""
-        return self._store.list(kind_named(kind).plural, namespace)
 
     def delete(
         self, kind: str, namespace: str | None, name: str, *, cascade: bool = True, timeout: float = _DELETED
     ) -> None:
         """See `Backend.delete`."""
         key = Key.of(kind, namespace, name)
-        body = self._store.get(key)
+        body = self.store.get(key)
         uid = body["metadata"]["uid"]
         claim = self._owned_claim(key, uid)
         if claim is not None and not cascade:
             self._orphan(claim, uid)
             claim = None
-        self._store.delete(key, uid=uid)
+        self.store.delete(key, uid=uid)
         waited = [(key, uid)] + ([(Key.of_object(claim), claim["metadata"]["uid"])] if claim is not None else [])
         if key.plural == "dataimportcrons":
             # Its versions are deleted too if its retention policy says so.
@@ -164,24 +141,24 @@ class LocalBackend:
                 raise Conflict(f"{key} was changed concurrently")
             apply_patch(body, action)
 
-        body = update_with_retry(self._store, key, change, uid=uid)
+        body = update_with_retry(self.store, key, change, uid=uid)
         ensure_supervisor(self.home)
         return body
 
     def version_object(self, namespace: str, name: str) -> Object | None:
         """See `Backend.version_object`; there are no VolumeSnapshots on one machine."""
         try:
-            return self._store.get(Key.of("pvc", namespace, name))
+            return self.store.get(Key.of("pvc", namespace, name))
         except NotFound:
             return None
 
     def events(self, namespace: str | None, name: str, kind: str = "dv") -> Objects:
         """See `Backend.events`."""
-        return EventRecorder(self._store).events_of(self.get(kind, namespace, name))
+        return EventRecorder(self.store).events_of(self.get(kind, namespace, name))
 
     def changes(self, plurals: Collection[str], namespace: str | None) -> Watch:  # noqa: ARG002 (all in one directory)
         """See `Backend.changes`."""
-        return self._store.watch(plurals)
+        return self.store.watch(plurals)
 
     # --- progress of a DataVolume -------------------------------------------------------------------------------------
 
@@ -204,19 +181,11 @@ class LocalBackend:
         """Observe DataVolumes; meanwhile, a supervisor that was killed is started again."""
         yield ProgressWatch(self)
 
-    def progress(self, namespace: str | None, name: str) -> Progress | None:
-        """Return the newest worker's progress, or None if there is no worker; raise `NotFound`."""
-        return self.progress_of(self.get("dv", namespace, name))
-
     def outcome(self, namespace: str | None, name: str) -> Outcome | None:
         """Return the newest worker's outcome once it has ended; raise `NotFound`."""
         self.get("dv", namespace, name)
         uid = self._claim_uid(namespace, name)
         return self._launcher.outcome(uid) if uid else None
-
-    def failure(self, namespace: str | None, name: str) -> Failure | None:
-        """Return the error that a DataVolume failed with or is waiting to retry, or None; raise `NotFound`."""
-        return failure_of(self.get("dv", namespace, name))
 
     def about(self, body: Object) -> Iterator[Section]:
         """Yield the section that shows where the volume is."""
@@ -260,7 +229,7 @@ class LocalBackend:
         annotations = limit_annotations(bandwidth=bandwidth, connections=connections)
         key = Key.of("dv", namespace, name)
         action = PatchObject(plural=key.plural, namespace=key.namespace, name=key.name, uid="", annotations=annotations)
-        body = update_with_retry(self._store, key, lambda dv: apply_patch(dv, action))
+        body = update_with_retry(self.store, key, lambda dv: apply_patch(dv, action))
         ensure_supervisor(self.home)
         uid = self._claim_uid(namespace, name)
         return uid is not None and self._launcher.limit(uid, limits_of(body["metadata"].get("annotations") or {}))
@@ -271,7 +240,7 @@ class LocalBackend:
         """Return the path of a volume's disk, or its directory if it holds an archive; raise `NotFound`."""
         key = Key.of("pvc", namespace, name)
         try:
-            self._store.get(key)
+            self.store.get(key)
         except NotFound as error:
             raise NotFound(
                 f"volume {key.namespace}/{key.name} does not exist", remedy="cdi get pvc lists the volumes"
@@ -332,7 +301,7 @@ class LocalBackend:
         if key.plural != "datavolumes":
             return None
         try:
-            claim = self._store.get(Key.of("pvc", key.namespace, key.name))
+            claim = self.store.get(Key.of("pvc", key.namespace, key.name))
         except NotFound:
             return None
         owners = claim["metadata"].get("ownerReferences") or []
@@ -343,11 +312,11 @@ class LocalBackend:
             owners = body["metadata"].get("ownerReferences") or []
             body["metadata"]["ownerReferences"] = [owner for owner in owners if owner.get("uid") != uid]
 
-        update_with_retry(self._store, Key.of_object(claim), disown, uid=claim["metadata"]["uid"])
+        update_with_retry(self.store, Key.of_object(claim), disown, uid=claim["metadata"]["uid"])
 
     def _lives(self, key: Key, uid: str) -> bool:
         try:
-            return bool(self._store.get(key)["metadata"]["uid"] == uid)
+            return bool(self.store.get(key)["metadata"]["uid"] == uid)
         except NotFound:
             return False
 

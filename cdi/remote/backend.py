@@ -14,9 +14,9 @@ from typing import Self
 
 from cdi.api.errors import ClusterForbidden, Conflict, KindNotServed, NotFound, WaitTimeout
 from cdi.api.job import Outcome
-from cdi.api.kinds import CLAIMS, DATA_VOLUMES, EVENTS, PODS, VOLUME_SNAPSHOTS, kind_named, resource_named
+from cdi.api.kinds import CLAIMS, DATA_VOLUMES, EVENTS, PODS, VOLUME_SNAPSHOTS, resource_named
 from cdi.api.names import GROUP
-from cdi.client.backend import Advance, Applied, Fraction, Objects, Section
+from cdi.client.backend import Advance, Applied, Backend, Fraction, Objects, Section
 from cdi.client.document import Manifest
 from cdi.kube.client import Client
 from cdi.kube.credentials import find
@@ -37,7 +37,7 @@ _CONNECT = 5.0
 _DELETED = 120.0
 
 
-class Cluster:
+class Cluster(Backend):
     """The backend of one cluster, with the user of one kubeconfig context or a pod's service account."""
 
     def __init__(self, calls: SyncClient, *, patience: float) -> None:
@@ -72,12 +72,6 @@ class Cluster:
     def close(self) -> None:
         self._calls.close()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
-
     # --- objects --------------------------------------------------------------------------------------------------
 
     def apply(
@@ -93,14 +87,6 @@ class Cluster:
 
         space = namespace or self.namespace
         return apply_to_cluster(self._calls, self.store, manifests, namespace=space, dry_run=dry_run, strict=strict)
-
-    def get(self, kind: str, namespace: str | None, name: str) -> Object:
-        """Return an object; raise `NotFound`."""
-        return self.store.get(Key.of(kind, namespace, name))
-
-    def list(self, kind: str, namespace: str | None = None) -> Objects:
-        """Return the objects of a kind, of all namespaces if None."""
-        return self.store.list(kind_named(kind).plural, namespace)
 
     def delete(
         self, kind: str, namespace: str | None, name: str, *, cascade: bool = True, timeout: float = _DELETED

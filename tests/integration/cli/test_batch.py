@@ -302,7 +302,7 @@ def under_way(machine, *names):
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         with contextlib.suppress(Exception):
-            if all(machine.embedded.progress(None, name).fetched > 0 for name in names):
+            if all(machine.embedded.progress_of(machine.embedded.get("dv", None, name)).fetched > 0 for name in names):
                 return
         time.sleep(0.02)
     pytest.fail("they were not begun")

@@ -30,6 +30,7 @@ from cdi.api.errors import (
     WaitTimeout,
 )
 from cdi.api.job import Limits
+from cdi.client.status_view import failure_of
 from cdi.local.backend import LocalBackend
 from cdi.local.processes import with_arguments
 from tests.faults.server import FaultServer
@@ -93,10 +94,10 @@ def test_a_manifest_becomes_a_volume(embedded, nginx, image):
     assert body["status"]["phase"] == "Succeeded"
     assert embedded.volume_path(None, "a").read_bytes() == image + bytes(4 * MIB)
     assert embedded.outcome(None, "a").format == "qcow2"
-    assert embedded.progress(None, "a").phase == "done"
+    assert embedded.progress_of(embedded.get("dv", None, "a")).phase == "done"
     assert [phase for phase, _ in seen][-1] == "Succeeded"
     assert [e["reason"] for e in embedded.events(None, "a")][-1] == "ImportSucceeded"
-    assert embedded.failure(None, "a") is None
+    assert failure_of(embedded.get("dv", None, "a")) is None
     assert embedded.get("pvc", None, "a")["status"]["capacity"] == {"storage": "8Mi"}
     assert [o["metadata"]["name"] for o in embedded.list("DataVolume")] == ["a"]
     list(embedded.log(None, "a", follow=True))
@@ -117,7 +118,7 @@ def test_the_error_of_a_worker_is_the_error_of_wait(embedded, nginx, image):
         embedded.wait("dv", None, "b", timeout=60)
     with pytest.raises(TargetTooSmall, match=f"{4 * MIB}"):
         embedded.wait("dv", None, "c", timeout=60)
-    assert embedded.failure(None, "b").code == "ChecksumMismatch"
+    assert failure_of(embedded.get("dv", None, "b")).code == "ChecksumMismatch"
     assert not embedded.home.disk("default", "b").exists()
     assert embedded.wait("dv", None, "c", until="Failed", timeout=60)["status"]["phase"] == "Failed"
 
@@ -180,7 +181,7 @@ def test_an_upload_of_a_stream_and_another_after_it_broke(embedded, nginx, image
         os.close(reader)
         feeder.join()
         if content is not data:
-            _eventually(lambda: embedded.failure(None, "a"))
+            _eventually(lambda: failure_of(embedded.get("dv", None, "a")))
             assert embedded.get("dv", None, "a")["status"]["phase"] == "UploadReady"
     embedded.wait("dv", None, "a", timeout=60)
     assert embedded.volume_path(None, "a").read_bytes()[: 4 * MIB] == image
@@ -252,7 +253,7 @@ def test_a_limit_that_is_not_given_stays_as_it_was_written(embedded, nginx):
 def test_deleting_while_it_runs_leaves_nothing(embedded, nginx):
     nginx.put("runtime/large.raw", random.Random(3).randbytes(16 * MIB))
     embedded.apply([data_volume("a", http(nginx, "large.raw", "slow"), size="16Mi")])
-    _eventually(lambda: embedded.progress(None, "a"))
+    _eventually(lambda: embedded.progress_of(embedded.get("dv", None, "a")))
     embedded.delete("dv", None, "a")
     for kind in ("dv", "pvc"):
         with pytest.raises(NotFound):
