@@ -7,8 +7,9 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol, Self
 
+from cdi.api.errors import NotFound
 from cdi.api.job import Outcome, Progress
-from cdi.api.kinds import kind_named
+from cdi.api.kinds import CLAIMS, DATA_VOLUMES, kind_named
 from cdi.client.document import Manifest
 from cdi.store.base import Key, Object, Watch
 
@@ -98,6 +99,17 @@ class Backend(Protocol):
     def list(self, kind: str, namespace: str | None = None) -> Objects:
         """Return the objects of a kind, of all namespaces if None."""
         return self.store.list(kind_named(kind).plural, namespace)
+
+    def owned_claim(self, key: Key, uid: str) -> Object | None:
+        """Return the PVC of a DataVolume with this UID; None if it has none, or the object is of another kind."""
+        if key.plural != DATA_VOLUMES.plural:
+            return None
+        try:
+            claim = self.store.get(Key(CLAIMS.plural, key.namespace, key.name))
+        except NotFound:
+            return None
+        owners = claim["metadata"].get("ownerReferences") or []
+        return claim if any(owner.get("uid") == uid for owner in owners) else None
 
     def delete(
         self, kind: str, namespace: str | None, name: str, *, cascade: bool = True, timeout: float = 120.0

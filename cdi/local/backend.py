@@ -98,7 +98,7 @@ class LocalBackend(Backend):
         key = Key.of(kind, namespace, name)
         body = self.store.get(key)
         uid = body["metadata"]["uid"]
-        claim = self._owned_claim(key, uid)
+        claim = self.owned_claim(key, uid)
         if claim is not None and not cascade:
             self._orphan(claim, uid)
             claim = None
@@ -296,16 +296,6 @@ class LocalBackend(Backend):
             return Progress.from_json(text)
         except ValueError:
             return None
-
-    def _owned_claim(self, key: Key, uid: str) -> Object | None:
-        if key.plural != "datavolumes":
-            return None
-        try:
-            claim = self.store.get(Key.of("pvc", key.namespace, key.name))
-        except NotFound:
-            return None
-        owners = claim["metadata"].get("ownerReferences") or []
-        return claim if any(owner.get("uid") == uid for owner in owners) else None
 
     def _orphan(self, claim: Object, uid: str) -> None:
         def disown(body: Object) -> None:

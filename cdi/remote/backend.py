@@ -96,7 +96,7 @@ class Cluster(Backend):
         body = self.store.get(key)
         uid = body["metadata"]["uid"]
         waited = {key: uid}
-        claim = self._owned_claim(key, uid) if cascade else None
+        claim = self.owned_claim(key, uid) if cascade else None
         if claim is not None:
             waited[Key.of_object(claim)] = claim["metadata"]["uid"]
         with self.courses(waited) as courses:
@@ -113,13 +113,6 @@ class Cluster(Backend):
                 if time.monotonic() >= deadline:
                     raise WaitTimeout(f"{key} is still being deleted", remedy="cdi get pvc shows the remaining objects")
                 courses.pause(deadline - time.monotonic())
-
-    def _owned_claim(self, key: Key, uid: str) -> Object | None:
-        if key.plural != DATA_VOLUMES.plural:
-            return None
-        claim = self._calls.find(CLAIMS, key.namespace, key.name)
-        owners = (claim or {}).get("metadata", {}).get("ownerReferences") or []
-        return claim if any(owner.get("uid") == uid for owner in owners) else None
 
     def annotate(
         self,
