@@ -12,13 +12,19 @@ from tests.cluster import leftovers, lifecycle
 from tests.cluster.layout import ClusterError, Layout
 
 
-def _up(layout: Layout) -> int:
+def _up(layout: Layout, *, kubevirt: bool) -> int:
     began = time.monotonic()
 
     def say(text: str) -> None:
         print(f"{time.monotonic() - began:6.1f} s  {text}", file=sys.stderr, flush=True)
 
-    say("up" if lifecycle.up(layout, say) else "was up already")
+    if kubevirt:
+        from tests.kubevirt import install
+
+        started = install.up(layout, say)
+    else:
+        started = lifecycle.up(layout, say)
+    say("up" if started else "was up already")
     print(f"export KUBECONFIG={layout.kubeconfig}")
     return 0
 
@@ -65,12 +71,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="scripts/cluster")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     simple = {
-        "up": (_up, "bring it up, building what is not built yet; prints how to reach it"),
         "down": (_down, "take it and its state away; what was built stays"),
         "status": (_status, "how its programs are"),
         "kubeconfig": (_kubeconfig, "print the path of the administrator's kubeconfig"),
         "purge": (_purge, "down, and remove what was built too"),
     }
+    text = "bring it up, building what is not built yet; prints how to reach it"
+    bring_up = commands.add_parser("up", help=text, description=text)
+    bring_up.add_argument("--kubevirt", action="store_true", help="with KubeVirt and this project's chart installed")
     for name, (_, text) in simple.items():
         commands.add_parser(name, help=text, description=text)
     run = commands.add_parser("run", help="run a command inside the node, as its root")
@@ -80,6 +88,8 @@ def main() -> int:
     try:
         if arguments.command == "run":
             return _run(layout, arguments.argv or ["/bin/bash"])
+        if arguments.command == "up":
+            return _up(layout, kubevirt=arguments.kubevirt)
         return simple[arguments.command][0](layout)
     except ClusterError as error:
         print(f"cluster: {error}", file=sys.stderr)

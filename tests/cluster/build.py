@@ -96,7 +96,7 @@ def keep_program(layout: Layout, name: str, inputs: object, install: Callable[[P
 
     Builds of other inputs are removed. Exceptions of `install` are passed on.
     """
-    directory = layout.built / f"{name}-{hashlib.sha256(repr(inputs).encode()).hexdigest()[:12]}"
+    directory = program_path(layout, name, inputs).parent
     layout.built.mkdir(parents=True, exist_ok=True)
     with (layout.built / f"{name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -109,16 +109,21 @@ def keep_program(layout: Layout, name: str, inputs: object, install: Callable[[P
     return directory / name
 
 
+def program_path(layout: Layout, name: str, inputs: object) -> Path:
+    """Return where `keep_program` keeps the build of these inputs, whether or not it exists yet."""
+    return layout.built / f"{name}-{hashlib.sha256(repr(inputs).encode()).hexdigest()[:12]}" / name
+
+
 def keep_go_program(layout: Layout, module: Path) -> Path:
     """Return the path of the program built from the Go module in this directory; its name is the module's.
 
     Raises:
         ClusterError: The build failed.
     """
-    inputs = [(path.name, path.read_bytes()) for path in _sources(module)]
+    inputs = directory_inputs(module)
 
     def install(directory: Path) -> None:
-        _go(
+        run_go(
             layout,
             module,
             "build",
@@ -131,6 +136,11 @@ def keep_go_program(layout: Layout, module: Path) -> Path:
         )
 
     return keep_program(layout, module.name, inputs, install)
+
+
+def directory_inputs(directory: Path) -> list[tuple[str, bytes]]:
+    """Return name and content of each file in a directory that something is built from, without Go's tests."""
+    return [(str(path.relative_to(directory)), path.read_bytes()) for path in _sources(directory)]
 
 
 def _sources(module: Path) -> list[Path]:
@@ -177,14 +187,14 @@ def _programs(layout: Layout, directory: Path) -> None:
     _go_build(layout, _PROGRAMS, directory, " ".join(linker))
     for name in KUBERNETES:
         (directory / name).symlink_to("kubernetes")
-    crds = _go(layout, _PROGRAMS, "list", "-m", "-f", "{{.Dir}}", _SNAPSHOT_CRDS).strip()
+    crds = run_go(layout, _PROGRAMS, "list", "-m", "-f", "{{.Dir}}", _SNAPSHOT_CRDS).strip()
     (directory / "crds").mkdir()
     for path in sorted(Path(crds, "config", "crd").glob("snapshot.storage.k8s.io_*.yaml")):
         shutil.copyfile(path, directory / "crds" / path.name)
 
 
 def _go_build(layout: Layout, module: Path, directory: Path, linker: str) -> None:
-    _go(
+    run_go(
         layout, module, "build", "-trimpath", "-buildvcs=false", "-ldflags", linker, "-o", f"{directory}/",
         *_PACKAGES[module],
     )  # fmt: skip
@@ -202,14 +212,19 @@ def go_environment(layout: Layout) -> dict[str, str]:
     }
 
 
-def _go(layout: Layout, module: Path, *arguments: str) -> str:
+def run_go(layout: Layout, module: Path, *arguments: str, cgo: bool = False) -> str:
+    """Return the output of a Go command in a module; with `cgo`, packages may contain C.
+
+    Raises:
+        ClusterError: It failed.
+    """
     go = find_go(layout)
     layout.go.mkdir(parents=True, exist_ok=True)
     with Elapsed(f"cluster: go {arguments[0]} in {module.name}"):
         done = subprocess.run(
             [go, *arguments],
             cwd=module,
-            env=go_environment(layout),
+            env={**go_environment(layout), "CGO_ENABLED": "1" if cgo else "0"},
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,

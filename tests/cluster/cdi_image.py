@@ -7,9 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 from tests.cluster.cluster import Cluster
+from tests.cluster.layout import ClusterError
 
 CDI_IMAGE = "images.cdi.test/cdi:1"
 _SCRIPT = Path(__file__).parents[2] / "scripts/image"
@@ -23,6 +22,8 @@ def provide(cluster: Cluster) -> str:
     if cluster.layout is None:
         name = os.environ.get("CDI_TEST_CDI_IMAGE", "")
         if not name:
+            import pytest  # scripts/cluster uses this module without it
+
             pytest.skip("CDI_TEST_CDI_IMAGE does not say which image the cluster can pull")
         return name
     archive = archived()
@@ -34,8 +35,12 @@ def provide(cluster: Cluster) -> str:
 
 
 def archived() -> Path:
-    """Return the path of the image archive, building it if it is missing."""
+    """Return the path of the image archive, building it if it is missing.
+
+    Raises:
+        ClusterError: It cannot be built; the script has printed the reason.
+    """
     done = subprocess.run([sys.executable, _SCRIPT], check=False, stdout=subprocess.PIPE, text=True)
     if done.returncode:
-        pytest.fail("scripts/image failed", pytrace=False)
+        raise ClusterError("scripts/image failed")
     return Path(done.stdout.strip())

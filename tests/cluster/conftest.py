@@ -101,6 +101,9 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     layout = Layout.default()
     began = time.monotonic()
     up_before = lifecycle.running(layout)
+    if up_before and layout.kubevirt.exists():
+        reason = "the cluster that is up serves KubeVirt, and this project's chart all namespaces; scripts/cluster down"
+        pytest.exit(f"cluster: {reason}", returncode=1)
     try:
         brought_up = lifecycle.up(layout, lambda text: print(f"cluster: {text}", flush=True))
     except ClusterError as error:

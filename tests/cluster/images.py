@@ -9,6 +9,7 @@ import os
 import platform
 import re
 import shutil
+import struct
 import subprocess
 import tarfile
 from collections.abc import Iterable, Mapping
@@ -25,70 +26,96 @@ class File:
     content: bytes | None = None
     link: str = ""
     mode: int = 0o755
+    capability: int | None = None
+    """Capability that the program has when it is executed, a number of linux/capability.h."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Image:
+    """An image of one layer with `files`, above the layer `system` if there is one."""
+
+    name: str
+    """Its reference."""
+    files: Mapping[str, File]
+    """The entries by path."""
+    config: Mapping[str, object]
+    """The `config` object of the OCI image configuration."""
+    system: Path | None = None
+    """A tar file; images with the same one share it in the archive."""
 
 
 def write_archive(path: Path, name: str, files: Mapping[str, File], config: Mapping[str, object]) -> None:
-    """Write an OCI image layout as a reproducible tar file.
+    """Write an archive of one image with one layer; `write_images` has the details."""
+    write_images(path, Image(name=name, files=files, config=config))
 
-    Args:
-        path: The archive to write.
-        name: The image's reference.
-        files: The entries by path.
-        config: The `config` object of the OCI image configuration.
-    """
-    layer = _layer(files)
-    digest = hashlib.sha256(layer).hexdigest()
-    blobs = [layer]
+
+def write_images(path: Path, *images: Image) -> None:
+    """Write an OCI image layout as a reproducible tar file."""
+    systems = {image.system: _descriptor_of(image.system) for image in images if image.system is not None}
+    blobs: list[bytes] = []
 
     def descriptor(kind: str, content: bytes) -> dict[str, object]:
-        checksum = f"sha256:{hashlib.sha256(content).hexdigest()}"
-        return {"mediaType": f"application/vnd.oci.image.{kind}", "digest": checksum, "size": len(content)}
+        blobs.append(content)
+        return _descriptor(kind, f"sha256:{hashlib.sha256(content).hexdigest()}", len(content))
 
-    configuration = json.dumps(
-        {
+    manifests = []
+    for image in images:
+        layers = [systems[image.system]] if image.system is not None else []
+        layers.append(descriptor("layer.v1.tar", _layer(image.files)))
+        configuration = {
             "architecture": _ARCHITECTURES.get(platform.machine(), platform.machine()),
             "os": "linux",
-            "config": config,
-            "rootfs": {"type": "layers", "diff_ids": [f"sha256:{digest}"]},
+            "config": image.config,
+            "rootfs": {"type": "layers", "diff_ids": [layer["digest"] for layer in layers]},
         }
-    ).encode()
-    manifest = json.dumps(
-        {
+        manifest = {
             "schemaVersion": 2,
             "mediaType": "application/vnd.oci.image.manifest.v1+json",
-            "config": descriptor("config.v1+json", configuration),
-            "layers": [descriptor("layer.v1.tar", layer)],
+            "config": descriptor("config.v1+json", json.dumps(configuration).encode()),
+            "layers": layers,
         }
-    ).encode()
-    blobs += [configuration, manifest]
+        annotations = {
+            "io.containerd.image.name": image.name,
+            "org.opencontainers.image.ref.name": image.name.rpartition(":")[2],
+        }
+        manifests.append({**descriptor("manifest.v1+json", json.dumps(manifest).encode()), "annotations": annotations})
     index = {
         "schemaVersion": 2,
         "mediaType": "application/vnd.oci.image.index.v1+json",
-        "manifests": [
-            {
-                **descriptor("manifest.v1+json", manifest),
-                "annotations": {
-                    "io.containerd.image.name": name,
-                    "org.opencontainers.image.ref.name": name.rpartition(":")[2],
-                },
-            }
-        ],
+        "manifests": manifests,
     }
     unfinished = path.with_name(path.name + ".new")
     with tarfile.open(unfinished, "w") as archive:
         _add(archive, "oci-layout", b'{"imageLayoutVersion": "1.0.0"}')
         _add(archive, "index.json", json.dumps(index).encode())
-        for blob in blobs:
+        for system, described in systems.items():
+            entry = tarfile.TarInfo(f"blobs/{str(described['digest']).replace(':', '/')}")
+            entry.size = system.stat().st_size
+            with system.open("rb") as content:
+                archive.addfile(entry, content)
+        for blob in dict.fromkeys(blobs):
             _add(archive, f"blobs/sha256/{hashlib.sha256(blob).hexdigest()}", blob)
     unfinished.rename(path)
 
 
+def _descriptor(kind: str, digest: str, size: int) -> dict[str, object]:
+    return {"mediaType": f"application/vnd.oci.image.{kind}", "digest": digest, "size": size}
+
+
+def _descriptor_of(layer: Path) -> dict[str, object]:
+    with layer.open("rb") as content:
+        digest = hashlib.file_digest(content, "sha256").hexdigest()
+    return _descriptor("layer.v1.tar", f"sha256:{digest}", layer.stat().st_size)
+
+
 def _layer(files: Mapping[str, File]) -> bytes:
     buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w") as layer:
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as layer:
         for name, file in sorted(files.items()):
             entry = tarfile.TarInfo(name)
             entry.mode = file.mode
+            if file.capability is not None:
+                entry.pax_headers["SCHILY.xattr.security.capability"] = _capability(file.capability)
             if file.link:
                 entry.type, entry.linkname = tarfile.SYMTYPE, file.link
                 layer.addfile(entry)
@@ -99,6 +126,11 @@ def _layer(files: Mapping[str, File]) -> bytes:
                 entry.size = len(file.content)
                 layer.addfile(entry, io.BytesIO(file.content))
     return buffer.getvalue()
+
+
+def _capability(number: int) -> str:
+    """Return `struct vfs_cap_data` of linux/capability.h, revision 2: permitted and effective."""
+    return struct.pack("<5I", 0x02000001, 1 << number, 0, 0, 0).decode("ascii")
 
 
 def _add(archive: tarfile.TarFile, name: str, content: bytes) -> None:

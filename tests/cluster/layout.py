@@ -70,6 +70,11 @@ class Layout:
         return self.base / "node"
 
     @property
+    def kubevirt(self) -> Path:
+        """Digest of the KubeVirt and the chart that the cluster has; missing if it has none."""
+        return self.node / "kubevirt"
+
+    @property
     def data(self) -> Path:
         """Directory that the node sees as /var/lib, /var/log and /run."""
         return self.node / "data"

@@ -1,13 +1,15 @@
 """Tests of the test cluster's image writer: other programs read its output as an OCI archive."""
 
 import json
+import os
 import shutil
+import struct
 import subprocess
 import tarfile
 
 import pytest
 
-from tests.cluster.images import File, write_archive
+from tests.cluster.images import File, Image, write_archive, write_images
 
 FILES = {
     "etc": File(),
@@ -41,6 +43,39 @@ def test_the_same_files_give_the_same_bytes(tmp_path):
     for name in ("one.tar", "two.tar"):
         write_archive(tmp_path / name, "example.test/image:1", dict(reversed(FILES.items())), {})
     assert (tmp_path / "one.tar").read_bytes() == (tmp_path / "two.tar").read_bytes()
+
+
+def test_images_share_the_layer_of_their_system(tmp_path):
+    system = tmp_path / "system.tar"
+    with tarfile.open(system, "w") as archive:
+        archive.addfile(tarfile.TarInfo("from-below"))
+    names = ("example.test/one:1", "example.test/two:1")
+    images = [Image(name=name, files={name[-5:-2]: File(content=b"")}, config={}, system=system) for name in names]
+    write_images(tmp_path / "images.tar", *images)
+    with tarfile.open(tmp_path / "images.tar") as archive:
+        manifests = json.load(archive.extractfile("index.json"))["manifests"]
+        assert [each["annotations"]["io.containerd.image.name"] for each in manifests] == list(names)
+        one, two = (json.load(blob(archive, each["digest"])) for each in manifests)
+        assert one["layers"][0] == two["layers"][0]
+        assert one["layers"][1] != two["layers"][1]
+        assert blob(archive, one["layers"][0]["digest"]).read() == system.read_bytes()
+        assert len(archive.getnames()) == len(set(archive.getnames()))
+        configuration = json.load(blob(archive, one["config"]["digest"]))
+        assert configuration["rootfs"]["diff_ids"] == [layer["digest"] for layer in one["layers"]]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+def test_a_program_has_its_capability(tmp_path):
+    files = {"program": File(content=b"", capability=10)}
+    write_archive(tmp_path / "image.tar", "example.test/image:1", files, {})
+    with tarfile.open(tmp_path / "image.tar") as archive:
+        index = json.load(archive.extractfile("index.json"))
+        manifest = json.load(blob(archive, index["manifests"][0]["digest"]))
+        (tmp_path / "layer.tar").write_bytes(blob(archive, manifest["layers"][0]["digest"]).read())
+    unpack = ["tar", "-x", "--xattrs", "--xattrs-include=security.*", "-f", tmp_path / "layer.tar", "-C", tmp_path]
+    subprocess.run(unpack, check=True)
+    # linux/capability.h: revision 2 with the effective flag, permitted CAP_NET_BIND_SERVICE.
+    assert os.getxattr(tmp_path / "program", "security.capability") == struct.pack("<5I", 0x02000001, 1 << 10, 0, 0, 0)
 
 
 @pytest.mark.skipif(shutil.which("skopeo") is None, reason="skopeo is not installed")

@@ -1,0 +1,94 @@
+"""Fixtures of the tests with KubeVirt: the test cluster with KubeVirt and this project's chart, installed for all namespaces.
+
+The cluster is brought up before the first test and left up; `scripts/test kubevirt` removes it. The tests are collected
+only on request: `pytest tests/kubevirt`, not `pytest`.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from tests.cluster import cluster as clusters
+from tests.cluster import upload_api
+from tests.cluster.cluster import Cluster
+from tests.cluster.kubectl import Kubectl
+from tests.cluster.layout import ClusterError, Layout
+from tests.kubevirt import install
+
+_ROOT = Path(__file__).parents[2]
+_TIMEOUT = 1200  # seconds for one test: a guest needs minutes to boot without hardware acceleration
+_NAMESPACE_TIMEOUT = 300.0  # seconds until the pods of the machines of a test are deleted
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "core: part of scripts/test all; these take five minutes together at most")
+
+
+def _asked_for(config: pytest.Config) -> bool:
+    here = Path(__file__).parent
+    asked = [Path(config.invocation_params.dir, each.partition("::")[0]).resolve() for each in config.args]
+    return any(each == here or here in each.parents for each in asked)
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:  # noqa: ARG001
+    return None if _asked_for(config) else True
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    # In the first process and before any test's timeout starts, because a first build takes an hour.
+    config = session.config
+    if hasattr(config, "workerinput") or config.option.collectonly or "CDI_TEST_KUBECONFIG" in os.environ:
+        return
+    if not _asked_for(config):
+        return
+    began = time.monotonic()
+    try:
+        install.up(Layout.default(), lambda text: print(f"kubevirt: {text}", flush=True))
+    except ClusterError as error:
+        pytest.exit(f"kubevirt: {error}", returncode=1)
+    print(f"kubevirt: up after {time.monotonic() - began:.0f} s", flush=True)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if Path(__file__).parent in item.path.parents and item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(_TIMEOUT))
+
+
+@pytest.fixture(scope="session")
+def kubevirt() -> Iterator[Cluster]:
+    """Yield the cluster with KubeVirt and this project's chart; tests of tests/cluster that upload wait meanwhile."""
+    named = os.environ.get("CDI_TEST_KUBECONFIG")
+    if named:
+        cluster = clusters.named(Path(named))
+        if not install.is_installed(cluster.kubectl):
+            pytest.skip("the cluster that CDI_TEST_KUBECONFIG names has no deployed KubeVirt")
+        yield cluster
+        return
+    with upload_api.turn():
+        yield clusters.own(Layout.default())
+
+
+@pytest.fixture()
+def namespace(kubevirt: Cluster) -> Iterator[Kubectl]:
+    """Yield kubectl in a namespace of the test's own, and wait until its machines are deleted: two cores serve them all."""
+    with kubevirt.namespace("machines") as kubectl:
+        yield kubectl
+    kubectl.wait_gone("namespace", kubectl.namespace, _NAMESPACE_TIMEOUT)
+
+
+@pytest.fixture(scope="session")
+def guest_image(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the path of the Debian guest that scripts/guest-image builds: 2 GiB, a login on the serial console."""
+    image = tmp_path_factory.mktemp("guest") / "guest.qcow2"
+    subprocess.run([sys.executable, _ROOT / "scripts/guest-image", image], check=True)
+    return image
