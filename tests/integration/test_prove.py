@@ -165,6 +165,16 @@ def test_a_debian_boots(worker, guest):
 
 
 @pytest.mark.timeout(1800)
+def test_the_small_guest_boots(worker, tmp_path):
+    subprocess.run([sys.executable, ROOT / "scripts/guest-image", "--small", tmp_path / "guest.qcow2"], check=True)
+    disk = tmp_path / "guest.img"
+    subprocess.run(["qemu-img", "convert", "-O", "raw", tmp_path / "guest.qcow2", disk], check=True)
+    proof = worker.prove(ProofJob(id="uid-1", disk=str(disk), memory=192 << 20, timeout=BOOT))
+    assert proof.status == 0, proof.log[-4000:]
+    assert "golden login:" in proof.result.message
+
+
+@pytest.mark.timeout(1800)
 def test_a_debian_without_its_kernel_is_not_proven(worker, guest, tmp_path):
     broken = tmp_path / "broken.img"
     subprocess.run(["cp", "--sparse=always", guest, broken], check=True)
