@@ -178,6 +178,8 @@ def _images(programs: Path, system: Path) -> list[Image]:
         **executable("virt-launcher-monitor", capability=_CAP_NET_BIND_SERVICE),
         **_libvirt(programs),
         **{f"usr/share/OVMF/{name}": File(link=target) for name, target in _FIRMWARE.items()},
+        # virt-handler opens the console's socket below /proc/PID/root, where an absolute link leads to its own root.
+        "var/run": File(link="../run"),
     }  # fmt: skip
     return [
         *services,
