@@ -33,6 +33,8 @@ _KUBELET = "/var/lib/kubelet"
 _CSI_SOCKET = f"{_KUBELET}/plugins/{CSI_DRIVER}/csi.sock"
 _MAX_PODS = 500
 _CAP_SYS_RESOURCE = 24
+_DISABLED_FEATURE = "PodObservedGenerationTracking"
+"""KubeVirt 1.6 does not know the field and drops it from the conditions with which it guards its patches of pods."""
 # The sidecars retry after what a test creates next; their default maximum interval is five minutes.
 _RETRIES = ("--retry-interval-start=200ms", "--retry-interval-max=5s", "--kube-api-qps=100", "--kube-api-burst=200")
 
@@ -143,6 +145,7 @@ def _kubelet(layout: Layout) -> dict[str, object]:
         "cgroupDriver": "cgroupfs",
         "cgroupRoot": f"/{layout.cgroup}",
         "failCgroupV1": False,
+        "featureGates": {_DISABLED_FEATURE: False},
         "failSwapOn": False,
         "enforceNodeAllocatable": [],
         "oomScoreAdj": 0,
@@ -243,7 +246,7 @@ def api_server(layout: Layout, built: Built) -> Component:
             "--requestheader-group-headers=X-Remote-Group", "--requestheader-extra-headers-prefix=X-Remote-Extra-",
             f"--proxy-client-cert-file={settings}/front-proxy-client.crt",
             f"--proxy-client-key-file={settings}/front-proxy-client.key",
-            "--profiling=false",
+            "--profiling=false", f"--feature-gates={_DISABLED_FEATURE}=false",
         ),
     )  # fmt: skip
 
