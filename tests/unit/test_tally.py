@@ -45,7 +45,7 @@ def runs(tmp_path):
         environment = {**os.environ, "CDI_TEST_TALLY": str(file), "PYTHONPATH": str(ROOT), "PYTEST_ADDOPTS": ""}
         environment = {name: value for name, value in environment.items() if "XDIST" not in name}
         command = [sys.executable, "-m", "pytest", "-q", "-p", "tests.tally", "-p", "no:cacheprovider", *arguments]
-        subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, timeout=100)
+        subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True)
         return Tally.read(file.read_text().splitlines())
 
     return run

@@ -81,7 +81,7 @@ def test_a_connection_attempt_can_be_interrupted() -> None:
         thread.join(timeout=0.3)
         assert thread.is_alive()
         cancel.cancel()
-        thread.join(timeout=10)
+        thread.join(timeout=60)
         for filler in fillers:
             filler.close()
     assert isinstance(failures[0], Interrupted)

@@ -50,6 +50,13 @@ class Server:
         return [f"{method} {path}" for method, path, *_ in self.requests]
 
 
+def advance_clock(seconds: float) -> None:
+    """Advance the clock of the running event loop, so that timers of that many seconds are due."""
+    loop = asyncio.get_running_loop()
+    time = loop.time
+    loop.time = lambda: time() + seconds
+
+
 def status_of(code: int, reason: str = "", message: str = "", **details):
     return {
         "kind": "Status",

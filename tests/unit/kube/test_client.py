@@ -20,7 +20,7 @@ from cdi.api.errors import (
 from cdi.api.kinds import CONFIG_MAPS, NODES, PODS, RESOURCES, SERVICES, resource_named, resource_of
 from cdi.kube import transport
 from cdi.kube.credentials import Endpoint, FixedCredentials
-from tests.unit.kube.server import cut, event, listing, silent, status_of, thing, watched
+from tests.unit.kube.server import advance_clock, cut, event, listing, silent, status_of, thing, watched
 
 MAPS = "/api/v1/namespaces/n/configmaps"
 
@@ -320,8 +320,9 @@ async def test_a_watch_that_fell_silent_is_given_up(server):
     async with server.client() as client:
         seen = []
         with pytest.raises(ClusterUnreachable, match="timed out"):
-            async for each in client.watch(CONFIG_MAPS, "n", version="1", read_timeout=0.05):
+            async for each in client.watch(CONFIG_MAPS, "n", version="1"):
                 seen.append(each["type"])
+                advance_clock(1000)
     assert seen == ["ADDED"]
 
 

@@ -6,7 +6,7 @@ import contextlib
 from cdi.api.errors import ClusterForbidden
 from cdi.api.kinds import CONFIG_MAPS
 from cdi.kube.reflector import Reflector
-from tests.unit.kube.server import cut, event, listing, silent, status_of, thing, watched
+from tests.unit.kube.server import advance_clock, cut, event, listing, silent, status_of, thing, watched
 
 
 class Told:
@@ -107,7 +107,9 @@ async def test_a_silent_watch_is_begun_anew_from_where_it_was(server):
         watched(event("ADDED", thing("a", 6)), then=silent),
         watched(event("ADDED", thing("b", 7)), then=silent),
     )
-    async with following(server, read_timeout=0.05) as (_, told):
+    async with following(server) as (_, told):
+        await told.until(1)
+        advance_clock(1000)
         await told.until(2)
     assert versions(server)[:3] == [None, "5", "6"]
 

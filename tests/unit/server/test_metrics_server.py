@@ -216,7 +216,7 @@ def limited(newest):
 async def test_tls_follows_the_profile_of_the_cdi_object(kubernetes, registry, monkeypatch):
     def handshake(port, newest):
         with (
-            socket.create_connection(("localhost", port), timeout=10) as raw,
+            socket.create_connection(("localhost", port), timeout=60) as raw,
             limited(newest).wrap_socket(raw) as connection,
         ):
             return connection.version()
@@ -241,7 +241,7 @@ async def test_the_certificate_is_renewed_before_it_ends(kubernetes, registry, m
     now = [dt.datetime.now(dt.UTC)]
 
     def certificate(port):
-        return ssl.get_server_certificate(("localhost", port), timeout=10)
+        return ssl.get_server_certificate(("localhost", port), timeout=60)
 
     async with serve_metrics(kubernetes, 0, registry, clock=lambda: now[0]) as port:
         first = await asyncio.to_thread(certificate, port)

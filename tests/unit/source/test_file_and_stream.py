@@ -143,7 +143,7 @@ def write_later(fd: int, data: bytes) -> threading.Thread:
 def test_a_pipe_is_read_once_from_front_to_back(length: int | None) -> None:
     ours, theirs = os.pipe()
     thread = write_later(theirs, DATA)
-    with PipeSource(ours, length=length, stall_timeout=10) as source:
+    with PipeSource(ours, length=length, stall_timeout=60) as source:
         facts = source.probe()
         assert (facts.length, facts.ranges, facts.validator) == (length, False, None)
         reader = source.open()
@@ -159,7 +159,7 @@ def test_a_stream_keeps_its_promise_or_fails() -> None:
     for promised, error in ((len(DATA) + 1, errors.SourceTruncated), (len(DATA) - 1, errors.SourceTooLong)):
         ours, theirs = os.pipe()
         thread = write_later(theirs, DATA)
-        with PipeSource(ours, length=promised, stall_timeout=10) as source, pytest.raises(error):
+        with PipeSource(ours, length=promised, stall_timeout=60) as source, pytest.raises(error):
             drain(source.open(), 1 << 20)
         os.close(ours)
         thread.join()
@@ -169,14 +169,14 @@ def test_a_sender_may_keep_its_end_open_for_an_answer() -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:
         theirs.sendall(DATA[:1000])
-        with PipeSource(ours.fileno(), length=1000, stall_timeout=10) as source:
+        with PipeSource(ours.fileno(), length=1000, stall_timeout=60) as source:
             assert drain(source.open()) == DATA[:1000]
 
 
 def test_the_beginning_of_a_stream_can_be_had_alone() -> None:
     ours, theirs = os.pipe()
     thread = write_later(theirs, DATA)
-    with PipeSource(ours, stall_timeout=10) as source:
+    with PipeSource(ours, stall_timeout=60) as source:
         assert drain(source.open(0, 500)) == DATA[:500]
     os.close(ours)
     thread.join()
@@ -202,7 +202,7 @@ def test_a_silent_stream_is_a_stall_and_can_be_interrupted() -> None:
     thread.start()
     time.sleep(0.05)
     reader.abort()
-    thread.join(timeout=10)
+    thread.join(timeout=60)
     assert isinstance(failures[0], errors.Interrupted)
     reader.close()
     os.close(ours)
@@ -220,7 +220,7 @@ def test_descriptors_that_cannot_be_read_are_refused(tmp_path: Path) -> None:
 
 def test_a_regular_file_may_be_a_stream(tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(DATA)
-    with open(tmp_path / "x", "rb") as file, PipeSource(file.fileno(), stall_timeout=10) as source:
+    with open(tmp_path / "x", "rb") as file, PipeSource(file.fileno(), stall_timeout=60) as source:
         assert drain(source.open()) == DATA
 
 

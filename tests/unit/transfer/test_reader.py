@@ -193,8 +193,8 @@ def test_abort_wakes_every_reader():
             reader.abort = woken.set
 
             def readinto(view):
-                inside.wait(10)
-                assert woken.wait(10)
+                inside.wait(60)
+                assert woken.wait(60)
                 raise Interrupted("aborted")
 
             reader.readinto = readinto
@@ -212,11 +212,11 @@ def test_abort_wakes_every_reader():
     threads = [threading.Thread(target=fill, args=(at,)) for at in range(3)]
     for thread in threads:
         thread.start()
-    inside.wait(10)
+    inside.wait(60)
     cancelled.set()
     fetcher.abort()
     for thread in threads:
-        thread.join(10)
+        thread.join(60)
         assert not thread.is_alive()
     assert len(raised) == 3
 

@@ -114,7 +114,7 @@ def test_those_that_wait_for_their_turn_are_let_go(by):
         thread.start()
     watermark.abort() if by == "fail" else cancelled.set()
     for thread in threads:
-        thread.join(10)
+        thread.join(60)
         assert not thread.is_alive()
     assert len(raised) == 3
     assert watermark.value == 0
@@ -188,12 +188,12 @@ def test_checkpoints_are_not_made_for_every_piece(monkeypatch):
     piece(0, 900)
     assert watermark._pending is None
     piece(1, 1000)
-    assert wrote.wait(10)
+    assert wrote.wait(60)
     while watermark._pending is not None:
         pass
     piece(2, 1900)
     now[0] = 10.0
     piece(3, 1901)
-    assert wrote.wait(10)
+    assert wrote.wait(60)
     watermark.close(final=False)
     assert seen == [1000, 1901]

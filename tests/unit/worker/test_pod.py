@@ -241,7 +241,7 @@ def test_a_signal_that_comes_early_stops_the_transfer_as_it_begins(places, give,
         return prepare(*given)
 
     def look(job, control):
-        cancelled.append(control.cancelled.wait(10))
+        cancelled.append(control.cancelled.wait(60))
         return Outcome(id=job.id)
 
     monkeypatch.setattr(module, "_prepare_journal", signalled)
@@ -273,7 +273,7 @@ def test_one_before_there_is_a_transfer_does_too(places, give, monkeypatch):
 def test_limits_count_from_the_beginning(places, give, tmp_path, monkeypatch):
     limited = threading.Event()
     monkeypatch.setattr("cdi.transfer.control.TransferControl.limit", lambda _self, limits: limited.set())
-    monkeypatch.setattr(module, "transfer", lambda job, _: limited.wait(10) and Outcome(id=job.id))
+    monkeypatch.setattr(module, "transfer", lambda job, _: limited.wait(60) and Outcome(id=job.id))
     (tmp_path / "pod/limits").write_text('{"bandwidth": 5}')
     give()
     assert run(places) == 0

@@ -83,7 +83,7 @@ def ask(desks):
     )
 
     def call(method, path, body=None, token="good", **headers):
-        connection = http.client.HTTPConnection("127.0.0.1", reception.port, timeout=10)
+        connection = http.client.HTTPConnection("127.0.0.1", reception.port, timeout=60)
         fields = {"Authorization": f"Bearer {token}"} if token else {}
         if body is not None:
             fields["Content-Type"] = "application/json"
