@@ -20,9 +20,6 @@ from cdi.local.launcher import Launcher
 from cdi.local.upload_sockets import UploadSockets
 from tests.integration.page.conftest import MIB, TOKEN
 
-# Longer than one wait for the page, so that a failure names the element that was waited for.
-pytestmark = pytest.mark.timeout(300)
-
 PACKAGES = Path(os.environ.get("CDI_CACHE") or Path.home() / ".cache" / "cdi") / "npm"
 
 

@@ -10,9 +10,6 @@ import pytest
 from cdi.api.errors import NotFound
 from tests.integration.page.conftest import MIB, TOKEN
 
-# Longer than one wait for the page, so that a failure names the element that was waited for.
-pytestmark = pytest.mark.timeout(300)
-
 HOSTILE = "<img src=x onerror=\"document.title='owned'\"><script>document.title='owned'</script>"
 
 

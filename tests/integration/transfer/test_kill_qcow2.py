@@ -10,7 +10,7 @@ from cdi.image.formats.qcow2 import parse_header
 from cdi.image.qcow2_map import Qcow2MapBuilder
 from tests.integration.transfer.worker_process import disk_job, kill_and_restart
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
+pytestmark = pytest.mark.slow
 VIRTUAL = 192 << 20
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from tests.integration.transfer.worker_process import disk_job, kill_and_restart
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
+pytestmark = pytest.mark.slow
 RATE = 24 << 20
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from tests.integration.transfer.worker_process import Worker, disk_job, kill_and_restart
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
+pytestmark = pytest.mark.slow
 VIRTUAL = 96 << 20
 
 

@@ -252,7 +252,6 @@ def extents(nginx):
     path.unlink()
 
 
-@pytest.mark.timeout(400)
 @pytest.mark.parametrize(("way", "connections"), [("", 64), ("plain", 0)])
 def test_as_many_extents_as_a_map_holds_in_no_order(way, connections, cage, nginx, extents, tmp_path):
     name, marks = extents
