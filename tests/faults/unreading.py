@@ -41,16 +41,19 @@ class Unreading:
         self._thread = threading.Thread(target=self._run, name="unreading", daemon=True)
         self._thread.start()
 
-    @property
-    def connected(self) -> int:
-        return len(self._clients)
-
     def await_stuck(self) -> None:
         """Wait until the server is blocked on every client, or has disconnected as many."""
         deadline = time.monotonic() + 200
         while self.thrown_out + self._stuck() < self._count:
             assert time.monotonic() < deadline, f"{self._stuck()} are stuck and {self.thrown_out} thrown out"
             assert self._thread.is_alive()
+            time.sleep(0.05)
+
+    def await_return(self) -> None:
+        """Wait until a client is connected: whoever the server disconnects comes back, one after the other."""
+        deadline = time.monotonic() + 200
+        while not self._clients:
+            assert time.monotonic() < deadline and self._thread.is_alive(), f"all {self.thrown_out} are thrown out"
             time.sleep(0.05)
 
     def _stuck(self) -> int:
