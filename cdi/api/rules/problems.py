@@ -86,4 +86,4 @@ def has_control_characters(text: str) -> bool:
 def truncate(text: str, limit: int = 80) -> str:
     """Return a value for messages: truncated, and without characters that control a terminal."""
     cut = text if len(text) <= limit else text[:limit] + "…"
-    return printable(cut, len(cut), substitute="\N{REPLACEMENT CHARACTER}")
+    return printable(cut, len(cut), substitute="\ufffd")
