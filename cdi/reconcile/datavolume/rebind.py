@@ -53,10 +53,12 @@ def rebind_state(
         return None
     if volume is not None and volume.claim_uid == claim.uid:
         return Rebinding()
-    prime = context.prime if context.prime is not None and context.prime.uid == attempts.claim else None
     if volume is None:
-        # If the prime PVC is bound, its volume exists even if it has not been observed yet.
-        return Rebinding() if prime is not None and prime.phase == "Bound" and not prime.deleting else VolumeLost()
+        # A worker runs only once its prime PVC is bound, so while that PVC exists its volume does, even if neither the
+        # volume nor the binding has been observed yet.
+        prime = context.prime
+        kept = prime is not None and attempts.claim in ("", prime.uid) and prime.phase != "Lost" and not prime.deleting
+        return Rebinding() if kept else VolumeLost()
     if not _belongs_to_prime(volume, attempts) or volume.phase in WITHOUT_CLAIM:
         return VolumeLost()
     namespace, name = temporary_pvc(claim)

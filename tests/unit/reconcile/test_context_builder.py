@@ -676,6 +676,20 @@ def test_the_prime_claim_stays_while_its_volume_is_not_seen():
     assert cluster.run().content == COMPLETE
 
 
+def test_a_worker_that_ended_before_its_prime_claim_was_seen_bound_is_not_started_again():
+    cluster = Cluster(dv("csi"))
+    until(cluster, lambda: any(body["content"] == COMPLETE for body in cluster.all(VOLUMES)))
+    prime = next(body for body in cluster.all(CLAIMS) if body["metadata"]["name"] != "a")
+    bound = copy.deepcopy(prime)
+    del prime["spec"]["volumeName"]
+    prime["status"] = {"phase": "Pending"}
+    for _ in range(3):
+        plan = cluster.step()
+        assert not [action for action in plan.actions if isinstance(action, DeleteObject | RebindVolume | StartWorker)]
+    prime["spec"], prime["status"] = bound["spec"], bound["status"]
+    assert cluster.run().content == COMPLETE
+
+
 def _handed_over(cluster):
     target = cluster.get(CLAIMS, "a")
     return target is not None and any(
