@@ -50,7 +50,7 @@ class Unreading:
             time.sleep(0.05)
 
     def await_return(self) -> None:
-        """Wait until a client is connected: whoever the server disconnects comes back, one after the other."""
+        """Wait until a client is connected: disconnected clients connect again, one after the other."""
         deadline = time.monotonic() + 200
         while not self._clients:
             assert time.monotonic() < deadline and self._thread.is_alive(), f"all {self.thrown_out} are thrown out"

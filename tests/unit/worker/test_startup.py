@@ -42,7 +42,7 @@ def test_a_qcow2_over_http(fault_server, tmp_path, ranges):
     url = fault_server.put("/disk.qcow2", write(layout), ranges=ranges)
     job = disk_job("x", url, tmp_path)
     (tmp_path / "job.json").write_text(job.to_json())
-    # Compiling a module may import others: it must not matter whether bytecode is there already.
+    # Compiling a module may import others: it must not matter whether compiled modules exist.
     found = modules_of(
         LIGHT_RUN, "run", str(tmp_path / "job.json"), "--status-dir", str(tmp_path), bytecode=tmp_path / "none"
     )
