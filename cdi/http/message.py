@@ -101,8 +101,12 @@ class Body:
 
     def _next_chunk(self) -> bool:
         """Read the next chunk header (section 7.1); return False after the last chunk and its trailers."""
-        if self._within_chunks and self._line(3) not in {b"\r\n", b"\n"}:
-            raise self._protocol_error("invalid end of a chunk")
+        if self._within_chunks:
+            end = self._line(3)
+            if end in {b"", b"\r"}:
+                raise self._truncated("the connection was closed between two chunks")
+            if end not in {b"\r\n", b"\n"}:
+                raise self._protocol_error("invalid end of a chunk")
         line = self._line(_MAX_LINE)
         if not line.endswith(b"\n"):
             raise self._truncated("the connection was closed between two chunks")

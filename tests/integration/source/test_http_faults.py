@@ -20,6 +20,11 @@ from cdi.source.http_reader import HttpReader
 from tests.faults.server import Fault, FaultServer
 
 DATA = random.Random(2).randbytes(300_000)
+CHUNKED = (
+    b'HTTP/1.1 206 Partial Content\r\nETag: "v1"\r\nContent-Range: bytes 5000-5999/300000\r\n'
+    b"Transfer-Encoding: chunked\r\n\r\n5\r\n" + DATA[5000:5005]
+)
+"""A response with its first chunk, without the line end that follows it."""
 
 
 def source_of(url: str, stall: float = 10.0, **attributes: object) -> HttpSource:
@@ -268,6 +273,10 @@ def test_a_range_that_is_given_in_parts_is_asked_for_until_it_is_whole(fault_ser
         (Fault(raw=b"HTTP/1.1 100 Continue\r\n\r\n" * 50), errors.SourceProtocolError),
         (Fault(raw=b"HTTP/1.1 206 OK\r\n" + b"X: y\r\n" * 200 + b"\r\n"), errors.SourceProtocolError),
         (Fault(raw=b"HTTP/1.1 206 OK\r\nX: " + b"y" * 300_000 + b"\r\n\r\n"), errors.SourceProtocolError),
+        (Fault(raw=CHUNKED), errors.SourceTruncated),
+        (Fault(raw=CHUNKED + b"\r"), errors.SourceTruncated),
+        (Fault(raw=CHUNKED + b"\r\n"), errors.SourceTruncated),
+        (Fault(raw=CHUNKED + b"more"), errors.SourceProtocolError),
         (Fault(raw=b""), errors.SourceUnreachable),
     ],
     ids=lambda value: None if isinstance(value, Fault) else value.__name__,
