@@ -201,12 +201,15 @@ class _Archive:
 
     def _next(self) -> Member | None:
         extended = _PaxHeaders(self._shared)
-        for before in range(_EXTENDED_IN_A_ROW):
+        awaited = False
+        for _ in range(_EXTENDED_IN_A_ROW):
             header = self._header()
             if header is None:
-                if before:
+                if awaited:
                     raise ContentTruncated("the tar archive ends after an extended header")
                 return None
+            # Global headers and volume labels may stand alone, as in git's archive of an empty tree.
+            awaited = awaited or header.type in (b"x", b"X", b"L", b"K")
             match header.type:
                 case b"x" | b"X":
                     for key, value in parse_pax(self._payload(header)):

@@ -147,6 +147,11 @@ def test_a_global_header_holds_for_all_members():
     assert [m.mtime for m in members(iter([packed]))] == [99.0, 99.0]
 
 
+@pytest.mark.parametrize("end", [END, b""])
+def test_a_global_header_may_stand_alone(end):
+    assert read(tarfile.TarInfo.create_pax_global_header({"comment": "of an empty tree"}) + end) == []
+
+
 def test_sizes_above_8_gib_are_read():
     for packed in (
         header(b"big", b"0", x124=b"\x80" + (1 << 40).to_bytes(11, "big")),
