@@ -26,6 +26,8 @@ _PROTOCOL = "plain.kubevirt.io"
 _SHOWN = 6000
 """Characters of the transcript in a failure's message."""
 _CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\x1b[()][A-Z0-9]|[\r\x00]")
+_INCOMPLETE = re.compile(r"\x1b(\[[0-9;?]*|[()])?\Z")
+"""The beginning of a control sequence, whose rest comes with the next message."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -36,6 +38,7 @@ class Console:
     machine: str
     transcript: str = ""
     """All output without control sequences."""
+    _incomplete: str = ""
     _searched: int = 0
     _commands: int = 0
     _socket: websocket.WebSocket | None = None
@@ -123,7 +126,10 @@ class Console:
             time.sleep(min(timeout, 1.0))
             return False
         text = self._decoder.decode(data) if isinstance(data, bytes) else data
-        self.transcript += _CONTROL.sub("", text)
+        text = self._incomplete + text
+        end = found.start() if (found := _INCOMPLETE.search(text)) else len(text)
+        self._incomplete = text[end:]
+        self.transcript += _CONTROL.sub("", text[:end])
         if not data:
             self.close()
         return bool(data)
