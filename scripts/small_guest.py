@@ -86,8 +86,15 @@ mount -t proc proc /proc
 mount -t sysfs sys /sys
 mount -t devtmpfs dev /dev
 for module in {modules}; do modprobe "$module" 2>/dev/null; done
-# Disks appear some time after their drivers.
-until root=$(findfs UUID={root_uuid} 2>/dev/null) && [ -b "$root" ]; do sleep 0.2; done
+# Disks appear some time after their drivers. Others can be copies of the one that was booted, which is the first.
+find_root() {{
+    for each in /dev/vd?1 /dev/sd?1; do
+        # The UUID of an ext4 file system is at this offset.
+        [ "$(xxd -p -s 1128 -l 16 "$each" 2>/dev/null)" = {root_uuid.hex} ] && echo "$each" && return
+    done
+    return 1
+}}
+until root=$(find_root); do sleep 0.2; done
 mount -t ext4 -o ro "$root" /mnt
 umount /sys /proc
 mount --move /dev /mnt/dev
