@@ -23,7 +23,7 @@ from tests.cluster.cluster import Cluster
 from tests.cluster.kubectl import Kubectl
 from tests.cluster.layout import ClusterError, Layout
 from tests.kubevirt import install
-from tests.kubevirt.guest import guest  # noqa: F401  fixture
+from tests.kubevirt.guest import golden, guest  # noqa: F401  fixtures
 
 _ROOT = Path(__file__).parents[2]
 _TIMEOUT = 1200  # seconds for one test: a guest needs minutes to boot without hardware acceleration

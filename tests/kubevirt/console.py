@@ -82,11 +82,14 @@ class Console:
             with contextlib.suppress(OSError, websocket.WebSocketException):
                 self._socket.send_binary(f"{line}\n".encode())
 
-    def login(self) -> None:
-        """Wait for the login, log in as root, and start a shell that prints neither a prompt nor what it reads."""
-        self.wait(r"login: *\Z", BOOT, nudge=True)
-        self.send("root")
-        self.wait(r"# *\Z", _COMMAND)
+    def login(self, user: str = "root", password: str = "", timeout: float = BOOT) -> None:
+        """Wait for the login, log in, and start a shell that prints neither a prompt nor what it reads."""
+        self.wait(r"login: *\Z", timeout, nudge=True)
+        self.send(user)
+        if password:
+            self.wait(r"assword: *\Z", _COMMAND)
+            self.send(password)
+        self.wait(r"[#$] *\Z", _COMMAND)
         self.send("stty -echo; echo rea''dy; while IFS= read -r line; do eval \"$line\"; done")
         self.wait(r"^ready$", _COMMAND)
 

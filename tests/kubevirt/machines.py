@@ -11,37 +11,44 @@ from typing import Any
 from tests.cluster.kubectl import Kubectl, KubectlError
 
 Document = dict[str, Any]
-MEMORY = "160Mi"
 TIMEOUT = 600.0
 """Seconds until a machine runs, with the import of its disk, on a busy machine."""
 STOP = 240.0
 """Seconds until a machine is gone."""
 
 
-def template(
-    name: str, source: Document, storage_class: str = "csi", *, mode: str = "Block", size: str = "128Mi"
-) -> Document:
+def template(name: str, source: Document | None = None, storage_class: str = "csi", **more: Any) -> Document:
     """Build a DataVolume template.
 
     Args:
         name: Its name, which is the volume's.
-        source: Its source.
+        source: Its source, unless `more` has a `sourceRef`.
         storage_class: The storage class.
-        mode: The volume mode.
-        size: The size of the volume.
+        more: `mode`, the volume mode; `size`; anything else is a field of the spec.
     """
     storage: Document = {
         "storageClassName": storage_class,
         "accessModes": ["ReadWriteOnce"],
-        "volumeMode": mode,
-        "resources": {"requests": {"storage": size}},
+        "volumeMode": more.pop("mode", "Block"),
+        "resources": {"requests": {"storage": more.pop("size", "128Mi")}},
     }
-    return {"metadata": {"name": name}, "spec": {"source": source, "storage": storage}}
+    spec = {"storage": storage, **more}
+    if source is not None:
+        spec["source"] = source
+    return {"metadata": {"name": name}, "spec": spec}
+
+
+def volume(name: str, **source: Any) -> Document:
+    """Build a volume of a machine, such as ``volume("seed", cloudInitNoCloud={...})``."""
+    return {"name": name, **source}
 
 
 def data_volume(name: str) -> Document:
-    """Build a volume of a machine whose disk is a DataVolume."""
-    return {"name": name, "dataVolume": {"name": name}}
+    return volume(name, dataVolume={"name": name})
+
+
+def claim(name: str) -> Document:
+    return volume(name, persistentVolumeClaim={"claimName": name})
 
 
 def machine(
@@ -49,24 +56,32 @@ def machine(
     volumes: Sequence[Document],
     *,
     templates: Sequence[Document] = (),
+    memory: str = "160Mi",
+    interfaces: Sequence[Document] | None = None,
     **more: Any,
 ) -> Document:
     """Build a VirtualMachine that boots from the first volume; each is a virtio disk whose serial number is its name.
-
-    It has no network interface, and boots faster for it.
 
     Args:
         name: The machine's name.
         volumes: Its volumes.
         templates: Its DataVolume templates.
-        more: Further fields of the spec, such as `runStrategy`.
+        memory: Memory of the guest.
+        interfaces: Network interfaces; by default there is none, which boots faster.
+        more: Further fields of the spec, such as `preference`.
     """
     devices: Document = {
-        "autoattachPodInterface": False,
         "disks": [{"name": each["name"], "serial": each["name"], "disk": {"bus": "virtio"}} for each in volumes],
     }
-    domain = {"devices": devices, "memory": {"guest": MEMORY}, "resources": {"requests": {"cpu": "20m"}}}
-    inner = {"terminationGracePeriodSeconds": 0, "domain": domain, "volumes": list(volumes)}
+    domain: Document = {"devices": devices}
+    if "instancetype" not in more:
+        domain |= {"memory": {"guest": memory}, "resources": {"requests": {"cpu": "200m"}}}
+    inner: Document = {"terminationGracePeriodSeconds": 0, "domain": domain, "volumes": list(volumes)}
+    if interfaces is None:
+        devices["autoattachPodInterface"] = False
+    else:
+        devices["interfaces"] = list(interfaces)
+        inner["networks"] = [{"name": each["name"], "pod": {}} for each in interfaces]
     return {
         "apiVersion": "kubevirt.io/v1",
         "kind": "VirtualMachine",
@@ -113,6 +128,17 @@ class Machine:
                     return event
             time.sleep(0.5)
         raise AssertionError(f"no Event {reason} about {self.name} after {TIMEOUT:.0f} s\n{describe(self.kubectl)}")
+
+    def run_state(self, running: bool) -> None:
+        """Start the machine, or stop it and wait until its process is gone."""
+        self.kubectl.merge("vm", self.name, {"spec": {"runStrategy": "Always" if running else "Halted"}})
+        if not running:
+            self.kubectl.wait_gone("vmi", self.name, STOP)
+
+    def restart(self) -> None:
+        """Stop the machine and start it again."""
+        self.run_state(running=False)
+        self.run_state(running=True)
 
     def delete(self) -> None:
         """Delete the machine and wait until it, its process and its pod are gone."""
