@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+
 import pytest
 
 from tests.cluster.kubectl import Kubectl
@@ -58,3 +60,24 @@ def test_a_quota_is_named_by_the_data_volume(namespace: Kubectl, guest: Guest) -
         name="root",
     )  # fmt: skip
     subject.wait_status("Provisioning")
+
+
+def test_a_missing_container_image_is_an_error_of_the_data_volume(namespace: Kubectl, guest: Guest) -> None:
+    url = f"docker://{guest.image.rpartition('/')[0]}/missing:latest"
+    subject = create(
+        namespace, machine("machine", [data_volume("root")], templates=[template("root", {"registry": {"url": url}})])
+    )
+    subject.wait_status("DataVolumeError")
+    assert conditions(namespace.get("datavolume", "root"))["Running"]["reason"] == "ImagePullFailed"
+
+
+def test_an_image_with_a_backing_file_is_an_error_of_the_data_volume(namespace: Kubectl, guest: Guest) -> None:
+    image = guest.nginx.root / "overlay.qcow2"
+    subprocess.run(
+        ["qemu-img", "create", "-q", "-f", "qcow2", "-u", "-b", "guest.qcow2", "-F", "qcow2", image, "96M"], check=True
+    )
+    image.chmod(0o644)
+    templates = [template("root", {"http": {"url": guest.nginx.url("overlay.qcow2")}})]
+    subject = create(namespace, machine("machine", [data_volume("root")], templates=templates))
+    subject.wait_status("DataVolumeError")
+    assert "backing file" in conditions(namespace.get("datavolume", "root"))["Running"]["message"]
