@@ -123,7 +123,7 @@ def test_the_error_of_a_worker_is_the_error_of_wait(embedded, nginx, image):
     assert embedded.wait("dv", None, "c", until="Failed", timeout=60)["status"]["phase"] == "Failed"
 
 
-def test_secrets_certificates_and_checksums_reach_the_worker(embedded, nginx, image):
+def test_secrets_certificates_and_checksums_reach_the_worker(embedded, nginx, image, until):
     digest = "sha256:" + hashlib.sha256((nginx.root / "runtime/disk.qcow2").read_bytes()).hexdigest()
     config_map = {
         "apiVersion": "v1",
@@ -137,8 +137,15 @@ def test_secrets_certificates_and_checksums_reach_the_worker(embedded, nginx, im
     )
     embedded.wait("dv", None, "a", timeout=60)
     assert embedded.outcome(None, "a").digest == digest
-    text = "".join(p.read_text(errors="replace") for p in embedded.home.workers.rglob("*") if p.is_file())
-    assert nginx.password not in text
+
+    def forgotten():
+        with contextlib.suppress(FileNotFoundError):  # removed while they were read
+            files = [path.read_text(errors="replace") for path in embedded.home.workers.rglob("*") if path.is_file()]
+            return all(nginx.password not in text for text in files)
+        return False
+
+    # They are removed after the status was written.
+    until(forgotten)
 
 
 def test_a_wrong_password_waits_for_the_right_one(embedded, nginx, image):
