@@ -4,6 +4,8 @@ import random
 import struct
 import subprocess
 import threading
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -50,6 +52,14 @@ def streamed(content: bytes, image: ImageInfo, *, step: int, clean: bool) -> byt
     pieces = (memoryview(content)[at : at + step] for at in range(0, len(content), step))
     MappedDecoder(builder, target, None).run(pieces)
     return bytes(target.disk)
+
+
+def readers(content: bytes, image: ImageInfo) -> tuple[Callable[[], bytes], ...]:
+    """Return both readers of an image: from ranges to a target of zeros, and as a stream to one with old data."""
+    return (
+        partial(ranged, content, image, whole=False, clean=True),
+        partial(streamed, content, image, step=77_777, clean=False),
+    )
 
 
 def by_qemu(path: Path, image: ImageInfo, content: bytes) -> bytes | None:
@@ -100,10 +110,7 @@ def test_damaged_images_are_refused_or_read_as_qemu_reads_them(name: str, tmp_pa
         except CdiError:
             refused += 1
             continue
-        for read in (
-            lambda: ranged(content, image, whole=False, clean=True),  # noqa: B023 - called at once
-            lambda: streamed(content, image, step=77_777, clean=False),  # noqa: B023 - called at once
-        ):
+        for read in readers(content, image):
             try:
                 disks.append(read())
             except CdiError as error:
@@ -181,10 +188,7 @@ def test_bitmaps_of_subclusters_that_lie_are_refused_or_read_as_qemu_reads_them(
             made.bitmaps[guest] ^= 1 << dice.randrange(64)
         content = write(made)
         image, disks = inspected(content), []
-        for read in (
-            lambda: ranged(content, image, whole=False, clean=True),  # noqa: B023 - called at once
-            lambda: streamed(content, image, step=77_777, clean=False),  # noqa: B023 - called at once
-        ):
+        for read in readers(content, image):
             try:
                 disks.append(read())
             except ImageCorrupt as error:
