@@ -1,4 +1,4 @@
-"""What an import found out about its image, in annotations of the PVC."""
+"""Facts that an import records about its image, in annotations of the PVC."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ _MAX_SIGNATURES = 16
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImportFacts:
-    """What the import of a version recorded about it; a field is empty where nothing was recorded."""
+    """Facts that the import of a version recorded about it; a field is empty where nothing was recorded."""
 
     namespace: str
     """Namespace of the DataImportCron."""

@@ -54,7 +54,7 @@ class Selection:
 
     @property
     def image(self) -> ImageFacts:
-        """What the import recorded about the image."""
+        """Facts that the import recorded about the image."""
         return ImageFacts.read(self.annotations)
 
     @property
