@@ -5,39 +5,15 @@ from __future__ import annotations
 import pytest
 
 from tests.cluster.cluster import Cluster
-from tests.cluster.direct import Document
 from tests.cluster.kubectl import Kubectl
 from tests.cluster.objects import phase
 from tests.kubevirt import build, install
+from tests.kubevirt.machines import data_volume, machine, template
 
 pytestmark = pytest.mark.core
 
 TIMEOUT = 600.0
 """Seconds, for what takes half a minute on an idle machine."""
-
-
-def machine(name: str, *templates: Document, memory: str = "128Mi") -> Document:
-    """Build a running VirtualMachine whose disks are DataVolumes made from these templates."""
-    names = [template["metadata"]["name"] for template in templates]
-    return {
-        "apiVersion": "kubevirt.io/v1",
-        "kind": "VirtualMachine",
-        "metadata": {"name": name},
-        "spec": {
-            "runStrategy": "Always",
-            "dataVolumeTemplates": list(templates),
-            "template": {
-                "spec": {
-                    "terminationGracePeriodSeconds": 0,
-                    "domain": {
-                        "memory": {"guest": memory},
-                        "devices": {"disks": [{"name": each, "disk": {"bus": "virtio"}} for each in names]},
-                    },
-                    "volumes": [{"name": each, "dataVolume": {"name": each}} for each in names],
-                }
-            },
-        },
-    }
 
 
 def test_every_component_is_deployed_in_the_pinned_version(kubevirt: Cluster) -> None:
@@ -50,19 +26,8 @@ def test_every_component_is_deployed_in_the_pinned_version(kubevirt: Cluster) ->
 
 
 def test_a_machine_with_a_blank_disk_of_a_template_runs(namespace: Kubectl) -> None:
-    disk = {
-        "metadata": {"name": "disk"},
-        "spec": {
-            "source": {"blank": {}},
-            "storage": {
-                "storageClassName": "csi-wait",
-                "accessModes": ["ReadWriteOnce"],
-                "volumeMode": "Block",
-                "resources": {"requests": {"storage": "64Mi"}},
-            },
-        },
-    }
-    namespace.create(machine("machine", disk))
+    disk = template("disk", {"blank": {}}, "csi-wait", size="64Mi")
+    namespace.create(machine("machine", [data_volume("disk")], templates=[disk]))
     namespace.wait("vmi", "machine", "running", lambda each: phase(each) == "Running", TIMEOUT)
     assert phase(namespace.get("datavolume", "disk")) == "Succeeded"
     (launcher,) = namespace.get_all("pods", "kubevirt.io=virt-launcher")
