@@ -120,11 +120,14 @@ class RecordAnnotation(Annotation):
     max_size: int = MAX_TEXT
 
     def parse(self, record: type[Record], text: str | None) -> Record | None:
-        """Return the value of a text; None if it is missing, too long or not valid for `record`."""
+        """Return the value of a text; None if it is missing, too long or not valid for `record`.
+
+        Fields that `record` does not have are ignored, as an earlier or later version may have written them.
+        """
         if not text or len(text) > self.max_size:
             return None
         try:
-            return decode(record, text)
+            return decode(record, text, allow_unknown=True)
         except DecodeError:
             return None
 

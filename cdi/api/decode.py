@@ -1,8 +1,9 @@
 """Strict decoder from JSON to frozen dataclasses, for data that control plane and data plane exchange.
 
 The models of the API use Pydantic. A worker that transfers one small image would spend more time on importing Pydantic
-than on the image, so `Job` and related classes use this decoder: types are exact, unknown and repeated fields are
-rejected, integers have at most 64 bits, other numbers are finite, and one message lists all problems.
+than on the image, so `Job` and related classes use this decoder: types are exact, repeated and (unless the
+caller allows them) unknown fields are rejected, integers have at most 64 bits, other numbers are finite, and one
+message lists all problems.
 
 Supported types are str, int, float, bool, Literal, enums of strings, ``X | None``, ``tuple[X, ...]``, ``dict[str, X]``,
 dataclasses, and unions of dataclasses with a Literal field ``kind`` as the discriminator; `Range` limits numbers.
@@ -89,22 +90,34 @@ def compact_json(document: dict[str, Any]) -> str:
     return json.dumps(document, separators=(",", ":"))
 
 
-def decode(cls: type[T], text: str | bytes) -> T:
-    """Parse one JSON document as `cls`; raise `DecodeError` with all problems."""
+def decode(cls: type[T], text: str | bytes, *, allow_unknown: bool = False) -> T:
+    """Parse one JSON document as `cls`; raise `DecodeError` with all problems.
+
+    With `allow_unknown`, fields that `cls` does not have are ignored: another version of the program may have written
+    the document.
+    """
     try:
         document = parse_json(text, unique_fields=True)
     except ValueError as error:
         raise DecodeError([f"not JSON: {error}"]) from error
-    return decode_parsed(cls, document)
+    return decode_parsed(cls, document, allow_unknown=allow_unknown)
 
 
-def decode_parsed(cls: type[T], document: Any) -> T:
+def decode_parsed(cls: type[T], document: Any, *, allow_unknown: bool = False) -> T:
     """Return a parsed JSON document as `cls`; raise `DecodeError` with all problems."""
-    problems: list[str] = []
+    problems = _Problems(allow_unknown=allow_unknown)
     value = _value(cls, document, "", problems)
     if problems:
         raise DecodeError(problems)
     return cast(T, value)
+
+
+class _Problems(list[str]):
+    """The problems of a document that were found so far."""
+
+    def __init__(self, *, allow_unknown: bool) -> None:
+        super().__init__()
+        self.allow_unknown = allow_unknown
 
 
 @functools.cache
@@ -122,7 +135,7 @@ def _parts(hint: Any) -> tuple[Any, Range | None, Any, tuple[Any, ...]]:
     return hint, bound, get_origin(hint), get_args(hint)
 
 
-def _value(hint: Any, value: Any, at: str, problems: list[str]) -> Any:
+def _value(hint: Any, value: Any, at: str, problems: _Problems) -> Any:
     """Return `value` as the type `hint`; if it is invalid, append to `problems` and return None."""
     hint, bound, origin, arguments = _parts(hint)
     if origin in (Union, types.UnionType):
@@ -159,7 +172,7 @@ def _value(hint: Any, value: Any, at: str, problems: list[str]) -> Any:
     return value
 
 
-def _union(choices: tuple[Any, ...], value: Any, at: str, problems: list[str]) -> Any:
+def _union(choices: tuple[Any, ...], value: Any, at: str, problems: _Problems) -> Any:
     if types.NoneType in choices:
         if value is None:
             return None
@@ -174,7 +187,7 @@ def _union(choices: tuple[Any, ...], value: Any, at: str, problems: list[str]) -
     return _dataclass(kinds[kind], value, at, problems)
 
 
-def _dataclass(cls: type, value: Any, at: str, problems: list[str]) -> Any:
+def _dataclass(cls: type, value: Any, at: str, problems: _Problems) -> Any:
     if not isinstance(value, dict):
         return _wrong(at, "must be an object", problems)
     if at.count(".") > _DEPTH:
@@ -188,7 +201,7 @@ def _dataclass(cls: type, value: Any, at: str, problems: list[str]) -> Any:
             found[field.name] = _value(hints[field.name], value[field.name], place, problems)
         elif field.default is MISSING and field.default_factory is MISSING:
             _wrong(place, "is missing", problems)
-    for name in value.keys() - hints.keys():
+    for name in () if problems.allow_unknown else value.keys() - hints.keys():
         _wrong(f"{at}.{name}"[:200], "is not known", problems)
     return None if len(problems) > before else cls(**found)
 

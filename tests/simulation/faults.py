@@ -24,6 +24,7 @@ from tests.simulation.transport import LostError
 KINDS = (
     "crash before", "crash after", "crash", "lag", "double", "lose watches", "expire", "conflict", "error", "throttle",
     "lose answers", "kill pod", "evict pod", "delete pod", "lose node", "delete node", "set clock", "overlap",
+    "quota",
 )  # fmt: skip
 """All kinds of faults."""
 WATCHED: tuple[Resource, ...] = (
@@ -104,6 +105,9 @@ class Faults:
             raise LostError
         if self.lasts("throttle") and self.chance.random() < 0.5:
             raise Refusal(429, "TooManyRequests", "too many requests", retry_after=1)
+        if self.lasts("quota") and request.verb == "create" and request.resource == PODS:
+            message = f'pods "{request.body["metadata"]["name"]}" is forbidden: exceeded quota: pods, limited: pods=1'
+            raise Refusal(403, "Forbidden", message)
         if not request.writes:
             return
         if self.conflicts and request.verb in ("patch", "update"):

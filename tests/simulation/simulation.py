@@ -206,7 +206,7 @@ class Simulation:
                     self._crash(name)
             case "lag":
                 faults.lagging[WATCHED[fault.number % len(WATCHED)]] = end
-            case "double" | "error" | "throttle":
+            case "double" | "error" | "throttle" | "quota":
                 faults.until[fault.kind] = end
             case "lose watches" | "expire":
                 faults.no_watches = max(faults.no_watches, end)

@@ -40,12 +40,6 @@ class AttemptHistory:
     """Digest of the inputs of the newest attempt."""
     upload: str = ""
     """Id of the upload request that these attempts belong to."""
-    starts: int = 0
-    """Number of times a worker pod was requested.
-
-    It is written before the pod is created, under the PVC's observed version, so a reconcile with stale data cannot
-    repeat a finished attempt.
-    """
     claim: str = ""
     """UID of the prime PVC, if one was filled in place of the PVC; set once it is complete."""
     volume: str = ""
@@ -82,7 +76,7 @@ class AttemptHistory:
 
     def for_upload(self, request: str) -> Self:
         """Return an empty history for another upload; the numbering of attempts continues."""
-        return replace(type(self)(), attempt=self.attempt, starts=self.starts, upload=request)
+        return replace(type(self)(), attempt=self.attempt, upload=request)
 
     def completed_in(self, claim: PVC, volume: str) -> Self:
         """Return the attempt history marked as done, with the volume of `claim` that holds the content."""
@@ -90,11 +84,7 @@ class AttemptHistory:
 
     def reset(self) -> Self:
         """Return an empty history after the content was lost; the numbering of attempts continues."""
-        return replace(type(self)(), attempt=self.attempt, starts=self.starts)
-
-    def with_start(self) -> Self:
-        """Return the attempt history with one more requested start."""
-        return replace(self, starts=self.starts + 1)
+        return replace(type(self)(), attempt=self.attempt)
 
     def backoff(self, uid: str, retries: Retries) -> float:
         """Return the delay in seconds after the last failure.

@@ -115,7 +115,7 @@ def reconcile(context: ReconcileContext) -> Plan:
         clones = context.platform.cluster and not context.synthetic and operation_of(dv) == "Clone"
         marks = data_volume_marks(dv, claim, result.annotations) if clones else None
         actions = (*actions, marks) if marks is not None else actions
-    if claim is not None and _withdraws_final_phase(context, result.state.phase):
+    if claim is not None and result.attempts is None and _needs_newest_claim(context, result):
         unchanged = RequireVersion(
             plural="persistentvolumeclaims",
             namespace=claim.namespace,
@@ -138,15 +138,21 @@ def reconcile(context: ReconcileContext) -> Plan:
     )
 
 
-def _withdraws_final_phase(context: ReconcileContext, phase: Phase) -> bool:
-    """Return whether a DataVolume that has ended would continue, which the cached PVC alone does not justify.
+def _needs_newest_claim(context: ReconcileContext, result: Result) -> bool:
+    """Return whether the plan may be applied only if the cached PVC is the newest, which a history to write checks too.
 
-    The watch of DataVolumes may be ahead of that of PVCs: another controller, whose term ends or has just ended, has
-    written the final phase, and the cached PVC is that of the time before.
+    A start based on an outdated history would repeat a finished attempt. A read checks it, not a write of the PVC: the
+    event of that write would start a rejected pod again at once, past every delay.
+
+    A DataVolume that has ended would continue if the watch of DataVolumes is ahead of that of PVCs: another controller,
+    whose term ends or has just ended, has written the final phase, and the cached PVC is that of the time before.
     """
+    if not context.platform.cluster:
+        return False
     status = context.datavolume.status
     ended = status is not None and status.phase in (Phase.SUCCEEDED, Phase.FAILED)
-    return ended and not phase.final and context.platform.cluster and not context.synthetic
+    withdrawn = ended and not result.state.phase.final and not context.synthetic
+    return withdrawn or any(isinstance(action, StartWorker) for action in result.actions)
 
 
 def _is_own(context: ReconcileContext, claim: PVC) -> bool:
@@ -224,8 +230,6 @@ def _with_claim(context: ReconcileContext, claim: PVC, source: ResolvedSource) -
     restarts = not final and next_restarts_in_place(context, claim, source, attempts)
     cleanup = cleanup_actions(context, claim, attempts, final=final, restarts=restarts)
     result = replace(result, actions=(*result.actions, *clean_up(context, claim, attempts, final=final), *cleanup))
-    if context.platform.cluster and any(isinstance(action, StartWorker) for action in result.actions):
-        attempts = attempts.with_start()
     # If the storage created the volume, the volume records everything. An unbound PVC is not written, because each
     # write makes every provisioner sync it and record an Event.
     told_by_volume = isinstance(settled, Rebinding) and by_storage(claim) is not None

@@ -8,7 +8,7 @@ import pytest
 from cdi.api.errors import AdmissionDenied, ClusterForbidden, Conflict, InvalidManifest, Retry
 from cdi.api.job import FileTargetSpec, Job, Progress
 from cdi.api.phases import Phase
-from cdi.reconcile.actions import DeleteObject, ObjectRef, RebindVolume, StartWorker
+from cdi.reconcile.actions import CreateObject, DeleteObject, ObjectRef, RebindVolume, RequireVersion, StartWorker
 from cdi.reconcile.datavolume.reconcile import reconcile
 from cdi.reconcile.pods.status import NODE_LOST
 from cdi.reconcile.settings import Retries
@@ -268,6 +268,23 @@ def test_a_quota_is_told_and_waited_for(kind):
         assert cluster.status["phase"] == "Pending"
     cluster.refuse.clear()
     assert cluster.run().status["phase"] == "Succeeded"
+
+
+@pytest.mark.parametrize("kind", ["PersistentVolumeClaim", "Pod"])
+def test_what_stays_rejected_causes_no_writes(kind):
+    # A write to the PVC would be an event, which starts the next try at once and so again and again.
+    cluster = Cluster(dv("csi"))
+    cluster.quota(kind)
+    for _ in range(12):
+        cluster.step()
+        cluster.nature()
+    before, status = len(cluster.log), copy.deepcopy(cluster.status)
+    for _ in range(3):
+        cluster.step()
+    tried = [type(action) for action in cluster.log[before:]]
+    assert CreateObject in tried or StartWorker in tried
+    assert not set(tried) - {CreateObject, StartWorker, RequireVersion}
+    assert cluster.status == status
 
 
 def test_a_prime_that_cannot_be_made_is_told():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 
 import pytest
 
@@ -280,3 +281,10 @@ def test_of_a_claim_without_a_datavolume_a_failed_try_is_told_once() -> None:
     warnings = [event.reason for event in cluster.events if event.type == "Warning"]
     assert (warnings, cluster.claim_events) == (["ErrImportFailed"], [])
     assert cluster.annotations["storage.condition.running.reason"] == "Error"
+
+
+def test_a_history_that_another_version_wrote_is_read():
+    failure = {"code": "X", "message": "m", "retry": Retry.BACKOFF, "tried": ["a"]}
+    history = AttemptHistory.read(json.dumps({"attempt": 2, "failures": 1, "starts": 3, "failure": failure}))
+    assert (history.attempt, history.failures, history.failure.code) == (2, 1, "X")
+    assert AttemptHistory.read('{"attempt": "2"}') == AttemptHistory()
