@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Never
 
 from cdi.api.kinds import PODS, Object
-from cdi.api.names import APP, LABEL_APP
+from cdi.api.names import ANN_TEMPORARY_CONSUMER, APP, LABEL_APP
 from cdi.api.phases import TERMINAL_PHASES
 from cdi.controller.request import Scope
 from cdi.kube.client import Client
@@ -116,9 +116,11 @@ def users_of(pods: Iterable[Object], claim: str) -> tuple[str, ...]:
 def _claims(body: Object) -> Object:
     metadata, spec = body["metadata"], body.get("spec") or {}
     names = ("name", "namespace", "uid", "resourceVersion")
+    # The first consumer that KubeVirt makes of a volume touches nothing in it.
+    volumes = () if ANN_TEMPORARY_CONSUMER in (metadata.get("annotations") or {}) else spec.get("volumes") or ()
     return {
         "metadata": {name: metadata[name] for name in names if name in metadata},
-        "claims": tuple(claim for volume in spec.get("volumes") or () if (claim := _claim(volume))),
+        "claims": tuple(claim for volume in volumes if (claim := _claim(volume))),
     }
 
 

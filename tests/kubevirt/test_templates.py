@@ -32,6 +32,8 @@ def test_a_machine_boots_from_an_http_image_and_its_volumes_go_with_it(namespace
         assert sha256_in_guest(terminal, root, 1) == guest.digest(MIB)
         assert int(terminal.run(f"cat /sys/block/{root[5:]}/size")) * 512 >= 128 * MIB
         assert terminal.run(f"tr -d '\\0' <{blank} | head -c 1 | wc -c") == "0"
+    # KubeVirt's temporary first consumer is no reason to warn of a volume in use.
+    assert "ImportTargetInUse" not in [event["reason"] for event in namespace.events("DataVolume", "blank")]
     subject.delete()
     for name in ("root", "blank"):
         namespace.wait_gone("datavolume", name)

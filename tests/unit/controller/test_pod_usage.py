@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from cdi.api.kinds import PODS
-from cdi.controller.pod_usage import PodUsageTracker, _claims
+from cdi.controller.pod_usage import PodUsageTracker, _claims, users_of
 from cdi.controller.request import Scope
 from tests.unit.controller.objects import added, body, deleted, modified
 
@@ -43,6 +43,15 @@ def test_nothing_else_of_them_is_kept() -> None:
     kept = pod("one", "a", containers=[{"env": [{"name": "PASSWORD", "value": "hush"}]}])
     assert kept["claims"] == ("a",)
     assert set(kept) == {"metadata", "claims"}
+
+
+def test_the_temporary_first_consumer_of_a_machine_uses_nothing() -> None:
+    users, _ = made()
+    given = body(PODS, "one", spec={"volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": "a"}}]})
+    assert users_of([given], "a") == ("one",)
+    given["metadata"]["annotations"] = {"kubevirt.io/ephemeral-provisioning": "true"}
+    users.changed(added(_claims(given)))
+    assert users.pods_using("ns", "a") == users_of([given], "a") == ()
 
 
 def test_it_says_that_it_knows_nothing_yet() -> None:
