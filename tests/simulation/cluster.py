@@ -26,6 +26,10 @@ class Disk:
     """UIDs of the pods that are writing."""
     fills: int = 0
     """How often a writer has finished it."""
+    filler: str = ""
+    """UID of the pod that has finished it last."""
+    lost_ends: int = 0
+    """How many of the finished pods went with their node, so that no controller may ever have seen their end."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -166,6 +166,8 @@ class Kubelet:
         """Remove the pods of a node that is gone for good."""
         for pod in self._server.all(PODS):
             if pod["spec"].get("nodeName") == node:
+                for disk in self._cluster.disks.values():
+                    disk.lost_ends += disk.filler == pod["metadata"]["uid"]
                 self.remove(pod)
 
     def remove(self, pod: Object) -> None:
@@ -201,7 +203,7 @@ class Kubelet:
             if uid in disk.writers:
                 disk.writers.discard(uid)
                 if end is not None and end.content is not None:
-                    disk.content, disk.complete = end.content, True
+                    disk.content, disk.complete, disk.filler = end.content, True, uid
                     disk.fills += 1
 
 
