@@ -194,7 +194,8 @@ class PlanApplier:
             case EnsureCertificate():
                 await self._certifier.ensure(action)
             case StartWorker():
-                await self._writer.start(action)
+                assert action.pod is not None
+                await self._writer.create(dict(action.pod))
             case StopWorker():
                 await self._writer.delete(PODS, action.namespace, action.pod, action.pod_uid)
             case SignRecord() | StartTask() | StopTask():

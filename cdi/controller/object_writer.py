@@ -33,7 +33,6 @@ from cdi.reconcile.actions import (
     RequireVersion,
     SetFinalizer,
     SetReclaimPolicy,
-    StartWorker,
 )
 from cdi.reconcile.types import WITHOUT_CLAIM
 
@@ -119,24 +118,6 @@ class ObjectWriter:
         marked = (metadata.get("annotations") or {}).get(annotation) == value
         if marked and (claim.get("status") or {}).get("phase") == "Pending":
             await self.delete(CLAIMS, action.namespace, action.name, metadata["uid"])
-
-    async def start(self, action: StartWorker) -> None:
-        """Create the pod unless the PVC has changed since the plan was made.
-
-        Raises:
-            Conflict: The PVC differs from the cached one.
-
-        """
-        assert action.pod is not None
-        pod = dict(action.pod)
-        name = next(owner["name"] for owner in pod["metadata"]["ownerReferences"] if owner["uid"] == action.claim)
-        known = self._watches.get(CLAIMS, action.namespace, name)
-        claim = await self._client.get(CLAIMS, action.namespace, name)
-        if known is None or known["metadata"]["resourceVersion"] != claim["metadata"]["resourceVersion"]:
-            # The end of the previous attempt may have been recorded in it.
-            self._watches.record_write(CLAIMS, claim)
-            raise Conflict(f"PVC {action.namespace}/{name} changed in the meantime")
-        await self.create(pod)
 
     async def rebind(self, action: RebindVolume) -> None:
         """Let a PersistentVolume refer to the target PVC instead of the temporary one.

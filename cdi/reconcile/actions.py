@@ -230,6 +230,16 @@ class RequireVersion:
     uid: str
     version: str
 
+    @classmethod
+    def of_claim(cls, claim: PVC) -> Self:
+        return cls(
+            plural="persistentvolumeclaims",
+            namespace=claim.namespace,
+            name=claim.name,
+            uid=claim.uid,
+            version=claim.version,
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeleteUnboundClaim:

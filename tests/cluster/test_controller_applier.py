@@ -25,6 +25,7 @@ from cdi.reconcile.actions import (
     PatchObject,
     Plan,
     RebindVolume,
+    RequireVersion,
     StartWorker,
     StopWorker,
 )
@@ -278,15 +279,24 @@ def start(bench, claim):
     return StartWorker(claim=metadata["uid"], namespace=bench.namespace, attempt=1, work=None, pod=pod)  # type: ignore[arg-type]
 
 
+def unchanged(bench, claim):
+    metadata = claim["metadata"]
+    return RequireVersion(
+        plural=CLAIMS.plural, namespace=bench.namespace, name=metadata["name"], uid=metadata["uid"],
+        version=metadata["resourceVersion"],
+    )  # fmt: skip
+
+
 async def test_a_worker_is_not_started_on_what_a_claim_was_before(bench) -> None:
     claim = await bench.claim("c", storageClassName="none")
     bench.watches.record_write(CLAIMS, claim)
     await bench.stop_watching()
     await bench.client.patch(CLAIMS, bench.namespace, "c", {"metadata": {"annotations": {"ledger": "done"}}})
     with pytest.raises(Conflict):
-        await bench.act(start(bench, claim))
+        await bench.act(unchanged(bench, claim))
     # The conflict means that the cache is current now, so the next decision is based on it.
     assert bench.watches.get(CLAIMS, bench.namespace, "c")["metadata"]["annotations"] == {"ledger": "done"}
+    await bench.act(unchanged(bench, bench.watches.get(CLAIMS, bench.namespace, "c")))
     await bench.act(start(bench, claim))
     pod = await bench.get(PODS, "importer-c")
     await bench.act(start(bench, claim))

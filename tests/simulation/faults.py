@@ -89,6 +89,8 @@ class Faults:
     """Watches that break at their next event, by client."""
     no_watches: float = 0.0
     """Until when no watch can be opened."""
+    last_rejection: float = 0.0
+    """When a request was rejected last; its client tries again."""
 
     def lasts(self, kind: str) -> bool:
         return self.until.get(kind, 0.0) > self.now()
@@ -96,6 +98,13 @@ class Faults:
     # --- `transport.Network` --------------------------------------------------------------------------------------
 
     async def before(self, request: Request) -> None:
+        try:
+            await self._reject(request)
+        except (Refusal, LostError):
+            self.last_rejection = self.now()
+            raise
+
+    async def _reject(self, request: Request) -> None:
         await asyncio.sleep(self.chance.choice((0.001, 0.003, 0.01)))
         if self.no_watches > self.now() and "watch" in request.query:
             raise LostError

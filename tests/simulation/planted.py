@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 from unittest import mock
 
+from cdi.api.annotations import ATTEMPT
 from cdi.api.kinds import CLAIMS, DATA_VOLUMES, PODS, SERVICES, VOLUMES
 from cdi.api.proof import ProofResult
 from cdi.controller import applier, event_recorder, informers, object_writer, workqueue
@@ -62,18 +63,20 @@ def _event_dropped(right: Callable[..., None], self: Any, change: Any) -> None:
         right(self, change)
 
 
-async def _stale_read_believed(_: Any, self: Any, action: Any) -> None:
-    await self.create(dict(action.pod))
+async def _stale_read_believed(*_: Any) -> None:
+    pass
 
 
 def _write_forgotten(*_: Any) -> None:
     pass
 
 
-async def _started_twice(right: Any, self: Any, action: Any) -> None:
-    await right(self, action)
-    twin = {**action.pod, "metadata": {**action.pod["metadata"], "name": f"{action.pod['metadata']['name']}-twin"}}
-    await self._client.create(PODS, twin)
+async def _started_twice(right: Any, self: Any, body: Any) -> Any:
+    created = await right(self, body)
+    if body["kind"] == PODS.kind and ATTEMPT.key in (body["metadata"].get("annotations") or {}):
+        twin = {**body, "metadata": {**body["metadata"], "name": f"{body['metadata']['name']}-twin"}}
+        await self._client.create(PODS, twin)
+    return created
 
 
 async def _ended_early(right: Any, self: Any, involved_object: Any, status: Any, annotations: Any = None) -> None:
@@ -202,7 +205,7 @@ PLANTED: dict[str, Defect] = {
         "A worker is started without comparing the PVC with the API server's.",
         "attempts_are_counted_once",
         ObjectWriter,
-        "start",
+        "require_version",
         _stale_read_believed,
     ),
     "write-forgotten": Defect(
@@ -255,7 +258,7 @@ PLANTED: dict[str, Defect] = {
         "Each reconcile changes its object.", "writes_are_bounded", PlanApplier, "apply", _written_again_and_again
     ),
     "started-twice": Defect(
-        "Two pods are created for an attempt.", "one_writer", ObjectWriter, "start", _started_twice
+        "Two pods are created for an attempt.", "one_writer", ObjectWriter, "create", _started_twice
     ),
     "ended-early": Defect(
         "A DataVolume succeeds before its first attempt.",

@@ -332,7 +332,7 @@ class Simulation:
             if self.violations:
                 return  # what follows from the first one shows nothing new
             await asyncio.sleep(10.0)
-            if self.loop.time() - self._last_write > self._quiet():
+            if self.loop.time() - max(self._last_write, self.faults.last_rejection) > self._quiet():
                 return
         self.cluster.violate("quiescence_is_reached", f"something is written still after {LIMIT / 60:.0f} minutes")
 

@@ -26,7 +26,7 @@ from cdi.api.names import (
 )
 from cdi.api.phases import PROGRESS_UNKNOWN, EventReason, Phase, Reason
 from cdi.api.policy import parse_policy_annotations
-from cdi.reconcile.actions import Action, CreateObject, Event, PatchObject, StartWorker
+from cdi.reconcile.actions import Action, CreateObject, Event, PatchObject, RequireVersion, StartWorker
 from cdi.reconcile.clone.host_assisted import before_target, source_pod_annotations, target_pod
 from cdi.reconcile.clone.plan_annotation import by_storage, temporary_pvc
 from cdi.reconcile.clone.status import clone_marks
@@ -235,7 +235,11 @@ def start_worker_pod(
         before, complete = before_server(context.service, filled)
         if not complete:
             return before
-    return (*mirror_actions(prepared.mounts, filled), *before, start)
+    # A start that follows from an outdated history would repeat a finished attempt. The history is read, not written:
+    # the event of a write would start a rejected pod again at once, past every delay.
+    claims = (target,) if target.uid == filled.uid else (target, filled)
+    newest = tuple(RequireVersion.of_claim(claim) for claim in claims)
+    return (*mirror_actions(prepared.mounts, filled), *before, *newest, start)
 
 
 def _attempt(dv: DataVolume, prepared: WorkerSpec, number: int, upload: str) -> Attempt:

@@ -20,7 +20,7 @@ from cdi.api.names import (
     propagates,
 )
 from cdi.api.phases import Phase, Reason
-from cdi.reconcile.actions import PatchObject, Plan, RequireVersion, StartWorker
+from cdi.reconcile.actions import PatchObject, Plan, RequireVersion
 from cdi.reconcile.clone.host_assisted import merge_source_pod_status
 from cdi.reconcile.clone.phases import mark_complete, release_prep_pod
 from cdi.reconcile.clone.plan_annotation import by_storage
@@ -115,15 +115,8 @@ def reconcile(context: ReconcileContext) -> Plan:
         clones = context.platform.cluster and not context.synthetic and operation_of(dv) == "Clone"
         marks = data_volume_marks(dv, claim, result.annotations) if clones else None
         actions = (*actions, marks) if marks is not None else actions
-    if claim is not None and result.attempts is None and _needs_newest_claim(context, result):
-        unchanged = RequireVersion(
-            plural="persistentvolumeclaims",
-            namespace=claim.namespace,
-            name=claim.name,
-            uid=claim.uid,
-            version=claim.version,
-        )
-        actions = (unchanged, *actions)
+    if claim is not None and _withdraws_final_phase(context, result.state.phase):
+        actions = (RequireVersion.of_claim(claim), *actions)
     events = Events()
     if changed:
         events = events_for_transition(context, claim, source, operation_of(dv), result)
@@ -138,21 +131,15 @@ def reconcile(context: ReconcileContext) -> Plan:
     )
 
 
-def _needs_newest_claim(context: ReconcileContext, result: Result) -> bool:
-    """Return whether the plan may be applied only if the cached PVC is the newest, which a history to write checks too.
+def _withdraws_final_phase(context: ReconcileContext, phase: Phase) -> bool:
+    """Return whether a DataVolume that has ended would continue, which the cached PVC alone does not justify.
 
-    A start based on an outdated history would repeat a finished attempt. A read checks it, not a write of the PVC: the
-    event of that write would start a rejected pod again at once, past every delay.
-
-    A DataVolume that has ended would continue if the watch of DataVolumes is ahead of that of PVCs: another controller,
-    whose term ends or has just ended, has written the final phase, and the cached PVC is that of the time before.
+    The watch of DataVolumes may be ahead of that of PVCs: another controller, whose term ends or has just ended, has
+    written the final phase, and the cached PVC is that of the time before.
     """
-    if not context.platform.cluster:
-        return False
     status = context.datavolume.status
     ended = status is not None and status.phase in (Phase.SUCCEEDED, Phase.FAILED)
-    withdrawn = ended and not result.state.phase.final and not context.synthetic
-    return withdrawn or any(isinstance(action, StartWorker) for action in result.actions)
+    return ended and not phase.final and context.platform.cluster and not context.synthetic
 
 
 def _is_own(context: ReconcileContext, claim: PVC) -> bool:
