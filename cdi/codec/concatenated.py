@@ -1,8 +1,7 @@
 """Decoding of concatenated members (gz) or frames (zst), each by an object like `bz2.BZ2Decompressor`.
 
-Members follow each other directly. After the last one, zeros are accepted as padding of a file copied from a device,
-and so is the closing delimiter of a multipart form, which some upload clients send after the image. Anything else is
-rejected: it may be a damaged member, and ignoring it would truncate the image.
+Members follow each other directly. After the last one, zeros are accepted as padding of a file copied from a device.
+Anything else is rejected: it may be a damaged member, and ignoring it would truncate the image.
 """
 
 from __future__ import annotations
@@ -55,7 +54,7 @@ def decode_members(
     while True:
         yield from _member(feed, start(feed), failures)
         feed.skip_zeros()
-        if not feed.window(1) or feed.skip_form_end():
+        if not feed.window(1):
             return
 
 

@@ -7,9 +7,6 @@ from collections.abc import Iterator
 from cdi.api.errors import ContentTruncated
 from cdi.codec.base import Buffer
 
-FORM_END = b"\r\n--"
-"""Start of the closing delimiter of a multipart form (RFC 2046 section 5.1.1)."""
-_MAX_FORM_END = 1024
 _MAX_ZERO_WINDOW = 64 << 10
 
 _NOTHING = memoryview(b"")
@@ -105,16 +102,3 @@ class BufferCursor:
                 break
             size = min(8 * size, _MAX_ZERO_WINDOW)
         return skipped
-
-    def skip_form_end(self) -> bool:
-        """Consume the closing delimiter of a multipart form if nothing else remains; return whether it was there.
-
-        Some upload clients send it after the image.
-        """
-        if bytes(self.window(1)) != FORM_END[:1]:
-            return False
-        tail = self.peek(_MAX_FORM_END + 1)
-        if not tail.startswith(FORM_END) or len(tail) > _MAX_FORM_END:
-            return False
-        self.take(len(tail))
-        return True

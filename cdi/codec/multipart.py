@@ -27,7 +27,6 @@ MAX_PARTS_SIZE = 256 << 10
 MAX_PREAMBLE = 64 << 10
 """Maximum size in bytes of the text before the first delimiter, which RFC 2046 allows (section 5.1.1)."""
 _BOUNDARY = re.compile(r"[0-9A-Za-z'()+_,./:=? -]{0,69}[0-9A-Za-z'()+_,./:=?-]")
-_CLOSING = re.compile(rb"\r\n--[0-9A-Za-z'()+_,./:=? -]{1,70}--(?:\r\n)?\Z")
 _PARAMETER = re.compile(
     r';[ \t]*([!#$%&\'*+.^_`|~0-9A-Za-z-]+)[ \t]*=[ \t]*(?:"((?:[^"\\\r\n]|\\.)*)"|([^;"\s]*))[ \t]*'
 )
@@ -53,15 +52,6 @@ def boundary_of(content_type: str) -> bytes:
             remedy="send a form, for instance with curl -F file=@IMAGE",
         )
     return boundary.encode("ascii")
-
-
-def closing_length(tail: bytes) -> int:
-    """Return the length in bytes of a form's closing delimiter at the end of `tail`.
-
-    Some programs pass it on with the file.
-    """
-    match = _CLOSING.search(tail)
-    return 0 if match is None else len(match[0])
 
 
 class MultipartFileParser:

@@ -80,7 +80,7 @@ def _streams(feed: BufferCursor, pool: _Pool) -> Iterator[Buffer]:
     while True:
         yield from _stream(feed, pool)
         padding = feed.skip_zeros()
-        if not feed.window(1) or feed.skip_form_end():
+        if not feed.window(1):
             # Between streams, padding must be a multiple of four bytes; at the end it may be the rest of a device.
             return
         head = feed.peek(len(STREAM_MAGIC))

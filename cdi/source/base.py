@@ -38,10 +38,10 @@ class SourceFacts:
     """Whether any range can be read at any time and repeatedly."""
     resumes: bool = False
     """Whether a content that is read once can be opened at the offset where an earlier attempt stopped."""
-    announced: int | None = None
-    """The number of bytes that will be sent, if some of the last ones may not belong to the content; then `length`
-    is None.
-    """
+    min_length: int = 0
+    """A lower bound of the length in bytes, for a source that does not know `length`."""
+    max_length: int | None = None
+    """An upper bound of the length in bytes; None if the source does not know any."""
     ending: Ending = Ending.FRAMED
     validator: str | None = None
     """A value that changes with the content (an ETag, Last-Modified, a generation, mtime and inode); kept in

@@ -2,10 +2,14 @@
 
 The transfer's thread reads from a body directly into its own buffer, so no copy lies between the connection and the
 decoder. The thread that supplies a body blocks until it is consumed; without a body, the transfer blocks.
+
+Some programs send a form without its head as the body: the file and the form's closing delimiter after it (RFC 2046,
+section 5.1.1). The delimiter is cut off here, so that decoders and disks see the file only.
 """
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from typing import Protocol, Self
@@ -15,6 +19,9 @@ from cdi.api.errors import CdiError, InternalError, Interrupted, SourceUnreachab
 from cdi.source.base import SourceFacts
 
 _POLL_INTERVAL = 0.5
+_CLOSING_DELIMITER = re.compile(rb"\r\n--[0-9A-Za-z'()+_,./:=? -]{1,70}--(?:\r\n)?\Z")
+_MAX_CLOSING_DELIMITER = 78
+"""Maximum size in bytes of what `_CLOSING_DELIMITER` matches."""
 
 
 class BodyReader(Protocol):
@@ -29,11 +36,43 @@ class BodyReader(Protocol):
         ...
 
 
+class _FileBody:
+    """A body of `length` bytes without the closing delimiter of a form, if it ends with one."""
+
+    def __init__(self, body: BodyReader, length: int) -> None:
+        self._body = body
+        self._before = max(0, length - _MAX_CLOSING_DELIMITER)
+        """Bytes to read before the part that may contain the delimiter."""
+        self._end: memoryview | None = None
+        """The unread bytes of that part; None before it is reached."""
+
+    def readinto(self, view: memoryview) -> int:
+        if self._before:
+            count = self._body.readinto(view[: self._before])
+            self._before -= count
+            return count
+        if self._end is None:
+            self._end = self._read_end()
+        count = min(len(view), len(self._end))
+        view[:count], self._end = self._end[:count], self._end[count:]
+        return count
+
+    def _read_end(self) -> memoryview:
+        end, piece = bytearray(), memoryview(bytearray(_MAX_CLOSING_DELIMITER))
+        while count := self._body.readinto(piece):
+            end += piece[:count]
+        return memoryview(_CLOSING_DELIMITER.sub(b"", end))
+
+    def interrupt(self) -> None:
+        self._body.interrupt()
+
+
 class UploadSource:
     """A `cdi.source.base.Source` that can be opened once.
 
     With `resumes` the content may arrive in several bodies, each continuing where the previous one broke off. Otherwise
-    the first body is the whole content, and its failure is the failure of the source.
+    the first body is the whole content, and its failure is the failure of the source. With `body_length` it has that
+    many bytes, and what follows the file of a form is cut off.
     """
 
     def __init__(
@@ -41,7 +80,7 @@ class UploadSource:
         *,
         location: str,
         length: int | None = None,
-        announced: int | None = None,
+        body_length: int | None = None,
         digests: tuple[Digest, ...] = (),
         validator: str | None = None,
         resumes: bool = False,
@@ -49,7 +88,8 @@ class UploadSource:
         self._facts = SourceFacts(
             location=location,
             length=length,
-            announced=announced,
+            min_length=0 if body_length is None else max(0, body_length - _MAX_CLOSING_DELIMITER),
+            max_length=body_length,
             ranges=False,
             resumes=resumes,
             validator=validator,
@@ -138,6 +178,8 @@ class UploadSource:
                 raise UploadUnderWay("another connection is sending this upload")
             if self._closed or self._complete:
                 return self._complete
+            if self._facts.max_length is not None:
+                body = _FileBody(body, self._facts.max_length)
             self._body, self._last, self._failure = body, last, None
             self._cond.notify_all()
             while self._body is body:

@@ -43,7 +43,7 @@ _PAGE = 4096
 
 def _bounded(facts: SourceFacts) -> SourceFacts:
     """Return `facts`; raise `FormatUnsupported` if the source states a length that no image can have."""
-    for stated in (facts.length, facts.announced):
+    for stated in (facts.length, facts.max_length):
         if stated is not None:
             require_size(stated, "the source announces", where=facts.location)
     return facts

@@ -88,7 +88,7 @@ def _set_up(
         with _cancelling(source, job, control):
             facts = control.retries.call(source.probe)
             result.validator = facts.validator
-            control.meter.total = facts.length if facts.length is not None else facts.announced
+            control.meter.total = facts.length if facts.length is not None else facts.max_length
             expected = expectation(job, source, facts, result, control)
         return ProbedSource(source, expected, scope.pop_all())
 

@@ -121,13 +121,15 @@ class UploadServer:
             parsed = MultipartFileParser(boundary_of(request.head.headers.get("content-type", "")))
             body = form = FormBody(request, parsed)
             form.begin()
-            attempt = self._session.begin(length=None, announced=None, digests=content_digests(parsed.headers))
+            attempt = self._session.begin(digests=content_digests(parsed.headers))
         else:
             length = request.head.length
             if length == 0:
                 raise UploadMalformed("the request has no body", remedy="curl -T IMAGE or --data-binary @IMAGE")
-            exact = length if digests else None
-            attempt = self._session.begin(length=exact, announced=None if digests else length, digests=digests)
+            if digests:
+                attempt = self._session.begin(length=length, digests=digests)
+            else:
+                attempt = self._session.begin(body_length=length)
             body = WholeBody(request)
         return self._finish_plain(request, plain, attempt, body, form)
 

@@ -214,9 +214,21 @@ class Session(TransferControl):
             return MAX_DISK
         return found.f_blocks * found.f_frsize
 
-    def begin(self, *, length: int | None, announced: int | None, digests: tuple[Digest, ...]) -> UploadTransfer:
-        """Begin an upload in one request; raises the errors of `require_idle`."""
-        source = UploadSource(location="the upload", length=length, announced=announced, digests=digests)
+    def begin(
+        self, *, length: int | None = None, body_length: int | None = None, digests: tuple[Digest, ...] = ()
+    ) -> UploadTransfer:
+        """Begin an upload in one request.
+
+        Args:
+            length: Length of the content in bytes, if it is known.
+            body_length: Length of the request's body in bytes, if the end of a form may follow the content in it.
+            digests: Digests that the content must have.
+
+        Raises:
+            CdiError: The errors of `require_idle`.
+
+        """
+        source = UploadSource(location="the upload", length=length, body_length=body_length, digests=digests)
         return self._begin(source, None)
 
     def begin_resumable(self, length: int, digest: Digest | None) -> UploadId:

@@ -24,9 +24,6 @@ from cdi.transfer.watermark import Watermark
 
 _BLOCK = 2 << 20
 _WRITERS = 3
-_TAIL = 1024
-_MAX_TRAILING = 128
-"""Maximum size in bytes of a form's closing delimiter."""
 
 
 class RawRanged(RangedPipeline):
@@ -73,11 +70,10 @@ class RawStream:
         context.control.meter.phase = "transferring"
         limit = size if size is not None else target.capacity or MAX_DISK
         trim = _Trim()
-        announced = context.reader.facts.announced
-        if announced is not None and self._content is not None:
-            if announced - _MAX_TRAILING > limit:
-                raise TargetTooSmall(f"the image has {announced} bytes, but the disk may have only {limit}")
-            trim.delimited = True
+        least = context.reader.facts.min_length
+        # The last sector may be the footer of a fixed VHD.
+        if self._content is not None and least - SECTOR > limit:
+            raise TargetTooSmall(f"the image has at least {least} bytes, but the disk may have only {limit}")
         with self._watermark(context) or nullcontext() as watermark:
             grow = target.resize if size is None else None
             received = raw_stream(self._stream, target, limit=limit, grow=grow, trim=trim, watermark=watermark)
@@ -99,30 +95,18 @@ class RawStream:
 
 
 class _Trim:
-    """Finds the trailing bytes that do not belong to the disk.
-
-    A fixed VHD is a raw disk followed by a footer, and some upload clients send a form's closing delimiter.
-    """
+    """Finds the footer of a fixed VHD, which is otherwise a raw disk."""
 
     def __init__(self) -> None:
-        self.delimited = False
-        """Whether the delimiter of a form may end the content."""
         self.has_vhd_footer = False
 
     def __call__(self, tail: memoryview, total: int) -> int:
         """Return the number of trailing bytes of a content of `total` bytes that ends with `tail`."""
-        extra = _closing_length(tail) if self.delimited else 0
-        payload = fixed_payload(bytes(tail[: len(tail) - extra][-SECTOR:]), total - extra)
+        payload = fixed_payload(bytes(tail[-SECTOR:]), total)
         if payload is None:
-            return extra
+            return 0
         self.has_vhd_footer = True
         return total - payload
-
-
-def _closing_length(tail: memoryview) -> int:
-    from cdi.codec.multipart import closing_length
-
-    return closing_length(bytes(tail[-_MAX_TRAILING:]))
 
 
 def raw_stream(
@@ -141,7 +125,7 @@ def raw_stream(
         target: The disk.
         limit: Maximum size of the disk in bytes.
         grow: Called with the required size of the disk before each write.
-        trim: Called with the end of the content (at least 1024 bytes, if there are as many) and the content's length;
+        trim: Called with the end of the content (at least one sector, if there are as many) and the content's length;
             returns how many bytes at the end do not belong to the disk. If these are more than a block, some may
             have been written.
         watermark: Records every written block; its value is the offset at which the stream begins.
@@ -196,7 +180,7 @@ def raw_stream(
         total = offset + filled
         size = total
         if trim is not None:
-            before = b"" if waiting is None else bytes(waiting[-_TAIL:])
+            before = b"" if waiting is None else bytes(waiting[-SECTOR:])
             size -= trim(memoryview(before + current[:filled]), total)
         if waiting is not None and size > offset - _BLOCK:
             submit(waiting, min(_BLOCK, size - offset + _BLOCK), offset - _BLOCK)

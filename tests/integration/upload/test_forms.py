@@ -109,6 +109,17 @@ def test_the_end_of_a_form_behind_the_image_is_no_part_of_it(installation, image
     assert server.disk.read_bytes() == image.disk
 
 
+def test_a_fixed_vhd_fits_a_volume_of_its_disk(installation, images):
+    """Its footer, which is recognised when all has arrived, is not part of the disk."""
+    image = images.get("vhd-fixed")
+    size = image.length - 512
+    server = installation.start_server(size=size)
+    assert installation.curl("/v1beta1/upload", "-X", "POST", "-T", str(image.path)).status == 200
+    outcome = server.outcome()
+    assert (outcome.failure, outcome.format, outcome.disk_size) == (None, "vpc", size)
+    same(server.disk, image.path, "vpc")
+
+
 def test_head_says_that_the_asynchronous_path_is_known(installation):
     installation.start_server(size=DISK)
     assert installation.curl("/v1beta1/upload-async", "-I").status == 200

@@ -114,19 +114,13 @@ def test_a_changed_byte_never_passes_in_silence(kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("tail", [b"x", b"\r\n", b"\0\0\0\0x", b"\r\n--" + bytes(2000)])
+@pytest.mark.parametrize("tail", [b"x", b"\r\n", b"\0\0\0\0x", b"\r\n--d74496d66958873e--\r\n"])
 def test_other_bytes_after_the_content_are_refused(kind, tail):
     with pytest.raises(
         DecoderFailed, match="data follows the end of the (gzip|xz|zstd) stream, beginning with"
     ) as caught:
         unpack(kind, pack(kind, b"content") + tail)
     assert "incomplete" not in caught.value.message and "damaged" not in caught.value.message
-
-
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("sizes", [[1], [1 << 16]])
-def test_the_end_of_a_multipart_form_is_passed_over(kind, sizes):
-    assert unpack(kind, pack(kind, b"content") + b"\r\n--d74496d66958873e--\r\n", sizes) == b"content"
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -8,7 +8,6 @@ from cdi.codec.multipart import (
     MAX_PREAMBLE,
     MultipartFileParser,
     boundary_of,
-    closing_length,
     parameters,
 )
 
@@ -108,12 +107,3 @@ def test_parameters():
 def test_boundaries_that_are_none(text):
     with pytest.raises(UploadMalformed):
         boundary_of(text)
-
-
-def test_the_end_of_a_form_is_found_at_the_end_only():
-    closing = b"\r\n------------------------d74496d66958873e--"
-    assert closing_length(b"data" + closing + b"\r\n") == len(closing) + 2
-    assert closing_length(b"data" + closing) == len(closing)
-    assert closing_length(closing + b"\r\n\0") == 0
-    assert closing_length(b"\r\n--" + b"x" * 71 + b"--") == 0
-    assert closing_length(b"") == 0

@@ -51,6 +51,52 @@ def test_one_body():
     assert source.complete
 
 
+CLOSING = b"\r\n------------------------d74496d66958873e--"
+
+
+@pytest.mark.parametrize("start", [b"", b"image", bytes(200), b"\r\n--d74496d66958873e--\r\n" * 3 + b"x"])
+@pytest.mark.parametrize(
+    ("end", "kept"),
+    [
+        (b"", b""),
+        (CLOSING, b""),
+        (CLOSING + b"\r\n", b""),
+        (b"\r\n--" + b"x" * 70 + b"--\r\n", b""),
+        (CLOSING + b"\r\n\0", CLOSING + b"\r\n\0"),
+        (b"\r\n--" + b"x" * 71 + b"--", b"\r\n--" + b"x" * 71 + b"--"),
+        (b"\r\n--b", b"\r\n--b"),
+    ],
+)
+@pytest.mark.parametrize("room", [1, 10, 1000])
+def test_the_end_of_a_form_is_cut_off_at_the_end_only(start, end, kept, room):
+    sent = start + end
+    source = UploadSource(location="x", body_length=len(sent))
+    facts = source.probe()
+    thread, said = bringing(source, Piece(sent), last=True)
+    reader, got, view = source.open(), b"", memoryview(bytearray(room))
+    while count := reader.readinto(view):
+        got += bytes(view[:count])
+    thread.join()
+    assert (got, said, source.complete) == (start + kept, [True], True)
+    assert facts.min_length <= len(got) <= facts.max_length
+
+
+def test_a_body_that_breaks_in_the_end_of_a_form_breaks_the_source():
+    source = UploadSource(location="x", body_length=40)
+    thread, said = bringing(source, Piece(b"a" * 30 + CLOSING[:5], breaks=True), last=True)
+    with pytest.raises(SourceTruncated):
+        everything(source.open())
+    thread.join()
+    assert said == ["cut"]
+
+
+def test_without_a_length_of_the_body_nothing_is_cut_off():
+    source = UploadSource(location="x")
+    thread, _ = bringing(source, Piece(b"image" + CLOSING), last=True)
+    assert everything(source.open()) == b"image" + CLOSING
+    thread.join()
+
+
 def test_bodies_that_come_apart():
     source = UploadSource(location="x", length=40, resumes=True)
     thread, said = bringing(source, Piece(b"a" * 10, breaks=True), Piece(b"b" * 20), Piece(b"c" * 99))

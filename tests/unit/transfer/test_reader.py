@@ -136,7 +136,7 @@ def test_a_run_that_ends_early_is_truncated_not_endless():
     assert "byte 7" in str(caught.value) and "17" in str(caught.value)
 
 
-@pytest.mark.parametrize("stated", ["length", "announced"])
+@pytest.mark.parametrize("stated", ["length", "max_length"])
 def test_what_any_source_states_of_its_length_is_bounded(stated):
     source = MemorySource(DATA, ranges=False, length=False)
     for size, fits in ((MAX_DISK, True), (MAX_DISK + 1, False), ((1 << 63) - 1, False)):

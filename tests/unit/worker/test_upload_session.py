@@ -80,7 +80,7 @@ def session(tmp_path):
 
 
 def bring_all(session, data=b"x" * DISK):
-    attempt = session.begin(length=None, announced=None, digests=())
+    attempt = session.begin()
     attempt.source.feed(BufferedBody(bytearray(data)), last=True)
     return attempt.wait()
 
@@ -96,16 +96,16 @@ def test_a_volume_is_filled_once(session, tmp_path):
 
 
 def test_one_at_a_time(session):
-    session.begin(length=None, announced=None, digests=())
+    session.begin()
     assert session.state == "receiving"
     with pytest.raises(UploadUnderWay):
-        session.begin(length=None, announced=None, digests=())
+        session.begin()
     with pytest.raises(UploadUnderWay):
         session.begin_resumable(5, None)
 
 
 def test_one_that_fails_makes_room(session):
-    attempt = session.begin(length=None, announced=None, digests=())
+    attempt = session.begin()
     with pytest.raises(SourceTruncated):
         attempt.source.feed(Breaks(b"x" * 1000), last=True)
     assert attempt.wait().code == "SourceTruncated"
@@ -139,7 +139,7 @@ def test_what_is_answered_early_is_no_failure_that_is_still_being_told(session, 
         return outcome
 
     monkeypatch.setattr(upload_session, "transfer", transfer_and_linger)
-    attempt = session.begin(length=DISK, announced=None, digests=(Digest("md5", "0" * 32),))
+    attempt = session.begin(length=DISK, digests=(Digest("md5", "0" * 32),))
     attempt.done = looks
     attempt.source.feed(BufferedBody(bytearray(b"x" * DISK)), last=True)
     until = time.monotonic() + 30
@@ -227,7 +227,7 @@ def test_a_name_of_an_earlier_pod_begins_at_the_first_byte(session):
 
 def test_limits_reach_the_upload_under_way_and_those_to_come(session):
     session.limit(Limits(bandwidth=1000))
-    attempt = session.begin(length=None, announced=None, digests=())
+    attempt = session.begin()
     assert attempt.control.throttle.bandwidth == 1000
     session.limit(Limits(bandwidth=2000))
     assert attempt.control.throttle.bandwidth == 2000
@@ -235,7 +235,7 @@ def test_limits_reach_the_upload_under_way_and_those_to_come(session):
 
 def test_progress_is_that_of_the_upload_under_way(session):
     assert session.progress().note == "waiting for an upload"
-    attempt = session.begin(length=None, announced=DISK, digests=())
+    attempt = session.begin(body_length=DISK)
     attempt.source.wait_open(30)
     assert session.progress().total == DISK
 
@@ -278,7 +278,7 @@ def test_what_cannot_be_found_out_of_a_volume_is_left_to_the_transfer(tmp_path):
 
 
 def test_a_pod_that_is_stopped_says_so(session):
-    session.begin(length=None, announced=None, digests=())
+    session.begin()
     session.cancel()
     assert session.outcome.failure.code == "Interrupted"
     assert session.ended.is_set()
