@@ -9,16 +9,19 @@ section 5.1.1). The delimiter is cut off here, so that decoders and disks see th
 
 from __future__ import annotations
 
+import enum
 import re
 import threading
 import time
+from collections.abc import Callable
 from typing import Protocol, Self
 
 from cdi.api.digest import Digest
 from cdi.api.errors import CdiError, InternalError, Interrupted, SourceUnreachable, UploadUnderWay
 from cdi.source.base import SourceFacts
 
-_POLL_INTERVAL = 0.5
+LOCATION = "the upload"
+"""Location of every upload in messages."""
 _CLOSING_DELIMITER = re.compile(rb"\r\n--[0-9A-Za-z'()+_,./:=? -]{1,70}--(?:\r\n)?\Z")
 _MAX_CLOSING_DELIMITER = 78
 """Maximum size in bytes of what `_CLOSING_DELIMITER` matches."""
@@ -34,6 +37,24 @@ class BodyReader(Protocol):
     def interrupt(self) -> None:
         """Make the current or next read fail soon. Thread-safe."""
         ...
+
+
+class ContentState(enum.Enum):
+    """State of the content of an upload; all states but `CREATED` and `OPEN` are final."""
+
+    CREATED = "not opened yet"
+    OPEN = "being received"
+    COMPLETE = "complete"
+    """The whole content was received."""
+    BROKEN = "broken off"
+    """A body failed that no other can continue."""
+    INTERRUPTED = "interrupted"
+    """The reader was interrupted before the content was complete."""
+    CLOSED = "closed"
+    """The transfer has ended before the content was complete."""
+
+
+_UNFINISHED = {ContentState.CREATED, ContentState.OPEN}
 
 
 class _FileBody:
@@ -78,15 +99,26 @@ class UploadSource:
     def __init__(
         self,
         *,
-        location: str,
         length: int | None = None,
         body_length: int | None = None,
         digests: tuple[Digest, ...] = (),
         validator: str | None = None,
         resumes: bool = False,
+        on_complete: Callable[[], None] = lambda: None,
     ) -> None:
+        """Create the source of one upload.
+
+        Args:
+            length: Length of the content in bytes, if it is known.
+            body_length: Length of the only body in bytes, if what follows the file of a form is cut off.
+            digests: Digests that the content must have.
+            validator: Identifies the content in a journal.
+            resumes: Whether several bodies may bring the content.
+            on_complete: Called once, as soon as the whole content was received.
+
+        """
         self._facts = SourceFacts(
-            location=location,
+            location=LOCATION,
             length=length,
             min_length=0 if body_length is None else max(0, body_length - _MAX_CLOSING_DELIMITER),
             max_length=body_length,
@@ -95,16 +127,19 @@ class UploadSource:
             validator=validator,
             digests=digests,
         )
+        self._on_complete = on_complete
         self._cond = threading.Condition()
+        self._state = ContentState.CREATED
         self._body: BodyReader | None = None
         self._last = False
         self._failure: CdiError | None = None
         """The failure of the latest body."""
-        self._broken: CdiError | None = None
-        """The failure after which no further body is accepted."""
-        self._opened = self._closed = self._aborted = self._complete = False
-        self._offset = 0
+        self._offset: int | None = None
+        """Offset of the next byte in the content; None until the source is opened."""
         self._last_activity = time.monotonic()
+
+    def __repr__(self) -> str:
+        return f"<UploadSource: {self._state.value}, {self.offset} bytes received>"
 
     # --- Source protocol, used by the transfer ---
 
@@ -114,13 +149,16 @@ class UploadSource:
     def open(self, offset: int = 0, length: int | None = None) -> FedReader:
         """Return the only reader; raise `SourceUnreachable` on a second call, as the bytes cannot be read again."""
         if length is not None or (offset and not self._facts.resumes):
-            raise InternalError("range requested from an upload", where=self._facts.location)
+            raise InternalError("range requested from an upload", where=LOCATION)
         with self._cond:
-            if self._opened:
-                raise SourceUnreachable("an upload can be read only once", where=self._facts.location)
-            self._opened, self._offset = True, offset
-            self._complete = offset == self._facts.length
+            if self._state is not ContentState.CREATED:
+                raise SourceUnreachable("an upload can be read only once", where=LOCATION)
+            self._offset = offset
+            complete = offset == self._facts.length
+            self._state = ContentState.COMPLETE if complete else ContentState.OPEN
             self._cond.notify_all()
+        if complete:
+            self._on_complete()
         return FedReader(self)
 
     def sibling(self, name: str) -> None:
@@ -129,11 +167,8 @@ class UploadSource:
     def close(self) -> None:
         """Close the source: interrupt the current body, and accept no further ones."""
         with self._cond:
-            self._closed = True
-            if self._body is not None:
-                self._body.interrupt()
-                self._body = None
-            self._cond.notify_all()
+            self._end(ContentState.CLOSED)
+            self._body = None
 
     def __enter__(self) -> Self:
         return self
@@ -145,13 +180,13 @@ class UploadSource:
 
     @property
     def offset(self) -> int:
-        """The offset of the next byte, in the content."""
-        return self._offset
+        """The offset of the next byte in the content; 0 until the source is opened."""
+        return self._offset or 0
 
     @property
     def complete(self) -> bool:
         """True if the whole content was received."""
-        return self._complete
+        return self._state is ContentState.COMPLETE
 
     @property
     def idle(self) -> float:
@@ -165,7 +200,8 @@ class UploadSource:
         Only then is `offset` valid.
         """
         with self._cond:
-            return self._cond.wait_for(lambda: self._opened or self._closed, seconds) and self._opened
+            self._cond.wait_for(lambda: self._state is not ContentState.CREATED, seconds)
+            return self._offset is not None
 
     def feed(self, body: BodyReader, *, last: bool) -> bool:
         """Supply `body` and wait until it is consumed; `last` says that the content ends with it.
@@ -176,18 +212,17 @@ class UploadSource:
         with self._cond:
             if self._body is not None:
                 raise UploadUnderWay("another connection is sending this upload")
-            if self._closed or self._complete:
-                return self._complete
+            if self._state not in _UNFINISHED:
+                return self.complete
             if self._facts.max_length is not None:
                 body = _FileBody(body, self._facts.max_length)
             self._body, self._last, self._failure = body, last, None
             self._cond.notify_all()
-            while self._body is body:
-                self._cond.wait(_POLL_INTERVAL)
+            self._cond.wait_for(lambda: self._body is not body)
             self._last_activity = time.monotonic()
-            if self._failure is not None and not self._aborted:
+            if self._failure is not None and self._state is not ContentState.INTERRUPTED:
                 raise self._failure
-            return not (self._aborted or self._closed) or self._complete
+            return self._state in {ContentState.OPEN, ContentState.COMPLETE}
 
     def preempt(self, seconds: float) -> None:
         """Interrupt the current body and wait up to `seconds` until it is released.
@@ -203,18 +238,21 @@ class UploadSource:
     # --- Interface for the reader ---
 
     def read(self, view: memoryview) -> int:
+        assert self._offset is not None
         while True:
             with self._cond:
-                while self._body is None and not (self._complete or self._aborted or self._broken):
-                    self._cond.wait(_POLL_INTERVAL)
-                if self._aborted:
-                    raise Interrupted("reading was interrupted", where=self._facts.location)
-                if self._complete:
-                    return 0
-                body = self._body
-                if body is None:
-                    assert self._broken is not None
-                    raise self._broken
+                self._cond.wait_for(lambda: self._body is not None or self._state is not ContentState.OPEN)
+                match self._state:
+                    case ContentState.COMPLETE:
+                        return 0
+                    case ContentState.BROKEN:
+                        assert self._failure is not None
+                        raise self._failure
+                    case ContentState.OPEN:
+                        body = self._body
+                        assert body is not None
+                    case _:
+                        raise Interrupted("reading was interrupted", where=LOCATION)
             length = self._facts.length
             room = view if length is None else view[: length - self._offset]
             try:
@@ -224,25 +262,38 @@ class UploadSource:
                 continue
             self._offset += count
             if not count or self._offset == length:
-                with self._cond:
-                    self._complete = self._offset == length or (length is None and self._last)
                 self._finish_body(None)
             if count:
                 return count
 
     def _finish_body(self, failure: CdiError | None) -> None:
+        """Release the current body, which has ended, and the thread that supplies it."""
+        facts = self._facts
+        with self._cond:
+            if self._state is ContentState.OPEN:
+                if failure is not None and not facts.resumes:
+                    self._state = ContentState.BROKEN
+                elif failure is None and (self._offset == facts.length or (facts.length is None and self._last)):
+                    self._state = ContentState.COMPLETE
+            complete = self.complete
+        if complete:
+            # Whoever supplies the body finds the session in the state that follows.
+            self._on_complete()
         with self._cond:
             self._body, self._failure = None, failure
-            if failure is not None and not self._facts.resumes:
-                self._broken = failure
             self._cond.notify_all()
 
     def abort(self) -> None:
         with self._cond:
-            self._aborted = True
-            if self._body is not None:
-                self._body.interrupt()
-            self._cond.notify_all()
+            self._end(ContentState.INTERRUPTED)
+
+    def _end(self, state: ContentState) -> None:
+        """Interrupt the current body, and enter `state` unless the content is in a final state."""
+        if self._state in _UNFINISHED:
+            self._state = state
+        if self._body is not None:
+            self._body.interrupt()
+        self._cond.notify_all()
 
 
 class FedReader:

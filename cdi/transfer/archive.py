@@ -66,7 +66,7 @@ def _unpack(context: SourceContext, directory: DirectoryTarget) -> None:
         if proof is not None:
             result.verified(proof)
         context.verify_digest()
-        meter.phase = "flushing"
+        context.control.begin_finishing("flushing")
         directory.commit()
     except (CdiError, RestartRequired):
         directory.wipe()

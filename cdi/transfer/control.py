@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, Literal, TypeVar
 
 from cdi.api.job import Limits, Progress
 from cdi.transfer.progress import ProgressMeter
@@ -26,6 +26,8 @@ class TransferControl:
 
     def __init__(self, job: AnyJob | PollJob) -> None:
         self.cancelled = threading.Event()
+        self.validated = threading.Event()
+        """Set once the content is complete, and validated as far as it can be before the disk is finished."""
         self.meter = ProgressMeter()
         self.retries = RetryBudget(job.policy.retries, meter=self.meter, cancelled=self.cancelled)
         self.throttle = RateLimiter(Limits(bandwidth=job.policy.bandwidth), self.cancelled)
@@ -78,6 +80,11 @@ class TransferControl:
             acts = list(self._on_cancel)
         for act in acts:
             act()
+
+    def begin_finishing(self, phase: Literal["converting", "flushing"]) -> None:
+        """Enter a phase in which the disk is finished, because its content has been validated."""
+        self.meter.phase = phase
+        self.validated.set()
 
     def limit(self, limits: Limits) -> None:
         self.throttle.change(limits)

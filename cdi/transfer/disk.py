@@ -221,7 +221,7 @@ class DiskTransfer:
     def _commit(self, context: ImportContext, disk_size: int) -> None:
         """Flush the disk, then give it its final name."""
         context.preallocate()
-        self.control.meter.phase = "flushing"
+        self.control.begin_finishing("flushing")
         context.target.commit()
         remove(self.job.journal)
         self.result.disk_size = disk_size

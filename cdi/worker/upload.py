@@ -9,8 +9,8 @@ stream. In addition it has:
                                                 and ``/healthz`` for any client
 
 ``/progress`` has one more field than in an import: ``"upload": {"state": "waiting" | "receiving" | "finishing" |
-"done", "failure": Failure | null}``, where the failure is that of the last upload that failed and allowed another. The
-pod is ready (``/healthz``) as soon as it listens.
+"removing" | "done", "failure": Failure | null}`` (`cdi.worker.upload_session.SessionState`), where the failure is that
+of the last upload that failed and allowed another. The pod is ready (``/healthz``) as soon as it listens.
 
 After an upload that fails for a reason of its own, the server responds and waits for the next upload. The pod ends with
 a failure if another upload would fail too (`ScratchNeeded`, errors of the volume), and without one when the volume is
@@ -88,7 +88,7 @@ def _carry_out(options: Options, job: Job, control: TransferControl) -> Outcome:
         stall_timeout=job.policy.stall_timeout,
     )
     LOG.info(f"listening on port {reception.port}")
-    control.ended.wait()
+    control.wait_done()
     reception.close(_ANSWERING)
     assert control.outcome is not None
     return control.outcome
@@ -100,7 +100,7 @@ def _answers(job: Job, session: Session) -> Mapping[str, Callable[[], Response]]
     def progress() -> Response:
         told = usual["/progress"]()
         failure = session.last_failure
-        upload = {"state": session.state, "failure": None if failure is None else asdict(failure)}
+        upload = {"state": session.state.value, "failure": None if failure is None else asdict(failure)}
         document = {**json.loads(told.body), "upload": upload}  # noqa: TID251  our own
         return Response(content_type=told.content_type, body=json.dumps(document, separators=(",", ":")).encode())
 

@@ -17,7 +17,7 @@ from cdi.http.server.listener import HttpListener
 from cdi.http.server.plaintext import SameUserContext
 from cdi.http.server.turn import in_turns
 from cdi.worker.upload_server import UploadServer
-from cdi.worker.upload_session import Session
+from cdi.worker.upload_session import Session, SessionState
 
 IDLE_TIMEOUT = 60.0
 """Seconds without a request after which the worker ends."""
@@ -51,8 +51,8 @@ def receive(job: Job, session: Session, *, left_alone: float = IDLE_TIMEOUT) -> 
         stall_timeout=job.policy.stall_timeout,
     )
     asked = time.monotonic()
-    while not session.ended.wait(_POLL_INTERVAL):
-        if reception.busy or session.state == "finishing":
+    while not session.wait_done(_POLL_INTERVAL):
+        if reception.busy or session.state is SessionState.FINISHING:
             asked = time.monotonic()
         elif time.monotonic() - asked > left_alone:
             session.cancel()

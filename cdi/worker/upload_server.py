@@ -211,8 +211,9 @@ class UploadServer:
 
         """
         if not attempt.source.wait_open(_OPENING):
-            if attempt.done.wait(_TAKING_OVER) and attempt.failure is not None:
-                raise _HttpError(attempt.failure)
+            failure = attempt.wait(_TAKING_OVER)
+            if failure is not None:
+                raise _HttpError(failure)
             raise UploadNotReady("the volume is not ready yet", remedy="try again")
         attempt.source.preempt(_TAKING_OVER)
         return attempt.source.offset

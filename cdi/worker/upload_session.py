@@ -6,6 +6,7 @@ image, too large, truncated) another may follow; any other failure, and success,
 
 from __future__ import annotations
 
+import enum
 import logging
 import os
 import secrets
@@ -53,7 +54,20 @@ PREEMPT_AFTER = 60.0
 _STOPPING = 60.0
 """Seconds that a cancelled transfer has to end."""
 _MAX_TOMBSTONES = 100
-_POLL_INTERVAL = 0.02
+
+
+class SessionState(enum.Enum):
+    """State of a session; the values are those of ``/progress``."""
+
+    WAITING = "waiting"
+    """There is no upload."""
+    RECEIVING = "receiving"
+    FINISHING = "finishing"
+    """The whole content was received; its transfer goes on."""
+    REMOVING = "removing"
+    """The upload was cancelled, and what it has written is being removed."""
+    DONE = "done"
+    """The session has its outcome, and accepts no upload."""
 
 
 class UploadTransfer:
@@ -62,15 +76,19 @@ class UploadTransfer:
     def __init__(
         self, job: Job, source: UploadSource, upload: UploadId | None, ended: Callable[[UploadTransfer], None]
     ) -> None:
+        """Create the transfer; `ended` is called in its thread after it has ended, with `outcome` set."""
         self.source = source
         self.upload = upload
         self.job = job
         self.control = TransferControl(job)
         self.outcome: Outcome | None = None
-        self.dropped = False
-        self.done = threading.Event()
+        self._done = threading.Event()
         self._ended = ended
         self._thread = threading.Thread(target=self._run, name="transfer", daemon=True)
+
+    def __repr__(self) -> str:
+        name = "an upload" if self.upload is None else f"upload {self.upload}"
+        return f"<UploadTransfer of {name}: {self.control.meter.phase}, {self.source!r}>"
 
     def start(self) -> None:
         self._thread.start()
@@ -79,15 +97,16 @@ class UploadTransfer:
         self.outcome = transfer(self.job, self.control, self.source)
         self.source.close()
         self._ended(self)
-        self.done.set()
+        self._done.set()
+        self.control.validated.set()
 
     @property
     def failure(self) -> Failure | None:
         return self.outcome.failure if self.outcome is not None else None
 
-    def wait(self) -> Failure | None:
-        """Wait until the volume is complete or the upload has failed; return the failure."""
-        self.done.wait()
+    def wait(self, seconds: float | None = None) -> Failure | None:
+        """Wait until the volume is complete or the upload has failed, at most for `seconds`; return the failure."""
+        self._done.wait(seconds)
         return self.failure
 
     def wait_validated(self) -> Failure | None:
@@ -95,33 +114,45 @@ class UploadTransfer:
 
         Only what can be validated before the conversion is waited for.
         """
-        while not self.done.wait(_POLL_INTERVAL):
-            # The phase "done" does not count: it is set after a failure too, just before the outcome is.
-            if self.source.complete and self.control.meter.phase in {"converting", "flushing"}:
-                return None
+        (self.control.validated if self.source.complete else self._done).wait()
         return self.failure
-
-    def stop(self) -> None:
-        self.control.cancel()
-        self.done.wait(_STOPPING)
 
 
 class Session(TransferControl):
-    """Control of an upload server, which forwards requests to the control of the current upload."""
+    """Control of an upload server, which forwards requests to the control of the current upload.
+
+    Its states are those of `SessionState`::
+
+                 begin            all received                success, or a failure
+        WAITING ───────► RECEIVING ──────────► FINISHING ───► of the volume: DONE
+           ▲                 │  │ a failure of    │
+           │                 │  └ the upload ─────┤
+           ├─────────────────│────────────────────┘
+           └── REMOVING ◄────┘ terminated, expired, superseded, restarted
+
+    A stop of the server leads from every state to DONE.
+    """
 
     def __init__(self, job: Job) -> None:
         super().__init__(job)
         self.job = job
-        self.ended = threading.Event()
         self.outcome: Outcome | None = None
         self.last_failure: Failure | None = None
         """Failure of the latest upload that allowed another one."""
         self._limits: Limits | None = None
         self._current: UploadTransfer | None = None
-        self._turn = threading.RLock()
+        """The upload of the states RECEIVING, FINISHING and REMOVING."""
+        self._state = SessionState.WAITING
+        self._cond = threading.Condition()
+        """Notified of every change of the state.  Whoever waits for a transfer waits on it, as the transfer's thread
+        needs its lock to end.
+        """
         self._tombstones: dict[str, str] = {}
         """Names of removed uploads, with the reason."""
         self._finished: UploadId | None = None
+
+    def __repr__(self) -> str:
+        return f"<Session of {self.job.id}: {self._state.value}, {self._current!r}>"
 
     # --- control ------------------------------------------------------------------------------------------------
 
@@ -140,23 +171,23 @@ class Session(TransferControl):
     def cancel(self) -> None:
         """Stop the current upload, keep its progress, and end the session."""
         super().cancel()
-        with self._turn:
+        with self._cond:
             current = self._current
         if current is not None:
-            current.stop()
+            current.control.cancel()
+            current.wait(_STOPPING)
         self._end(Outcome(id=self.job.id, failure=failure_of(Interrupted("the upload server was stopped"))))
 
     # --- uploads ------------------------------------------------------------------------------------------------
 
     @property
-    def state(self) -> str:
-        """``waiting``, ``receiving``, ``finishing`` or ``done``."""
-        if self.ended.is_set():
-            return "done"
-        current = self._current
-        if current is None:
-            return "waiting"
-        return "finishing" if current.source.complete else "receiving"
+    def state(self) -> SessionState:
+        return self._state
+
+    def wait_done(self, seconds: float | None = None) -> bool:
+        """Wait until the session has its outcome, at most for `seconds`; return whether it has."""
+        with self._cond:
+            return self._cond.wait_for(lambda: self._state is SessionState.DONE, seconds)
 
     def require_idle(self) -> None:
         """Check that an upload may begin, and remove a resumable one that has been idle for `PREEMPT_AFTER`.
@@ -167,18 +198,20 @@ class Session(TransferControl):
             UploadNotReady: The session has ended with a failure.
 
         """
-        with self._turn:
+        with self._cond:
             self._expire()
-            if self.ended.is_set():
+            if self._state is SessionState.WAITING:
+                return
+            if self._state is SessionState.DONE:
                 if self.outcome is not None and self.outcome.failure is None:
                     raise AlreadyUploaded("the volume is already populated")
                 raise UploadNotReady("the upload server is shutting down", remedy="send it again in a few seconds")
             current = self._current
-            if current is None:
-                return
-            if current.upload is None or current.source.complete or current.source.idle < PREEMPT_AFTER:
+            assert current is not None
+            receiving = self._state is SessionState.RECEIVING
+            if current.upload is None or not receiving or current.source.idle < PREEMPT_AFTER:
                 raise UploadUnderWay("another upload is in progress")
-            self._drop(current, "superseded by a newer upload")
+            self._remove(current, "superseded by a newer upload")
 
     def check_room(self, length: int) -> None:
         """Raise `TargetTooSmall` if no image in a file of `length` bytes fits the volume.
@@ -228,7 +261,12 @@ class Session(TransferControl):
             CdiError: The errors of `require_idle`.
 
         """
-        source = UploadSource(location="the upload", length=length, body_length=body_length, digests=digests)
+        source = UploadSource(
+            length=length,
+            body_length=body_length,
+            digests=digests,
+            on_complete=lambda: self._received(source),
+        )
         return self._begin(source, None)
 
     def begin_resumable(self, length: int, digest: Digest | None) -> UploadId:
@@ -239,22 +277,22 @@ class Session(TransferControl):
 
     def _begin_named(self, upload: UploadId) -> UploadTransfer:
         source = UploadSource(
-            location="the upload",
             length=upload.length,
             digests=(upload.digest,) if upload.digest is not None else (),
             validator=str(upload),
             resumes=True,
+            on_complete=lambda: self._received(source),
         )
         return self._begin(source, upload)
 
     def _begin(self, source: UploadSource, upload: UploadId | None) -> UploadTransfer:
-        with self._turn:
+        with self._cond:
             self.require_idle()
             spec = StreamSourceSpec(length=source.probe().length)
-            attempt = UploadTransfer(replace(self.job, source=spec), source, upload, self._attempt_ended)
+            attempt = UploadTransfer(replace(self.job, source=spec), source, upload, self._transfer_ended)
             if self._limits is not None:
                 attempt.control.limit(self._limits)
-            self._current = attempt
+            self._enter(SessionState.RECEIVING, attempt)
             attempt.start()
         return attempt
 
@@ -269,7 +307,7 @@ class Session(TransferControl):
 
         """
         name = str(upload)
-        with self._turn:
+        with self._cond:
             self._expire()
             if self._finished == upload:
                 return None
@@ -280,7 +318,7 @@ class Session(TransferControl):
                 raise UploadUnknown(f"the upload no longer exists: {self._tombstones[name]}")
             journal = None if self.job.journal is None else Journal.load(self.job.journal)
             another = journal is not None and journal.job == self.job.id and journal.validator not in {None, name}
-            if current is not None or another or self.ended.is_set():
+            if another or self._state is not SessionState.WAITING:
                 raise UploadUnknown("another upload is in progress")
             return self._begin_named(upload)
 
@@ -291,70 +329,81 @@ class Session(TransferControl):
             UploadUnknown: It has ended or been removed.
 
         """
-        with self._turn:
+        with self._cond:
             attempt = self.find(upload)
-            if attempt is None or attempt.source.complete:
+            if attempt is None or self._state is not SessionState.RECEIVING:
                 raise UploadUnknown("the upload has ended")
-            self._drop(attempt, why)
+            self._remove(attempt, why)
 
     def restart(self, attempt: UploadTransfer) -> None:
         """Restart a resumable upload at byte 0 under the same name, because the received data is wrong."""
-        with self._turn:
-            if attempt.upload is not None and self._current is attempt:
-                self._drop(attempt, "")
+        with self._cond:
+            self._expire()
+            if attempt.upload is not None and self._current is attempt and self._state is not SessionState.DONE:
+                self._remove(attempt, "")
                 del self._tombstones[str(attempt.upload)]
                 self._begin_named(attempt.upload)
 
-    def _drop(self, attempt: UploadTransfer, why: str) -> None:
-        attempt.dropped = True
-        attempt.stop()
-        discard_unfinished(attempt.job, UploadUnknown(why), begun=True)
-        self._forget(attempt, why)
-        self._current = None
+    # --- changes of the state; `_cond` is held ---------------------------------------------------------------------
 
-    def _forget(self, attempt: UploadTransfer, why: str) -> None:
+    def _enter(self, state: SessionState, current: UploadTransfer | None) -> None:
+        LOG.debug("upload session: %s -> %s", self._state.value, state.value)
+        self._state, self._current = state, current
+        self._cond.notify_all()
+
+    def _expire(self) -> None:
+        """Wait until no upload is being removed, then remove one that has expired."""
+        self._cond.wait_for(lambda: self._state is not SessionState.REMOVING)
+        current = self._current
+        if self._state is SessionState.RECEIVING and current is not None and current.source.idle > EXPIRES:
+            self._remove(current, "expired")
+
+    def _remove(self, attempt: UploadTransfer, why: str) -> None:
+        """Stop an upload and remove what it has written; other threads wait for that in `_expire`."""
+        self._enter(SessionState.REMOVING, attempt)
+        attempt.control.cancel()
+        self._cond.wait_for(lambda: attempt.outcome is not None, _STOPPING)
+        discard_unfinished(attempt.job, UploadUnknown(why), begun=True)
+        self._record_removal(attempt, why)
+        if self._state is SessionState.REMOVING:
+            self._enter(SessionState.WAITING, None)
+
+    def _record_removal(self, attempt: UploadTransfer, why: str) -> None:
         if attempt.upload is not None:
             self._tombstones[str(attempt.upload)] = why
             while len(self._tombstones) > _MAX_TOMBSTONES:
                 del self._tombstones[next(iter(self._tombstones))]
 
-    def _expire(self) -> None:
-        current = self._current
-        if current is not None and not current.source.complete and current.source.idle > EXPIRES:
-            self._drop(current, "expired")
+    # --- changes of the state by the transfer's thread -------------------------------------------------------------
 
-    def _attempt_ended(self, attempt: UploadTransfer) -> None:
-        """Record the outcome; called by the transfer's own thread.
+    def _received(self, source: UploadSource) -> None:
+        with self._cond:
+            if self._state is SessionState.RECEIVING and self._current is not None and self._current.source is source:
+                self._enter(SessionState.FINISHING, self._current)
 
-        A thread that drops an upload holds the lock while it waits for this one, so the lock must not be awaited then.
-        """
-        if attempt.dropped:
-            return
+    def _transfer_ended(self, attempt: UploadTransfer) -> None:
         outcome, failure = attempt.outcome, attempt.failure
         assert outcome is not None
-        if failure is not None:
-            LOG.info(upload_log_text(failure))
-        if failure is None:
-            self._finished = attempt.upload
-            self._end(outcome)
-        elif is_of_the_upload(_error_of(failure)):
-            while not self._turn.acquire(timeout=_POLL_INTERVAL):
-                if attempt.dropped:
-                    return
-            try:
-                self._forget(attempt, failure.message)
+        with self._cond:
+            self._cond.notify_all()
+            if self._current is not attempt or self._state not in {SessionState.RECEIVING, SessionState.FINISHING}:
+                return
+            if failure is not None:
+                LOG.info(upload_log_text(failure))
+            if failure is not None and is_of_the_upload(_error_of(failure)):
+                self._record_removal(attempt, failure.message)
                 self.last_failure = failure
-                if self._current is attempt:
-                    self._current = None
-            finally:
-                self._turn.release()
-        else:
+                self._enter(SessionState.WAITING, None)
+                return
+            if failure is None:
+                self._finished = attempt.upload
             self._end(outcome)
 
     def _end(self, outcome: Outcome) -> None:
-        if self.outcome is None:
-            self.outcome = outcome
-        self.ended.set()
+        with self._cond:
+            if self.outcome is None:
+                self.outcome = outcome
+            self._enter(SessionState.DONE, self._current)
 
 
 def _error_of(failure: Failure) -> CdiError:

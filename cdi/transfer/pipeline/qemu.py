@@ -114,7 +114,7 @@ def _convert(context: ImportContext, path: str) -> int:
         result.written += size - given
         given = size
 
-    control.meter.phase = "converting"
+    control.begin_finishing("converting")
     control.written = lambda: others() + given
     with tempfile.TemporaryDirectory(prefix="cdi-qemu-") as workdir:
         job = MirrorJob(

@@ -43,7 +43,7 @@ def bringing(source, *bodies, last=False):
 
 
 def test_one_body():
-    source = UploadSource(location="x")
+    source = UploadSource()
     thread, said = bringing(source, Piece(b"a" * 30), last=True)
     assert everything(source.open()) == b"a" * 30
     thread.join()
@@ -70,7 +70,7 @@ CLOSING = b"\r\n------------------------d74496d66958873e--"
 @pytest.mark.parametrize("room", [1, 10, 1000])
 def test_the_end_of_a_form_is_cut_off_at_the_end_only(start, end, kept, room):
     sent = start + end
-    source = UploadSource(location="x", body_length=len(sent))
+    source = UploadSource(body_length=len(sent))
     facts = source.probe()
     thread, said = bringing(source, Piece(sent), last=True)
     reader, got, view = source.open(), b"", memoryview(bytearray(room))
@@ -82,7 +82,7 @@ def test_the_end_of_a_form_is_cut_off_at_the_end_only(start, end, kept, room):
 
 
 def test_a_body_that_breaks_in_the_end_of_a_form_breaks_the_source():
-    source = UploadSource(location="x", body_length=40)
+    source = UploadSource(body_length=40)
     thread, said = bringing(source, Piece(b"a" * 30 + CLOSING[:5], breaks=True), last=True)
     with pytest.raises(SourceTruncated):
         everything(source.open())
@@ -91,14 +91,14 @@ def test_a_body_that_breaks_in_the_end_of_a_form_breaks_the_source():
 
 
 def test_without_a_length_of_the_body_nothing_is_cut_off():
-    source = UploadSource(location="x")
+    source = UploadSource()
     thread, _ = bringing(source, Piece(b"image" + CLOSING), last=True)
     assert everything(source.open()) == b"image" + CLOSING
     thread.join()
 
 
 def test_bodies_that_come_apart():
-    source = UploadSource(location="x", length=40, resumes=True)
+    source = UploadSource(length=40, resumes=True)
     thread, said = bringing(source, Piece(b"a" * 10, breaks=True), Piece(b"b" * 20), Piece(b"c" * 99))
     assert everything(source.open(5)) == b"a" * 10 + b"b" * 20 + b"c" * 5
     thread.join()
@@ -107,7 +107,7 @@ def test_bodies_that_come_apart():
 
 
 def test_one_that_breaks_breaks_the_source():
-    source = UploadSource(location="x")
+    source = UploadSource()
     thread, said = bringing(source, Piece(b"a" * 10, breaks=True), last=True)
     with pytest.raises(SourceTruncated):
         everything(source.open())
@@ -116,7 +116,7 @@ def test_one_that_breaks_breaks_the_source():
 
 
 def test_a_transfer_that_ends_lets_everybody_go():
-    source = UploadSource(location="x")
+    source = UploadSource()
     reader = source.open()
     thread, said = bringing(source, Piece(b"a" * 10))
     assert reader.readinto(memoryview(bytearray(4)))
@@ -127,7 +127,7 @@ def test_a_transfer_that_ends_lets_everybody_go():
 
 
 def test_a_reader_that_is_interrupted():
-    source = UploadSource(location="x")
+    source = UploadSource()
     reader = source.open()
     threading.Timer(0.01, reader.abort).start()
     with pytest.raises(Interrupted):
@@ -147,7 +147,7 @@ def test_who_brings_something_when_reading_is_interrupted_is_told_that_it_ended(
         def interrupt(self):
             interrupted.set()
 
-    source = UploadSource(location="x", length=40, resumes=True)
+    source = UploadSource(length=40, resumes=True)
     reader = source.open()
     thread, said = bringing(source, Waiting(b""))
     aborting = threading.Thread(target=lambda: reading.wait(60) and reader.abort())
@@ -160,7 +160,7 @@ def test_who_brings_something_when_reading_is_interrupted_is_told_that_it_ended(
 
 
 def test_it_is_opened_once_and_from_the_start():
-    source = UploadSource(location="x")
+    source = UploadSource()
     assert not source.wait_open(0)
     with pytest.raises(InternalError):
         source.open(5)
@@ -171,5 +171,5 @@ def test_it_is_opened_once_and_from_the_start():
 
 
 def test_nothing_is_missing_of_an_empty_one():
-    source = UploadSource(location="x", length=0, resumes=True)
+    source = UploadSource(length=0, resumes=True)
     assert everything(source.open()) == b""

@@ -42,7 +42,7 @@ class Body:
 def attempt(job, stop, validator="one"):
     """Feed a transfer up to `stop`; return its outcome, and the offset where it began."""
     control = TransferControl(job)
-    source = UploadSource(location="x", length=SIZE, validator=validator, resumes=True)
+    source = UploadSource(length=SIZE, validator=validator, resumes=True)
     outcomes = []
     thread = threading.Thread(target=lambda: outcomes.append(transfer(job, control, source)))
     thread.start()

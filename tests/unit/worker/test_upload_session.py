@@ -2,7 +2,6 @@
 
 import os
 import threading
-import time
 from dataclasses import replace
 
 import pytest
@@ -28,10 +27,11 @@ from cdi.api.job import (
 )
 from cdi.api.upload_protocol import UploadId
 from cdi.image.sizes import MAX_DISK, largest_file
+from cdi.target.file import DiskFile
 from cdi.transfer.run import transfer
 from cdi.worker import upload_session
 from cdi.worker.upload_bodies import BufferedBody
-from cdi.worker.upload_session import Session
+from cdi.worker.upload_session import Session, SessionState
 
 DISK = 1 << 20
 
@@ -86,10 +86,10 @@ def bring_all(session, data=b"x" * DISK):
 
 
 def test_a_volume_is_filled_once(session, tmp_path):
-    assert session.state == "waiting"
+    assert session.state is SessionState.WAITING
     assert bring_all(session) is None
     assert (tmp_path / "disk.img").read_bytes() == b"x" * DISK
-    assert session.state == "done"
+    assert session.state is SessionState.DONE
     assert session.outcome.failure is None
     with pytest.raises(AlreadyUploaded):
         session.require_idle()
@@ -97,7 +97,7 @@ def test_a_volume_is_filled_once(session, tmp_path):
 
 def test_one_at_a_time(session):
     session.begin()
-    assert session.state == "receiving"
+    assert session.state is SessionState.RECEIVING
     with pytest.raises(UploadUnderWay):
         session.begin()
     with pytest.raises(UploadUnderWay):
@@ -110,43 +110,72 @@ def test_one_that_fails_makes_room(session):
         attempt.source.feed(Breaks(b"x" * 1000), last=True)
     assert attempt.wait().code == "SourceTruncated"
     assert session.last_failure.code == "SourceTruncated"
-    assert session.state == "waiting"
+    assert session.state is SessionState.WAITING
     assert bring_all(session) is None
 
 
-class Looks(threading.Event):
-    """An event that counts its waits."""
+def test_a_failure_after_the_last_byte_is_not_taken_for_success(session, monkeypatch):
+    """All bytes of this upload have arrived, and its digest is wrong."""
+    validated = []
 
-    def __init__(self):
-        super().__init__()
-        self.twice = threading.Event()
-        self.count = 0
-
-    def wait(self, timeout=None):
-        self.count += 1
-        if self.count > 1:
-            self.twice.set()
-        return super().wait(timeout)
-
-
-def test_what_is_answered_early_is_no_failure_that_is_still_being_told(session, monkeypatch):
-    """All bytes of this upload have arrived, and its digest has just been found wrong."""
-    looks = Looks()
-
-    def transfer_and_linger(*given):
-        outcome = transfer(*given)
-        assert looks.twice.wait(30)
+    def transfer_and_look(job, control, source):
+        outcome = transfer(job, control, source)
+        validated.append(control.validated.is_set())
         return outcome
 
-    monkeypatch.setattr(upload_session, "transfer", transfer_and_linger)
+    monkeypatch.setattr(upload_session, "transfer", transfer_and_look)
     attempt = session.begin(length=DISK, digests=(Digest("md5", "0" * 32),))
-    attempt.done = looks
     attempt.source.feed(BufferedBody(bytearray(b"x" * DISK)), last=True)
-    until = time.monotonic() + 30
-    while attempt.control.meter.phase != "done":
-        assert time.monotonic() < until
-        time.sleep(0.01)
     assert attempt.wait_validated().code == "ChecksumMismatch"
+    assert validated == [False]
+
+
+def test_a_valid_upload_is_known_before_its_volume_is_complete(session, monkeypatch):
+    known, commit = threading.Event(), DiskFile.commit
+
+    def commit_later(target):
+        assert known.wait(30)
+        commit(target)
+
+    monkeypatch.setattr(DiskFile, "commit", commit_later)
+    attempt = session.begin(body_length=DISK)
+    attempt.source.feed(BufferedBody(bytearray(b"x" * DISK)), last=True)
+    assert session.state is SessionState.FINISHING
+    assert attempt.wait_validated() is None
+    assert (session.state, attempt.outcome) == (SessionState.FINISHING, None)
+    assert "finishing" in repr(session) and "flushing, <UploadSource: complete" in repr(session)
+    known.set()
+    assert attempt.wait() is None
+    assert session.wait_done(30)
+
+
+def test_an_upload_begins_after_the_one_before_was_removed(session, monkeypatch):
+    release, steps = threading.Event(), []
+
+    def transfer_slowly(job, control, source):
+        if not steps:
+            steps.append("begun")
+            assert control.cancelled.wait(30) and release.wait(30)
+            steps.append("ended")
+        else:
+            steps.append("another")
+        return transfer(job, control, source)
+
+    monkeypatch.setattr(upload_session, "transfer", transfer_slowly)
+    upload = session.begin_resumable(DISK, None)
+    removing = threading.Thread(target=session.terminate, args=(upload,))
+    removing.start()
+    with session._cond:
+        assert session._cond.wait_for(lambda: session.state is SessionState.REMOVING, 30)
+    beginning = threading.Thread(target=session.begin)
+    beginning.start()
+    release.set()
+    removing.join(30)
+    beginning.join(30)
+    with pytest.raises(UploadUnderWay):
+        session.require_idle()
+    session.cancel()
+    assert steps == ["begun", "ended", "another"]
 
 
 def test_a_failure_of_the_volume_ends_the_session(session, monkeypatch):
@@ -155,7 +184,7 @@ def test_a_failure_of_the_volume_ends_the_session(session, monkeypatch):
 
     monkeypatch.setattr("cdi.transfer.disk.open_target", fails)
     assert bring_all(session).code == "TargetIo"
-    assert session.ended.is_set()
+    assert session.state is SessionState.DONE
     assert session.outcome.failure.code == "TargetIo"
     with pytest.raises(UploadNotReady):
         session.require_idle()
@@ -281,4 +310,4 @@ def test_a_pod_that_is_stopped_says_so(session):
     session.begin()
     session.cancel()
     assert session.outcome.failure.code == "Interrupted"
-    assert session.ended.is_set()
+    assert session.state is SessionState.DONE
