@@ -6,11 +6,12 @@ import hashlib
 from collections import deque
 
 from cdi.api.digest import Digest
-from cdi.api.errors import SourceUnreachable
+from cdi.api.errors import ChecksumMismatch, SourceUnreachable
 from cdi.api.upload_protocol import BODY_KEPT_HEADER, number
 from cdi.codec.multipart import MultipartFileParser
 from cdi.http.connection import RemoteDisconnected
 from cdi.http.server.request import ServerRequest
+from cdi.source.upload import BodyReader
 
 _BUFFER = 256 << 10
 MAX_BUFFERED = 16 << 20
@@ -74,22 +75,31 @@ class WholeBody:
         self._request.interrupt()
 
 
-class HashedBody(WholeBody):
-    """Body that is the content, with a digest of what has been read."""
+class CheckedBody(WholeBody):
+    """Body that is the content, and has the digest `expected`.
 
-    def __init__(self, request: ServerRequest, algorithm: str) -> None:
+    Its last bytes, up to the byte `length`, are delivered only if the digest matches: with them the content may be
+    complete, and its volume finished.
+    """
+
+    def __init__(self, request: ServerRequest, expected: Digest, length: int) -> None:
         super().__init__(request)
-        self._hash = hashlib.new(algorithm, usedforsecurity=False)
-        self._algorithm = algorithm
+        self._expected = expected
+        self._left = length
+        self._hash = hashlib.new(expected.algorithm, usedforsecurity=False)
 
     def readinto(self, view: memoryview) -> int:
         count = super().readinto(view)
         self._hash.update(view[:count])
+        self._left -= count
+        if not count or self._left <= 0:
+            self.verify()
         return count
 
-    @property
-    def digest(self) -> Digest:
-        return Digest(self._algorithm, self._hash.hexdigest())
+    def verify(self) -> None:
+        """Raise `ChecksumMismatch` if what has been read does not have the digest."""
+        if Digest(self._expected.algorithm, self._hash.hexdigest()) != self._expected:
+            raise ChecksumMismatch("the chunk does not match its checksum", remedy="send it again")
 
 
 class BufferedBody:
@@ -108,7 +118,7 @@ class BufferedBody:
         """Do nothing: reads never block."""
 
 
-def buffer_body(body: HashedBody, length: int) -> bytearray:
+def buffer_body(body: BodyReader, length: int) -> bytearray:
     """Read `length` bytes, or fewer if the body ends before.
 
     Raises:

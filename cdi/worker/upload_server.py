@@ -44,7 +44,7 @@ from cdi.http.connection import RemoteDisconnected
 from cdi.http.server.request import ServerRequest
 from cdi.source.upload import BodyReader
 from cdi.worker.status_server import Response
-from cdi.worker.upload_bodies import MAX_BUFFERED, BufferedBody, FormBody, HashedBody, WholeBody, buffer_body
+from cdi.worker.upload_bodies import MAX_BUFFERED, BufferedBody, CheckedBody, FormBody, WholeBody, buffer_body
 from cdi.worker.upload_session import EXPIRES, Session, UploadTransfer, client_failure
 
 LOG = logging.getLogger(__name__)
@@ -266,19 +266,19 @@ class UploadServer:
             _HttpError: The checksum does not match, or the transfer has failed.
 
         """
-        body = HashedBody(request, checksum.algorithm)
-        if length <= MAX_BUFFERED:
-            data = buffer_body(body, length)
-            if body.digest == checksum:
+        body = CheckedBody(request, checksum, length)
+        buffered = length <= MAX_BUFFERED
+        try:
+            if buffered:
+                data = buffer_body(body, length)
+                body.verify()
                 self._feed(attempt, BufferedBody(data))
-        else:
-            self._feed(attempt, body)
-            if body.digest != checksum:
+            else:
+                self._feed(attempt, body)
+        except ChecksumMismatch as error:
+            if not buffered:
                 self._session.restart(attempt)
-        if body.digest != checksum:
-            raise _HttpError(
-                ChecksumMismatch("the chunk does not match its checksum", remedy="send it again"), TUS_MISMATCH
-            )
+            raise _HttpError(error, TUS_MISMATCH) from error
 
 
 class _HttpError(Exception):

@@ -1,14 +1,17 @@
 """Tests of the sequence of uploads to one volume, fed from memory."""
 
+import hashlib
 import os
 import threading
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
 from cdi.api.digest import Digest
 from cdi.api.errors import (
     AlreadyUploaded,
+    ChecksumMismatch,
     SourceTruncated,
     TargetIo,
     TargetTooSmall,
@@ -30,7 +33,7 @@ from cdi.image.sizes import MAX_DISK, largest_file
 from cdi.target.file import DiskFile
 from cdi.transfer.run import transfer
 from cdi.worker import upload_session
-from cdi.worker.upload_bodies import BufferedBody
+from cdi.worker.upload_bodies import BufferedBody, CheckedBody
 from cdi.worker.upload_session import Session, SessionState
 
 DISK = 1 << 20
@@ -176,6 +179,31 @@ def test_an_upload_begins_after_the_one_before_was_removed(session, monkeypatch)
         session.require_idle()
     session.cancel()
     assert steps == ["begun", "ended", "another"]
+
+
+class Request:
+    """A request with a body in memory."""
+
+    def __init__(self, data):
+        self.head = SimpleNamespace(headers={}, expect_continue=False)
+        self.body = BufferedBody(bytearray(data))
+
+
+def test_a_last_piece_that_is_wrong_does_not_complete_the_volume(session, tmp_path):
+    """The digest is compared before the last byte is taken, or else the volume could be finished by then."""
+    upload = session.begin_resumable(1000, None)
+    attempt = session.find(upload)
+    wrong = CheckedBody(Request(b"x" * 1000), Digest("md5", hashlib.md5(b"y" * 1000).hexdigest()), 1000)
+    with pytest.raises(ChecksumMismatch):
+        attempt.source.feed(wrong, last=False)
+    assert not attempt.source.complete
+    session.restart(attempt)
+    again = session.find(upload)
+    assert again is not attempt
+    right = CheckedBody(Request(b"y" * 1000), Digest("md5", hashlib.md5(b"y" * 1000).hexdigest()), 1000)
+    assert again.source.feed(right, last=False)
+    assert again.wait() is None
+    assert (tmp_path / "disk.img").read_bytes()[:1000] == b"y" * 1000
 
 
 def test_a_failure_of_the_volume_ends_the_session(session, monkeypatch):
