@@ -9,7 +9,9 @@ The same applies to clients that do not read (`cdi.http.server.pending`).
 from __future__ import annotations
 
 import contextlib
+import enum
 import errno
+import logging
 import os
 import selectors
 import socket
@@ -18,21 +20,21 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from cdi.api.errors import CdiError, InternalError, UploadMalformed
 from cdi.http.server.lingering_close import LingeringCloser, LingeringSocket
 from cdi.http.server.pending import PendingAnswer, PendingAnswers
+from cdi.http.server.pending_connection import PendingConnection
 from cdi.http.server.plaintext import PlaintextContext
 from cdi.http.server.request import ServerRequest
 from cdi.http.server.request_head import MAX_HEAD, RequestHead, parse, split
 from cdi.http.server.turn import Turn
 
+LOG = logging.getLogger(__name__)
 MAX_PENDING = 1000
 HEAD_TIMEOUT = 15.0
 """Seconds for a handshake and a head together."""
-IDLE_TIMEOUT = 60.0
-"""Seconds between two requests of one connection."""
 MAX_UNVERIFIED_REQUESTS = 100
 """The maximum number of consecutive requests on one connection without authentication."""
 _SEND_BUFFER = 128 << 10
@@ -46,25 +48,22 @@ _STACK = 2 << 20
 _UNREADABLE = RequestHead(method="", path="", query="", headers={}, length=1, keep_alive=False, expect_continue=False)
 
 
-@dataclass(eq=False, slots=True, kw_only=True)
-class _PendingConnection:
-    """A connection whose request head is being received."""
+class ListenerState(enum.Enum):
+    """State of a listener; each follows the one before."""
 
-    sock: ssl.SSLSocket
-    until: float
-    handshake_done: bool = False
-    data: bytearray = field(default_factory=bytearray)
-    idle: bool = False
-    """Whether a response was sent and nothing has been received since."""
-    unverified: int = 0
-    """The number of requests since the last one with authentication."""
+    ACCEPTING = "accepting"
+    ENDING = "ending"
+    """`HttpListener.close` was called, and the selector thread has not noticed it yet."""
+    DRAINING = "draining"
+    """The listening socket and all connections without a complete request are closed; requests still run."""
+    CLOSED = "closed"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Served:
     """A finished request whose response may not be fully sent."""
 
-    connection: _PendingConnection
+    connection: PendingConnection
     request: ServerRequest
     stays: bool
     """Whether the connection may carry another request."""
@@ -117,8 +116,8 @@ class HttpListener:
         self._head_seconds = head_seconds
         self._max_pending = max_pending
         self._selector = selectors.DefaultSelector()
-        self._pending_connections: dict[_PendingConnection, None] = {}
-        self._ready: deque[_PendingConnection] = deque()
+        self._pending_connections: dict[PendingConnection, None] = {}
+        self._ready: deque[PendingConnection] = deque()
         """Connections with received data that the selector does not report."""
         self._to_recycle: list[_Served] = []
         self._pending = PendingAnswers(self._selector)
@@ -126,10 +125,7 @@ class HttpListener:
         self._lock = threading.Lock()
         self._busy: set[ServerRequest] = set()
         self._state_changed = threading.Condition(self._lock)
-        self._ending = False
-        self._accept_stopped = False
-        """Whether the listener is closed, and so are all connections without a complete request."""
-        self._ended = False
+        self._state = ListenerState.ACCEPTING
         self._wake_read, self._wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         listener.setblocking(False)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
@@ -137,6 +133,14 @@ class HttpListener:
         self._selector.register(self._wake_read, selectors.EVENT_READ)
         self._thread = threading.Thread(target=self._run, name="reception", daemon=True)
         self._thread.start()
+
+    def __repr__(self) -> str:
+        pending, busy = len(self._pending_connections), len(self._busy)
+        return f"<HttpListener: {self._state.value}, {pending} pending connections, {busy} requests>"
+
+    @property
+    def state(self) -> ListenerState:
+        return self._state
 
     @property
     def port(self) -> int:
@@ -151,16 +155,17 @@ class HttpListener:
     def close(self, seconds: float = 0.0) -> None:
         """Stop accepting, wait up to `seconds` for running requests, then interrupt them."""
         with self._state_changed:
-            self._ending = True
+            if self._state is ListenerState.ACCEPTING:
+                self._state = ListenerState.ENDING
             self._wake()
-            self._state_changed.wait_for(lambda: self._accept_stopped)
+            self._state_changed.wait_for(lambda: self._state is not ListenerState.ENDING)
             self._state_changed.wait_for(self._empty, seconds)
             interrupted = bool(self._busy)
             for request in self._busy:
                 request.interrupt()
             # If nothing was interrupted, clients that have their response and keep the connection open do not count.
             self._state_changed.wait_for(self._empty if interrupted else self._all_answered, _DRAIN_TIMEOUT)
-            self._ended = True
+            self._state = ListenerState.CLOSED
             self._wake()
         self._thread.join()
         for served in self._to_recycle:
@@ -188,7 +193,7 @@ class HttpListener:
     def _run(self) -> None:
         looked = time.monotonic()
         try:
-            while not self._ended:
+            while self._state is not ListenerState.CLOSED:
                 for key, _ in self._selector.select(0 if self._ready else _POLL_INTERVAL):
                     if key.fileobj is self._listener:
                         self._accept()
@@ -208,7 +213,7 @@ class HttpListener:
                     connection = self._ready.popleft()
                     if connection in self._pending_connections:
                         self._read_head(connection)
-                if self._ending:
+                if self._state is not ListenerState.ACCEPTING:
                     self._resume_keepalive()
                     self._stop_accepting()
                 now = time.monotonic()
@@ -231,19 +236,21 @@ class HttpListener:
         for connection in list(self._pending_connections):
             self._close_pending(connection)
         with self._state_changed:
-            self._accept_stopped = True
+            if self._state is not ListenerState.CLOSED:
+                self._state = ListenerState.DRAINING
             self._state_changed.notify_all()
 
     def _accept(self) -> None:
         for number in range(64):
             try:
-                plain, _ = self._listener.accept()
+                plain, client = self._listener.accept()
             except OSError as error:  # nothing left to accept, or the client has already closed the connection
                 # Out of descriptors, accept() fails even without a waiting client. Only a failure of the first call
                 # after the selector reported the listener shows that a client is waiting.
                 if error.errno in _RESOURCE_ERRNOS and not number:
                     self._make_room()
                 return
+            LOG.debug("connection from %s", client[0] if isinstance(client, tuple) else "this machine")
             plain.setblocking(False)
             try:
                 if plain.family != socket.AF_UNIX:
@@ -252,7 +259,7 @@ class HttpListener:
             except OSError:
                 plain.close()
                 continue
-            self._register(_PendingConnection(sock=sock, until=time.monotonic() + self._head_seconds))
+            self._register(PendingConnection(sock=sock, until=time.monotonic() + self._head_seconds))
 
     def _make_room(self) -> None:
         """Close the least important connection, because the process has no descriptor left for a new one."""
@@ -261,37 +268,29 @@ class HttpListener:
         elif not self._pending.give_one_up():
             self._farewells.cut_one_off()
 
-    def _register(self, connection: _PendingConnection) -> None:
+    def _register(self, connection: PendingConnection) -> None:
         if len(self._pending_connections) >= self._max_pending:
             self._close_pending(next(iter(self._pending_connections)))
         self._pending_connections[connection] = None
         self._selector.register(connection.sock, selectors.EVENT_READ, connection)
 
-    def _unregister(self, connection: _PendingConnection) -> None:
+    def _unregister(self, connection: PendingConnection) -> None:
         self._pending_connections.pop(connection, None)
         with contextlib.suppress(KeyError, ValueError):
             self._selector.unregister(connection.sock)
 
-    def _close_pending(self, connection: _PendingConnection) -> None:
+    def _close_pending(self, connection: PendingConnection) -> None:
         self._unregister(connection)
         with contextlib.suppress(OSError):
             connection.sock.close()
 
-    def _read_head(self, connection: _PendingConnection) -> None:
+    def _read_head(self, connection: PendingConnection) -> None:
         try:
-            if not connection.handshake_done:
-                connection.sock.do_handshake()
-                connection.handshake_done = True
-                self._selector.modify(connection.sock, selectors.EVENT_READ, connection)
-            while (parts := split(connection.data)) is None and len(connection.data) < MAX_HEAD:
-                piece = connection.sock.recv(MAX_HEAD - len(connection.data))
-                if not piece:
-                    self._close_pending(connection)
-                    return
-                if connection.idle:
-                    connection.idle, connection.until = False, time.monotonic() + self._head_seconds
-                connection.data += piece
+            if not connection.receive(self._head_seconds):
+                self._close_pending(connection)
+                return
         except ssl.SSLWantReadError:
+            self._selector.modify(connection.sock, selectors.EVENT_READ, connection)
             return
         except ssl.SSLWantWriteError:
             self._selector.modify(connection.sock, selectors.EVENT_WRITE, connection)
@@ -300,9 +299,9 @@ class HttpListener:
             self._close_pending(connection)
             return
         self._unregister(connection)
-        self._receive(connection, parts)
+        self._receive(connection, split(connection.data))
 
-    def _receive(self, connection: _PendingConnection, parts: tuple[bytes, bytes] | None) -> None:
+    def _receive(self, connection: PendingConnection, parts: tuple[bytes, bytes] | None) -> None:
         """Process a request whose head and following bytes are `parts`; None if the head is too long."""
         head, rest, refusal = _UNREADABLE, b"", None
         if parts is None:
@@ -351,7 +350,7 @@ class HttpListener:
             self._busy.add(request)
         return True
 
-    def _start(self, request: ServerRequest, connection: _PendingConnection, turn: Turn) -> None:
+    def _start(self, request: ServerRequest, connection: PendingConnection, turn: Turn) -> None:
         before = threading.stack_size(_STACK)
         try:
             threading.Thread(
@@ -378,14 +377,12 @@ class HttpListener:
     def _answered(self, served: _Served) -> None:
         """Wait for the next request on the connection, or close it."""
         connection, request = served.connection, served.request
-        if not served.stays or self._ending:
+        if not served.stays or self._state is not ListenerState.ACCEPTING:
             if request.begin_close():
                 self._farewells.take(connection.sock)
             return
-        connection.data = bytearray(request.take_buffered())
-        connection.idle, connection.until = not connection.data, time.monotonic() + IDLE_TIMEOUT
         try:
-            connection.sock.setblocking(False)
+            connection.await_next(request.take_buffered())
             self._register(connection)
         except (OSError, ValueError):
             self._close_pending(connection)
@@ -401,7 +398,7 @@ class HttpListener:
 
     # --- Request threads ---
 
-    def _handle_request(self, request: ServerRequest, connection: _PendingConnection, turn: Turn) -> None:
+    def _handle_request(self, request: ServerRequest, connection: PendingConnection, turn: Turn) -> None:
         again = False
         try:
             again = turn.run(request)
@@ -418,7 +415,7 @@ class HttpListener:
         served.request.end()
         with self._state_changed:
             self._busy.discard(served.request)
-            if self._ended:
+            if self._state is ListenerState.CLOSED:
                 served.connection.sock.close()
             else:
                 self._to_recycle.append(served)

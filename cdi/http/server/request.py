@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import select
 import socket
@@ -21,6 +22,7 @@ from cdi.http.server.body import RequestBody
 from cdi.http.server.pending import Outgoing
 from cdi.http.server.request_head import RequestHead
 
+LOG = logging.getLogger(__name__)
 _REASONS = {460: "Checksum Mismatch"}
 
 
@@ -147,6 +149,7 @@ class ServerRequest:
         """
         if self.responded:
             raise InternalError("a request was answered twice")
+        LOG.debug("%s %s: %d", self.head.method, self.head.path, status)
         self.status = status
         reusable = self.head.keep_alive and not self.last and self._at_end()
         fields = {"Content-Length": str(len(body)), **(headers or {})}

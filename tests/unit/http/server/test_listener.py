@@ -11,7 +11,7 @@ import pytest
 import trustme
 
 from cdi.api.errors import CdiError
-from cdi.http.server.listener import MAX_UNVERIFIED_REQUESTS, HttpListener
+from cdi.http.server.listener import MAX_UNVERIFIED_REQUESTS, HttpListener, ListenerState
 from cdi.http.server.plaintext import PlaintextContext
 from cdi.http.server.turn import Turn, in_turns
 
@@ -450,3 +450,22 @@ def test_requests_that_come_at_once_are_answered_one_after_the_other():
         text = b"GET /free HTTP/1.1\r\nHost: h\r\n\r\n"
         sock.sendall(text * 2000)
         assert said(sock).count(b"HTTP/1.1 200 ") == MAX_UNVERIFIED_REQUESTS
+
+
+def test_a_listener_shows_its_state_and_logs_connections_and_requests(caplog):
+    caplog.set_level("DEBUG", logger="cdi.http.server")
+    shown = []
+
+    def serve(server_request):
+        shown.append(repr(reception))
+        return server_request.respond(200)
+
+    with received(serve) as reception:
+        assert reception.state is ListenerState.ACCEPTING
+        with connected(reception) as sock:
+            sock.sendall(b"GET /path?secret HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n")
+            assert said(sock).startswith(b"HTTP/1.1 200 ")
+        reception.close()
+        assert repr(reception) == "<HttpListener: closed, 0 pending connections, 0 requests>"
+    assert shown == ["<HttpListener: accepting, 0 pending connections, 1 requests>"]
+    assert [record.getMessage() for record in caplog.records] == ["connection from 127.0.0.1", "GET /path: 200"]
