@@ -29,6 +29,17 @@ print(sys._base_executable)' 2>/dev/null; then
     done
 }
 
+# A line "MINOR PATH" for each version of Python 3 from 3.11 on that can make virtual environments, the oldest first: those on
+# PATH, and pyenv's.
+offered_pythons() {
+    local candidate
+    for candidate in python3.{11..19} python3 /usr/bin/python3 "${PYENV_ROOT:-$HOME/.pyenv}"/versions/3.*/bin/python3; do
+        "$candidate" -c 'import sys, ensurepip, venv
+if sys.version_info < (3, 11): sys.exit(1)
+print(sys.version_info.minor, sys._base_executable)' 2>/dev/null || true
+    done | sort -n -u -k 1,1
+}
+
 # One environment per checkout, Python, pyproject.toml and locked packages: an editable install points at one checkout, and
 # branches that require other dependencies have separate directories.
 venv_path() {

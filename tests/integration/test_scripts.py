@@ -146,6 +146,19 @@ def test_a_python_whose_path_has_a_space_is_found(tmp_path):
     assert sourced("env.sh", 'echo "$CDI_CACHE"', CDI_CACHE="a cache") == [f"{os.getcwd()}/a cache"]
 
 
+def test_pythons_are_offered_oldest_first_once_a_version(tmp_path):
+    for minor in (9, 12, 13, 11, 13):
+        directory = tmp_path / f"versions/3.{minor}.{len(list(tmp_path.glob('versions/*')))}/bin"
+        directory.mkdir(parents=True)
+        version = f'import sys; sys.version_info = type("V", (tuple,), {{"minor": {minor}}})((3, {minor})); '
+        tool(directory, "python3", f"exec {sys._base_executable} -c '{version}'\"$2\"")
+    found = sourced("env.sh", "offered_pythons", PYENV_ROOT=str(tmp_path), HOME=str(tmp_path))
+    minors = [int(line.split()[0]) for line in found]
+    assert minors == sorted(set(minors))
+    assert {11, 12, 13} <= set(minors)
+    assert 9 not in minors
+
+
 def test_what_takes_long_says_for_how_long(tmp_path):
     # The command ends when it sees the line.
     waiting = f'until grep -q "== building: 1 s" {tmp_path}/output; do sleep 0.1; done'
