@@ -84,7 +84,7 @@ def _check_header(header: bytes, *, first: bool, where: str) -> None:
 def _number(raw: bytes, where: str) -> int:
     if raw[0] == 0x80:  # GNU: a big-endian number in the rest of the field
         return int.from_bytes(raw[1:], "big")
-    text = raw.strip(b" \0")
+    text = raw.partition(b"\0")[0].strip(b" ")
     if not re.fullmatch(rb"[0-7]*", text):
         raise ArchiveUnsafe("a member of the archive has no valid size", where=where)
     return int(text or b"0", 8)
