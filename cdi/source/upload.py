@@ -277,7 +277,7 @@ class UploadSource:
                     self._state = ContentState.COMPLETE
             complete = self.complete
         if complete:
-            # Whoever supplies the body finds the session in the state that follows.
+            # Before the thread that supplies the body continues, so that it finds the state that follows.
             self._on_complete()
         with self._cond:
             self._body, self._failure = None, failure

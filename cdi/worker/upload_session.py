@@ -144,7 +144,7 @@ class Session(TransferControl):
         """The upload of the states RECEIVING, FINISHING and REMOVING."""
         self._state = SessionState.WAITING
         self._cond = threading.Condition()
-        """Notified of every change of the state.  Whoever waits for a transfer waits on it, as the transfer's thread
+        """Notified of every change of the state.  A thread waits for a transfer on this condition, because the transfer
         needs its lock to end.
         """
         self._tombstones: dict[str, str] = {}
