@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import fnmatch
 import json
 import os
@@ -175,6 +176,7 @@ class Bench:
             warm_programs(way)
             warm(image.path)
             server.traffic()
+            beside = way.cpu_beside(task)
             found = measure(
                 way.command(task),
                 log=place / "log",
@@ -182,13 +184,14 @@ class Bench:
                 memory_limit=contender.memory_limit,
                 timeout=_TIMEOUT,
             )
+            beside = way.cpu_beside(task) - beside
             fetched, connections = server.traffic()
             if contender.way == "ours":
                 self._connections[contender.line] = connections
             if first and way.makes_disk:
                 self._compare(task)
             scratch = outcome(task).get("scratch", 0)
-            return results.with_traffic(found, fetched=fetched, scratch=int(scratch))
+            return dataclasses.replace(found, cpu=found.cpu + beside, fetched=fetched, scratch=int(scratch))
         finally:
             if way.finish is not None:
                 way.finish(task)

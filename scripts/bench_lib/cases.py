@@ -233,6 +233,22 @@ CASES: tuple[Case, ...] = (
         )
     ),
     *_of_size("10g"),
+    *(
+        Case(
+            name=f"upload-{image.split('.', 1)[1]}",
+            title=f"upload over TLS through the proxy, {what}, {_SIZES['2g']}",
+            contenders=(
+                Contender(label="ours", way="upload-proxy", image=image),
+                Contender(label="aiohttp", way="upload-aiohttp", image=image),
+                Contender(label="no relay", way="upload", image=image),
+            ),
+            goals=(
+                Goal(metric="wall", limit=1.0, against=("aiohttp",)),
+                Goal(metric="cpu", limit=1.0, against=("aiohttp",)),
+            ),
+        )
+        for image, what in (("2g.raw", "raw"), ("2g.qcow2c", "compressed qcow2"))
+    ),
     Case(
         name="golden",
         title="a golden image from the poll to the offer, verified and boot-proven, compressed qcow2",

@@ -139,6 +139,8 @@ _METHOD = """\
   -t none` of the file on local disk, no download.
 - The sha256 check is off unless a case says otherwise, because no other contender computes one.
 - Wall: from fork to exit. CPU: of the whole process tree (control group, or the wait status), without the servers.
+- An upload is sent with `curl` to an upload server that was started before; CPU is that of `curl` and the relay.
+  *aiohttp* is a relay of 40 lines (`scripts/bench_lib/relay.py`), *no relay* sends to the upload server itself.
 - Peak memory of the whole process tree: {memory}.
 - Bytes written: `write_bytes` of the process tree (pages made dirty and direct writes), deleted scratch files included.
   Bytes fetched: nginx's log."""

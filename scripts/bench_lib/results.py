@@ -73,10 +73,6 @@ def judge(result: CaseResult, goal: Goal) -> Verdict:
     )
 
 
-def with_traffic(found: Measurement, *, fetched: int, scratch: int) -> Measurement:
-    return dataclasses.replace(found, fetched=fetched, scratch=scratch)
-
-
 class Store:
     """Store with one JSON file for each case."""
 

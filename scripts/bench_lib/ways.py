@@ -21,6 +21,7 @@ from typing import Any
 
 from bench_lib.cases import Contender
 from bench_lib.images import Image
+from bench_lib.uploads import Upload
 
 _CURL = "curl --silent --show-error --fail --noproxy '*'"
 
@@ -58,6 +59,8 @@ class Way:
     """Done before the clock starts."""
     finish: Callable[[Task], None] | None = None
     """Done after the clock has stopped, even if the command failed."""
+    cpu_beside: Callable[[Task], float] = lambda _: 0.0
+    """Return the processor seconds so far of what runs beside the command and counts as a part of it."""
 
 
 def _shell(text: str) -> list[str]:
@@ -225,6 +228,29 @@ def _end_supervisor(task: Task) -> None:
         time.sleep(0.1)
 
 
+# --- uploads ------------------------------------------------------------------------------------------------------
+
+_uploads: dict[Path, Upload] = {}
+"""By the directory of their run."""
+
+
+def _upload(relay: str | None) -> Way:
+    def prepare(task: Task) -> None:
+        _uploads[task.work] = Upload(task.work, task.out, task.image.virtual_size, relay)
+
+    def finish(task: Task) -> None:
+        if task.work in _uploads:
+            _uploads.pop(task.work).close()
+
+    return Way(
+        needs=("curl",),
+        command=lambda task: _uploads[task.work].command(task.image.path),
+        prepare=prepare,
+        finish=finish,
+        cpu_beside=lambda task: _uploads[task.work].cpu(),
+    )
+
+
 def outcome(task: Task) -> dict[str, Any]:
     """Return the outcome that our worker reported; empty for other ways."""
     path = task.work / "status" / "outcome.json"
@@ -247,6 +273,9 @@ WAYS: dict[str, Way] = {
     "pigz": Way(needs=("curl", "pigz", "dd"), command=_decompress("pigz -dc")),
     "gzip": Way(needs=("curl", "gzip", "dd"), command=_decompress("gzip -dc")),
     "zstd": Way(needs=("curl", "zstd", "dd"), command=_decompress("zstd -q -dc")),
+    "upload": _upload(None),
+    "upload-proxy": _upload("proxy"),
+    "upload-aiohttp": _upload("aiohttp"),
     "xz": Way(needs=("curl", "xz", "dd"), command=_decompress("xz -T0 -dc")),
 }
 
