@@ -15,7 +15,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from bench_lib import machine, plots, report, results
-from bench_lib.cases import CASES, Case, Contender, Line
+from bench_lib.cases import CASES, Case, Contender, Line, beside
 from bench_lib.images import Images
 from bench_lib.measure import Measurement, RunFailed, measure, settle, warm
 from bench_lib.results import CaseResult
@@ -41,6 +41,11 @@ def main() -> int:
     )
     parser.add_argument("--no-write", action="store_true", help="do not write docs/reference/benchmarks.md")
     parser.add_argument("--report", action="store_true", help="measure nothing; write the page from earlier results")
+    parser.add_argument(
+        "--before",
+        metavar="PYTHON",
+        help="measure the cdi of another environment too (its interpreter), taking turns; write nothing",
+    )
     parser.add_argument("--images", action="store_true", help="build the images and measure nothing")
     parser.add_argument("--list", action="store_true", help="list the cases and their goals")
     arguments = parser.parse_args()
@@ -51,6 +56,11 @@ def main() -> int:
     chosen = [case for case in CASES if any(fnmatch.fnmatch(case.name, pattern) for pattern in patterns)]
     if not chosen:
         parser.error(f"no case is named {', '.join(patterns)}; see --list")
+    if arguments.before is not None:
+        if shutil.which(arguments.before) is None:
+            parser.error(f"no interpreter: {arguments.before}")
+        chosen = [beside(case, arguments.before) for case in chosen]
+    transient = arguments.quick or arguments.before is not None
     cache = Path(os.environ["CDI_CACHE"]) / "bench"
     store = results.Store(cache / "results")
     if not arguments.report:
@@ -58,10 +68,10 @@ def main() -> int:
         if arguments.images:
             bench.make_images(chosen)
             return 0
-        measured = bench.run(chosen, None if arguments.quick else store)
+        measured = bench.run(chosen, None if transient else store)
         print()
         print(report.goals_table(measured), end="")
-        if arguments.quick:
+        if transient:
             return 0 if all(result.complete for result in measured) else 1
     if not arguments.no_write:
         write(store.load(CASES), Path(__file__).parents[2] / "docs" / "reference")
@@ -186,7 +196,7 @@ class Bench:
             )
             beside = way.cpu_beside(task) - beside
             fetched, connections = server.traffic()
-            if contender.way == "ours":
+            if contender.way == "ours" and contender.python is None:
                 self._connections[contender.line] = connections
             if first and way.makes_disk:
                 self._compare(task)
@@ -198,8 +208,8 @@ class Bench:
             shutil.rmtree(place, ignore_errors=True)
 
     def _compare(self, task: Task) -> None:
-        """Check that the result equals the disk byte for byte, once for each way and image."""
-        key = (task.contender.way + str(task.contender.memory_limit), task.image.name)
+        """Check that the result equals the disk byte for byte, once for each way, line and image."""
+        key = (f"{task.contender.way} {task.contender.line} {task.contender.memory_limit}", task.image.name)
         if key in self._compared:
             return
         self._compared.add(key)

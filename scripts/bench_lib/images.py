@@ -90,7 +90,7 @@ class Images:
             else:
                 _convert(inner, raw, partial)
             partial.replace(path)
-        image_format = {"qcow2c": "qcow2", "vhd": "vpc"}.get(inner, inner)
+        image_format = {"qcow2c": "qcow2", "vhd": "vpc", "vmdk-stream": "vmdk"}.get(inner, inner)
         return Image(
             name=name,
             path=path,
@@ -158,6 +158,7 @@ def _convert(kind: str, raw: Path, out: Path) -> None:
         "qcow2c": ["-c", "-O", "qcow2"],
         "qcow2": ["-O", "qcow2"],
         "vmdk": ["-O", "vmdk"],
+        "vmdk-stream": ["-O", "vmdk", "-o", "subformat=streamOptimized"],
         "vhdx": ["-O", "vhdx"],
         "vdi": ["-O", "vdi"],
         "vhd": ["-O", "vpc", "-o", "subformat=dynamic,force_size=on"],

@@ -36,12 +36,13 @@ def one_run(run: Measurement) -> str:
 
 
 def goal_text(goal: Goal) -> str:
+    whose = "" if goal.label == "ours" else f"{goal.label.removeprefix('ours, ')}: "
     name = _NAMES[goal.metric]
     if not goal.against:
-        return f"no {name}" if goal.limit == 0 else f"{name} ≤ {quantity(goal.metric, goal.limit)}"
+        return whose + (f"no {name}" if goal.limit == 0 else f"{name} ≤ {quantity(goal.metric, goal.limit)}")
     others = goal.against[0] if len(goal.against) == 1 else f"the best of {', '.join(goal.against)}"
     extra = f" + {quantity(goal.metric, goal.extra)}" if goal.extra else ""
-    return f"{name} ≤ {goal.limit:g} x {others}{extra}"
+    return f"{whose}{name} ≤ {goal.limit:g} x {others}{extra}"
 
 
 def listing(cases: Iterable[Case]) -> str:
@@ -130,7 +131,8 @@ _PLOTS = """\
 
 _METHOD = """\
 - The images contain this machine's own files below /usr in an ext4 file system: real data with real compressibility.
-- nginx serves them with byte ranges. The slow line and the one with latency are described at their cases.
+- nginx serves them with byte ranges, and to *ours, streamed* without (`max_ranges 0`). The slow line and the one with
+  latency are described at their cases.
 - Every contender ends with the disk on stable storage (`fsync`), as ours does, and the result of each was compared once
   with the disk that the image was made from.
 - *old path* is what the existing importer does, as commands: `curl` to a scratch file, `qemu-img convert -t writeback

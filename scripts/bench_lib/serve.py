@@ -1,4 +1,4 @@
-"""Nginx over three lines: plain loopback, a line of 100 MB/s, and one with 20 ms of latency.
+"""Nginx over four lines: loopback with and without byte ranges, a line of 100 MB/s, and one with 20 ms of latency.
 
 The line is a network namespace behind a veth pair whose sender is shaped with `tc tbf`.  Latency is `tc netem` where
 the kernel has it, else a delaying proxy of our own (`delay`).
@@ -40,7 +40,7 @@ class Server:
         self.root = root
         self.work = work / f"nginx-{line}"
         self.line = line
-        self.how = {"full": "loopback", "line": "", "latency": ""}[line]
+        self.how = {"full": "loopback", "line": "", "latency": "", "stream": "loopback, no byte ranges"}[line]
         self._processes: list[subprocess.Popen[bytes]] = []
         self._namespace = False
         self._log_offset = 0
@@ -88,7 +88,7 @@ class Server:
     # --- how it starts --------------------------------------------------------------------------------------------
 
     def _start(self) -> None:
-        if self.line == "full":
+        if self.line in {"full", "stream"}:
             self.base = self._nginx("127.0.0.1", [])
         elif self.line == "line":
             prefix = self._make_namespace(["tbf", "rate", f"{LINE_RATE}bps", "burst", "256kb", "latency", "100ms"])
@@ -109,6 +109,7 @@ class Server:
     def _nginx(self, address: str, prefix: list[str]) -> str:
         port = _free_port()
         user = "user root;" if os.geteuid() == 0 else ""
+        ranges = "max_ranges 0;" if self.line == "stream" else ""
         temporary = "".join(
             f"{name}_temp_path {self.work}/{name};" for name in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
         )
@@ -119,7 +120,7 @@ class Server:
             "  log_format bench '$connection $body_bytes_sent';\n"
             f"  access_log {self.work}/access.log bench; {temporary}\n"
             "  sendfile on; sendfile_max_chunk 2m; tcp_nopush on; keepalive_requests 100000;\n"
-            f"  server {{ listen {address}:{port}; root {self.root}; }}\n"
+            f"  server {{ listen {address}:{port}; root {self.root}; {ranges} }}\n"
             "}\n"
         )
         self._spawn([*prefix, "nginx", "-e", f"{self.work}/error.log", "-c", f"{self.work}/nginx.conf"])

@@ -47,6 +47,10 @@ class Task:
     def scratch(self) -> Path:
         return self.work / "scratch.img"
 
+    @property
+    def python(self) -> str:
+        return self.contender.python or sys.executable
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Way:
@@ -155,7 +159,7 @@ def _job(task: Task, **policy: object) -> Path:
 
 
 def _worker(task: Task, job: Path) -> list[str]:
-    return [sys.executable, "-m", "cdi.worker", "run", str(job), "--status-dir", str(task.work / "status")]
+    return [task.python, "-P", "-m", "cdi.worker", "run", str(job), "--status-dir", str(task.work / "status")]
 
 
 def _ours(task: Task) -> list[str]:
@@ -199,7 +203,9 @@ def _prepare_resume(task: Task) -> None:
 def _in_home(task: Task, commands: str) -> list[str]:
     """Return commands in a CDI_HOME of their own, which leave one volume."""
     home = shlex.quote(str(task.work / "home"))
-    return _shell(f"export CDI_HOME={home}; {commands}; ln -s {home}/volumes/default/*/disk.img {_quoted(task)['out']}")
+    programs = shlex.quote(str(Path(task.python).parent))
+    link = f"ln -s {home}/volumes/default/*/disk.img {shlex.quote(str(task.out))}"
+    return _shell(f"export CDI_HOME={home} PATH={programs}:$PATH; {commands}; {link}")
 
 
 def _publish_checksum(task: Task) -> None:
@@ -215,6 +221,10 @@ def _golden(task: Task) -> list[str]:
 def _by_hand(task: Task) -> list[str]:
     fetch = "cdi import {url} --name os --checksum sha256:{digest}".format(digest=task.checksum, **_quoted(task))
     return _in_home(task, f"{fetch}; cdi boot-check os")
+
+
+def _upload(task: Task) -> list[str]:
+    return _in_home(task, "cdi upload {local} os".format(**_quoted(task)))
 
 
 def _end_supervisor(task: Task) -> None:
@@ -263,6 +273,7 @@ WAYS: dict[str, Way] = {
     "resume": Way(needs=(), command=_ours, prepare=_prepare_resume),
     "golden": Way(needs=("cdi", "qemu-img"), command=_golden, prepare=_publish_checksum, finish=_end_supervisor),
     "by-hand": Way(needs=("cdi", "qemu-img"), command=_by_hand, finish=_end_supervisor),
+    "upload": Way(needs=("cdi",), command=_upload, finish=_end_supervisor),
     "old": Way(needs=("curl", "qemu-img"), command=_old),
     "nbdkit": Way(needs=("nbdkit", "qemu-img"), command=_nbdkit),
     "local": Way(needs=("qemu-img",), command=_local),
