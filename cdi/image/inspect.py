@@ -9,25 +9,25 @@ An `Inspector` requests ranges, is fed the bytes, and returns a result:
     info = inspector.verdict()
 
 Formats are detected by content. Content that matches more than one format is rejected: if readers disagree about the
-format of a file, a harmless image can be read as a malicious one.
+format of a file, a harmless image can be read as a malicious one. The module that reads a format is imported once its
+signature is found: loading all of them takes longer than importing a small raw image.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from cdi.api.errors import CdiError, FormatUnrecognised, FormatUnsupported
-from cdi.image.bat_map import bat_map_builder
-from cdi.image.block_map import MapBuilder
-from cdi.image.formats import qcow2, raw, vdi, vhdx, vmdk, vmdk_descriptor, vpc
+from cdi.image.formats import raw, signatures
 from cdi.image.formats.content import HEAD, Inspection, RandomAccessContent, Want
 from cdi.image.info import ImageInfo
-from cdi.image.qcow2_map import Qcow2MapBuilder
 from cdi.image.sizes import SECTOR, require_size
-from cdi.image.vmdk_map import VmdkMapBuilder
 from cdi.image.wrapper import identify_unsupported
+
+if TYPE_CHECKING:
+    from cdi.image.block_map import MapBuilder
 
 _NO_TAIL: Final = 2 * SECTOR
 """Content shorter than this has no footer after its disk."""
@@ -115,9 +115,17 @@ def map_builder(image: ImageInfo, head: bytes, length: int | None) -> MapBuilder
     `length` is the file's size in bytes, if known. The image is one of those that `cdi.image.plan.is_mapped` names.
     """
     if image.format == "qcow2":
+        from cdi.image.formats import qcow2
+        from cdi.image.qcow2_map import Qcow2MapBuilder
+
         return Qcow2MapBuilder(qcow2.parse_header(head, length), length)
     if image.format == "vmdk":
+        from cdi.image.formats import vmdk
+        from cdi.image.vmdk_map import VmdkMapBuilder
+
         return VmdkMapBuilder(vmdk.parse_header(head), length)
+    from cdi.image.bat_map import bat_map_builder
+
     builder = bat_map_builder(image, length)
     if builder is None:
         raise ValueError(f"there is no map of {image.format}")
@@ -159,22 +167,39 @@ def _inspect(content: RandomAccessContent) -> Inspection:
 
 def _claims(head: bytes) -> list[_Candidate]:
     claims: list[_Candidate] = []
-    if head.startswith(qcow2.MAGIC):
+    if head.startswith(signatures.QCOW2):
+        from cdi.image.formats import qcow2
+
         claims.append(_Candidate("qcow2", _inspect_qcow2, qcow2.header_cluster(head)))
-    if head.startswith(vmdk.MAGIC):
-        claims.append(_Candidate("vmdk", vmdk.inspect, SECTOR))
-    if head.startswith(vmdk.COWD):
-        claims.append(_Candidate("vmdk (COWD)", _reject_with(vmdk.refuse_extent("COWD")), SECTOR))
-    if head.startswith(vmdk.SESPARSE):
-        claims.append(_Candidate("vmdk (SESPARSE)", _reject_with(vmdk.refuse_extent("SESPARSE")), SECTOR))
-    if vmdk_descriptor.is_descriptor(head):
-        claims.append(_Candidate("vmdk", _reject_with(vmdk.refuse_descriptor()), SECTOR))
-    if vdi.recognised(head):
+    claims += _vmdk_claims(head)
+    if signatures.is_vdi(head):
+        from cdi.image.formats import vdi
+
         claims.append(_Candidate("vdi", vdi.inspect, SECTOR))
-    if head.startswith(vpc.COOKIE):
+    if head.startswith(signatures.VHD):
+        from cdi.image.formats import vpc
+
         claims.append(_Candidate("vhd", vpc.inspect, SECTOR))
-    if head.startswith(vhdx.SIGNATURE):
+    if head.startswith(signatures.VHDX):
+        from cdi.image.formats import vhdx
+
         claims.append(_Candidate("vhdx", vhdx.inspect, HEAD))
+    return claims
+
+
+def _vmdk_claims(head: bytes) -> list[_Candidate]:
+    sparse = head.startswith(signatures.VMDK)
+    extents = {"COWD": signatures.VMDK_COWD, "SESPARSE": signatures.VMDK_SESPARSE}
+    kinds = [kind for kind, signature in extents.items() if head.startswith(signature)]
+    descriptor = signatures.is_vmdk_descriptor(head)
+    if not (sparse or kinds or descriptor):
+        return []
+    from cdi.image.formats import vmdk
+
+    claims = [_Candidate("vmdk", vmdk.inspect, SECTOR)] if sparse else []
+    claims += [_Candidate(f"vmdk ({kind})", _reject_with(vmdk.refuse_extent(kind)), SECTOR) for kind in kinds]
+    if descriptor:
+        claims.append(_Candidate("vmdk", _reject_with(vmdk.refuse_descriptor()), SECTOR))
     return claims
 
 
@@ -197,6 +222,8 @@ def _reject_with(error: CdiError) -> Callable[[RandomAccessContent], Inspection]
 
 
 def _inspect_qcow2(content: RandomAccessContent) -> Inspection:
+    from cdi.image.formats import qcow2
+
     yield from ()
     header, checks = qcow2.examine(content.head, content.length)
     notes = []
@@ -216,12 +243,16 @@ def _inspect_qcow2(content: RandomAccessContent) -> Inspection:
 
 def _inspect_raw(content: RandomAccessContent) -> Inspection:
     length = content.length
-    whole = length is not None and length % SECTOR in (0, vpc.SHORT_FOOTER)
+    # The footer of a fixed VHD may lack its last byte.
+    whole = length is not None and length % SECTOR in (0, SECTOR - 1)
     if content.seekable and length is not None and length >= _NO_TAIL and whole:
         tail = yield from content.read(length - SECTOR, SECTOR)
-        fixed = vpc.inspect_fixed(content, tail)
-        if fixed is not None:
-            return fixed
+        if signatures.VHD in tail:
+            from cdi.image.formats import vpc
+
+            fixed = vpc.inspect_fixed(content, tail)
+            if fixed is not None:
+                return fixed
         if tail.startswith(b"koly"):
             raise FormatUnsupported("the content is an Apple disk image (UDIF)", where="dmg")
         length = content.length

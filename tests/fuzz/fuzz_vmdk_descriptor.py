@@ -15,14 +15,14 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 with atheris.instrument_imports(include=["cdi.image"]):
     from cdi.api.errors import ImageError
     from cdi.image.checks import Checklist
-    from cdi.image.formats import vmdk_descriptor
+    from cdi.image.formats import signatures, vmdk_descriptor
 
 from tests import corpus
 from tests.fuzz.seeds import run
 
 
 def target(data: bytes) -> None:
-    vmdk_descriptor.is_descriptor(data)
+    signatures.is_vmdk_descriptor(data)
     descriptor = vmdk_descriptor.parse(data)
     if descriptor is None:
         return

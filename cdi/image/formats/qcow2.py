@@ -17,8 +17,7 @@ from cdi.api.errors import (
 )
 from cdi.api.importer_messages import invalid_format
 from cdi.image.checks import Check, Checklist, quoted
-
-MAGIC: Final = b"QFI\xfb"
+from cdi.image.formats import signatures
 
 DIRTY: Final = 1 << 0
 CORRUPT: Final = 1 << 1
@@ -135,7 +134,7 @@ def examine(data: bytes, length: int | None) -> tuple[Qcow2Header, tuple[Check, 
 
 
 def _read(data: bytes) -> Qcow2Header:
-    if len(data) < V2_LENGTH or not data.startswith(MAGIC):
+    if len(data) < V2_LENGTH or not data.startswith(signatures.QCOW2):
         raise ImageCorrupt("the file ends within the header", where="qcow2")
     (_, version, backing_offset, backing_size, cluster_bits, size, crypt, l1_entries, l1_offset) = _V2.unpack_from(
         data

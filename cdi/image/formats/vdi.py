@@ -11,15 +11,9 @@ from cdi.image.formats.content import Inspection, RandomAccessContent
 from cdi.image.info import ImageInfo
 from cdi.image.sizes import MEBI, SECTOR, round_up
 
-SIGNATURE: Final = 0xBEDA107F
-SIGNATURE_AT: Final = 64
 MIN_HEADER: Final = 456
 
 _TYPES: Final = {1: "dynamic", 2: "static", 3: "undo", 4: "differencing"}
-
-
-def recognised(head: bytes) -> bool:
-    return head[SIGNATURE_AT : SIGNATURE_AT + 4] == SIGNATURE.to_bytes(4, "little")
 
 
 def inspect(content: RandomAccessContent) -> Inspection:

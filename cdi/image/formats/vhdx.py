@@ -13,8 +13,6 @@ from cdi.image.formats.content import Inspection, RandomAccessContent, Steps
 from cdi.image.info import ImageInfo
 from cdi.image.sizes import MEBI, SECTOR
 
-SIGNATURE: Final = b"vhdxfile"
-
 _HEADERS: Final = (64 << 10, 128 << 10)
 _HEADER_SIZE: Final = 4096
 _REGIONS: Final = (192 << 10, 256 << 10)

@@ -15,14 +15,10 @@ from cdi.api.errors import (
     ImageUnsafe,
 )
 from cdi.image.checks import Checklist
-from cdi.image.formats import vmdk_descriptor
+from cdi.image.formats import signatures, vmdk_descriptor
 from cdi.image.formats.content import Inspection, RandomAccessContent, Steps
 from cdi.image.info import ImageInfo
 from cdi.image.sizes import MEBI, SECTOR, format_size, round_up
-
-MAGIC: Final = b"KDMV"
-COWD: Final = b"COWD"
-SESPARSE: Final = 0x0000_0000_CAFE_BABE.to_bytes(8, "little")
 
 GRAIN_MARKER: Final = struct.Struct("<QI")
 """Marker in front of a compressed grain: its first sector on the disk, and the bytes that follow."""
@@ -65,7 +61,7 @@ class Header:
 
     @classmethod
     def parse(cls, data: bytes) -> Header | None:
-        if len(data) < _FORM.size or not data.startswith(MAGIC):
+        if len(data) < _FORM.size or not data.startswith(signatures.VMDK):
             return None
         (
             _,

@@ -12,9 +12,8 @@ from typing import Final
 
 from cdi.api.errors import BackingFileRefused, EncryptionRefused, ExternalDataRefused, FormatUnsupported, ImageUnsafe
 from cdi.image.checks import Checklist, quoted
+from cdi.image.formats import signatures
 
-MARK: Final = b"# disk descriptorfile"
-"""First line, in lower case."""
 MAX_SIZE: Final = 64 << 10
 MAX_LINES: Final = 2048
 
@@ -71,21 +70,10 @@ class Descriptor:
     """Lines that are neither comments, keys nor extents."""
 
 
-def is_descriptor(head: bytes) -> bool:
-    """Return whether `head` begins with a bare descriptor by QEMU's rule: after comments comes the version."""
-    if head[: len(MARK)].lower() == MARK:
-        return True
-    for line in head[:4096].split(b"\n"):
-        words = line.strip(b" \r\t")
-        if words and not words.startswith(b"#"):
-            return words.lower().startswith(b"version=") and words[8:9].isdigit()
-    return False
-
-
 def parse(text: bytes) -> Descriptor | None:
     """Return the descriptor in `text`, which ends at its first zero byte; None if it is not one."""
     text = text.partition(b"\0")[0]
-    if text[: len(MARK)].lower() != MARK:
+    if text[: len(signatures.VMDK_DESCRIPTOR)].lower() != signatures.VMDK_DESCRIPTOR:
         return None
     values: dict[str, bytes] = {}
     duplicates: list[str] = []

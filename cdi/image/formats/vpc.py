@@ -8,11 +8,11 @@ from typing import Final
 
 from cdi.api.errors import BackingFileRefused, FormatUnsupported, ImageCorrupt, ImageUnsafe
 from cdi.image.checks import Checklist, quoted
+from cdi.image.formats import signatures
 from cdi.image.formats.content import Inspection, RandomAccessContent, Steps
 from cdi.image.info import ImageInfo
 from cdi.image.sizes import SECTOR
 
-COOKIE: Final = b"conectix"
 FOOTER: Final = 512
 SHORT_FOOTER: Final = 511
 """Of Virtual PC before 2007, which leaves out the footer's last byte; it is reserved and zero."""
@@ -58,7 +58,7 @@ class Footer:
 
 def parse_footer(data: bytes) -> Footer | None:
     """Return the footer in exactly these 512 bytes, or None if they are something else."""
-    if len(data) != FOOTER or not data.startswith(COOKIE):
+    if len(data) != FOOTER or not data.startswith(signatures.VHD):
         return None
     (_, _, _, data_offset, _, creator, _, _, _, current, cylinders, heads, sectors, kind, checksum) = (
         _FOOTER_FORM.unpack_from(data)
