@@ -1,4 +1,4 @@
-"""Buffers for direct I/O, and the detection of zeros in them."""
+"""Buffers for direct I/O, and writes that leave out the zeros in them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import ctypes
 import mmap
 from collections.abc import Iterator
 
-from cdi.target.base import ALIGNMENT
+from cdi.target.base import ALIGNMENT, Target
 
 ZERO_GRANULARITY = 64 << 10
 """Granularity in bytes of the search for zeros: a separate hole costs more than writing fewer zeros."""
@@ -84,3 +84,15 @@ def _trim(view: memoryview, start: int, stop: int) -> tuple[int, int]:
     while startswith(view[(last := (stop - 1) // ALIGNMENT * ALIGNMENT) : stop]):
         stop = last
     return start, stop
+
+
+def write_sparse(target: Target, view: memoryview, offset: int) -> None:
+    """Write the data in `view`; zero the gaps only if the target does not read as zero already."""
+    position = 0
+    for start, stop in data_runs(view):
+        if start > position and not target.reads_zero:
+            target.zero(offset + position, start - position)
+        target.write(view[start:stop], offset + start)
+        position = stop
+    if position < len(view) and not target.reads_zero:
+        target.zero(offset + position, len(view) - position)

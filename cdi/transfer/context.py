@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from cdi.api.job import Job
 from cdi.image.plan import Plan
@@ -23,7 +23,9 @@ from cdi.transfer.result import OutcomeBuilder
 from cdi.transfer.resume import Checkpoints, load_resume_point
 from cdi.transfer.unwrap import UnwrappedImage
 from cdi.transfer.watermark import Watermark
-from cdi.verify.hashing import ResumableHash
+
+if TYPE_CHECKING:
+    from cdi.verify.hashing import ResumableHash
 
 LOG = logging.getLogger(__name__)
 _STREAM_CONNECTIONS = 4
@@ -43,7 +45,12 @@ class SourceContext:
 
     def __post_init__(self) -> None:
         algorithm = self.expected.algorithm
-        self.digest = None if algorithm is None else ResumableHash(algorithm)
+        self.digest = None
+        if algorithm is not None:
+            # Loading the hash functions takes time, and most content has no known digest.
+            from cdi.verify.hashing import ResumableHash
+
+            self.digest = ResumableHash(algorithm)
         self.reader.digest_promised = bool(self.expected.promises)
 
     def stream(self, start: int = 0) -> HashedStream:

@@ -10,9 +10,7 @@ from typing import TYPE_CHECKING, NoReturn
 from cdi.api.errors import CdiError, Retry
 from cdi.api.importer_messages import unexpected_content_type
 from cdi.api.job import FileTargetSpec, HttpSourceSpec, Job
-from cdi.image.block_map import TOO_LARGE, MapTooLarge
 from cdi.image.info import ImageInfo
-from cdi.image.inspect import map_builder
 from cdi.image.plan import end_mark
 from cdi.source.base import SourceFacts
 from cdi.target.base import Target
@@ -21,8 +19,6 @@ from cdi.transfer.context import ImportContext, Pipeline
 from cdi.transfer.control import TransferControl
 from cdi.transfer.hashed_stream import HashedStream
 from cdi.transfer.journal import is_dirty, remove
-from cdi.transfer.pipeline.mapped_ranged import MappedRanged, load_map
-from cdi.transfer.pipeline.mapped_stream import MappedStream
 from cdi.transfer.pipeline.raw import RawRanged, RawStream
 from cdi.transfer.reader import ResumingReader
 from cdi.transfer.result import OutcomeBuilder
@@ -151,6 +147,11 @@ class DiskTransfer:
         if plan.path == "raw-ranged":
             return RawRanged(length, length if image.raw_extent is None else image.raw_extent[1])
         if plan.path in ("qcow2-ranged", "mapped-ranged"):
+            # The codecs of mapped images take longer to load than a small raw image does to import.
+            from cdi.image.block_map import TOO_LARGE, MapTooLarge
+            from cdi.image.inspect import map_builder
+            from cdi.transfer.pipeline.mapped_ranged import MappedRanged, load_map
+
             builder = map_builder(image, unwrapped.head, length)
             try:
                 table = load_map(context.reader, builder, plan.connections, unwrapped.head)
@@ -187,6 +188,8 @@ class DiskTransfer:
 
             return QemuSpool(stream)
         if plan.path in ("qcow2-stream", "mapped-stream"):
+            from cdi.transfer.pipeline.mapped_stream import MappedStream
+
             return MappedStream(stream)
         return RawStream(stream, None if unwrapped.wrappers else content)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from cdi.api.job import Job
 from cdi.atomic_file import mapped
@@ -13,7 +14,9 @@ from cdi.target.base import Target
 from cdi.transfer.expected_digest import ExpectedDigest
 from cdi.transfer.journal import Journal, encode_state
 from cdi.transfer.result import OutcomeBuilder
-from cdi.verify.hashing import ResumableHash
+
+if TYPE_CHECKING:
+    from cdi.verify.hashing import ResumableHash
 
 LOG = logging.getLogger(__name__)
 
@@ -104,6 +107,8 @@ def load_resume_point(checkpoints: Checkpoints, result: OutcomeBuilder) -> Resum
     digest = None
     if (algorithm := checkpoints.expected.algorithm) is not None:
         if journal.algorithm == algorithm and journal.state is not None:
+            from cdi.verify.hashing import ResumableHash
+
             digest = ResumableHash.restore(algorithm, journal.state)
         if digest is None:
             result.warn("the digest of an earlier attempt cannot be resumed; starting over")

@@ -13,7 +13,7 @@ from cdi.image.block_map import Encoding, Extent
 from cdi.image.formats.vmdk import grain_payload
 from cdi.image.sizes import SECTOR
 from cdi.target.base import Target
-from cdi.target.buffer import aligned_buffer, data_runs
+from cdi.target.buffer import aligned_buffer, write_sparse
 
 _OUTPUT = 2 << 20
 """Maximum size in bytes of adjacent clusters that are combined into one write."""
@@ -138,15 +138,3 @@ class ClusterWriter:
         if self._filled:
             filled, self._filled = self._filled, 0
             write_sparse(self._target, self._output[:filled], self._guest)
-
-
-def write_sparse(target: Target, view: memoryview, offset: int) -> None:
-    """Write the data in `view`; zero the gaps only if the target does not read as zero already."""
-    position = 0
-    for start, stop in data_runs(view):
-        if start > position and not target.reads_zero:
-            target.zero(offset + position, start - position)
-        target.write(view[start:stop], offset + start)
-        position = stop
-    if position < len(view) and not target.reads_zero:
-        target.zero(offset + position, len(view) - position)

@@ -11,13 +11,11 @@ from queue import SimpleQueue
 from cdi.api.errors import TargetTooSmall
 from cdi.codec.base import Buffer
 from cdi.image.block_map import FileChunk
-from cdi.image.formats.vpc import fixed_payload
 from cdi.image.sizes import MAX_DISK, SECTOR
 from cdi.target.base import Target
-from cdi.target.buffer import aligned_buffer
+from cdi.target.buffer import aligned_buffer, write_sparse
 from cdi.transfer.context import ImportContext
 from cdi.transfer.hashed_stream import HashedStream
-from cdi.transfer.pipeline.cluster_writer import write_sparse
 from cdi.transfer.pipeline.ranged import RangedPipeline, run_ranged
 from cdi.transfer.reader import ResumingReader
 from cdi.transfer.watermark import Watermark
@@ -102,6 +100,9 @@ class _Trim:
 
     def __call__(self, tail: memoryview, total: int) -> int:
         """Return the number of trailing bytes of a content of `total` bytes that ends with `tail`."""
+        # Needed once, at the end of a stream.
+        from cdi.image.formats.vpc import fixed_payload
+
         payload = fixed_payload(bytes(tail[-SECTOR:]), total)
         if payload is None:
             return 0

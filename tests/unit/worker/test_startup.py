@@ -65,6 +65,20 @@ def test_a_checksum_does_not_change_that(fault_server, tmp_path):
     assert found & HEAVY == set()
 
 
+def test_a_raw_image_needs_no_reader_of_another_format(fault_server, tmp_path):
+    url = fault_server.put("/disk.raw", b"x" * 4096)
+    (tmp_path / "job.json").write_text(disk_job("x", url, tmp_path).to_json())
+    script = LIGHT_RUN.replace("*sorted(sys.modules)", "*(name.replace('.', '/') for name in sys.modules)")
+    found = modules_of(script, "run", str(tmp_path / "job.json"), "--status-dir", str(tmp_path))
+    assert json.loads((tmp_path / "outcome.json").read_text())["failure"] is None
+    assert "cdi/transfer/pipeline/raw" in found
+    formats = {"vdi", "vhdx", "vmdk", "vpc", "qcow2", "vmdk_descriptor"}
+    unneeded = {f"cdi/image/formats/{name}" for name in formats}
+    unneeded |= {f"cdi/transfer/pipeline/{name}" for name in ("mapped_ranged", "mapped_stream", "cluster_writer")}
+    assert found & unneeded == set()
+    assert found & {"deflate", "isal", "hashlib", "cdi/verify/hashing"} == set()
+
+
 def test_a_container_image_does_not_change_that(fault_server, tmp_path):
     for path, content in PATHS.items():
         fault_server.put(path, content)
