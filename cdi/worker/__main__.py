@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 import importlib
 import sys
 from typing import Final
@@ -32,6 +34,7 @@ def command(arguments: list[str]) -> int:
 
 
 def _main(arguments: list[str]) -> int:
+    atexit.register(_skip_last_collections)
     configure_worker()
     if arguments and arguments[0] in _SUBCOMMANDS:
         module, function = _SUBCOMMANDS[arguments[0]]
@@ -40,6 +43,15 @@ def _main(arguments: list[str]) -> int:
     from cdi.worker.run import main as run
 
     return run(arguments)
+
+
+def _skip_last_collections() -> None:
+    """Keep an ending process from searching its modules for garbage.
+
+    The interpreter does so twice, which takes a seventh of the processor time of a small image.
+    """
+    gc.disable()
+    gc.freeze()
 
 
 if __name__ == "__main__":

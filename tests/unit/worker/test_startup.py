@@ -79,6 +79,17 @@ def test_a_raw_image_needs_no_reader_of_another_format(fault_server, tmp_path):
     assert found & {"deflate", "isal", "hashlib", "cdi/verify/hashing"} == set()
 
 
+def test_a_worker_that_ends_collects_no_garbage():
+    script = """
+import atexit, gc
+# Functions that are registered first are called last.
+atexit.register(lambda: print("modules:", f"frozen={gc.get_freeze_count() > 10_000}", f"enabled={gc.isenabled()}"))
+from cdi.worker.__main__ import command
+assert command(["run"]) != 0
+"""
+    assert modules_of(script) == {"frozen=True", "enabled=False"}
+
+
 def test_a_container_image_does_not_change_that(fault_server, tmp_path):
     for path, content in PATHS.items():
         fault_server.put(path, content)
