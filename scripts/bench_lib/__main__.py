@@ -133,7 +133,7 @@ class Bench:
 
     def _case(self, case: Case, servers: dict[Line, Server | str], work: Path) -> CaseResult:
         runs: dict[str, list[Measurement]] = {contender.label: [] for contender in case.contenders}
-        notes: list[str] = []
+        notes = machine.busy()
         active = list(case.contenders)
         for contender in case.contenders:
             absent = missing(WAYS[contender.way])

@@ -40,6 +40,15 @@ def shape(directory: Path, *, caches_dropped: bool) -> dict[str, str]:
     }
 
 
+def busy() -> list[str]:
+    """Return a note if other programs use the processors, which costs a way with more threads more of its time."""
+    load = os.getloadavg()[0]
+    # The cases before this one cause some load themselves.
+    if load < 2 * (os.cpu_count() or 1):
+        return []
+    return [f"the machine was busy with other work: load average {load:.0f} on {os.cpu_count()} processors"]
+
+
 def _processor() -> str:
     try:
         found = re.search(r"^model name\s*:\s*(.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)

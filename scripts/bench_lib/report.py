@@ -119,7 +119,8 @@ def page(measured: Sequence[CaseResult]) -> str:
 
 
 _INTRODUCTION = """\
-Written by `scripts/bench`. The ratios matter, not the seconds: all are from one run on one machine.
+Written by `scripts/bench`. The ratios matter, not the seconds: the contenders of a case took turns on one machine, and
+cases may be from different days.
 [Performance](../explanation/performance.md) explains the goals that are missed."""
 
 _PLOTS = """\
@@ -150,7 +151,8 @@ _METHOD = """\
 
 def _details(result: CaseResult) -> str:
     lines = [f"### {result.case.title}", ""]
-    lines.append(", ".join(f"{name}: {size / 1e6:.0f} MB as served" for name, size in result.sizes.items()))
+    sizes = ", ".join(f"{name}: {size / 1e6:.0f} MB as served" for name, size in result.sizes.items())
+    lines.append(f"{sizes}; measured {result.when}")
     lines += [
         "",
         "| | runs | wall (least … most) | CPU | peak memory | written | fetched |",

@@ -13,8 +13,8 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
 
-from bench_lib import report
-from bench_lib.cases import CASES, Case, Contender, Goal
+from bench_lib import machine, report
+from bench_lib.cases import CASES, Case, Contender, Goal, beside
 from bench_lib.delay import carry
 from bench_lib.group import Tree, accounting
 from bench_lib.images import DISKS, Images
@@ -54,6 +54,19 @@ def test_a_case_refers_to_what_exists(case):
 def test_case_names_are_unique():
     names = [case.name for case in CASES]
     assert len(set(names)) == len(names)
+
+
+def test_another_environment_is_measured_beside_ours():
+    case = next(case for case in CASES if case.name == "vmdk")
+    found = beside(case, "/other/bin/python")
+    ours, before = found.contenders[0], found.contenders[-1]
+    assert before == dataclasses.replace(ours, label="before", python="/other/bin/python")
+    assert [report.goal_text(goal) for goal in found.goals[-2:]] == ["wall ≤ 1.03 x before", "CPU ≤ 1.03 x before"]
+    commands = []
+    for contender in (ours, before):
+        task = Task(contender=contender, image=None, url="http://x/", work=Path("/nowhere"), connections=1)
+        commands.append(task.python)
+    assert commands == [sys.executable, "/other/bin/python"]
 
 
 # --- measurements -----------------------------------------------------------------------------------------------------
@@ -138,6 +151,16 @@ def test_a_line_carries_every_byte_and_counts_them(tmp_path, line):
     assert not Path("/sys/class/net/cdib0").exists() or line != "line"
 
 
+def test_a_one_way_stream_has_no_ranges(tmp_path):
+    root = tmp_path / "root"
+    root.mkdir()
+    (root / "data").write_bytes(os.urandom(3000))
+    with Server(root, tmp_path, "stream") as server:
+        server.traffic()
+        run(tmp_path, "curl", "-sSf", "-r", "0-9", "-o", "/dev/null", server.url(root / "data"))
+        assert server.traffic() == (3000, 0)
+
+
 # --- verdicts ---------------------------------------------------------------------------------------------------------
 
 
@@ -206,6 +229,20 @@ def test_results_are_kept_and_the_page_is_written_from_them(tmp_path):
     assert str(tmp_path) not in page
 
 
+def test_a_goal_names_whose_it_is_unless_it_is_ours():
+    goal = Goal(metric="scratch", limit=0, label="ours, streamed")
+    assert report.goal_text(goal) == "streamed: no scratch"
+    assert report.goal_text(dataclasses.replace(goal, label="ours")) == "no scratch"
+
+
+def test_a_busy_machine_is_told(monkeypatch):
+    monkeypatch.setattr("os.getloadavg", lambda: (21.4, 0.0, 0.0))
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    assert machine.busy() == ["the machine was busy with other work: load average 21 on 2 processors"]
+    monkeypatch.setattr("os.getloadavg", lambda: (3.0, 0.0, 0.0))
+    assert machine.busy() == []
+
+
 def test_the_table_stays_a_table():
     for case in CASES:
         rows = report.goals_table([dataclasses.replace(result({}, []), case=case)]).splitlines()
@@ -235,6 +272,7 @@ def served(tmp_path_factory):
         *((way, "2g.qcow2c") for way in ("ours", "old", "nbdkit", "local")),
         *((way, "2g.raw") for way in ("ours", "dd")),
         ("ours", "2g.vhdx"),
+        ("ours", "2g.vmdk-stream"),
         ("old", "2g.vmdk"),
         ("pigz", "2g.raw.gz"),
         ("gzip", "2g.raw.gz"),
@@ -275,6 +313,18 @@ def test_a_golden_image_is_imported_and_booted(tmp_path, served, way):
         assert task.out.read_bytes() == found.raw.read_bytes()
     finally:
         WAYS[way].finish(task)
+
+
+def test_an_upload_fills_the_volume(tmp_path, served):
+    images, server = served
+    found = images.get("2g.qcow2c")
+    contender = Contender(label="x", way="upload", image=found.name)
+    task = Task(contender=contender, image=found, url=server.url(found.path), work=tmp_path, connections=3)
+    try:
+        run(tmp_path, *WAYS["upload"].command(task))
+        assert task.out.read_bytes() == found.raw.read_bytes()
+    finally:
+        WAYS["upload"].finish(task)
 
 
 def test_the_delaying_proxy_ends_when_one_side_does(tmp_path):
