@@ -234,10 +234,10 @@ CASES: tuple[Case, ...] = (
     ),
     *(
         Case(
-            name=f"upload-{image.split('.', 1)[1]}",
+            name=f"cdi-upload-{image.split('.', 1)[1]}",
             title=f"cdi upload of {word} qcow2 on one machine, {_SIZES['2g']}",
             contenders=(
-                Contender(label="ours", way="upload", image=image),
+                Contender(label="ours", way="cdi-upload", image=image),
                 Contender(label="import", way="ours", image=image),
                 Contender(label="old path", way="old", image=image),
             ),

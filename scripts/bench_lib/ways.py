@@ -223,7 +223,7 @@ def _by_hand(task: Task) -> list[str]:
     return _in_home(task, f"{fetch}; cdi boot-check os")
 
 
-def _upload(task: Task) -> list[str]:
+def _cdi_upload(task: Task) -> list[str]:
     return _in_home(task, "cdi upload {local} os".format(**_quoted(task)))
 
 
@@ -273,7 +273,7 @@ WAYS: dict[str, Way] = {
     "resume": Way(needs=(), command=_ours, prepare=_prepare_resume),
     "golden": Way(needs=("cdi", "qemu-img"), command=_golden, prepare=_publish_checksum, finish=_end_supervisor),
     "by-hand": Way(needs=("cdi", "qemu-img"), command=_by_hand, finish=_end_supervisor),
-    "upload": Way(needs=("cdi",), command=_upload, finish=_end_supervisor),
+    "cdi-upload": Way(needs=("cdi",), command=_cdi_upload, finish=_end_supervisor),
     "old": Way(needs=("curl", "qemu-img"), command=_old),
     "nbdkit": Way(needs=("nbdkit", "qemu-img"), command=_nbdkit),
     "local": Way(needs=("qemu-img",), command=_local),

@@ -318,13 +318,13 @@ def test_a_golden_image_is_imported_and_booted(tmp_path, served, way):
 def test_an_upload_fills_the_volume(tmp_path, served):
     images, server = served
     found = images.get("2g.qcow2c")
-    contender = Contender(label="x", way="upload", image=found.name)
+    contender = Contender(label="x", way="cdi-upload", image=found.name)
     task = Task(contender=contender, image=found, url=server.url(found.path), work=tmp_path, connections=3)
     try:
-        run(tmp_path, *WAYS["upload"].command(task))
+        run(tmp_path, *WAYS["cdi-upload"].command(task))
         assert task.out.read_bytes() == found.raw.read_bytes()
     finally:
-        WAYS["upload"].finish(task)
+        WAYS["cdi-upload"].finish(task)
 
 
 def test_the_delaying_proxy_ends_when_one_side_does(tmp_path):
