@@ -35,7 +35,7 @@ STYLE = """\
   .end { text-anchor: end; }
   .middle { text-anchor: middle; }"""
 WIDTH, LEFT, RIGHT, TOP, ROW, GAP = 860, 170, 90, 64, 20, 26
-IMPORTS = ("qcow2c", "qcow2", "raw", "raw-gz", "raw-zst", "raw-xz", "vmdk", "vhdx")
+IMPORTS = ("qcow2c", "qcow2", "raw", "raw-gz", "raw-zst", "raw-xz", "vmdk", "vmdk-stream", "vdi", "vhd", "vhdx")
 """The cases that import one image over a line that does not limit them."""
 MAX_SHARE = 3.0
 """Shares of a goal beyond this are drawn as long as this."""
@@ -127,7 +127,7 @@ def _groups(cases: Sequence[Mapping[str, Any]], metric: str, unit: float, name: 
         for label, values in case["contenders"].items():
             value = values[metric] / unit
             low, high = (values["wall_low"], values["wall_high"]) if metric == "wall" else (None, None)
-            kind = "ours" if label == "ours" else "other"
+            kind = "ours" if label in {"ours", "ours, streamed"} else "other"
             bars.append(Bar(label=label, value=value, kind=kind, shown=f"{value:.2f} {name}", low=low, high=high))
         found.append(Group(title=case["title"], bars=tuple(bars)))
     return found
