@@ -26,12 +26,25 @@ from tests.doc_blocks import (
 )
 
 BLOCKS = [block for page in pages() for block in blocks(page)]
+FUNCTIONS = ast.FunctionDef | ast.AsyncFunctionDef
 PAGES = pytest.mark.parametrize("page", pages(), ids=lambda page: str(page.relative_to(ROOT)))
 
 
 def functions(path: Path) -> set[str]:
     tree = ast.parse(path.read_text())
-    return {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)}
+    return {node.name for node in ast.walk(tree) if isinstance(node, FUNCTIONS)}
+
+
+def node_ids(path: Path) -> set[str]:
+    """Return the names by which pytest selects the classes and tests of a file."""
+    found = set()
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, FUNCTIONS):
+            found.add(node.name)
+        if isinstance(node, ast.ClassDef):
+            found.add(node.name)
+            found |= {f"{node.name}::{inner.name}" for inner in node.body if isinstance(inner, FUNCTIONS)}
+    return found
 
 
 def test_there_are_blocks_that_are_executed():
@@ -107,12 +120,12 @@ def test_a_shell_block_parses(block):
 
 def test_every_test_on_the_page_of_defects_exists():
     page = (ROOT / "docs/reference/defects.md").read_text()
-    references = re.findall(r"`(tests/[\w/.]+\.py)((?:::\w+)*)", page)
-    assert references
-    for path, names in references:
-        source = (ROOT / path).read_text()
-        for name in filter(None, names.split("::")):
-            assert re.search(rf"(?:def|class) {name}\b", source), f"{path} has no {name}"
+    reference = re.compile(r"(tests/[\w/]+\.py)(?:::([\w:]+))?(?:\[[^\]]*\])?")
+    named = reference.findall(page)
+    assert named
+    unknown = [f"{path}::{test}" for path, test in named if test not in {"", *node_ids(ROOT / path)}]
+    assert unknown == [], "pytest knows no tests of these names"
+    assert re.findall(r"\S*\btest_\w+", reference.sub("", page)) == [], "each test is named with its path"
 
 
 def test_every_page_that_a_file_names_exists():
