@@ -67,7 +67,7 @@ RUNNING = {
     "ImagePullFailed": "pull",
     "Unschedulable": "full",
     "ChecksumError": "checksum",
-    "ContainerCreating": "slow-csi",
+    "ContainerCreating": "unmountable",
 }
 EVENTS = {
     "ImportScheduled": "slow-csi",
@@ -172,8 +172,10 @@ def named(*names: str) -> dict[str, str]:
     return {f"{GROUP}{name}": "true" for name in names}
 
 
-def a_volume(name: str, storage_class: str, namespace: str, claim: str) -> Document:
-    """Build a PersistentVolume made by hand for this claim."""
+def a_volume(
+    name: str, storage_class: str, namespace: str, claim: str, *, path_type: str = "DirectoryOrCreate"
+) -> Document:
+    """Build a PersistentVolume made by hand for this claim; no pod can mount it if `path_type` is ``Directory``."""
     return {
         "apiVersion": "v1",
         "kind": "PersistentVolume",
@@ -184,7 +186,7 @@ def a_volume(name: str, storage_class: str, namespace: str, claim: str) -> Docum
             "storageClassName": storage_class,
             "persistentVolumeReclaimPolicy": "Retain",
             "claimRef": {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "namespace": namespace, "name": claim},
-            "hostPath": {"path": f"/tmp/{name}", "type": "DirectoryOrCreate"},
+            "hostPath": {"path": f"/tmp/{name}", "type": path_type},
         },
     }
 
@@ -221,6 +223,8 @@ def cluster_wide(namespace: str) -> tuple[Document, ...]:
         },
         a_volume(VOLUME, "csi-wait", namespace, "misbound"),
         a_volume(f"{VOLUME}-static", "csi-wait", namespace, "static"),
+        # The directory does not exist: the kubelet keeps the pod in ContainerCreating until the test ends.
+        a_volume(f"{VOLUME}-unmountable", "local", namespace, "unmountable", path_type="Directory"),
     )
 
 
@@ -302,6 +306,7 @@ def begin(play: Play, image: bytes, large_grains: bytes) -> None:
         data_volume("no-prime", http, "csi", size=REFUSED_SIZE),
         data_volume("full", http, "csi-wait"),
         data_volume("misbound", http, "csi-wait"),
+        data_volume("unmountable", http, "local"),
         external, chosen, account, preallocated,
     )  # fmt: skip
 
