@@ -28,3 +28,12 @@ report_elapsed() { # WHAT
         fi
     done
 }
+
+# For a program that prints much although nothing is wrong: its output is shown only if it fails.
+unless_it_fails() { # COMMAND...
+    local output
+    if ! output=$("$@" 2>&1); then
+        printf '%s\n' "$output"
+        return 1
+    fi
+}

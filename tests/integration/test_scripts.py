@@ -5,6 +5,7 @@ import importlib.util
 import os
 import pwd
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -173,6 +174,23 @@ def test_the_status_is_that_of_the_command():
 
 
 @pytest.mark.timeout(600)
+def test_a_check_that_passes_prints_nothing():
+    talkative = "talkative() { seq 150; return $1; }; unless_it_fails talkative"
+    assert sourced("progress.sh", f"{talkative} 0") == []
+    assert sourced("progress.sh", f"{talkative} 1 || echo failed")[-2:] == ["150", "failed"]
+
+
+def test_continuous_integration_runs_the_readmes_command_and_nothing_before_it(tmp_path):
+    for name in (".ci", "scripts"):
+        (tmp_path / name).mkdir()
+    shutil.copy(ROOT / ".ci/run", tmp_path / ".ci")
+    calls = tmp_path / "calls"
+    for script in SHELL:
+        tool(tmp_path / "scripts", script, f'echo {script} "$@" >>{calls}')
+    assert call(tmp_path / ".ci/run").returncode == 0
+    assert calls.read_text() == "test all\n"
+
+
 def test_a_test_that_fails_once_is_run_again_and_named_in_the_last_line(tmp_path):
     (tmp_path / "pytest.ini").write_text("[pytest]\n")  # paths in the output are relative to it
     (tmp_path / "test_flaky.py").write_text(
