@@ -300,7 +300,7 @@ def running_registry(directory: Path, name: str, port: int, config: dict[str, An
             ["docker-registry", "serve", str(file)], stdout=output, stderr=output, stdin=subprocess.DEVNULL
         )
     try:
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 60
         while True:
             with contextlib.suppress(OSError), socket.create_connection((host, port), 1):
                 break

@@ -59,7 +59,7 @@ class Machine:
     def kill(self):
         """Kill supervisor and workers."""
         launcher = self.embedded._launcher
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 60
         while atomic_file.is_locked(self.embedded.home.supervisor_lock) or any(map(launcher.alive, launcher.known())):
             assert time.monotonic() < deadline
             for pid in with_arguments("--home", str(self.home)):

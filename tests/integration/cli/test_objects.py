@@ -173,11 +173,11 @@ def test_a_watch_shows_what_changes(cdi, nginx, manifest, tmp_path):
     reader = threading.Thread(target=lambda: lines.extend(watch.stdout))
     reader.start()
     cdi("apply", "-f", manifest(nginx.url("cli.qcow2")), "--wait")
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while not any("Succeeded" in line for line in lines) and time.monotonic() < deadline:
         time.sleep(0.1)
     watch.send_signal(signal.SIGINT)
-    assert watch.wait(30) == 130
+    assert watch.wait(60) == 130
     reader.join()
     watch.stderr.close()
     watch.stdout.close()

@@ -23,7 +23,7 @@ def launcher(home):
     """Yield a launcher, and end the workers that it started."""
     launcher = Launcher(home, import_module=FAKE)
     yield launcher
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     for uid in launcher.known():
         while time.monotonic() < deadline:
             with contextlib.suppress(Exception):
@@ -35,10 +35,10 @@ def launcher(home):
 
 @pytest.fixture
 def until():
-    """Return a function that waits for a condition, for at most 30 seconds."""
+    """Return a function that waits for a condition, for at most 60 seconds."""
 
     def wait(condition):
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 60
         while not (found := condition()):
             assert time.monotonic() < deadline, "it never came to be"
             time.sleep(0.02)

@@ -55,7 +55,7 @@ def secret(name, **values):
 def embedded(tmp_path):
     embedded = LocalBackend(tmp_path / "home")
     yield embedded
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     home = embedded.home
     while time.monotonic() < deadline and (
         atomic_file.is_locked(home.supervisor_lock)

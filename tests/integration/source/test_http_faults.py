@@ -450,7 +450,7 @@ def test_what_blocks_can_be_interrupted_at_once(fault_server: FaultServer, when:
     while len(fault_server.requests) < 2:
         time.sleep(0.01)
     (reader.abort if how == "abort" else source.close)()
-    thread.join(timeout=10)
+    thread.join(timeout=45)
     assert not thread.is_alive()
     assert isinstance(failures[0], errors.Interrupted)
     with pytest.raises(errors.Interrupted):
@@ -474,7 +474,7 @@ def test_closing_interrupts_a_probe(fault_server: FaultServer) -> None:
     while not fault_server.requests:
         time.sleep(0.01)
     source.close()
-    thread.join(timeout=10)
+    thread.join(timeout=45)
     assert isinstance(failures[0], errors.Interrupted)
 
 

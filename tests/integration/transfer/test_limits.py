@@ -16,6 +16,8 @@ from tests.faults.server import Fault
 from tests.integration.transfer.worker_process import Worker, disk_job
 
 MIB = 1 << 20
+STOP_TIMEOUT = 45.0
+"""Seconds within which a worker ends when told to; it would give up a silent server after 60."""
 
 
 @pytest.fixture(scope="module")
@@ -187,8 +189,10 @@ def test_limits_that_make_no_sense_are_not_taken(image, fault_server, worker, tm
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_asked_to_stop_it_leaves_a_journal_that_is_gone_on_with(image, fault_server, worker, tmp_path, number):
     digest = "sha256:" + hashlib.sha256(image).hexdigest()
+
     url = fault_server.put("/disk", image)
-    running = worker(disk_job("stop", url, tmp_path, bandwidth=8 * MIB, checksum=digest)).start()
+    # At this rate it ends four seconds after the test has seen enough.
+    running = worker(disk_job("stop", url, tmp_path, bandwidth=4 * MIB, checksum=digest)).start()
     running.wait_for(lambda: done(running) >= 8 * MIB)
     running.process.send_signal(number)
     outcome = running.outcome()
@@ -219,7 +223,7 @@ def test_it_stops_at_once_wherever_it_waits(image, fault_server, worker, tmp_pat
     running = worker(disk_job("wait", url, tmp_path)).start()
     running.wait_for(lambda: len(fault_server.asked("/disk")) > len(first) and running.progress())
     running.process.send_signal(signal.SIGTERM)
-    assert running.outcome(timeout=20).failure.code == "Interrupted"
+    assert running.outcome(STOP_TIMEOUT).failure.code == "Interrupted"
 
 
 SILENT = [Fault(stall_after=0), Fault(delay=600)]
@@ -234,7 +238,7 @@ def test_it_stops_while_it_looks_for_checksums(image, fault_server, worker, tmp_
     running = worker(disk_job("sums", url, tmp_path, **policy)).start()
     running.wait_for(lambda: fault_server.asked("/SHA256SUMS"))
     running.process.send_signal(signal.SIGTERM)
-    assert running.outcome(timeout=20).failure.code == "Interrupted"
+    assert running.outcome(STOP_TIMEOUT).failure.code == "Interrupted"
 
 
 @pytest.fixture
@@ -264,7 +268,7 @@ def test_it_stops_while_it_asks_for_a_token(fault_server, worker, tmp_path, serv
     running = worker(replace(disk_job("token", "http://unused", tmp_path), source=source)).start()
     running.wait_for(lambda: fault_server.asked("/token"))
     running.process.send_signal(signal.SIGTERM)
-    assert running.outcome(timeout=20).failure.code == "Interrupted"
+    assert running.outcome(STOP_TIMEOUT).failure.code == "Interrupted"
 
 
 @pytest.mark.parametrize("fault", SILENT)
@@ -275,7 +279,7 @@ def test_it_stops_while_it_asks_a_registry(fault_server, worker, tmp_path, fault
     running = worker(replace(disk_job("registry", "http://unused", tmp_path), source=source)).start()
     running.wait_for(lambda: fault_server.requests or fault_server.connections)
     running.process.send_signal(signal.SIGTERM)
-    assert running.outcome(timeout=20).failure.code == "Interrupted"
+    assert running.outcome(STOP_TIMEOUT).failure.code == "Interrupted"
 
 
 def test_asked_twice_it_still_ends_once(image, fault_server, worker, tmp_path):

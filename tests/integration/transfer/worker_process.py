@@ -58,7 +58,7 @@ class Worker:
             return json.loads(Path(self.job.journal).read_text())
         return None
 
-    def wait_for(self, condition, timeout=30):
+    def wait_for(self, condition, timeout=60):
         """Wait until `condition()` is true; fail if the process ends before that."""
         end = time.monotonic() + timeout
         while not condition():
