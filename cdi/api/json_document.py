@@ -104,8 +104,8 @@ def _no_number(text: str) -> NoReturn:
     raise ValueError(f"{text} is not a number")
 
 
-_DECODER = json.JSONDecoder(parse_constant=_no_number)
-_UNIQUE_DECODER = json.JSONDecoder(parse_constant=_no_number, object_pairs_hook=_unique)
+_DECODER = json.JSONDecoder(parse_constant=_no_number)  # noqa: TID251  that of `parse_json`
+_UNIQUE_DECODER = json.JSONDecoder(parse_constant=_no_number, object_pairs_hook=_unique)  # noqa: TID251
 
 
 def plain(document: object) -> dict[str, Any]:
