@@ -17,6 +17,7 @@ from cdi.reconcile.clone.strategy import FALLBACK_SENTENCES
 from cdi.reconcile.clone.types import CloneAuthorization
 from tests.cluster.cdi import controller
 from tests.cluster.event_log import following
+from tests.cluster.kubectl import Kubectl
 from tests.cluster.objects import claim as claim_of
 from tests.cluster.objects import is_phase, snapshot
 from tests.cluster.reader import digests, disk_of, pod_of_many, told
@@ -42,6 +43,12 @@ def storage_class(name: str, provisioner: str, strategy: str, *, grows: bool = T
         "provisioner": provisioner,
         "allowVolumeExpansion": grows,
     }
+
+
+def wait_deleted(place: Kubectl, kind: str, label: str) -> None:
+    """Wait until all objects with this label are deleted."""
+    options = (f"--selector={label}", f"--timeout={TIMEOUT:.0f}s")
+    place.run("wait", "--for=delete", kind, *options, patience=TIMEOUT + 60)
 
 
 DIRECT = ("local", "local-wait", UNABLE)
@@ -211,7 +218,7 @@ def test_a_file_system_grows_with_its_volume(cloned):
 def test_nothing_of_a_clone_is_left_behind_and_the_sources_are_as_they_were(place, cloned):
     chronicle, _ = cloned
     chronicle.wait_clean(TIMEOUT)
-    place.run("wait", "--for=delete", "pods", "-l=cdi.kubevirt.io=cdi-clone-source", "--timeout=60s")
+    wait_deleted(place, "pods", "cdi.kubevirt.io=cdi-clone-source")
     chronicle.until(
         "no snapshot but the user's own",
         lambda: [one["metadata"]["name"] for one in place.get_all("volumesnapshots")] == ["kept"],
@@ -421,7 +428,4 @@ def test_with_leave_a_volume_comes_from_another_namespace(cluster, place):
         found = {words[0]: words[1] for line in other.logs("reader").splitlines() if (words := line.split())}
         assert found == dict.fromkeys(ways, sha256(DISK))
         for kind in ("pods", "persistentvolumeclaims", "volumesnapshots"):
-            place.run(
-                "wait", "--for=delete", kind, "-l=cdi.kubevirt.io/storage.clone.temporary=true", "--timeout=60s",
-                patience=90,
-            )  # fmt: skip
+            wait_deleted(place, kind, "cdi.kubevirt.io/storage.clone.temporary=true")

@@ -26,6 +26,7 @@ from tests.cluster.event_log import Chronicle, following
 from tests.cluster.kubectl import Kubectl
 from tests.cluster.reader import digests, pod_of_many, told
 from tests.cluster.servers import secret
+from tests.cluster.test_apiserver import until
 from tests.cluster.volumes import IMMEDIATE, MIB, conditions, data_volume, disk, qcow2, sha256
 from tests.cluster.worker_pods import RESTRICTED
 from tests.faults.server import Fault, FaultServer
@@ -581,6 +582,10 @@ def limiting(cluster: Cluster, place: Kubectl, memory: str):
                 "webhooks": [hook],
             }
         )
+        container = {"name": "sample", "image": "none"}
+        pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "sample"}, "spec": {"containers": [container]}}
+        dry_run = ("create", "--dry-run=server", "--output=json", "--filename=-")
+        until("the API server calls the webhook", lambda: memory in place.run(*dry_run, given=json.dumps(pod)))
         yield
     finally:
         place.delete("mutatingwebhookconfiguration", name)
@@ -593,7 +598,6 @@ def test_a_worker_with_too_little_memory_is_named_as_such(cluster, scene) -> Non
     url = scene.server.url("/good.qcow2")
     with cluster.namespace("memory") as place, following(place) as chronicle, controller(cluster, place):
         with limiting(cluster, place, "20M"):
-            time.sleep(1)  # an API server may take a second to see a webhook
             place.create(data_volume("memory", {"http": {"url": url}}, "local"))
             failed = chronicle.wait_phase("memory", "Failed", patience=TIMEOUT)
         found = conditions(failed)
