@@ -4,7 +4,8 @@
 
 Each case is a new root of a Debian release, with what a cloud image has and nothing else, and a clean clone of this
 checkout's HEAD.  In it run scripts/quickstart, the stages check, unit and fuzz of scripts/test, and the set-up of the test
-cluster, as root or as a user with sudo; two cases only look at the line that is printed where root cannot be had.  A case
+cluster, as root or as a user with sudo; one of them then runs scripts/quickstart again without a network.  Two cases only
+look at the line that is printed where root cannot be had.  A case
 that runs everything takes 10 to 40 minutes, all of them an hour or two, and 4 GB of disk at a time.  It needs root, for
 mounts and namespaces; the packages come from where this machine's apt and pip get theirs.
 
@@ -82,11 +83,11 @@ def run_step(root: Path, case: Case, step: Step, log: TextIO, elapsed: Elapsed) 
 
     All that it prints goes into the log, and the last line is shown with the elapsed seconds.
     """
-    command = " ".join(step.command)
+    command = " ".join(step.command) + (" (offline)" if step.offline else "")
     print(f"$ {command}", file=log, flush=True)
     last = ""
     with subprocess.Popen(
-        [*system.entering(root, case.user, case.checkout, tmpfs=case.tmpfs), *step.command],
+        [*system.entering(root, case.user, case.checkout, tmpfs=case.tmpfs, offline=step.offline), *step.command],
         env=system.environment(case),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,

@@ -13,6 +13,8 @@ class Step:
     command: tuple[str, ...]
     refusal: str | None = None
     """How the last line ends, where it cannot succeed."""
+    offline: bool = False
+    """Without any network but the loopback interface."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +66,7 @@ CASES = (
         checkout="/root/cdi",
         cache="/root/a cache",
         tmpfs=True,
-        steps=EVERYTHING,
+        steps=(*EVERYTHING, Step(command=("scripts/quickstart",), offline=True)),
     ),
     Case(
         name="trixie-user",

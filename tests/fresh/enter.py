@@ -1,4 +1,4 @@
-"""Run a command in another root:  enter.py [--tmpfs] ROOT USER DIRECTORY COMMAND [ARGUMENT ...]
+"""Run a command in another root:  enter.py [--tmpfs] [--offline] ROOT USER DIRECTORY COMMAND [ARGUMENT ...]
 
 It must run in its own mount and process namespaces, as `unshare` creates them, and changes their root.  A chroot is not
 enough: the kernel refuses user namespaces in it, and users need them to build the guest image.
@@ -21,10 +21,13 @@ _libc = ctypes.CDLL(None, use_errno=True)
 def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--tmpfs", action="store_true", help="/tmp is a tmpfs")
+    parser.add_argument("--offline", action="store_true", help="enable the loopback interface")
     for name in ("root", "user", "directory", "command"):
         parser.add_argument(name)
     parser.add_argument("arguments", nargs=argparse.REMAINDER)
     arguments = parser.parse_args()
+    if arguments.offline:
+        subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
     furnish(Path(arguments.root), tmpfs=arguments.tmpfs)
     os.chdir(arguments.root)
     os.makedirs("outside", exist_ok=True)

@@ -107,10 +107,11 @@ def inside(root: Path, *command: str) -> None:
     debian.run(*entering(root, "root", "/"), *command)
 
 
-def entering(root: Path, user: str, directory: str, *, tmpfs: bool = False) -> list[str]:
+def entering(root: Path, user: str, directory: str, *, tmpfs: bool = False, offline: bool = False) -> list[str]:
     """Return the prefix of commands that run in the root."""
-    options = ["--tmpfs"] if tmpfs else []
-    return [*NAMESPACES, sys.executable, "-B", str(ENTER), *options, str(root), user, directory]
+    options = [option for option, wanted in (("--tmpfs", tmpfs), ("--offline", offline)) if wanted]
+    namespaces = [*NAMESPACES[:1], "--net", *NAMESPACES[1:]] if offline else NAMESPACES
+    return [*namespaces, sys.executable, "-B", str(ENTER), *options, str(root), user, directory]
 
 
 def environment(case: Case) -> dict[str, str]:

@@ -47,3 +47,17 @@ def test_some_paths_have_spaces_and_some_systems_no_home():
     assert any(" " in case.checkout and " " in (case.home or "") for case in CASES)
     assert any(case.cache and " " in case.cache for case in CASES)
     assert any(case.home is None for case in CASES)
+
+
+def test_what_needs_no_network_later_is_run_again_without_one():
+    again = [case for case in CASES if any(step.offline for step in case.steps)]
+    assert again
+    for case in again:
+        commands = [step.command for step in case.steps if not step.offline]
+        assert all(step.command in commands for step in case.steps if step.offline)
+
+
+def test_without_a_network_a_command_has_a_namespace_of_its_own(tmp_path):
+    assert "--net" not in system.entering(tmp_path, "root", "/")
+    command = system.entering(tmp_path, "root", "/", offline=True)
+    assert command.index("unshare") < command.index("--net") < command.index("--offline")
