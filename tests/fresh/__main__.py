@@ -5,9 +5,11 @@
 Each case is a new root of a Debian release, with what a cloud image has and nothing else, and a clean clone of this
 checkout's HEAD.  In it run scripts/quickstart, the stages check, unit and fuzz of scripts/test, and the set-up of the test
 cluster, as root or as a user with sudo; one of them then runs scripts/quickstart again without a network.  Two cases only
-look at the line that is printed where root cannot be had.  A case
-that runs everything takes 10 to 40 minutes, all of them an hour or two, and 4 GB of disk at a time.  It needs root, for
-mounts and namespaces; the packages come from where this machine's apt and pip get theirs.
+look at the line that is printed where root cannot be had.
+
+A case that runs everything takes 10 to 40 minutes, all of them an hour or two, on a machine with much else to do nearly an
+hour each; it takes 4 GB of disk at a time.  It needs root, for mounts and namespaces; the packages come from where this
+machine's apt and pip get theirs.
 
 The output of a case is in a file that its last line names.
 """
