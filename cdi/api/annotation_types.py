@@ -48,6 +48,11 @@ class Annotation:
     suffix: ClassVar[str] = ""
     """What the documentation says after the key of a group of annotations."""
 
+    @property
+    def field_path(self) -> str:
+        """Path of the value in a pod, for the downward API."""
+        return f"metadata.annotations['{self.key}']"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TextAnnotation(Annotation):

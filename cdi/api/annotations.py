@@ -22,20 +22,8 @@ from cdi.api.annotation_types import (
     TimeAnnotation,
 )
 from cdi.api.copy import TICKET_PREFIX
-from cdi.api.golden import BUNDLE_DIGEST, DEPRECATED, END_OF_LIFE, LAST_CLONED, ORIGIN, RECORD, REVOKED, Origin
-from cdi.api.names import (
-    ANN_CRON_DESIRED_DIGEST,
-    ANN_CRON_IMAGE_STREAM_DOCKER_REF,
-    ANN_CRON_LAST_TIME,
-    ANN_CRON_LAST_USE_TIME,
-    ANN_CRON_NEXT_TIME,
-    ANN_CRON_POLL,
-    ANN_CRON_STORAGE_CLASS,
-    ANN_FILLED_FOR,
-    ANN_LEARNED_SETS,
-    ANN_OWNER_UID,
-    GROUP,
-)
+from cdi.api.golden import Origin
+from cdi.api.names import ANN_OWNER_UID, GROUP
 
 # --- on PVCs, volumes and DataVolumes ---------------------------------------------------------------------------
 
@@ -57,7 +45,7 @@ STORED_JOURNAL: Final = TextAnnotation(
     recovery="the next attempt starts at the beginning of the source",
 )
 LEARNED_SETS: Final = TextAnnotation(
-    key=ANN_LEARNED_SETS,
+    key=f"{GROUP}/learnedClaimPropertySets",
     on="StorageProfile",
     written_by="controller",
     read_by="controller, webhook",
@@ -66,7 +54,7 @@ LEARNED_SETS: Final = TextAnnotation(
     recovery="learned again from the volumes that exist",
 )
 FILLED_FOR: Final = TextAnnotation(
-    key=ANN_FILLED_FOR,
+    key=f"{GROUP}/storage.filledFor",
     on="PersistentVolume",
     written_by="controller",
     read_by="controller",
@@ -275,7 +263,7 @@ _VERSION_OBJECTS = "DataVolume, PVC and VolumeSnapshot of a version"
 _FROM_STATUS = "written again from the DataImportCron's status"
 
 DESIRED_DIGEST: Final = TextAnnotation(
-    key=ANN_CRON_DESIRED_DIGEST,
+    key=f"{GROUP}/storage.import.sourceDesiredDigest",
     on="DataImportCron",
     written_by="controller",
     read_by="controller, clients",
@@ -283,7 +271,7 @@ DESIRED_DIGEST: Final = TextAnnotation(
     recovery="found again by the next poll",
 )
 IMAGE_STREAM_REFERENCE: Final = TextAnnotation(
-    key=ANN_CRON_IMAGE_STREAM_DOCKER_REF,
+    key=f"{GROUP}/storage.import.imageStreamDockerRef",
     on="DataImportCron",
     written_by="controller",
     read_by="controller",
@@ -291,7 +279,7 @@ IMAGE_STREAM_REFERENCE: Final = TextAnnotation(
     recovery="found again by the next poll",
 )
 NEXT_POLL: Final = TimeAnnotation(
-    key=ANN_CRON_NEXT_TIME,
+    key=f"{GROUP}/storage.import.nextCronTime",
     on="DataImportCron; Job or pod of a poll",
     written_by="controller",
     read_by="controller",
@@ -300,7 +288,7 @@ NEXT_POLL: Final = TimeAnnotation(
     recovery="computed again from the schedule",
 )
 LAST_POLL: Final = TimeAnnotation(
-    key=ANN_CRON_LAST_TIME,
+    key=f"{GROUP}/storage.import.lastCronTime",
     on="DataImportCron",
     written_by="controller",
     read_by="clients",
@@ -308,7 +296,7 @@ LAST_POLL: Final = TimeAnnotation(
     recovery="written again by the next poll",
 )
 POLL_RECORD: Final = RecordAnnotation(
-    key=ANN_CRON_POLL,
+    key=f"{GROUP}/storage.import.poll",
     on="DataImportCron",
     written_by="controller",
     read_by="controller, command line",
@@ -317,7 +305,7 @@ POLL_RECORD: Final = RecordAnnotation(
     max_size=16 << 10,
 )
 STORAGE_CLASS: Final = TextAnnotation(
-    key=ANN_CRON_STORAGE_CLASS,
+    key=f"{GROUP}/storage.import.storageClass",
     on="DataImportCron",
     written_by="controller",
     read_by="controller",
@@ -325,7 +313,7 @@ STORAGE_CLASS: Final = TextAnnotation(
     recovery="written again; a change of the class in between is not noticed",
 )
 LAST_USE: Final = TextAnnotation(
-    key=ANN_CRON_LAST_USE_TIME,
+    key=f"{GROUP}/storage.import.lastUseTime",
     on=_VERSION_OBJECTS,
     written_by="controller",
     read_by="controller",
@@ -333,7 +321,7 @@ LAST_USE: Final = TextAnnotation(
     recovery="the version counts as the one that was wanted longest ago, until it is wanted again",
 )
 GOLDEN_LAST_CLONED: Final = TimeAnnotation(
-    key=LAST_CLONED,
+    key=f"{GROUP}/golden.lastCloned",
     on="PVC or VolumeSnapshot of a version",
     written_by="controller",
     read_by="controller",
@@ -341,7 +329,7 @@ GOLDEN_LAST_CLONED: Final = TimeAnnotation(
     recovery="written again by the next clone; until then the version counts as never cloned",
 )
 GOLDEN_ORIGIN: Final = RecordAnnotation(
-    key=ORIGIN,
+    key=f"{GROUP}/golden.origin",
     on="PVC, VolumeSnapshot of a version",
     written_by="controller",
     read_by="controller, command line",
@@ -350,7 +338,7 @@ GOLDEN_ORIGIN: Final = RecordAnnotation(
     max_size=2 << 10,
 )
 GOLDEN_RECORD: Final = TextAnnotation(
-    key=RECORD,
+    key=f"{GROUP}/golden.record",
     on="PVC or VolumeSnapshot of a version",
     written_by="controller",
     read_by="command line",
@@ -358,7 +346,7 @@ GOLDEN_RECORD: Final = TextAnnotation(
     recovery="written, and signed if a key is set, again while the version is in the history",
 )
 GOLDEN_DEPRECATED: Final = TimeAnnotation(
-    key=DEPRECATED,
+    key=f"{GROUP}/golden.deprecated",
     on=_VERSION_OBJECTS,
     written_by="controller",
     read_by="controller, clients",
@@ -366,7 +354,7 @@ GOLDEN_DEPRECATED: Final = TimeAnnotation(
     recovery=_FROM_STATUS,
 )
 GOLDEN_END_OF_LIFE: Final = TimeAnnotation(
-    key=END_OF_LIFE,
+    key=f"{GROUP}/golden.endOfLife",
     on=_VERSION_OBJECTS,
     written_by="controller",
     read_by="controller, clients",
@@ -374,7 +362,7 @@ GOLDEN_END_OF_LIFE: Final = TimeAnnotation(
     recovery=_FROM_STATUS,
 )
 GOLDEN_REVOKED: Final = TextAnnotation(
-    key=REVOKED,
+    key=f"{GROUP}/golden.revoked",
     on=_VERSION_OBJECTS,
     written_by="controller",
     read_by="controller, clients",
@@ -382,7 +370,7 @@ GOLDEN_REVOKED: Final = TextAnnotation(
     recovery=_FROM_STATUS,
 )
 GOLDEN_BUNDLE_DIGEST: Final = TextAnnotation(
-    key=BUNDLE_DIGEST,
+    key=f"{GROUP}/golden.bundleDigest",
     on="DataVolume of an uploaded bundle",
     written_by="command line",
     read_by="command line",

@@ -92,23 +92,6 @@ RELEASE: Final = f"{PREFIX}release"
 """Withheld version, or ``all``, to be offered again."""
 COMMANDS: Final = (ROLLBACK, PROMOTE, REVOKE, DEPRECATE, RETRY, RELEASE)
 
-# --- on other objects -------------------------------------------------------------------------------------------
-
-ORIGIN: Final = f"{PREFIX}origin"
-"""On a PVC: JSON of the golden version from which it descends (`Origin`)."""
-RECORD: Final = f"{PREFIX}record"
-"""On the PVC or VolumeSnapshot of a version: its record of origin, a DSSE envelope or an in-toto statement."""
-BUNDLE_DIGEST: Final = f"{PREFIX}bundleDigest"
-"""On a DataVolume that a bundle is uploaded to: digest of the image in the bundle."""
-LAST_CLONED: Final = f"{PREFIX}lastCloned"
-"""On the PVC or VolumeSnapshot of a version: RFC 3339, when a clone of it last began."""
-DEPRECATED: Final = f"{PREFIX}deprecated"
-"""On the objects of a version: RFC 3339; from then on clones are warned."""
-END_OF_LIFE: Final = f"{PREFIX}endOfLife"
-"""On the objects of a version: RFC 3339; end of its support."""
-REVOKED: Final = f"{PREFIX}revoked"
-"""On the objects of a version: why it was revoked."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Channel:

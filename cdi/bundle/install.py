@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
+from cdi.api.annotations import GOLDEN_BUNDLE_DIGEST, GOLDEN_RECORD
 from cdi.api.errors import AlreadyExists, Conflict, NotFound
-from cdi.api.golden import BUNDLE_DIGEST, RECORD
 from cdi.api.names import ANN_IMMEDIATE_BINDING, GROUP, LABEL_DATA_IMPORT_CRON, cron_import
 from cdi.api.phases import Phase
 from cdi.api.policy import CHECKSUM, COSIGN_KEYS, INSECURE
@@ -22,7 +22,7 @@ from cdi.source.registry.resolve import ResolvedImage
 from cdi.store.base import Object
 
 _API: Final = f"{GROUP}/v1beta1"
-_VERIFICATION: Final = (CHECKSUM, COSIGN_KEYS, INSECURE, BUNDLE_DIGEST)
+_VERIFICATION: Final = (CHECKSUM, COSIGN_KEYS, INSECURE, GOLDEN_BUNDLE_DIGEST.key)
 """Annotations of a DataVolume that decide which content it accepts."""
 
 
@@ -81,7 +81,7 @@ def data_volume(
 
 def upload_volume(checked: Checked, namespace: str, size: int, *, storage_class: str | None) -> Object:
     """Return the DataVolume of a cluster that receives the image as an upload."""
-    annotations = {ANN_IMMEDIATE_BINDING: "", BUNDLE_DIGEST: str(checked.resolved.digest)}
+    annotations = {ANN_IMMEDIATE_BINDING: "", **GOLDEN_BUNDLE_DIGEST.write(str(checked.resolved.digest))}
     return _data_volume(checked, namespace, size, annotations, {"upload": {}}, storage_class)
 
 
@@ -168,11 +168,11 @@ def offer(backend: Backend, checked: Checked, namespace: str, *, with_cron: bool
     """Write the record of the imported volume, then the DataSource; return ``kind/name action`` of each object."""
     name, document = checked.image.name, checked.image.document
     claim = backend.get("pvc", namespace, checked.volume)["metadata"]
-    present = (claim.get("annotations") or {}).get(RECORD)
+    present = GOLDEN_RECORD.read(claim.get("annotations") or {})
     # With a key, the record that an earlier import without one wrote is removed unless the key signed it.
     wanted = present if checked.image.record is None and checked.key is None else checked.image.record
     if wanted != present:
-        backend.annotate("pvc", namespace, checked.volume, {RECORD: wanted}, uid=claim["uid"])
+        backend.annotate("pvc", namespace, checked.volume, {GOLDEN_RECORD.key: wanted}, uid=claim["uid"])
     source: Object = {
         "apiVersion": _API,
         "kind": "DataSource",

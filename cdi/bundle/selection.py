@@ -7,9 +7,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from cdi.api.annotations import GOLDEN_RECORD
 from cdi.api.dataimportcron import GoldenVersion
 from cdi.api.errors import CdiError, NotFound
-from cdi.api.golden import COMMANDS, HOLD, PIN, RECORD
+from cdi.api.golden import COMMANDS, HOLD, PIN
 from cdi.api.golden import PREFIX as GOLDEN_PREFIX
 from cdi.api.image_facts import ImageFacts
 from cdi.api.names import GROUP
@@ -50,7 +51,7 @@ class Selection:
     @property
     def record(self) -> str | None:
         """The record of origin."""
-        return self.annotations.get(RECORD)
+        return GOLDEN_RECORD.read(self.annotations)
 
     @property
     def image(self) -> ImageFacts:

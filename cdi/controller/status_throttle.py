@@ -15,11 +15,11 @@ from dataclasses import replace
 from typing import Any
 
 from cdi.api import names
+from cdi.api.annotations import IMPORT_STATUS
 from cdi.api.kinds import CLAIMS, Object
 from cdi.api.phases import TERMINAL_PHASES
 from cdi.controller.request import Request
 from cdi.reconcile.actions import Action, CreateObject, PatchObject, Plan
-from cdi.reconcile.datavolume.annotated_claims import ANN_STATUS
 
 MIN_INTERVAL = 1.0
 """Minimum interval in seconds between informational writes for one volume."""
@@ -48,7 +48,7 @@ STATUS_ANNOTATIONS = frozenset(
         names.ANN_RUNNING_CONDITION,
         names.ANN_RUNNING_CONDITION_MESSAGE,
         names.ANN_RUNNING_CONDITION_REASON,
-        ANN_STATUS,
+        IMPORT_STATUS.key,
         names.ANN_UPLOAD_POD,
         names.ANN_USE_POPULATOR,
     }

@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from cdi.api.annotations import CLONE_PLAN
 from cdi.api.quantity import Quantity
 from cdi.image.sizes import format_size
 from cdi.local.home import Home
 from cdi.reconcile.actions import CloneJob
-from cdi.reconcile.clone.plan_annotation import ANNOTATION, ClonePlanRecord, requested_source
+from cdi.reconcile.clone.plan_annotation import ClonePlanRecord, requested_source
 from cdi.reconcile.clone.status import costs
 from cdi.reconcile.clone.strategy import Fallback
 from cdi.remote.worker_lookup import notes_of
@@ -48,7 +49,7 @@ class CloneFacts:
 def clone_facts(claim: Object | None) -> CloneFacts | None:
     """Return the facts in a cluster, or None if the PVC is no clone or nothing has been decided yet."""
     notes = notes_of(claim)
-    record, source = ClonePlanRecord.parse(notes.get(ANNOTATION)), requested_source(notes)
+    record, source = CLONE_PLAN.read(ClonePlanRecord, notes), requested_source(notes)
     if claim is None or record is None or source is None:
         return None
     namespace, name, snapshot = source

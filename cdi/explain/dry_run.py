@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from cdi.api.annotations import CLONE_PLAN, CLONE_SOURCE_UID
 from cdi.api.datavolume import DataVolume
 from cdi.api.errors import CdiError, InternalError, NotFound, by_code
 from cdi.api.kinds import CLAIMS, DATA_VOLUMES, resource_of
@@ -22,7 +23,6 @@ from cdi.api.status_detail import status_detail
 from cdi.api.validation import parse
 from cdi.client.status_view import error_of, failure_of
 from cdi.reconcile.actions import Action, CreateObject, PatchObject, StartWorker, Work
-from cdi.reconcile.clone.plan_annotation import ANN_SOURCE_UID, ANNOTATION
 from cdi.reconcile.clone.size_detection import unknown_size
 from cdi.reconcile.context import Lister, ReconcileContext
 from cdi.reconcile.datavolume.reconcile import reconcile
@@ -167,7 +167,7 @@ class _Run:
                     namespace=self._key.namespace,
                     name=self._key.name,
                     uid="",
-                    annotations=unknown_size(metadata["annotations"][ANN_SOURCE_UID]),
+                    annotations=unknown_size(CLONE_SOURCE_UID.read(metadata["annotations"]) or ""),
                 )
             )
         resource = resource_of(manifest["apiVersion"], manifest["kind"])
@@ -211,7 +211,7 @@ class _Run:
         reason, message = status_detail(shown)
         claim = self._overlay.find(CLAIMS.plural, key.namespace, key.name) if self._claims else None
         annotations = (claim or {}).get("metadata", {}).get("annotations") or {}
-        clone = claim if ANNOTATION in annotations else None
+        clone = claim if CLONE_PLAN.key in annotations else None
         phase = (shown.get("status") or {}).get("phase") or ""
         # Once its strategy has been chosen, a clone completes without further input.
         waits = self._worker is None and failure is None and clone is None and phase != Phase.SUCCEEDED

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final, Self
 
-from cdi.api.annotations import UPLOAD_REQUEST
+from cdi.api.annotations import ATTEMPTS, UPLOAD_REQUEST
 from cdi.api.datavolume import DataVolume
 from cdi.api.errors import TargetIo
 from cdi.api.kinds import CLAIMS, DATA_VOLUMES
@@ -23,7 +23,6 @@ from cdi.local.lister import WATCHED, Observed, Setting
 from cdi.private_directory import private_directory
 from cdi.reconcile.actions import ObjectRef, StartWorker
 from cdi.reconcile.context import ReconcileContext
-from cdi.reconcile.datavolume.attempts import ANNOTATION
 from cdi.store.base import Change, Key, Object
 from cdi.store.file_store import LocalStore, encode
 
@@ -85,7 +84,7 @@ class LocalOverlay(Overlay):
         kept = {
             name: text
             for name, text in (metadata.get("annotations") or {}).items()
-            if name not in (ANNOTATION, UPLOAD_REQUEST.key)
+            if name not in (ATTEMPTS.key, UPLOAD_REQUEST.key)
         }
         body = {**claim, "metadata": {**metadata, "annotations": {**kept, **claim_annotations}}}
         if (claim.get("status") or {}).get("phase") != "Bound":

@@ -160,7 +160,7 @@ class RebindVolume:
     resourceVersion before anything deletes its content.) Whether the prime PVC is already bound to the volume does not
     matter.
 
-    The annotation `cdi.api.names.ANN_FILLED_FOR` on the volume records the target. A claimRef that already names the
+    The annotation `cdi.api.annotations.FILLED_FOR` on the volume records the target. A claimRef that already names the
     target counts as done. Anything else is a `Conflict`.
     """
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from cdi.api.golden import ORIGIN
+from cdi.api.annotations import GOLDEN_ORIGIN
 from tests.cluster.cdi import Controller, controller
 from tests.cluster.kubectl import Kubectl
 from tests.cluster.servers import Servers, serving
@@ -119,7 +119,7 @@ def test_an_image_is_polled_at_once_imported_offered_and_cloned(place) -> None:
     kubectl.create(clone)
     wait_phase(kubectl, "machine", "Succeeded")
     claim = kubectl.get("pvc", "machine")["metadata"]
-    assert json.loads(claim["annotations"][ORIGIN])["version"] == version
+    assert json.loads(claim["annotations"][GOLDEN_ORIGIN.key])["version"] == version
     assert CRON_LABEL not in claim.get("labels", {})
 
 

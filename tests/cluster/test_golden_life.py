@@ -14,8 +14,9 @@ from typing import Any
 
 import pytest
 
-from cdi.api.golden import ARCHITECTURES, CHANNELS, DEPRECATED, LAST_CLONED, ORIGIN, PIN, REVOKE, ROLLBACK
-from cdi.api.names import ANN_CRON_DESIRED_DIGEST, cron_import
+from cdi.api.annotations import DESIRED_DIGEST, GOLDEN_DEPRECATED, GOLDEN_LAST_CLONED, GOLDEN_ORIGIN
+from cdi.api.golden import ARCHITECTURES, CHANNELS, PIN, REVOKE, ROLLBACK
+from cdi.api.names import cron_import
 from tests.cluster.cdi import Controller, controller
 from tests.cluster.cluster import Cluster
 from tests.cluster.kubectl import Kubectl
@@ -155,7 +156,7 @@ class Golden:
     def publish(self, seed: int) -> str:
         """Change the image, want it as a new version, as an external scheduler does, and return the version's name."""
         digest = self.put(seed)
-        desired = {ANN_CRON_DESIRED_DIGEST: digest}
+        desired = {DESIRED_DIGEST.key: digest}
         self.place.kubectl.merge("dataimportcron", self.name, {"metadata": {"annotations": desired}})
         return cron_import(self.name, digest)
 
@@ -168,7 +169,7 @@ class Golden:
     def poll(self) -> str:
         """Poll and return the name of the version that was found."""
         self.place.golden("poll", self.name)
-        digest = annotations_of(self.place.kubectl.get("dataimportcron", self.name))[ANN_CRON_DESIRED_DIGEST]
+        digest = annotations_of(self.place.kubectl.get("dataimportcron", self.name))[DESIRED_DIGEST.key]
         return cron_import(self.name, digest)
 
     def command(self, annotation: str, version: str, *words: str) -> str:
@@ -348,7 +349,7 @@ def test_a_clone_of_latest_keeps_its_version_until_it_is_done(place) -> None:
     assert set(place.volumes("moving")) == {old, new}
     kubectl.delete("pod", "holder")
     wait_phase(kubectl, "machine", "Succeeded")
-    origin = json.loads(annotations_of(kubectl.get("persistentvolumeclaim", "machine"))[ORIGIN])
+    origin = json.loads(annotations_of(kubectl.get("persistentvolumeclaim", "machine"))[GOLDEN_ORIGIN.key])
     assert origin["version"] == old
     assert place.content("machine") == {"machine": sha256(disk(SIZE, 60))}
     kubectl.wait_gone("persistentvolumeclaim", old, SLOW)
@@ -370,7 +371,7 @@ def test_a_clone_of_a_deprecated_version_is_warned_of(place, tmp_path: Path) -> 
     golden = published(place, "aged")
     version = golden.offer(70)
     place.golden("deprecate", "aged", version, "--from", "2026-01-01", "--end-of-life", "2126-01-01")
-    kubectl.wait("persistentvolumeclaim", version, "deprecated", lambda one: DEPRECATED in annotations_of(one), SLOW)
+    kubectl.wait("persistentvolumeclaim", version, "deprecated", lambda one: GOLDEN_DEPRECATED.key in annotations_of(one), SLOW)
     notice = "is deprecated since 2026-01-01T00:00:00Z; its end of life is 2126-01-01T00:00:00Z"
     labels = {"cdi-test": kubectl.namespace}
 
@@ -400,7 +401,7 @@ def test_a_clone_of_a_deprecated_version_is_warned_of(place, tmp_path: Path) -> 
         for text in place.events(kind, "warned", "DeprecatedSource")
     ]
     assert any(notice in text for text in events)
-    assert LAST_CLONED in annotations_of(kubectl.get("persistentvolumeclaim", version))
+    assert GOLDEN_LAST_CLONED.key in annotations_of(kubectl.get("persistentvolumeclaim", version))
     assert version in place.golden("describe", "aged")
 
 
@@ -438,7 +439,7 @@ def test_each_architecture_of_an_index_has_a_data_source(place, tmp_path: Path) 
         assert kubectl.get("datasource", name)["metadata"]["labels"]["template.kubevirt.io/architecture"] == one
     kubectl.create(place.clone("amd64-machine", "platforms"))
     wait_phase(kubectl, "amd64-machine", "Succeeded")
-    origin = json.loads(annotations_of(kubectl.get("persistentvolumeclaim", "amd64-machine"))[ORIGIN])
+    origin = json.loads(annotations_of(kubectl.get("persistentvolumeclaim", "amd64-machine"))[GOLDEN_ORIGIN.key])
     assert origin["version"] == found["amd64"]
     # What the DataSource offers is bundled from the registry, as the cluster's Secret and certificates allow.
     bundle = tmp_path / "platforms.tar"

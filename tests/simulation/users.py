@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+from cdi.api.annotations import DESIRED_DIGEST, NEXT_POLL
 from cdi.api.golden import PIN, PROOF, RETRY, ROLLBACK
 from cdi.api.kinds import (
     CLAIMS,
@@ -24,7 +25,7 @@ from cdi.api.kinds import (
     Object,
     Resource,
 )
-from cdi.api.names import ANN_CLONE_TOKEN, ANN_CRON_DESIRED_DIGEST, ANN_CRON_NEXT_TIME
+from cdi.api.names import ANN_CLONE_TOKEN
 from cdi.controller.clone_lister import claims_of
 from cdi.kube.jwt import SIGNING_KEY, SigningKey
 from cdi.reconcile.clone.lister import CloneAuthorization
@@ -248,9 +249,9 @@ class Users:
         if cron is None:
             return
         if cron["spec"]["schedule"]:
-            annotations = {ANN_CRON_NEXT_TIME: self._cluster.stamp()}
+            annotations = {NEXT_POLL.key: self._cluster.stamp()}
         else:
-            annotations = {ANN_CRON_DESIRED_DIGEST: wanted}
+            annotations = {DESIRED_DIGEST.key: wanted}
         self._patch(DATA_IMPORT_CRONS, namespace, name, metadata={"annotations": annotations})
 
     def command(self, namespace: str, name: str, *, command: str, number: int) -> None:

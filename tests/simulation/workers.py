@@ -6,6 +6,7 @@ import functools
 import json
 from dataclasses import dataclass, field
 
+from cdi.api.annotations import JOB
 from cdi.api.copy import TICKET_PREFIX, CopyTargetJob, Ticket
 from cdi.api.errors import BootFailed, by_code
 from cdi.api.job import BlankSourceSpec, Failure, Job, Outcome, StreamSourceSpec
@@ -21,7 +22,6 @@ from cdi.api.names import (
 from cdi.api.poll import PollJob, PollResult
 from cdi.api.proof import ProofJob, ProofResult
 from cdi.reconcile.clone.plan_annotation import ANN_SOURCE_UID
-from cdi.reconcile.pods.builder import ANN_JOB
 from cdi.reconcile.pods.roles import SIZE_DETECTION
 from cdi.worker.termination import termination_message
 from tests.simulation.cluster import Cluster, claims_of
@@ -78,7 +78,7 @@ class Workers:
         if component(pod) == COMPONENT_CLONER:
             return not self._targets_left(pod)
         if self.writes(pod):
-            job = pod["metadata"]["annotations"][ANN_JOB]
+            job = pod["metadata"]["annotations"][JOB.key]
             if is_copy(job):
                 return self._sender(pod, CopyTargetJob.from_json(job)) is not None
             return component(pod) == COMPONENT_IMPORTER or self._upload_comes(pod)
@@ -102,7 +102,7 @@ class Workers:
     # --- results --------------------------------------------------------------------------------------------------
 
     def _filled(self, pod: Object, run: int) -> End:
-        text = pod["metadata"]["annotations"][ANN_JOB]
+        text = pod["metadata"]["annotations"][JOB.key]
         if is_copy(text):
             copy = CopyTargetJob.from_json(text)
             sender = self._sender(pod, copy)
@@ -134,7 +134,7 @@ class Workers:
         return End(code=0, message=termination_message(outcome))
 
     def _proved(self, pod: Object) -> End:
-        job = ProofJob.from_json(pod["metadata"]["annotations"][ANN_JOB])
+        job = ProofJob.from_json(pod["metadata"]["annotations"][JOB.key])
         claim = self._cluster.claim(pod["metadata"]["namespace"], claims_of(pod)[0])
         disk = self._cluster.disk_of(claim)
         result = self.script.next(self.script.proofs, disk.content if disk is not None else "")
@@ -147,7 +147,7 @@ class Workers:
         return End(code=0 if booted else BootFailed.exit_status, message=proof.to_json())
 
     def _polled(self, pod: Object) -> End:
-        job = PollJob.from_json(pod["metadata"]["annotations"][ANN_JOB])
+        job = PollJob.from_json(pod["metadata"]["annotations"][JOB.key])
         url = getattr(job.source, "url", "")
         found = next((text for name, text in self.script.digests.items() if name in url), None)
         if found is None or self.script.next(self.script.results, f"poll {url}") != OK:

@@ -86,7 +86,7 @@ class CronLister(Protocol):
         """Return keys and version of a Secret or ConfigMap; None if it does not exist."""
 
     def descendants_of(self, namespace: str, cron: str) -> tuple[PVC, ...]:
-        """Return the PVCs of all namespaces whose annotation `cdi.api.golden.ORIGIN` names this DataImportCron."""
+        """Return the PVCs of all namespaces whose annotation `GOLDEN_ORIGIN` names this DataImportCron."""
 
     def clones_in_progress(self, namespace: str, name: str) -> tuple[str, ...]:
         """Return ``namespace/name`` of the unfinished clones of the PVC or VolumeSnapshot of this name.

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+from cdi.api.annotations import GOLDEN_DEPRECATED, GOLDEN_END_OF_LIFE, GOLDEN_ORIGIN, GOLDEN_REVOKED
 from cdi.api.dataimportcron import GoldenVersion, VersionState
-from cdi.api.golden import DEPRECATED, END_OF_LIFE, ORIGIN, REVOKED, origin_of
+from cdi.api.golden import origin_of
 from cdi.reconcile.actions import Action, DeleteObject, PatchObject
 from cdi.reconcile.dataimportcron.context import CronContext
 from cdi.reconcile.dataimportcron.objects import objects_of, patch_volume
@@ -19,10 +20,10 @@ def version_annotations(context: CronContext, version: GoldenVersion) -> dict[st
     """Return the annotations of a version's objects; None where one must not exist."""
     origin = origin_of(version, namespace=context.namespace, cron=context.name)
     return {
-        ORIGIN: origin.to_json(),
-        DEPRECATED: version.deprecated,
-        END_OF_LIFE: version.end_of_life,
-        REVOKED: (version.message or "Revoked") if version.state == VersionState.REVOKED else None,
+        **GOLDEN_ORIGIN.write(origin),
+        GOLDEN_DEPRECATED.key: version.deprecated,
+        GOLDEN_END_OF_LIFE.key: version.end_of_life,
+        GOLDEN_REVOKED.key: (version.message or "Revoked") if version.state == VersionState.REVOKED else None,
     }
 
 
@@ -45,7 +46,7 @@ def plan_annotations(context: CronContext, history: History, planned: Iterable[A
         dv, claim, snapshot = objects.data_volume, objects.claim, objects.snapshot
         if dv is not None and dv.metadata.deletion_timestamp is None:
             # Nothing is cloned from a DataVolume; it shows users what became of the version.
-            shown = {name: text for name, text in wanted.items() if name != ORIGIN}
+            shown = {name: text for name, text in wanted.items() if name != GOLDEN_ORIGIN.key}
             changed = _changed(shown, dv.metadata.annotations or {})
             actions += [PatchObject.of_data_volume(dv, annotations=changed)] if changed else []
         for volume in (claim, snapshot):

@@ -6,9 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from cdi.api.annotations import LAST_USE
+from cdi.api.annotations import GOLDEN_LAST_CLONED, GOLDEN_RECORD, LAST_USE
 from cdi.api.errors import InvalidManifest
-from cdi.api.golden import LAST_CLONED, RECORD
 from cdi.api.names import (
     ANN_SNAPSHOT_ADVISED_RESTORE_SIZE,
     ANN_SNAPSHOT_SOURCE_VOLUME_MODE,
@@ -27,7 +26,7 @@ from cdi.reconcile.dataimportcron.storage_class import Storage
 from cdi.reconcile.types import PVC
 
 SNAPSHOT_CLASS_SELECTED: Final = "VolumeSnapshotClassSelected"
-CARRIED: Final = (RECORD, LAST_CLONED)
+CARRIED: Final = (GOLDEN_RECORD.key, GOLDEN_LAST_CLONED.key)
 """Annotations of a version's PVC that its snapshot takes over."""
 
 Source = Mapping[str, Any]
@@ -131,7 +130,7 @@ def snapshot_body(context: CronContext, claim: PVC, storage: Storage) -> dict[st
             "namespace": context.namespace,
             "labels": labels,
             "annotations": {
-                LAST_USE.key: LAST_USE.read(claim.annotations) or last_use(context.now),
+                **LAST_USE.write(LAST_USE.read(claim.annotations) or last_use(context.now)),
                 ANN_SNAPSHOT_SOURCE_VOLUME_MODE: claim.volume_mode,
                 **_restore_size(context, claim, None),
                 **{name: claim.annotations[name] for name in CARRIED if name in claim.annotations},

@@ -383,7 +383,7 @@ def data_volume_body(
     annotations = {
         **{key: text for key, text in context.annotations.items() if key.startswith(POLICY_PREFIX)},
         ANN_IMMEDIATE_BINDING: "true",
-        LAST_USE.key: last_use(context.now),
+        **LAST_USE.write(last_use(context.now)),
     }
     if retain := context.annotations.get(ANN_POD_RETAIN):
         annotations[ANN_POD_RETAIN] = retain

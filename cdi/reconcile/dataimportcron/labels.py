@@ -59,4 +59,4 @@ def refreshed_last_use(context: CronContext, annotations: Mapping[str, str], oth
         return {}
     # A clock that was set back must not make the current version the oldest.
     moment = last_use(context.now)
-    return {LAST_USE.key: moment if moment > newest else f"{newest}0"}
+    return LAST_USE.write(moment if moment > newest else f"{newest}0")

@@ -18,14 +18,12 @@ import hashlib
 from dataclasses import dataclass
 from typing import Any, Final
 
-from cdi.api.annotations import GOLDEN_STATEMENT
+from cdi.api.annotations import GOLDEN_RECORD, GOLDEN_STATEMENT, OWNER_UID
 from cdi.api.dataimportcron import GoldenVersion, VersionState
 from cdi.api.decode import DecodeError, decode_parsed
 from cdi.api.errors import CdiError
-from cdi.api.golden import RECORD
 from cdi.api.names import (
     ANN_CREATED_BY_CONTROLLER,
-    ANN_OWNER_UID,
     POD_ANNOTATION_DEFAULTS,
     joined,
 )
@@ -48,7 +46,6 @@ from cdi.reconcile.pods.roles import RECORD_SIGNING, build_pod, pod_spec
 from cdi.reconcile.pods.status import termination
 from cdi.reconcile.types import PVC
 
-ANN_STATEMENT: Final = GOLDEN_STATEMENT.key
 """Pod annotation with the statement to be signed."""
 SIGNING_TIMEOUT: Final = 60
 """Seconds for which the offer of a version waits for the signature of its record."""
@@ -122,9 +119,9 @@ def plan_records(context: CronContext, recorded: History, history: History) -> R
         actions += step.actions
         delays += [] if step.requeue_after is None else [step.requeue_after]
         events += [] if step.trouble is None else [step.trouble]
-        record = holder.annotations.get(RECORD)
-        if snapshot is not None and holder is not snapshot and record and snapshot.annotations.get(RECORD) != record:
-            actions += patch_volume(snapshot, annotations={RECORD: record})
+        record = GOLDEN_RECORD.read(holder.annotations)
+        if record and snapshot is not None and record != GOLDEN_RECORD.read(snapshot.annotations):
+            actions += patch_volume(snapshot, annotations=GOLDEN_RECORD.write(record))
     return RecordsStep(
         actions=tuple(actions),
         events=tuple(events),
@@ -138,7 +135,7 @@ def plan_record(context: CronContext, version: GoldenVersion, holder: PVC | Snap
 
     An existing record is kept, except that an unsigned one is signed once there is a key.
     """
-    signed = _is_signed(holder.annotations.get(RECORD))
+    signed = _is_signed(GOLDEN_RECORD.read(holder.annotations))
     if signed or (signed is False and context.settings.record_key is None):
         return RecordStep()
     facts = ImportFacts.of_annotations(
@@ -148,7 +145,7 @@ def plan_record(context: CronContext, version: GoldenVersion, holder: PVC | Snap
         statement = build_statement(_with_source(context, version), facts).decode("ascii")
     except CdiError as error:
         return RecordStep(trouble=_trouble(version, error.message))
-    plain = () if signed is False else patch_volume(holder, annotations={RECORD: statement})
+    plain = () if signed is False else patch_volume(holder, annotations=GOLDEN_RECORD.write(statement))
     if context.settings.record_key is None:
         return RecordStep(actions=plain)
     key = ObjectRef(kind="Secret", namespace=context.namespace, name=context.settings.record_key)
@@ -165,7 +162,7 @@ def plan_record(context: CronContext, version: GoldenVersion, holder: PVC | Snap
             namespace=holder.namespace,
             name=holder.name,
             uid=holder.uid,
-            annotation=RECORD,
+            annotation=GOLDEN_RECORD.key,
         )
         return RecordStep(actions=(sign,))
     return _plan_pod(context, version, holder, statement, key, plain)
@@ -191,7 +188,7 @@ def _plan_pod(
         return RecordStep(requeue_after=_REQUEUE, waiting=young)
     gone = DeleteObject(plural="pods", namespace=holder.namespace, name=name, uid=str(metadata.get("uid") or ""))
     notes = metadata.get("annotations") or {}
-    if notes.get(ANN_STATEMENT) != statement or notes.get(ANN_OWNER_UID) != holder.uid:
+    if GOLDEN_STATEMENT.read(notes) != statement or OWNER_UID.read(notes) != holder.uid:
         # It was made for an earlier volume of this name, or another client changed what it signs.
         return RecordStep(actions=(gone,), requeue_after=_REQUEUE, waiting=young)
     result = _result(pod, holder.uid)
@@ -203,7 +200,7 @@ def _plan_pod(
         return RecordStep(actions=actions, requeue_after=RETRY_DELAY, trouble=_trouble(version, message))
     envelope = None if result.failure is not None else _envelope(result, statement)
     if envelope is not None:
-        return RecordStep(actions=(*patch_volume(holder, annotations={RECORD: envelope}), gone))
+        return RecordStep(actions=(*patch_volume(holder, annotations=GOLDEN_RECORD.write(envelope)), gone))
     message = "the signature does not belong to the record" if result.failure is None else result.failure.message
     actions = (*plain, gone) if age >= RETRY_DELAY else plain
     return RecordStep(actions=actions, requeue_after=max(1.0, RETRY_DELAY - age), trouble=_trouble(version, message))
@@ -218,7 +215,7 @@ def build_signing_pod(
     context: CronContext, holder: PVC | Snapshot, name: str, statement: str, key: ObjectRef
 ) -> dict[str, Any]:
     """Build the signing pod: it mounts the Secret, opens no volume, and has no API credentials."""
-    field_ref = {"fieldPath": f"metadata.annotations['{ANN_STATEMENT}']"}
+    field_ref = {"fieldPath": GOLDEN_STATEMENT.field_path}
     spec = pod_spec(
         RECORD_SIGNING,
         context.config.pods,
@@ -236,8 +233,8 @@ def build_signing_pod(
     annotations = {
         **POD_ANNOTATION_DEFAULTS,
         ANN_CREATED_BY_CONTROLLER: "yes",
-        ANN_OWNER_UID: holder.uid,
-        ANN_STATEMENT: statement,
+        **OWNER_UID.write(holder.uid),
+        **GOLDEN_STATEMENT.write(statement),
     }
     return build_pod(
         RECORD_SIGNING,

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any, Final
 
-from cdi.api.annotations import NEXT_POLL
+from cdi.api.annotations import JOB, NEXT_POLL, SPEC_DIGEST
 from cdi.api.names import (
     COMMON_LABELS,
     LABEL_DATA_IMPORT_CRON,
@@ -30,13 +30,11 @@ from cdi.reconcile.dataimportcron.context import CronContext
 from cdi.reconcile.dataimportcron.labels import MANAGED_LABELS
 from cdi.reconcile.dataimportcron.poll_observed import IMAGE_CONTAINER
 from cdi.reconcile.pods.builder import (
-    ANN_SPEC,
     input_mounts,
     input_volumes,
 )
 from cdi.reconcile.pods.job import PollSpec
 from cdi.reconcile.pods.roles import (
-    ANN_JOB,
     NODE_POLL,
     POLL,
     TMP_MOUNT,
@@ -66,7 +64,10 @@ def build_cron_job(context: CronContext, poll: PollSpec, digest: str) -> dict[st
     return {
         "apiVersion": "batch/v1",
         "kind": "CronJob",
-        "metadata": {**_metadata(context, poll_cron_job(context.name, context.uid)), "annotations": {ANN_SPEC: digest}},
+        "metadata": {
+            **_metadata(context, poll_cron_job(context.name, context.uid)),
+            "annotations": SPEC_DIGEST.write(digest),
+        },
         "spec": cron_job_spec(context, poll),
     }
 
@@ -197,7 +198,7 @@ def _job_spec(context: CronContext, poll: PollSpec) -> dict[str, Any]:
                     LABEL_DATA_IMPORT_CRON_NAMESPACE: context.namespace,
                     LABEL_DATA_IMPORT_CRON: context.name,
                 },
-                "annotations": {ANN_REQUIRED_SCC: "restricted-v2", ANN_JOB: poll.work.to_json()},
+                "annotations": {ANN_REQUIRED_SCC: "restricted-v2", **JOB.write(poll.work.to_json())},
             },
             "spec": _pod_spec(context, poll),
         },

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from cdi.api.annotations import SPEC_DIGEST
 from cdi.api.job import Failure
 from cdi.api.names import poll_cron_job, poll_pod
 from cdi.reconcile.actions import Action, CreateObject, DeleteObject, MirrorObject, PatchObject
@@ -10,7 +11,6 @@ from cdi.reconcile.dataimportcron.poll_manifests import cron_job_spec, job_name,
 from cdi.reconcile.dataimportcron.poll_observed import ObservedPoll, poll_of_job, poll_of_pod, poll_of_task
 from cdi.reconcile.dataimportcron.poll_source import keeps_cron_job, method_of, prepared_poll
 from cdi.reconcile.merge_patch import merge_patch
-from cdi.reconcile.pods.builder import ANN_SPEC
 from cdi.reconcile.pods.job import PollSpec
 from cdi.reconcile.types import Pending
 
@@ -81,7 +81,7 @@ def correct_cron_job(context: CronContext, poll: PollSpec | None = None) -> tupl
     digest = spec_digest(spec)
     before = body.get("spec") or {}
     # A CronJob that a user resumed would poll twice.
-    if before.get("suspend") is True and (body["metadata"].get("annotations") or {}).get(ANN_SPEC) == digest:
+    if before.get("suspend") is True and SPEC_DIGEST.read(body["metadata"].get("annotations") or {}) == digest:
         return ()
     return (
         PatchObject(
@@ -89,7 +89,7 @@ def correct_cron_job(context: CronContext, poll: PollSpec | None = None) -> tupl
             namespace=context.install_namespace,
             name=_name(body),
             uid=_uid(body),
-            annotations={ANN_SPEC: digest},
+            annotations=SPEC_DIGEST.write(digest),
             labels=spec["jobTemplate"]["metadata"]["labels"],
             spec=merge_patch(before, spec),
         ),

@@ -1,7 +1,7 @@
 """The recorded results of a DataImportCron's polls.
 
-Jobs and pods of polls are temporary, so a result is written into the annotation `cdi.api.names.ANN_CRON_POLL` of the
-DataImportCron, by the same request as the times of the polls. A task whose result is recorded is not evaluated again.
+Jobs and pods of polls are temporary, so a result is written into the annotation `POLL_RECORD` of the DataImportCron,
+by the same request as the times of the polls. A task whose result is recorded is not evaluated again.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ import json
 from dataclasses import replace
 from typing import Any, Final
 
-from cdi.api.annotations import ATTEMPT
+from cdi.api.annotations import ATTEMPT, FINGERPRINT, SPEC_DIGEST
 from cdi.api.dataimportcron import GoldenVersion, VersionState
 from cdi.api.errors import BootFailed, CdiError, Interrupted, Retry, WorkerLost, render
 from cdi.api.job import Failure
@@ -48,7 +48,6 @@ from cdi.reconcile.dataimportcron.proof_result import (
     waiting_for,
 )
 from cdi.reconcile.dataimportcron.slots import MAX_PROOFS, may_prove
-from cdi.reconcile.pods.builder import ANN_FINGERPRINT, ANN_SPEC
 from cdi.reconcile.pods.status import Termination, created_at, is_started, pending_reason, termination
 from cdi.reconcile.pods.types import PodBlocker
 from cdi.reconcile.types import PVC
@@ -89,7 +88,7 @@ def plan_proof(context: CronContext, version: GoldenVersion, claim: PVC | None, 
     if pod["metadata"].get("deletionTimestamp") is not None:
         return _waiting(pod, ended)
     annotations = pod["metadata"].get("annotations") or {}
-    outdated = annotations.get(ANN_FINGERPRINT) != job_fingerprint(pod_job(context, claim))
+    outdated = FINGERPRINT.read(annotations) != job_fingerprint(pod_job(context, claim))
     if outdated or (ended is not None and is_recorded(version, ended.ended)):
         return ProofStep(actions=(_delete(pod),), blocker=waiting_for("the pod of an earlier proof is deleted"))
     if ended is None:
@@ -147,8 +146,8 @@ def _pending(context: CronContext, version: GoldenVersion, claim: PVC, attempts:
     blocker = pending_reason(pod)
     if is_started(pod):
         return ProofStep(blocker=blocker or waiting_for(f"pod {pod['metadata']['name']} boots a virtual machine"))
-    wanted = _build(context, version, claim, attempts)["metadata"]["annotations"][ANN_SPEC]
-    if pod["metadata"]["annotations"].get(ANN_SPEC) != wanted:
+    wanted = _build(context, version, claim, attempts)
+    if SPEC_DIGEST.read(pod["metadata"]["annotations"]) != SPEC_DIGEST.read(wanted["metadata"]["annotations"]):
         # The worker's image, the placement or the offer of KVM has changed since, perhaps to correct what it waits for.
         return ProofStep(actions=(_delete(pod),), blocker=blocker or waiting_for("the pod is replaced"))
     if blocker is None or blocker.reason != Reason.UNSCHEDULABLE:

@@ -9,10 +9,10 @@ from __future__ import annotations
 import hashlib
 from typing import Any, Final
 
+from cdi.api.annotations import ATTEMPT, FINGERPRINT, JOB, OWNER_UID, SPEC_DIGEST
 from cdi.api.golden import GoldenSettings
 from cdi.api.names import (
     ANN_CREATED_BY_CONTROLLER,
-    ANN_OWNER_UID,
     ANN_POD_RETAIN,
     LABEL_DATA_IMPORT_CRON,
     POD_ANNOTATION_DEFAULTS,
@@ -21,14 +21,10 @@ from cdi.api.names import (
 from cdi.api.proof import ProofJob
 from cdi.reconcile.dataimportcron.context import CronContext
 from cdi.reconcile.pods.builder import (
-    ANN_ATTEMPT,
-    ANN_FINGERPRINT,
-    ANN_SPEC,
     claim_owner,
     spec_digest,
 )
 from cdi.reconcile.pods.roles import (
-    ANN_JOB,
     DEVICE,
     DISK,
     PROOF,
@@ -129,11 +125,11 @@ def build_proof_pod(
     annotations = {
         **POD_ANNOTATION_DEFAULTS,
         ANN_CREATED_BY_CONTROLLER: "yes",
-        ANN_OWNER_UID: claim.uid,
-        ANN_JOB: job.to_json(),
-        ANN_ATTEMPT: str(attempt),
-        ANN_FINGERPRINT: job_fingerprint(job),
-        ANN_SPEC: spec_digest(spec),
+        **OWNER_UID.write(claim.uid),
+        **JOB.write(job.to_json()),
+        **ATTEMPT.write(attempt),
+        **FINGERPRINT.write(job_fingerprint(job)),
+        **SPEC_DIGEST.write(spec_digest(spec)),
     }
     if retains_pods(context):
         annotations[ANN_POD_RETAIN] = "true"

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from cdi.api.annotations import DESIRED_DIGEST, LAST_USE
+from cdi.api.annotations import DESIRED_DIGEST, GOLDEN_LAST_CLONED, LAST_USE
 from cdi.api.dataimportcron import (
     DEFAULT_IMPORTS_TO_KEEP,
     ChannelStatus,
@@ -21,7 +21,7 @@ from cdi.api.dataimportcron import (
     GoldenVersion,
     VersionState,
 )
-from cdi.api.golden import LAST_CLONED, Promote, Rollback, parse_commands
+from cdi.api.golden import Promote, Rollback, parse_commands
 from cdi.api.names import LABEL_DATA_IMPORT_CRON
 from cdi.api.timestamps import parse_timestamp
 from cdi.reconcile.actions import Action, Event
@@ -201,14 +201,14 @@ def _is_kept(context: CronContext, history: History, objects: VersionObjects, wa
         return True
     if version.state != VersionState.AVAILABLE:
         return False
-    cloned = [one.annotations.get(LAST_CLONED) for one in (objects.claim, objects.snapshot) if one is not None]
+    volumes = [one for one in (objects.claim, objects.snapshot) if one is not None]
     ends = [
         moment.timestamp() + seconds
-        for text, seconds in (
-            (version.imported or version.found, context.settings.keep_for),
-            *((text, context.settings.keep_unused_for) for text in cloned),
+        for moment, seconds in (
+            (parse_timestamp(version.imported or version.found), context.settings.keep_for),
+            *((GOLDEN_LAST_CLONED.read(one.annotations), context.settings.keep_unused_for) for one in volumes),
         )
-        if (moment := parse_timestamp(text)) is not None and seconds
+        if moment is not None and seconds
     ]
     left = max(ends, default=0.0) - context.now
     if left > 0:

@@ -131,7 +131,7 @@ def plan_storage_class(
     if storage.storage_class is None:
         return ClassStep()
     before = STORAGE_CLASS.read(context.annotations)
-    remember: dict[str, str | None] = {} if before == storage.name else {STORAGE_CLASS.key: storage.name}
+    remember: dict[str, str | None] = {} if before == storage.name else {**STORAGE_CLASS.write(storage.name)}
     if before is None:
         claim = wanted.claim if wanted is not None else None
         if (

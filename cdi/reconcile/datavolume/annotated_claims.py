@@ -37,8 +37,6 @@ from cdi.reconcile.types import PVC, DataRef
 
 IMPORT_SOURCE = "VolumeImportSource"
 CLONE_SOURCE = "VolumeCloneSource"
-ANN_STATUS = IMPORT_STATUS.key
-"""Annotation with the status that a DataVolume would have, as JSON."""
 
 
 def names_import_source(ref: DataRef | None) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, assert_never
 
+from cdi.api.annotations import CLONE_SNAPSHOT_REQUEST
 from cdi.api.datavolume import ContentType, DataVolume
 from cdi.api.errors import StorageClassMissing
 from cdi.api.names import (
@@ -33,7 +34,6 @@ from cdi.api.names import (
 )
 from cdi.api.overhead import required
 from cdi.api.quantity import Quantity
-from cdi.reconcile.clone.plan_annotation import ANN_SNAPSHOT_REQUEST
 from cdi.reconcile.context import ReconcileContext
 from cdi.reconcile.datavolume.annotated_claims import IMPORT_SOURCE
 from cdi.reconcile.datavolume.lineage import inherited_origin
@@ -238,8 +238,9 @@ def _record_of(context: ReconcileContext, origin: Origin | None) -> dict[str, st
         case Upload():
             record = upload_annotations()
         case Clone():
-            request = ANN_SNAPSHOT_REQUEST if origin.kind == "VolumeSnapshot" else ANN_CLONE_REQUEST
-            return {request: f"{origin.namespace}/{origin.name}"}
+            if origin.kind == "VolumeSnapshot":
+                return CLONE_SNAPSHOT_REQUEST.write(origin.namespace, origin.name)
+            return {ANN_CLONE_REQUEST: f"{origin.namespace}/{origin.name}"}
         case ExternalPopulator() | None:
             return {}
         case _:

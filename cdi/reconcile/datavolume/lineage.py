@@ -18,7 +18,7 @@ from cdi.reconcile.clone.types import CloneSource
 from cdi.reconcile.types import PVC
 
 CLONE_MARK_INTERVAL: Final = 60.0
-"""Seconds within which further clones do not change `LAST_CLONED`, since many often begin together."""
+"""Seconds within which further clones do not change `GOLDEN_LAST_CLONED`, since many often begin together."""
 _MAX_TEXT = 400
 
 REVOKED_SOURCE: Final = "RevokedSource"

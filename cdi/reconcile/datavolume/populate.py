@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from cdi.api.annotations import IMPORT_STATUS
+from cdi.api.annotations import IMPORT_STATUS, LIMITS, SPEC_DIGEST
 from cdi.api.copy import CopyTargetJob
 from cdi.api.datavolume import DataVolume
 from cdi.api.errors import ClaimMisbound, InvalidManifest
@@ -50,9 +50,8 @@ from cdi.reconcile.datavolume.status import DataVolumeState, false
 from cdi.reconcile.datavolume.status_table import COMPLETE
 from cdi.reconcile.datavolume.upload import upload_annotations
 from cdi.reconcile.datavolume.upload_server import accepts_upload, before_server, server_pod
-from cdi.reconcile.pods.builder import ANN_SPEC, Attempt, build_worker_pod, mirror_actions, pod_layout
+from cdi.reconcile.pods.builder import Attempt, build_worker_pod, mirror_actions, pod_layout
 from cdi.reconcile.pods.job import WorkerSpec
-from cdi.reconcile.pods.roles import ANN_LIMITS
 from cdi.reconcile.pods.status import NODE_LOST
 from cdi.reconcile.pods.types import Pod, Worker
 from cdi.reconcile.types import PVC, ExternalPopulator, Pending, Rejected, ResolvedSource
@@ -288,7 +287,7 @@ def template_changed(
     """
     assert worker.pod is not None
     attempt = _attempt(context.datavolume, prepared, worker.attempt, worker.upload)
-    digest = _pod(context, target, filled, attempt)["metadata"]["annotations"][ANN_SPEC]
+    digest = SPEC_DIGEST.read(_pod(context, target, filled, attempt)["metadata"]["annotations"])
     return () if digest == worker.pod.spec else (stopped(filled.namespace, worker.pod),)
 
 
@@ -331,9 +330,8 @@ def update_limits(dv: DataVolume, worker: Worker) -> tuple[Action, ...]:
     if pod is None or pod.deleting or pod.limits == wanted:
         return ()
     namespace = dv.metadata.namespace or ""
-    return (
-        PatchObject(plural="pods", namespace=namespace, name=pod.name, uid=pod.uid, annotations={ANN_LIMITS: wanted}),
-    )
+    annotations = LIMITS.write(wanted)
+    return (PatchObject(plural="pods", namespace=namespace, name=pod.name, uid=pod.uid, annotations=annotations),)
 
 
 # --- annotations --------------------------------------------------------------------------------------------------

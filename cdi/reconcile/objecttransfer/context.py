@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from cdi.api.annotations import TRANSFER_UID
 from cdi.api.transfer import ObjectTransfer
 from cdi.reconcile.context import Lister, Rejection
-from cdi.reconcile.objecttransfer.record import ANN_TRANSFER, TransferRecord, lock_finalizer
+from cdi.reconcile.objecttransfer.record import TransferRecord, lock_finalizer
 from cdi.reconcile.types import PVC
 
 
@@ -77,7 +78,7 @@ class TransferWorld:
 
     def is_ours(self, annotations: Mapping[str, str] | None) -> bool:
         """Return whether an object with the target's name was created by this very transfer."""
-        return (annotations or {}).get(ANN_TRANSFER) == self.uid
+        return TRANSFER_UID.read(annotations or {}) == self.uid
 
     def holds(self, claim: PVC) -> bool:
         """Return whether this very transfer has its finalizer on a PVC."""

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any, Final
 
+from cdi.api.annotations import TRANSFER_UID
 from cdi.api.image_facts import PREFIX as IMAGE_FACTS
 from cdi.api.names import (
     ANN_CLONE_TOKEN,
@@ -20,7 +21,7 @@ from cdi.api.names import (
     GROUP,
 )
 from cdi.reconcile.objecttransfer.context import TransferWorld
-from cdi.reconcile.objecttransfer.record import ANN_TRANSFER, TransferRecord
+from cdi.reconcile.objecttransfer.record import TransferRecord
 
 _LAST_APPLIED: Final = "kubectl.kubernetes.io/last-applied-configuration"
 _BOUND: Final = frozenset(
@@ -38,7 +39,7 @@ _BOUND: Final = frozenset(
 Without ``bind-completed`` a PVC is treated as not yet bound.
 """
 _FACTS: Final = frozenset({ANN_CONTENT_TYPE, ANN_PREALLOCATION_APPLIED})
-_ONE_USE: Final = frozenset({ANN_CLONE_TOKEN, ANN_EXTENDED_CLONE_TOKEN, ANN_TRANSFER, _LAST_APPLIED})
+_ONE_USE: Final = frozenset({ANN_CLONE_TOKEN, ANN_EXTENDED_CLONE_TOKEN, TRANSFER_UID.key, _LAST_APPLIED})
 
 
 def build_claim(context: TransferWorld, source: Mapping[str, Any], record: TransferRecord) -> dict[str, Any]:
@@ -51,7 +52,7 @@ def build_claim(context: TransferWorld, source: Mapping[str, Any], record: Trans
     metadata, spec = source["metadata"], source["spec"]
     annotations = {
         **{key: text for key, text in (metadata.get("annotations") or {}).items() if _goes_along(key)},
-        ANN_TRANSFER: context.uid,
+        **TRANSFER_UID.write(context.uid),
     }
     if context.moves_data_volume:
         annotations[ANN_POPULATED_FOR] = name
@@ -84,7 +85,7 @@ def build_data_volume(context: TransferWorld, source: Mapping[str, Any]) -> str:
             "name": name,
             "namespace": namespace,
             "labels": dict(metadata.get("labels") or {}),
-            "annotations": {**annotations, ANN_PRE_POPULATED: name, ANN_TRANSFER: context.uid},
+            "annotations": {**annotations, ANN_PRE_POPULATED: name, **TRANSFER_UID.write(context.uid)},
         },
         "spec": _placed(source.get("spec") or {}, context.source[0]),
     }

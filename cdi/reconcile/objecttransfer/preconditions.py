@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from cdi.api.annotations import TRANSFER_UID
 from cdi.api.datavolume import DataVolume
 from cdi.api.errors import AlreadyExists, InvalidManifest
 from cdi.api.meta import OwnerReference
@@ -16,7 +17,7 @@ from cdi.api.names import ANN_CLONE_REQUEST, ANN_ENDPOINT, ANN_POD_PHASE, ANN_SO
 from cdi.api.phases import Phase, TransferReason
 from cdi.api.rules.transfer import check_transfer
 from cdi.reconcile.objecttransfer.context import TransferWorld, place
-from cdi.reconcile.objecttransfer.record import ANN_TRANSFER, FINALIZER, lock_finalizer
+from cdi.reconcile.objecttransfer.record import FINALIZER, lock_finalizer
 from cdi.reconcile.source import unpopulated_reason
 from cdi.reconcile.types import PVC, Pending, Rejected, Volume
 
@@ -149,7 +150,7 @@ def _blocked_by(context: TransferWorld, claim: PVC) -> Pending | None:
         # The filesystem would stay small: after static binding nothing expands it.
         message = f"PVC {where} is being expanded. Try: start a pod that mounts it, if the driver waits for one"
         return Pending(reason=TransferReason.RESIZING, message=message)
-    arriving = context.facts.unfinished(claim.annotations.get(ANN_TRANSFER, ""))
+    arriving = context.facts.unfinished(TRANSFER_UID.read(claim.annotations) or "")
     if arriving:
         message = f"PVC {where} is the target of ObjectTransfer {arriving}, which is running"
         return Pending(reason=TransferReason.IN_USE, message=message)

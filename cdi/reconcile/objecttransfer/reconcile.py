@@ -26,6 +26,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Final
 
+from cdi.api.annotations import TRANSFER_UID
 from cdi.api.errors import AlreadyExists, CdiError, ClaimLost, ClaimMisbound, InvalidManifest
 from cdi.api.json_document import parse_json
 from cdi.api.phases import Phase, TransferPhase, TransferReason
@@ -52,7 +53,7 @@ from cdi.reconcile.objecttransfer.preconditions import (
     in_use,
     target_conflict,
 )
-from cdi.reconcile.objecttransfer.record import ANN_TRANSFER, FINALIZER, TransferRecord, lock_finalizer
+from cdi.reconcile.objecttransfer.record import FINALIZER, TransferRecord, lock_finalizer
 from cdi.reconcile.objecttransfer.status import Step, blocked, complete, error, refused, running, shown
 from cdi.reconcile.types import PVC, Pending, Rejected, Volume
 
@@ -322,7 +323,7 @@ def _is_of_data_volume(refusal: Rejection) -> bool:
 def _delete_target(context: TransferWorld) -> tuple[Action, ...]:
     """Delete a target PVC that has not received the volume, even if it has not been observed yet."""
     namespace, name = context.target
-    return (DeleteUnboundClaim(namespace=namespace, name=name, mark=(ANN_TRANSFER, context.uid)),)
+    return (DeleteUnboundClaim(namespace=namespace, name=name, mark=(TRANSFER_UID.key, context.uid)),)
 
 
 def _free(volume: Volume) -> str:

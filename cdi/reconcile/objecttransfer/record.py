@@ -6,13 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Self
 
-from cdi.api.annotations import TRANSFER_UID
 from cdi.api.names import GROUP
 
 FINALIZER: Final = f"{GROUP}/objectTransfer"
 """Finalizer of a transfer, which stays until the transfer is complete or rolled back."""
-ANN_TRANSFER: Final = TRANSFER_UID.key
-"""Annotation of a target PVC and DataVolume with the UID of the transfer that created them."""
 
 
 def lock_finalizer(uid: str) -> str:

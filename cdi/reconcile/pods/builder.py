@@ -35,9 +35,6 @@ from cdi.api.quantity import human
 from cdi.reconcile.actions import MirrorObject, Mount, ObjectRef, Work
 from cdi.reconcile.context import InputLister, Lister
 from cdi.reconcile.pods.roles import (
-    ANN_JOB,
-    ANN_JOURNAL,
-    ANN_LIMITS,
     DEVICE,
     DIRECTORY,
     DISK,
@@ -52,9 +49,6 @@ from cdi.reconcile.pods.types import VolumeLayout
 from cdi.reconcile.settings import ResolvedConfig
 from cdi.reconcile.types import PVC
 
-ANN_ATTEMPT = state.ATTEMPT.key
-ANN_FINGERPRINT = state.FINGERPRINT.key
-ANN_SPEC = state.SPEC_DIGEST.key
 """Pod annotation with the digest of the pod's template, to detect that the template has changed."""
 
 MAX_JOB = 200 * 1024
@@ -144,7 +138,7 @@ def build_worker_pod(
         spec,
         namespace=filled.namespace,
         name=importer_pod(filled.name),
-        annotations={**_annotations(dv, target, filled, attempt, job), ANN_SPEC: spec_digest(spec)},
+        annotations={**_annotations(dv, target, filled, attempt, job), **state.SPEC_DIGEST.write(spec_digest(spec))},
         labels={LABEL_PROMETHEUS: "true"},
         owner=claim_owner(filled),
     )
@@ -165,7 +159,7 @@ def _restarts(work: Work) -> bool:
 
 
 def spec_digest(spec: Mapping[str, Any]) -> str:
-    """Return the value of `ANN_SPEC` for a pod's spec."""
+    """Return the value of `SPEC_DIGEST` for a pod's spec."""
     return hashlib.sha256(json.dumps(spec, sort_keys=True).encode()).hexdigest()[:32]
 
 
@@ -210,14 +204,14 @@ def _annotations(dv: DataVolume, target: PVC, filled: PVC, attempt: Attempt, job
     annotations |= {
         ANN_CREATED_BY_CONTROLLER: "yes",
         **state.OWNER_UID.write(target.uid),
-        ANN_JOB: job,
-        ANN_LIMITS: attempt.limits.to_json(),
+        **state.JOB.write(job),
+        **state.LIMITS.write(attempt.limits.to_json()),
         **state.ATTEMPT.write(attempt.number),
         **state.FINGERPRINT.write(attempt.fingerprint),
         **state.UPLOAD.write(attempt.upload),
     }
     journal = state.STORED_JOURNAL.read(filled.annotations) or ""
-    annotations[ANN_JOURNAL] = journal if len(journal) <= _MAX_JOURNAL else ""
+    annotations |= state.JOURNAL.write(journal if len(journal) <= _MAX_JOURNAL else "")
     if retains_after_completion(dv, target):
         annotations[ANN_POD_RETAIN] = "true"
     return annotations

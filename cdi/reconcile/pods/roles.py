@@ -25,8 +25,6 @@ from cdi.reconcile.settings import ResolvedConfig, WorkerPodConfig
 
 ANN_JOB = state.JOB.key
 ANN_LIMITS = state.LIMITS.key
-ANN_JOURNAL = state.JOURNAL.key
-"""Pod annotation with the journal of an earlier attempt."""
 
 CONTAINER = "importer"
 ARCHITECTURE = "kubernetes.io/arch"
@@ -77,17 +75,13 @@ class PodRole:
     """Resource requirements of the container; None for those of CDIConfig."""
 
 
-def _annotation(name: str) -> str:
-    return f"metadata.annotations['{name}']"
-
-
-_JOB = {"job": _annotation(ANN_JOB)}
-_LIMITED_JOB = {**_JOB, "limits": _annotation(ANN_LIMITS)}
+_JOB = {"job": state.JOB.field_path}
+_LIMITED_JOB = {**_JOB, "limits": state.LIMITS.field_path}
 _SMALL = {"requests": {"cpu": "10m", "memory": "8M"}, "limits": {"cpu": "100m", "memory": "64M"}}
 
 IMPORTER: Final = PodRole(
     component=COMPONENT_IMPORTER,
-    files={**_LIMITED_JOB, "journal": _annotation(ANN_JOURNAL)},
+    files={**_LIMITED_JOB, "journal": state.JOURNAL.field_path},
     state=True,
     tmp=True,
     restarts=True,

@@ -14,7 +14,7 @@ import time
 import pytest
 import yaml
 
-from cdi.api.names import ANN_CRON_NEXT_TIME
+from cdi.api.annotations import NEXT_POLL
 from cdi.local.home import Home
 from cdi.local.processes import with_arguments
 from cdi.store.base import Key
@@ -79,7 +79,7 @@ def make_due(cdi):
     until(lambda: not _supervisors(cdi))
     store = LocalStore(Home.find(cdi.home).objects)
     body = store.get(Key("dataimportcrons", "default", "os"))
-    body["metadata"]["annotations"][ANN_CRON_NEXT_TIME] = "2026-01-01T00:00:00Z"
+    body["metadata"]["annotations"][NEXT_POLL.key] = "2026-01-01T00:00:00Z"
     store.update(body)
 
 

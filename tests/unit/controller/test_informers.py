@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 
+from cdi.api.annotations import ATTEMPT, JOB, JOURNAL
 from cdi.api.kinds import CLAIMS, CONFIG_MAPS, DATA_VOLUMES, EVENTS, NODES, PODS, SECRETS, VOLUMES
 from cdi.controller.request import Scope
-from cdi.reconcile.pods.builder import ANN_ATTEMPT
-from cdi.reconcile.pods.roles import ANN_JOB, ANN_JOURNAL
 from tests.unit.controller.objects import body, watches
 
 
@@ -32,8 +31,8 @@ def test_what_kubectl_applied_is_not_kept_twice() -> None:
 
 
 def test_a_pod_keeps_what_it_is_known_by_and_not_its_work() -> None:
-    found = kept(PODS, body(PODS, "p", annotations={ANN_JOB: "x", ANN_JOURNAL: "y", ANN_ATTEMPT: "3"}, status={}))
-    assert found["metadata"]["annotations"] == {ANN_ATTEMPT: "3"}
+    found = kept(PODS, body(PODS, "p", annotations={JOB.key: "x", JOURNAL.key: "y", ATTEMPT.key: "3"}, status={}))
+    assert found["metadata"]["annotations"] == {ATTEMPT.key: "3"}
 
 
 def test_of_a_node_only_its_health_is_kept() -> None:

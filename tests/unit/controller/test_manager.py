@@ -9,6 +9,7 @@ import logging
 
 import pytest
 
+from cdi.api.annotations import ATTEMPT
 from cdi.api.errors import AdmissionDenied, ClusterUnavailable, Conflict, InvalidManifest
 from cdi.api.kinds import CLAIMS, PODS, Object
 from cdi.controller.manager import Manager
@@ -16,7 +17,6 @@ from cdi.controller.metrics import Metrics
 from cdi.controller.request import Request, Scope, datavolume
 from cdi.controller.result import Result, TerminalError
 from cdi.logs import JsonFormatter
-from cdi.reconcile.pods.builder import ANN_ATTEMPT
 from cdi.reconcile.settings import WorkerPodConfig
 from tests.unit.controller.objects import added, body, deleted, modified
 
@@ -125,7 +125,7 @@ def worker(phase: str, **state):
     owner = body(CLAIMS, "a")
     status = {"phase": phase, "podIP": "10.0.0.7", "containerStatuses": [{"name": "importer", "state": state}]}
     return body(
-        PODS, "importer-a", owner=owner, labels={"cdi.kubevirt.io": "importer"}, annotations={ANN_ATTEMPT: "1"},
+        PODS, "importer-a", owner=owner, labels={"cdi.kubevirt.io": "importer"}, annotations={ATTEMPT.key: "1"},
         spec={"containers": [{"name": "importer", "volumeDevices": [{}]}]}, status=status,
     )  # fmt: skip
 

@@ -11,9 +11,9 @@ import pickle
 from datetime import UTC, datetime
 from fractions import Fraction
 
+from cdi.api.annotations import FILLED_FOR
 from cdi.api.errors import CdiError, Conflict, QuotaExceeded
 from cdi.api.job import Job, Outcome
-from cdi.api.names import ANN_FILLED_FOR
 from cdi.api.quantity import Quantity
 from cdi.api.validation import parse
 from cdi.controller.reconcilers.dependencies import PLATFORM as CLUSTER
@@ -226,7 +226,7 @@ class Cluster:
             capacity=Quantity.parse(body["size"]).bytes,
             access_modes=("ReadWriteOnce",),
             storage_class=body["spec"].get("storageClassName", ""),
-            filled_for=body["metadata"].get("annotations", {}).get(ANN_FILLED_FOR, ""),
+            filled_for=body["metadata"].get("annotations", {}).get(FILLED_FOR.key, ""),
         )
 
     def volumes_for(self, namespace, claim):
@@ -343,7 +343,7 @@ class Cluster:
                 ):  # fmt: skip
                     reference = {"namespace": NS, "name": action.target, "uid": action.target_uid}
                     volume["spec"]["claimRef"] = reference
-                    volume["metadata"]["annotations"] = {ANN_FILLED_FOR: action.target_uid}
+                    volume["metadata"]["annotations"] = {FILLED_FOR.key: action.target_uid}
             case StartWorker():
                 self._refused("Pod", action.pod["metadata"]["name"])
                 claim = self._uid(action.claim)

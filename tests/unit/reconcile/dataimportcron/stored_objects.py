@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from cdi.api.annotations import GOLDEN_ORIGIN
 from cdi.api.dataimportcron import DataImportCron
 from cdi.api.datasource import DataSource
 from cdi.api.datavolume import DataVolume
-from cdi.api.golden import ORIGIN, Origin, parse_golden_settings
+from cdi.api.golden import Origin, parse_golden_settings
 from cdi.api.names import LABEL_DATA_IMPORT_CRON
 from cdi.reconcile.clone.types import Snapshot
 from cdi.reconcile.dataimportcron.context import CronContext
@@ -104,7 +105,7 @@ class StoredObjects:
         )
 
     def descendants_of(self, namespace: str, cron: str) -> tuple[PVC, ...]:
-        return tuple(one for _, one in sorted(self.claims.items()) if ORIGIN in one.annotations)
+        return tuple(one for _, one in sorted(self.claims.items()) if GOLDEN_ORIGIN.key in one.annotations)
 
     def clones_in_progress(self, namespace: str, name: str) -> tuple[str, ...]:
         return self.clones.get(f"{namespace}/{name}", ())

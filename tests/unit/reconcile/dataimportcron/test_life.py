@@ -7,7 +7,8 @@ import random
 
 import pytest
 
-from cdi.api.golden import ORIGIN, Origin
+from cdi.api.annotations import GOLDEN_ORIGIN
+from cdi.api.golden import Origin
 from tests.unit.reconcile.dataimportcron.world import NAMESPACE, Killed, World, cron_body
 
 CRON = "fedora-cron"
@@ -113,7 +114,7 @@ def test_a_revoked_version_leaves_every_data_source_in_one_reconcile():
             "name": "machine",
             "namespace": "vms",
             "annotations": {
-                ORIGIN: Origin(namespace=NAMESPACE, cron=CRON, version=name(2), digest=digest(2)).to_json()
+                GOLDEN_ORIGIN.key: Origin(namespace=NAMESPACE, cron=CRON, version=name(2), digest=digest(2)).to_json()
             },
         },
     })  # fmt: skip
@@ -139,7 +140,7 @@ def test_the_only_version_leaves_its_data_source_when_it_is_revoked():
 
 def test_every_version_carries_its_origin():
     made = world(1)
-    origin = made.get("persistentvolumeclaims", name(1))["metadata"]["annotations"][ORIGIN]
+    origin = made.get("persistentvolumeclaims", name(1))["metadata"]["annotations"][GOLDEN_ORIGIN.key]
     assert Origin.from_json(origin) == Origin(namespace=NAMESPACE, cron=CRON, version=name(1), digest=digest(1))
 
 

@@ -10,14 +10,14 @@ from types import SimpleNamespace
 
 import pytest
 
+from cdi.api.annotations import GOLDEN_RECORD, GOLDEN_STATEMENT
 from cdi.api.dataimportcron import DataImportCron, GoldenVersion
-from cdi.api.golden import RECORD, GoldenSettings
+from cdi.api.golden import GoldenSettings
 from cdi.api.origin import SignResult, parse_record, parse_statement
 from cdi.reconcile.actions import CreateObject, DeleteObject, PatchObject, SignRecord
 from cdi.reconcile.clone.types import Snapshot
 from cdi.reconcile.dataimportcron.context import CronContext
 from cdi.reconcile.dataimportcron.origin import (
-    ANN_STATEMENT,
     MAX_SIGNING,
     RETRY_DELAY,
     SIGNING_TIMEOUT,
@@ -89,7 +89,7 @@ def ended(body, result):
 
 
 def good(body):
-    statement = body["metadata"]["annotations"][ANN_STATEMENT]
+    statement = body["metadata"]["annotations"][GOLDEN_STATEMENT.key]
     return SignResult(
         id="pvc-uid",
         statement=hashlib.sha256(statement.encode()).hexdigest(),
@@ -108,20 +108,20 @@ def test_without_a_key_the_statement_is_written_at_once_and_only_once():
         VERSION.name,
         "pvc-uid",
     )
-    text = action.annotations[RECORD]
+    text = action.annotations[GOLDEN_RECORD.key]
     assert parse_statement(text.encode())["subject"][0]["name"] == VERSION.name
     assert (step.trouble, step.waiting) == (None, False)
-    again = plan_record(context(), VERSION, pvc(**{RECORD: text}))
+    again = plan_record(context(), VERSION, pvc(**{GOLDEN_RECORD.key: text}))
     assert again.actions == ()
 
 
 def test_a_version_without_a_pinned_reference_has_the_url_of_the_template():
     (action,) = plan_record(context(), VERSION, pvc()).actions
-    build = json.loads(action.annotations[RECORD])["predicate"]["buildDefinition"]
+    build = json.loads(action.annotations[GOLDEN_RECORD.key])["predicate"]["buildDefinition"]
     assert build["externalParameters"]["source"] == "docker://host/fedora"
     pinned = VERSION.model_copy(update={"source": "docker://host/fedora@sha256:0"})
     (action,) = plan_record(context(), pinned, pvc()).actions
-    assert "docker://host/fedora@sha256:0" in action.annotations[RECORD]
+    assert "docker://host/fedora@sha256:0" in action.annotations[GOLDEN_RECORD.key]
 
 
 def test_a_snapshot_can_hold_the_record():
@@ -146,12 +146,12 @@ def test_the_signature_of_the_pod_becomes_the_envelope_and_the_pod_is_deleted():
     body = created_pod()
     step = plan_record(context(key="signer", pod=ended(body, good(body))), VERSION, pvc())
     write, delete = step.actions
-    envelope = parse_record(write.annotations[RECORD])
+    envelope = parse_record(write.annotations[GOLDEN_RECORD.key])
     assert envelope.signatures[0].value == b"sig"
-    assert envelope.payload.decode() == body["metadata"]["annotations"][ANN_STATEMENT]
+    assert envelope.payload.decode() == body["metadata"]["annotations"][GOLDEN_STATEMENT.key]
     assert isinstance(delete, DeleteObject)
     assert not step.waiting
-    again = plan_record(context(key="signer"), VERSION, pvc(**{RECORD: write.annotations[RECORD]}))
+    again = plan_record(context(key="signer"), VERSION, pvc(**{GOLDEN_RECORD.key: write.annotations[GOLDEN_RECORD.key]}))
     assert again.actions == ()
 
 
@@ -180,12 +180,12 @@ def test_a_pod_without_a_valid_result_is_reported_and_does_not_stop_the_offer(me
     assert not step.waiting
     assert step.trouble.reason == "RecordNotSigned"
     (write,) = step.actions
-    assert parse_record(write.annotations[RECORD]).signatures == ()
+    assert parse_record(write.annotations[GOLDEN_RECORD.key]).signatures == ()
 
 
 def test_a_statement_that_somebody_changed_is_not_accepted():
     body = created_pod()
-    body["metadata"]["annotations"][ANN_STATEMENT] = '{"_type":"other"}'
+    body["metadata"]["annotations"][GOLDEN_STATEMENT.key] = '{"_type":"other"}'
     (action,) = plan_record(context(key="signer", pod=ended(body, good(body))), VERSION, pvc()).actions
     assert isinstance(action, DeleteObject)
     assert action.uid == "pod-uid"
@@ -196,19 +196,19 @@ def test_a_missing_secret_is_reported_and_the_unsigned_record_is_written():
     assert "Secret images/signer is not found" in step.trouble.message
     assert not step.waiting
     (write,) = step.actions
-    assert parse_record(write.annotations[RECORD]).signatures == ()
-    held = pvc(**{RECORD: write.annotations[RECORD]})
+    assert parse_record(write.annotations[GOLDEN_RECORD.key]).signatures == ()
+    held = pvc(**{GOLDEN_RECORD.key: write.annotations[GOLDEN_RECORD.key]})
     assert plan_record(context(key="signer", secret=None), VERSION, held).actions == ()
 
 
 def test_an_unsigned_record_is_signed_once_there_is_a_key():
     (write,) = plan_record(context(), VERSION, pvc()).actions
-    held = pvc(**{RECORD: write.annotations[RECORD]})
+    held = pvc(**{GOLDEN_RECORD.key: write.annotations[GOLDEN_RECORD.key]})
     assert isinstance(plan_record(context(key="signer"), VERSION, held).actions[0], CreateObject)
 
 
 def test_a_damaged_record_is_written_again():
-    assert plan_record(context(), VERSION, pvc(**{RECORD: "{"})).actions
+    assert plan_record(context(), VERSION, pvc(**{GOLDEN_RECORD.key: "{"})).actions
 
 
 class Fleet(SimpleNamespace):
@@ -272,20 +272,20 @@ def test_a_new_key_signs_few_records_at_a_time_the_newest_first():
 
 
 def test_the_record_is_carried_to_the_snapshot_that_replaces_the_volume():
-    record = plan_record(context(), VERSION, pvc()).actions[0].annotations[RECORD]
+    record = plan_record(context(), VERSION, pvc()).actions[0].annotations[GOLDEN_RECORD.key]
     snapshot = Snapshot(namespace="images", name="fedora-0", uid="snapshot-uid")
-    claim = PVC(namespace="images", name="fedora-0", uid="u", phase="Bound", annotations={RECORD: record})
+    claim = PVC(namespace="images", name="fedora-0", uid="u", phase="Bound", annotations={GOLDEN_RECORD.key: record})
     both = fleet(claims={"fedora-0": claim}, snapshots={"fedora-0": snapshot})
     (copy,) = plan_records(both, versions(1), versions(1)).actions
-    assert (copy.plural, copy.uid, copy.annotations) == ("volumesnapshots", "snapshot-uid", {RECORD: record})
+    assert (copy.plural, copy.uid, copy.annotations) == ("volumesnapshots", "snapshot-uid", {GOLDEN_RECORD.key: record})
     alone = fleet(snapshots={"fedora-0": snapshot})
     (made,) = plan_records(alone, versions(1), versions(1)).actions
     assert made.plural == "volumesnapshots"
-    complete = fleet(snapshots={"fedora-0": replace(snapshot, annotations={RECORD: record})})
+    complete = fleet(snapshots={"fedora-0": replace(snapshot, annotations={GOLDEN_RECORD.key: record})})
     assert plan_records(complete, versions(1), versions(1)).actions == ()
 
 
 def test_on_one_machine_the_process_signs():
     (action,) = plan_record(context(key="signer", cluster=False), VERSION, pvc()).actions
     assert isinstance(action, SignRecord)
-    assert (action.annotation, action.uid, action.key.name) == (RECORD, "pvc-uid", "signer")
+    assert (action.annotation, action.uid, action.key.name) == (GOLDEN_RECORD.key, "pvc-uid", "signer")

@@ -6,10 +6,10 @@ import json
 
 import pytest
 
+from cdi.api.annotations import POLL_RECORD
 from cdi.api.dataimportcron import DataImportCron
 from cdi.api.errors import ClusterForbidden, SourceNotFound, SourceUnavailable
 from cdi.api.job import Failure
-from cdi.api.names import ANN_CRON_POLL
 from cdi.api.poll import PollJob, PollResult
 from cdi.reconcile.actions import CreateObject, DeleteObject, MirrorObject, ObjectRef, PatchObject, StartTask
 from cdi.reconcile.dataimportcron.context import CronContext, ImageStream, LocalTask
@@ -665,12 +665,12 @@ class TestFailures:
 
     def test_a_message_of_any_length_fits_the_annotation(self, cluster):
         cluster.poll(failure(SourceUnavailable("x" * 100_000)))
-        assert len(cluster.annotations[ANN_CRON_POLL]) < 4096
+        assert len(cluster.annotations[POLL_RECORD.key]) < 4096
         assert len(cluster.events[-1].message) <= 1024
 
     @pytest.mark.parametrize("record", ["", "{", "[]", json.dumps({"failures": "many"}), "x" * 100_000])
     def test_a_record_that_cannot_be_read_is_empty(self, record):
-        assert PollRecord.read({ANN_CRON_POLL: record}) == PollRecord()
+        assert PollRecord.read({POLL_RECORD.key: record}) == PollRecord()
 
 
 # --- Secrets and ConfigMaps ---------------------------------------------------------------------------------------

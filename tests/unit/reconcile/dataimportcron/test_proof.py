@@ -10,7 +10,7 @@ from typing import Literal
 
 import pytest
 
-from cdi.api.annotations import PROOF_ATTEMPTS
+from cdi.api.annotations import FINGERPRINT, JOB, PROOF_ATTEMPTS
 from cdi.api.dataimportcron import DataImportCron, GoldenVersion, ProofStatus, VersionState
 from cdi.api.errors import BootFailed, Interrupted, QemuFailed, QemuMissing, QuotaExceeded
 from cdi.api.golden import GoldenSettings
@@ -24,8 +24,6 @@ from cdi.reconcile.dataimportcron.proof_pod import KVM, MEMORY_OVERHEAD
 from cdi.reconcile.dataimportcron.proof_result import MAX_FAILURES, ProofStep
 from cdi.reconcile.dataimportcron.slots import MAX_PROOFS
 from cdi.reconcile.datavolume.rejection import refusal_of
-from cdi.reconcile.pods.builder import ANN_FINGERPRINT
-from cdi.reconcile.pods.roles import ANN_JOB
 from cdi.reconcile.settings import Platform, ResolvedConfig, WorkerPodConfig
 from cdi.reconcile.types import PVC
 
@@ -150,7 +148,7 @@ class Cluster:
             return
         self.started += 1
         body["metadata"] |= {"uid": f"pod-{self.started}", "creationTimestamp": rfc(self.now)}
-        body["metadata"]["annotations"].pop(ANN_JOB)  # as in the controller's cache
+        body["metadata"]["annotations"].pop(JOB.key)  # as in the controller's cache
         body["status"] = {"phase": "Pending"}
         self.pods[name] = body
 
@@ -237,7 +235,7 @@ def test_the_pod_is_restricted_owned_by_the_volume_and_only_reads_it(cluster):
     assert volumes["data"] == {"name": "data", "persistentVolumeClaim": {"claimName": NAME, "readOnly": True}}
     mounts = {one["name"]: one for one in container["volumeMounts"]}
     assert mounts["data"] == {"name": "data", "mountPath": "/data", "readOnly": True}
-    assert int(volumes["tmp"]["emptyDir"]["sizeLimit"]) > ProofJob.from_json(metadata["annotations"][ANN_JOB]).overlay
+    assert int(volumes["tmp"]["emptyDir"]["sizeLimit"]) > ProofJob.from_json(metadata["annotations"][JOB.key]).overlay
 
 
 def test_a_block_volume_is_a_device_that_is_only_read(cluster):
@@ -247,7 +245,7 @@ def test_a_block_volume_is_a_device_that_is_only_read(cluster):
     assert container["volumeDevices"] == [{"name": "data", "devicePath": "/dev/cdi-block-volume"}]
     assert "data" not in {one["name"] for one in container["volumeMounts"]}
     assert pod["spec"]["volumes"][0]["persistentVolumeClaim"]["readOnly"] is True
-    assert ProofJob.from_json(pod["metadata"]["annotations"][ANN_JOB]).disk == "/dev/cdi-block-volume"
+    assert ProofJob.from_json(pod["metadata"]["annotations"][JOB.key]).disk == "/dev/cdi-block-volume"
 
 
 def test_the_settings_become_the_workers_job(cluster):
@@ -255,7 +253,7 @@ def test_the_settings_become_the_workers_job(cluster):
         proof="boot", proof_timeout=90, proof_expect="ready", proof_memory=2 << 30, proof_firmware="uefi"
     )
     pod = created(cluster)
-    job = ProofJob.from_json(pod["metadata"]["annotations"][ANN_JOB])
+    job = ProofJob.from_json(pod["metadata"]["annotations"][JOB.key])
     assert (job.id, job.disk) == (CLAIM.uid, "/data/disk.img")
     assert (job.timeout, job.expect, job.memory, job.firmware) == (90.0, "ready", 2 << 30, "uefi")
     resources = pod["spec"]["containers"][0]["resources"]
@@ -406,11 +404,11 @@ def test_a_version_that_is_revoked_meanwhile_needs_no_pod(cluster):
 
 
 def test_other_settings_start_the_proof_again(cluster):
-    before = started(cluster)["metadata"]["annotations"][ANN_FINGERPRINT]
+    before = started(cluster)["metadata"]["annotations"][FINGERPRINT.key]
     cluster.end(PANICKED)
     cluster.settings = replace(cluster.settings, proof_firmware="uefi")
     assert cluster.run().result is None
-    assert started(cluster)["metadata"]["annotations"][ANN_FINGERPRINT] != before
+    assert started(cluster)["metadata"]["annotations"][FINGERPRINT.key] != before
 
 
 @pytest.mark.parametrize(

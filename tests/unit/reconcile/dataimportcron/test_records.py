@@ -7,10 +7,10 @@ import hashlib
 
 import pytest
 
-from cdi.api.golden import RECORD
+from cdi.api.annotations import GOLDEN_RECORD, GOLDEN_STATEMENT
 from cdi.api.origin import SignResult, parse_record, parse_statement
 from cdi.reconcile.actions import ObjectRef
-from cdi.reconcile.dataimportcron.origin import ANN_STATEMENT, SIGNING_TIMEOUT, signing_pod
+from cdi.reconcile.dataimportcron.origin import SIGNING_TIMEOUT, signing_pod
 from cdi.reconcile.types import Input
 from tests.unit.reconcile.dataimportcron.world import NAMESPACE, World, cron_body, digest
 
@@ -29,14 +29,14 @@ def world(*, key=False, secret=True, kept_as="pvc"):
 
 
 def record(made, plural="persistentvolumeclaims"):
-    text = (made.get(plural, NAME)["metadata"].get("annotations") or {}).get(RECORD)
+    text = (made.get(plural, NAME)["metadata"].get("annotations") or {}).get(GOLDEN_RECORD.key)
     return None if text is None else parse_record(text)
 
 
 def sign(made):
     """Let the signing pod end with a signature, as the worker does."""
     pod = made.get("pods", signing_pod(NAME))
-    statement = pod["metadata"]["annotations"][ANN_STATEMENT]
+    statement = pod["metadata"]["annotations"][GOLDEN_STATEMENT.key]
     result = SignResult(
         id=pod["metadata"]["annotations"]["cdi.kubevirt.io/ownerUID"],
         statement=hashlib.sha256(statement.encode()).hexdigest(),

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cdi.api.annotations import LAST_USE
 from cdi.api.dataimportcron import ChannelStatus
 from cdi.api.datavolume import DataVolume
-from cdi.api.names import ANN_CRON_LAST_USE_TIME
 from cdi.reconcile.actions import DeleteObject
 from cdi.reconcile.clone.types import Snapshot
 from cdi.reconcile.dataimportcron.channels import plan_channels
@@ -36,7 +36,7 @@ from tests.unit.reconcile.dataimportcron.test_versions import OPERATIONS, apply
 
 def used(claim, day):
     moment = f"2026-01-{day:02}T00:00:00.000000000Z"
-    return replace(claim, annotations={**claim.annotations, ANN_CRON_LAST_USE_TIME: moment})
+    return replace(claim, annotations={**claim.annotations, LAST_USE.key: moment})
 
 
 def volumes(*numbers, **options):
@@ -51,7 +51,7 @@ def snapshot(number, day):
         name=name(number),
         uid=f"snap-{number}",
         labels=OURS,
-        annotations={ANN_CRON_LAST_USE_TIME: moment},
+        annotations={LAST_USE.key: moment},
     )
 
 

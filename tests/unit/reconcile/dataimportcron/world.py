@@ -9,11 +9,12 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
+from cdi.api.annotations import GOLDEN_ORIGIN
 from cdi.api.dataimportcron import DataImportCron
 from cdi.api.datasource import DataSource
 from cdi.api.datavolume import DataVolume
 from cdi.api.errors import BootFailed
-from cdi.api.golden import ORIGIN, Origin
+from cdi.api.golden import Origin
 from cdi.api.names import COMPONENT_PROOF, LABEL_COMPONENT, LABEL_DATA_IMPORT_CRON
 from cdi.api.proof import ProofResult
 from cdi.api.quantity import Quantity
@@ -430,7 +431,7 @@ class World:
         found = []
         for (plural, space, name), body in self.objects.items():
             text = (
-                (body["metadata"].get("annotations") or {}).get(ORIGIN) if plural == "persistentvolumeclaims" else None
+                (body["metadata"].get("annotations") or {}).get(GOLDEN_ORIGIN.key) if plural == "persistentvolumeclaims" else None
             )
             origin = Origin.from_json(text) if text else None
             claim = self.claim(space, name)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from cdi.api.annotations import GOLDEN_DEPRECATED, GOLDEN_END_OF_LIFE, GOLDEN_LAST_CLONED, GOLDEN_ORIGIN, GOLDEN_REVOKED
 from cdi.api.dataimportcron import GoldenVersion
-from cdi.api.golden import DEPRECATED, END_OF_LIFE, LAST_CLONED, ORIGIN, REVOKED, Origin, origin_of
+from cdi.api.golden import Origin, origin_of
 from cdi.reconcile.actions import PatchObject
 from cdi.reconcile.datavolume.lineage import inherited_origin, mark_clone, source_warnings
 from cdi.reconcile.types import PVC
@@ -32,11 +33,11 @@ def test_a_clone_of_a_version_records_its_origin_and_the_version_when_it_was_clo
     cluster = begin(way)
     source = source_of(cluster)
     mine = origin(cluster.namespace, source["metadata"]["name"])
-    source["metadata"]["annotations"] |= {ORIGIN: mine, DEPRECATED: "2001-01-01T00:00:00Z"}
+    source["metadata"]["annotations"] |= {GOLDEN_ORIGIN.key: mine, GOLDEN_DEPRECATED.key: "2001-01-01T00:00:00Z"}
     cluster.run()
     assert cluster.status["phase"] == "Succeeded"
-    assert cluster.get(CLAIMS, "a")["metadata"]["annotations"][ORIGIN] == mine
-    assert LAST_CLONED in source_of(cluster)["metadata"]["annotations"]
+    assert cluster.get(CLAIMS, "a")["metadata"]["annotations"][GOLDEN_ORIGIN.key] == mine
+    assert GOLDEN_LAST_CLONED.key in source_of(cluster)["metadata"]["annotations"]
     warnings = [event for event in cluster.events if event.reason == "DeprecatedSource"]
     assert len(warnings) == 1
     assert warnings[0].type == "Warning"
@@ -51,29 +52,29 @@ def test_a_clone_that_a_user_requests_by_a_populator_records_its_origin():
         "spec": {"source": {"apiGroup": "", "kind": "PersistentVolumeClaim", "name": "fedora"}},
     }
     cluster = CloneCluster(claim=pvc("csi", ref="c", kind="VolumeCloneSource"), bodies=[body])
-    cluster.get(CLAIMS, "fedora")["metadata"]["annotations"] |= {ORIGIN: origin(), REVOKED: "backdoor"}
+    cluster.get(CLAIMS, "fedora")["metadata"]["annotations"] |= {GOLDEN_ORIGIN.key: origin(), GOLDEN_REVOKED.key: "backdoor"}
     cluster.run()
-    assert cluster.get(CLAIMS, "a")["metadata"]["annotations"][ORIGIN] == origin()
-    assert LAST_CLONED in cluster.get(CLAIMS, "fedora")["metadata"]["annotations"]
+    assert cluster.get(CLAIMS, "a")["metadata"]["annotations"][GOLDEN_ORIGIN.key] == origin()
+    assert GOLDEN_LAST_CLONED.key in cluster.get(CLAIMS, "fedora")["metadata"]["annotations"]
     assert "RevokedSource" in [event.reason for event in cluster.events]
 
 
 def test_a_clone_of_a_clone_passes_the_origin_on_and_leaves_its_source_unchanged():
     cluster = begin("snapshot")
     descends = origin("images", "fedora-abc")
-    cluster.get(CLAIMS, "fedora")["metadata"]["annotations"] |= {ORIGIN: descends}
+    cluster.get(CLAIMS, "fedora")["metadata"]["annotations"] |= {GOLDEN_ORIGIN.key: descends}
     cluster.run()
-    assert cluster.get(CLAIMS, "a")["metadata"]["annotations"][ORIGIN] == descends
-    assert LAST_CLONED not in cluster.get(CLAIMS, "fedora")["metadata"]["annotations"]
+    assert cluster.get(CLAIMS, "a")["metadata"]["annotations"][GOLDEN_ORIGIN.key] == descends
+    assert GOLDEN_LAST_CLONED.key not in cluster.get(CLAIMS, "fedora")["metadata"]["annotations"]
 
 
 def test_a_clone_on_one_machine_records_its_origin():
     sim = Simulation(data_volume({"pvc": {"namespace": "default", "name": "src"}}))
-    sim.add_claim("src", annotations={ORIGIN: origin("default", "src"), END_OF_LIFE: "1970-01-02T00:00:00Z"})
+    sim.add_claim("src", annotations={GOLDEN_ORIGIN.key: origin("default", "src"), GOLDEN_END_OF_LIFE.key: "1970-01-02T00:00:00Z"})
     sim.run()
-    assert sim.claim.annotations[ORIGIN] == origin("default", "src")
+    assert sim.claim.annotations[GOLDEN_ORIGIN.key] == origin("default", "src")
     assert "EndOfLifeSource" in [event.reason for event in sim.events]
-    assert LAST_CLONED in sim.objects.claims["default", "src"].annotations
+    assert GOLDEN_LAST_CLONED.key in sim.objects.claims["default", "src"].annotations
 
 
 def source(**annotations):
@@ -81,16 +82,16 @@ def source(**annotations):
 
 
 def test_the_time_of_a_clone_is_recorded_once_a_minute():
-    own = {ORIGIN: origin_of(VERSION, namespace=NS, cron="fedora-cron").to_json()}
+    own = {GOLDEN_ORIGIN.key: origin_of(VERSION, namespace=NS, cron="fedora-cron").to_json()}
     (first,) = mark_clone(source(**own), NOW)
     assert first == PatchObject(
         plural="persistentvolumeclaims",
         namespace=NS,
         name="fedora",
         uid="u",
-        annotations={LAST_CLONED: "2027-01-15T08:00:00Z"},
+        annotations={GOLDEN_LAST_CLONED.key: "2027-01-15T08:00:00Z"},
     )
-    again = source(**own, **{LAST_CLONED: "2027-01-15T08:00:00Z"})
+    again = source(**own, **{GOLDEN_LAST_CLONED.key: "2027-01-15T08:00:00Z"})
     assert mark_clone(again, NOW + 59) == ()
     assert len(mark_clone(again, NOW + 60)) == 1
     # The clock was set back: the recorded time lies in the future.
@@ -101,20 +102,20 @@ def test_the_time_of_a_clone_is_recorded_once_a_minute():
     "text", ["", "{}", "null", "x" * 5000, '{"namespace": 1, "cron": "", "version": "", "digest": ""}']
 )
 def test_an_invalid_origin_is_not_passed_on(text):
-    assert inherited_origin({ORIGIN: text}) == {}
-    assert mark_clone(source(**{ORIGIN: text}), NOW) == ()
+    assert inherited_origin({GOLDEN_ORIGIN.key: text}) == {}
+    assert mark_clone(source(**{GOLDEN_ORIGIN.key: text}), NOW) == ()
 
 
 @pytest.mark.parametrize(
     ("annotations", "reasons"),
     [
         ({}, []),
-        ({DEPRECATED: "2027-01-15T08:00:01Z"}, []),
-        ({DEPRECATED: "2027-01-15T08:00:00Z"}, ["DeprecatedSource"]),
-        ({DEPRECATED: "2020-01-01T00:00:00Z", END_OF_LIFE: "2030-01-01T00:00:00Z"}, ["DeprecatedSource"]),
-        ({DEPRECATED: "2020-01-01T00:00:00Z", END_OF_LIFE: "2027-01-15T08:00:00Z"}, ["EndOfLifeSource"]),
-        ({END_OF_LIFE: "2020-01-01T00:00:00Z", REVOKED: "bad" * 1000}, ["RevokedSource"]),
-        ({DEPRECATED: "soon", END_OF_LIFE: "never"}, []),
+        ({GOLDEN_DEPRECATED.key: "2027-01-15T08:00:01Z"}, []),
+        ({GOLDEN_DEPRECATED.key: "2027-01-15T08:00:00Z"}, ["DeprecatedSource"]),
+        ({GOLDEN_DEPRECATED.key: "2020-01-01T00:00:00Z", GOLDEN_END_OF_LIFE.key: "2030-01-01T00:00:00Z"}, ["DeprecatedSource"]),
+        ({GOLDEN_DEPRECATED.key: "2020-01-01T00:00:00Z", GOLDEN_END_OF_LIFE.key: "2027-01-15T08:00:00Z"}, ["EndOfLifeSource"]),
+        ({GOLDEN_END_OF_LIFE.key: "2020-01-01T00:00:00Z", GOLDEN_REVOKED.key: "bad" * 1000}, ["RevokedSource"]),
+        ({GOLDEN_DEPRECATED.key: "soon", GOLDEN_END_OF_LIFE.key: "never"}, []),
     ],
 )
 def test_the_warning_about_a_source(annotations, reasons):
