@@ -47,6 +47,10 @@ class Resource:
     namespaced: bool = True
     module: str = field(default="", compare=False)
     """Module in `cdi.api` that contains the model; empty for kinds without one."""
+    rule: str = field(default="", compare=False)
+    """Function in `cdi.api.rules` that yields the problems of an object: ``module.function``; every model has one."""
+    frozen: str = field(default="", compare=False)
+    """Message about a change of the spec; empty if it may be changed."""
     short_names: tuple[str, ...] = field(default=(), compare=False)
     categories: tuple[str, ...] = field(default=(), compare=False)
     columns: tuple[Column, ...] = field(default=(), compare=False)
@@ -115,6 +119,7 @@ CLAIMS = _core(
     "persistentvolumeclaims",
     "PersistentVolumeClaim",
     module="core",
+    rule="core.check_pvc",
     short_names=("pvc",),
     columns=(
         Column(name="Status", type="string", path=".status.phase"),
@@ -123,8 +128,8 @@ CLAIMS = _core(
     ),
 )
 VOLUMES = _core("persistentvolumes", "PersistentVolume", namespaced=False)
-SECRETS = _core("secrets", "Secret", module="core")
-CONFIG_MAPS = _core("configmaps", "ConfigMap", module="core", short_names=("cm",))
+SECRETS = _core("secrets", "Secret", module="core", rule="core.check_secret")
+CONFIG_MAPS = _core("configmaps", "ConfigMap", module="core", rule="core.check_config_map", short_names=("cm",))
 EVENTS = _core("events", "Event", short_names=("ev",))
 NODES = _core("nodes", "Node", namespaced=False)
 NAMESPACES = _core("namespaces", "Namespace", namespaced=False)
@@ -171,6 +176,8 @@ DATA_VOLUMES = _ours(
     "datavolumes",
     "DataVolume",
     "datavolume",
+    rule="datavolume.check_datavolume",
+    frozen="Cannot update DataVolume Spec",
     short_names=("dv", "dvs"),
     categories=("all",),
     status_subresource=True,
@@ -186,11 +193,20 @@ DATA_VOLUMES = _ours(
         _AGE,
     ),
 )
-DATA_SOURCES = _ours("datasources", "DataSource", "datasource", short_names=("das",), categories=("all",))
+DATA_SOURCES = _ours(
+    "datasources",
+    "DataSource",
+    "datasource",
+    rule="datasource.check_datasource",
+    short_names=("das",),
+    categories=("all",),
+)
 DATA_IMPORT_CRONS = _ours(
     "dataimportcrons",
     "DataImportCron",
     "dataimportcron",
+    rule="dataimportcron.check_dataimportcron",
+    frozen="Cannot update DataImportCron Spec",
     short_names=("dic", "dics"),
     categories=("all",),
     columns=(
@@ -232,25 +248,47 @@ STORAGE_PROFILES = _ours(
     "storageprofiles",
     "StorageProfile",
     "storageprofile",
+    rule="configuration.check_storage_profile",
     namespaced=False,
     status_subresource=True,
 )
-VOLUME_IMPORT_SOURCES = _ours("volumeimportsources", "VolumeImportSource", "populators")
-VOLUME_UPLOAD_SOURCES = _ours("volumeuploadsources", "VolumeUploadSource", "populators")
-VOLUME_CLONE_SOURCES = _ours("volumeclonesources", "VolumeCloneSource", "populators")
+VOLUME_IMPORT_SOURCES = _ours(
+    "volumeimportsources",
+    "VolumeImportSource",
+    "populators",
+    rule="populators.check_import_source",
+    frozen="Cannot update VolumeImportSource Spec",
+)
+VOLUME_UPLOAD_SOURCES = _ours(
+    "volumeuploadsources",
+    "VolumeUploadSource",
+    "populators",
+    rule="populators.check_upload_source",
+    frozen="Cannot update VolumeUploadSource Spec",
+)
+VOLUME_CLONE_SOURCES = _ours(
+    "volumeclonesources",
+    "VolumeCloneSource",
+    "populators",
+    rule="populators.check_clone_source",
+    frozen="Cannot update VolumeCloneSource Spec",
+)
 CDIS = _ours(
     "cdis",
     "CDI",
     "installation",
+    rule="configuration.check_installation",
     short_names=("cdi", "cdis"),
     namespaced=False,
     columns=(_AGE, Column(name="Phase", type="string", path=".status.phase")),
 )
-CDI_CONFIGS = _ours("cdiconfigs", "CDIConfig", "configuration", namespaced=False)
+CDI_CONFIGS = _ours("cdiconfigs", "CDIConfig", "configuration", rule="configuration.check_config", namespaced=False)
 OBJECT_TRANSFERS = _ours(
     "objecttransfers",
     "ObjectTransfer",
     "transfer",
+    rule="transfer.check_transfer",
+    frozen="ObjectTransfer spec is immutable",
     short_names=("ot", "ots"),
     namespaced=False,
     categories=("all",),
@@ -266,28 +304,16 @@ UPLOAD_TOKEN_REQUESTS = Resource(
     plural="uploadtokenrequests",
     kind="UploadTokenRequest",
     module="upload",
+    rule="upload.check_upload_token_request",
     short_names=("utr", "utrs"),
 )
 
 RESOURCES: tuple[Resource, ...] = tuple(each for each in dict(globals()).values() if isinstance(each, Resource))
 """All resources above."""
-KINDS: tuple[Resource, ...] = (
-    DATA_VOLUMES,
-    DATA_SOURCES,
-    DATA_IMPORT_CRONS,
-    STORAGE_PROFILES,
-    VOLUME_IMPORT_SOURCES,
-    VOLUME_UPLOAD_SOURCES,
-    VOLUME_CLONE_SOURCES,
-    CDIS,
-    CDI_CONFIGS,
-    OBJECT_TRANSFERS,
-    UPLOAD_TOKEN_REQUESTS,
-    CLAIMS,
-    SECRETS,
-    CONFIG_MAPS,
+KINDS: tuple[Resource, ...] = tuple(
+    sorted((each for each in RESOURCES if each.module), key=lambda each: not each.group)
 )
-"""Resources with a model."""
+"""Resources with a model: those of this project, then those of Kubernetes."""
 STORED: tuple[Resource, ...] = (*KINDS, EVENTS)
 """Resources that a store holds and the command line names."""
 

@@ -13,7 +13,6 @@ from cdi.api.cel.definitions import apply_rules, report_missing_spec
 from cdi.api.cel.frozen import freeze
 from cdi.api.kinds import Column, Resource
 from cdi.api.model import Model
-from cdi.api.rules.update import IMMUTABLE
 
 Schema = dict[str, Any]
 _DROPPED = {"title", "default", "$defs", "const"}
@@ -60,8 +59,8 @@ def object_schema(kind: Resource) -> Schema:
     schema = structural(kind.model)
     # The API server validates metadata itself and accepts no other schema for it.
     schema["properties"]["metadata"] = {"type": "object"}
-    if kind.kind in IMMUTABLE:
-        schema["properties"]["spec"] = freeze(schema["properties"]["spec"], IMMUTABLE[kind.kind])
+    if kind.frozen:
+        schema["properties"]["spec"] = freeze(schema["properties"]["spec"], kind.frozen)
     return report_missing_spec(kind.kind, schema)
 
 

@@ -30,24 +30,6 @@ MAX_PROBLEMS = 20
 _IMPORTED = ("DataVolume", "PersistentVolumeClaim", "DataImportCron")
 """Kinds whose annotations configure an import."""
 
-# Imported on first use, as the models are.
-_RULES = {
-    "DataVolume": ("datavolume", "check_datavolume"),
-    "DataSource": ("datasource", "check_datasource"),
-    "DataImportCron": ("dataimportcron", "check_dataimportcron"),
-    "StorageProfile": ("configuration", "check_storage_profile"),
-    "VolumeImportSource": ("populators", "check_import_source"),
-    "VolumeUploadSource": ("populators", "check_upload_source"),
-    "VolumeCloneSource": ("populators", "check_clone_source"),
-    "CDI": ("configuration", "check_installation"),
-    "CDIConfig": ("configuration", "check_config"),
-    "ObjectTransfer": ("transfer", "check_transfer"),
-    "UploadTokenRequest": ("upload", "check_upload_token_request"),
-    "PersistentVolumeClaim": ("core", "check_pvc"),
-    "Secret": ("core", "check_secret"),
-    "ConfigMap": ("core", "check_config_map"),
-}
-
 
 def parse(document: Mapping[str, Any]) -> KubeObject:
     """Return the model of an object that a cluster or store has already admitted, checking only its shape.
@@ -98,7 +80,8 @@ def examine(
 def validate(obj: KubeObject) -> tuple[Problem, ...]:
     """Return all problems of an object to be created."""
     kind = kind_of(obj.group_version, obj.kind_name())
-    module, function = _RULES[kind.kind]
+    # Imported on first use, as the models are.
+    module, _, function = kind.rule.partition(".")
     rule: Callable[[KubeObject], Problems] = getattr(importlib.import_module(f"cdi.api.rules.{module}"), function)
     return (*check_metadata(obj.metadata, kind), *rule(obj))
 

@@ -5,19 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from cdi.api.datavolume import DataVolumeSpec
+from cdi.api.kinds import kind_of
 from cdi.api.meta import KubeObject
 from cdi.api.model import Model, wire_name
 from cdi.api.rules.problems import Cause, Problem
 from cdi.api.rules.sources import WARM_SOURCES
 
-IMMUTABLE = {
-    "DataVolume": "Cannot update DataVolume Spec",
-    "DataImportCron": "Cannot update DataImportCron Spec",
-    "VolumeImportSource": "Cannot update VolumeImportSource Spec",
-    "VolumeUploadSource": "Cannot update VolumeUploadSource Spec",
-    "VolumeCloneSource": "Cannot update VolumeCloneSource Spec",
-    "ObjectTransfer": "ObjectTransfer spec is immutable",
-}
 _STAGES = {"checkpoints", "finalCheckpoint"}
 
 
@@ -34,8 +27,8 @@ def check_update(old: KubeObject, new: KubeObject) -> tuple[tuple[Problem, ...],
     before, after = _content(old), _content(new)
     if before == after:
         return moved, False
-    message = IMMUTABLE.get(new.kind_name())
-    if message is None or _next_stage(new, before, after):
+    message = kind_of(new.group_version, new.kind_name()).frozen
+    if not message or _next_stage(new, before, after):
         return moved, True
     return (*moved, Problem(field="spec", message=message, cause=Cause.DUPLICATE)), True
 

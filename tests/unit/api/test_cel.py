@@ -10,7 +10,6 @@ from cdi.api.cel.fields import FIELD_RULES
 from cdi.api.cel.frozen import freeze
 from cdi.api.cel.models import MODEL_RULES
 from cdi.api.kinds import KINDS
-from cdi.api.rules.update import IMMUTABLE
 from cdi.api.schedule import Schedule
 from cdi.api.schema import object_schema
 
@@ -62,8 +61,8 @@ def test_a_rule_is_as_the_api_server_wants_it(kind):
 def test_what_cannot_change_offline_cannot_change_in_a_cluster():
     for kind in DEFINED.values():
         frozen = [rule for _, rule in rules(object_schema(kind)) if "oldSelf" in rule["rule"]]
-        assert bool(frozen) is (kind.kind in IMMUTABLE)
-        assert {rule["message"] for rule in frozen} <= {IMMUTABLE.get(kind.kind)}
+        assert bool(frozen) is bool(kind.frozen)
+        assert {rule["message"] for rule in frozen} <= {kind.frozen}
 
 
 def test_freezing_covers_every_field():
