@@ -9,7 +9,7 @@ from typing import Any
 from cdi.api.datavolume import ContentType, DataVolume
 from cdi.api.digest import Digest
 from cdi.api.errors import CdiError, InvalidManifest
-from cdi.api.names import GROUP, VERSION
+from cdi.api.kinds import DATA_VOLUMES
 from cdi.api.policy import CHECKSUM, PREFIX, RECORD_DIGEST
 from cdi.api.rules.problems import Problem, truncate
 from cdi.api.sources import SourceKind
@@ -133,7 +133,7 @@ def _manifest(image: Image, path: str, located: Place | None, problems: list[Pro
     if annotations:
         metadata["annotations"] = annotations
     manifest: Object = {
-        "apiVersion": f"{GROUP}/{VERSION}",
+        "apiVersion": DATA_VOLUMES.api_version,
         "kind": "DataVolume",
         "metadata": metadata,
         "spec": spec,

@@ -9,7 +9,8 @@ from typing import Any, Final
 
 from cdi.api.annotations import GOLDEN_BUNDLE_DIGEST, GOLDEN_RECORD
 from cdi.api.errors import AlreadyExists, Conflict, NotFound
-from cdi.api.names import ANN_IMMEDIATE_BINDING, GROUP, LABEL_DATA_IMPORT_CRON, cron_import
+from cdi.api.kinds import DATA_SOURCES, DATA_VOLUMES
+from cdi.api.names import ANN_IMMEDIATE_BINDING, LABEL_DATA_IMPORT_CRON, cron_import
 from cdi.api.phases import Phase
 from cdi.api.policy import CHECKSUM, COSIGN_KEYS, INSECURE
 from cdi.bundle.contents import Bundle, BundledImage, verify_records
@@ -21,7 +22,6 @@ from cdi.image.sizes import kubernetes_quantity
 from cdi.source.registry.resolve import ResolvedImage
 from cdi.store.base import Object
 
-_API: Final = f"{GROUP}/v1beta1"
 _VERIFICATION: Final = (CHECKSUM, COSIGN_KEYS, INSECURE, GOLDEN_BUNDLE_DIGEST.key)
 """Annotations of a DataVolume that decide which content it accepts."""
 
@@ -129,7 +129,7 @@ def _data_volume(
     if storage_class is not None:
         storage["storageClassName"] = storage_class
     return {
-        "apiVersion": _API,
+        "apiVersion": DATA_VOLUMES.api_version,
         "kind": "DataVolume",
         "metadata": {"name": checked.volume, "namespace": namespace, "annotations": dict(annotations)},
         "spec": {"source": dict(source), "storage": storage},
@@ -174,7 +174,7 @@ def offer(backend: Backend, checked: Checked, namespace: str, *, with_cron: bool
     if wanted != present:
         backend.annotate("pvc", namespace, checked.volume, {GOLDEN_RECORD.key: wanted}, uid=claim["uid"])
     source: Object = {
-        "apiVersion": _API,
+        "apiVersion": DATA_SOURCES.api_version,
         "kind": "DataSource",
         "metadata": {"name": name, "namespace": namespace, "labels": portable_labels(document.labels)},
         "spec": {"source": {"pvc": {"namespace": namespace, "name": checked.volume}}},

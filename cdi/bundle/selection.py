@@ -13,6 +13,7 @@ from cdi.api.errors import CdiError, NotFound
 from cdi.api.golden import COMMANDS, HOLD, PIN
 from cdi.api.golden import PREFIX as GOLDEN_PREFIX
 from cdi.api.image_facts import ImageFacts
+from cdi.api.kinds import DATA_IMPORT_CRONS
 from cdi.api.names import GROUP
 from cdi.api.origin import public_reference
 from cdi.api.policy import PREFIX as POLICY_PREFIX
@@ -135,7 +136,7 @@ def portable_cron(cron: Object) -> Object:
     if labels:
         kept["labels"] = labels
     return {
-        "apiVersion": f"{GROUP}/v1beta1",
+        "apiVersion": DATA_IMPORT_CRONS.api_version,
         "kind": "DataImportCron",
         "metadata": kept,
         "spec": {**_without_credentials(cron["spec"]), "schedule": ""},

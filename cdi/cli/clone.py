@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from cdi.api.errors import NotFound
+from cdi.api.kinds import DATA_VOLUMES
 from cdi.cli.options import duration, quantity
 from cdi.cli.session import Session, one_datavolume, subcommand
 from cdi.cli.wait import wait_for
@@ -45,7 +46,7 @@ def command(
     session.embedded.apply(
         [
             {
-                "apiVersion": "cdi.kubevirt.io/v1beta1",
+                "apiVersion": DATA_VOLUMES.api_version,
                 "kind": "DataVolume",
                 "metadata": {"name": name, "namespace": session.namespace},
                 "spec": {"source": {"pvc": origin}, "storage": storage},

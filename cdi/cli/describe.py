@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from cdi.api.annotations import APPLIED
 from cdi.api.errors import UsageError
 from cdi.api.job import Outcome, Progress
 from cdi.cli.session import Session, references, subcommand
@@ -14,7 +15,7 @@ from cdi.cli.show import age, document, duration, echo_lines, printable, rate, t
 from cdi.image.sizes import format_size
 from cdi.store.base import Object
 
-_HIDDEN = ("last-applied-configuration", "cdi.kubevirt.io/applied")
+_HIDDEN = ("last-applied-configuration", APPLIED.key)
 
 
 @subcommand("describe")

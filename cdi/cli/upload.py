@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 import click
 
 from cdi.api.errors import InvalidManifest, NotFound, UsageError
+from cdi.api.kinds import DATA_VOLUMES
 from cdi.api.names import ANN_IMMEDIATE_BINDING
 from cdi.cli.options import duration, quantity
 from cdi.cli.session import Session, one_datavolume, subcommand
@@ -275,7 +276,7 @@ def _manifest(namespace: str, name: str, content_type: str, storage: Object, *, 
         # No pod uses the claim yet that could be its first consumer.
         metadata["annotations"] = {ANN_IMMEDIATE_BINDING: ""}
     return {
-        "apiVersion": "cdi.kubevirt.io/v1beta1",
+        "apiVersion": DATA_VOLUMES.api_version,
         "kind": "DataVolume",
         "metadata": metadata,
         "spec": {"source": {"upload": {}}, "contentType": content_type, "storage": storage},

@@ -10,6 +10,7 @@ from typing import Any
 
 from cdi.api import golden
 from cdi.api.errors import AlreadyExists, CdiError, NotFound, UsageError
+from cdi.api.kinds import DATA_IMPORT_CRONS
 from cdi.api.names import ANN_IMMEDIATE_BINDING
 from cdi.client.backend import Backend
 from cdi.client.request import Request
@@ -104,7 +105,7 @@ def build_golden(request: GoldenRequest, namespace: str, *, local: bool) -> Gold
     if request.retention is not None:
         cron_spec["retentionPolicy"] = request.retention
     cron = {
-        "apiVersion": "cdi.kubevirt.io/v1beta1",
+        "apiVersion": DATA_IMPORT_CRONS.api_version,
         "kind": "DataImportCron",
         "metadata": metadata,
         "spec": cron_spec,

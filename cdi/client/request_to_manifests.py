@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cdi.api.errors import UsageError
+from cdi.api.kinds import DATA_VOLUMES
 from cdi.api.names import ANN_IMMEDIATE_BINDING
 from cdi.api.policy import COSIGN_KEYS, PREFIX
 from cdi.client.request import Request, given_secret, read_option_file
@@ -69,7 +70,7 @@ def build_manifests(request: Request, namespace: str, name: str, size: int | Non
         inputs.append(_secret(namespace, f"{name}-cosign-keys", _cosign_keys(request.cosign_keys)))
     if annotations:
         metadata["annotations"] = annotations
-    datavolume = {"apiVersion": "cdi.kubevirt.io/v1beta1", "kind": "DataVolume", "metadata": metadata, "spec": spec}
+    datavolume = {"apiVersion": DATA_VOLUMES.api_version, "kind": "DataVolume", "metadata": metadata, "spec": spec}
     return Manifests(datavolume=datavolume, inputs=tuple(inputs))
 
 

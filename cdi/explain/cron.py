@@ -11,6 +11,7 @@ from typing import Any, Final
 from cdi.api.errors import CdiError, by_code
 from cdi.api.golden import parse_golden_settings
 from cdi.api.job import Job
+from cdi.api.kinds import DATA_VOLUMES
 from cdi.api.names import cron_import, joined
 from cdi.api.policy import PREFIX
 from cdi.api.poll import PollJob, PollResult
@@ -107,7 +108,7 @@ def data_volume_of(cron: Mapping[str, Any]) -> dict[str, Any]:
     metadata, spec = cron["metadata"], cron["spec"]
     annotations = {name: text for name, text in (metadata.get("annotations") or {}).items() if name.startswith(PREFIX)}
     return {
-        "apiVersion": "cdi.kubevirt.io/v1beta1",
+        "apiVersion": DATA_VOLUMES.api_version,
         "kind": "DataVolume",
         "metadata": {
             "name": joined(spec["managedDataSource"], _SUFFIX),

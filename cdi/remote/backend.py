@@ -12,10 +12,10 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Self
 
+from cdi.api.annotations import LIMITS
 from cdi.api.errors import ClusterForbidden, Conflict, KindNotServed, NotFound, WaitTimeout
 from cdi.api.job import Outcome
 from cdi.api.kinds import CLAIMS, DATA_VOLUMES, EVENTS, PODS, VOLUME_SNAPSHOTS, resource_named
-from cdi.api.names import GROUP
 from cdi.client.backend import Advance, Applied, Backend, Fraction, Objects, Section
 from cdi.client.document import Manifest
 from cdi.kube.client import Client
@@ -28,8 +28,6 @@ from cdi.remote.worker_lookup import Filling, find_filling
 from cdi.store.base import Change, Key, Object
 from cdi.store.cluster import ClusterStore
 
-LIMITS = f"{GROUP}/limits"
-"""A pod's annotation with the worker's `Limits`, which may change while it runs."""
 START_TIMEOUT = 6.0
 """Seconds of retries if the server is unavailable; short, since a user is waiting."""
 _CONNECT = 5.0
@@ -236,7 +234,7 @@ class Cluster(Backend):
         if pod is None or not fillings.running(pod):
             return False
         limits = limits_of(fillings.notes_of(body))
-        metadata = {"uid": pod["metadata"]["uid"], "annotations": {LIMITS: limits.to_json()}}
+        metadata = {"uid": pod["metadata"]["uid"], "annotations": LIMITS.write(limits.to_json())}
         try:
             self._calls.run(
                 self._calls.client.patch(PODS, key.namespace, pod["metadata"]["name"], {"metadata": metadata})

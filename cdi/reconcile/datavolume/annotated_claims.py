@@ -12,6 +12,7 @@ from typing import Any
 from cdi.api.annotations import IMPORT_STATUS
 from cdi.api.datavolume import DataVolume
 from cdi.api.errors import InvalidManifest
+from cdi.api.kinds import DATA_VOLUMES
 from cdi.api.names import (
     ANN_CLONE_REQUEST,
     ANN_CONTENT_TYPE,
@@ -23,7 +24,6 @@ from cdi.api.names import (
     ANN_UPLOAD_CLIENT_NAME,
     ANN_UPLOAD_TARGET,
     GROUP,
-    VERSION,
     prime_claim,
 )
 from cdi.api.quantity import Quantity
@@ -140,7 +140,7 @@ def _data_volume(
     claim: PVC, spec: dict[str, Any], status: dict[str, Any] | None, *, deleted: str | None = None
 ) -> DataVolume:
     body: dict[str, Any] = {
-        "apiVersion": f"{GROUP}/{VERSION}",
+        "apiVersion": DATA_VOLUMES.api_version,
         "kind": "DataVolume",
         "metadata": {
             "namespace": claim.namespace,

@@ -39,6 +39,7 @@ from cdi.api.errors import (
     UsageError,
 )
 from cdi.api.json_document import parse_json
+from cdi.api.kinds import DATA_VOLUMES
 from cdi.api.names import ANN_IMMEDIATE_BINDING
 from cdi.api.quantity import Quantity
 from cdi.http.connection import RemoteDisconnected
@@ -229,4 +230,4 @@ def _data_volume(namespace: str, name: object, spec: Object, *, bound: bool = Fa
     if bound:
         # No pod consumes the volume yet, so it would never bind with WaitForFirstConsumer.
         metadata["annotations"] = {ANN_IMMEDIATE_BINDING: ""}
-    return {"apiVersion": "cdi.kubevirt.io/v1beta1", "kind": "DataVolume", "metadata": metadata, "spec": spec}
+    return {"apiVersion": DATA_VOLUMES.api_version, "kind": "DataVolume", "metadata": metadata, "spec": spec}
