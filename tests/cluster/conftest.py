@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +19,7 @@ from xdist.scheduler import LoadFileScheduling  # type: ignore[import-untyped]  
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from tests.cluster import cluster as clusters
-from tests.cluster import lifecycle
+from tests.cluster import lifecycle, on_request
 from tests.cluster.cdi import definitions
 from tests.cluster.cdi_image import provide
 from tests.cluster.client_environment import Clients, build
@@ -30,6 +29,7 @@ from tests.cluster.layout import ClusterError, Layout
 if TYPE_CHECKING:
     from tests.cluster.upload_release import Uploads, Virtctl
 
+_HERE = Path(__file__).parent
 _OURS = pytest.StashKey[bool]()
 _TIMEOUT = 900  # seconds for one test, including its fixtures
 _LONG = (
@@ -69,14 +69,8 @@ def pytest_configure(config: pytest.Config) -> None:
     )
 
 
-def _asked_for(config: pytest.Config) -> bool:
-    here = Path(__file__).parent
-    asked = [Path(config.invocation_params.dir, each.partition("::")[0]).resolve() for each in config.args]
-    return any(each == here or here in each.parents for each in asked)
-
-
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    return None if _asked_for(config) else True
+    return None if on_request.is_requested(config, _HERE) else True
 
 
 class _Scheduling(LoadFileScheduling):  # type: ignore[misc]  # its base is untyped
@@ -88,28 +82,21 @@ class _Scheduling(LoadFileScheduling):  # type: ignore[misc]  # its base is unty
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> _Scheduling | None:
-    return _Scheduling(config, log) if _asked_for(config) else None
+    return _Scheduling(config, log) if on_request.is_requested(config, _HERE) else None
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
-    # In the first process and before any test's timeout starts, because a first build takes long.
-    config = session.config
-    if hasattr(config, "workerinput") or config.option.collectonly or "CDI_TEST_KUBECONFIG" in os.environ:
-        return
-    if not _asked_for(config):
-        return
-    layout = Layout.default()
-    began = time.monotonic()
-    up_before = lifecycle.running(layout)
-    if up_before and layout.kubevirt.exists():
-        reason = "the cluster that is up serves KubeVirt, and this project's chart all namespaces; scripts/cluster down"
-        pytest.exit(f"cluster: {reason}", returncode=1)
-    try:
-        brought_up = lifecycle.up(layout, lambda text: print(f"cluster: {text}", flush=True))
-    except ClusterError as error:
-        pytest.exit(f"cluster: {error}", returncode=1)
-    config.stash[_OURS] = not up_before
-    print(f"cluster: up after {time.monotonic() - began:.0f} s" if brought_up else "cluster: was up", flush=True)
+    def up(layout: Layout, say: lifecycle.Say) -> bool:
+        up_before = lifecycle.running(layout)
+        if up_before and layout.kubevirt.exists():
+            raise ClusterError(
+                "the cluster that is up serves KubeVirt, and this project's chart all namespaces; scripts/cluster down"
+            )
+        started = lifecycle.up(layout, say)
+        session.config.stash[_OURS] = not up_before
+        return started
+
+    on_request.bring_up(session, _HERE, "cluster", up)
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
@@ -118,7 +105,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    ours = [item for item in items if Path(__file__).parent in item.path.parents]
+    ours = [item for item in items if _HERE in item.path.parents]
     # Pods take seconds to start, and more on a busy machine.
     for item in ours:
         if item.get_closest_marker("timeout") is None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,13 +17,14 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from tests.cluster import cluster as clusters
-from tests.cluster import upload_api
+from tests.cluster import on_request, upload_api
 from tests.cluster.cluster import Cluster
 from tests.cluster.kubectl import Kubectl
-from tests.cluster.layout import ClusterError, Layout
+from tests.cluster.layout import Layout
 from tests.kubevirt import install
 from tests.kubevirt.guest import golden, guest  # noqa: F401  fixtures
 
+_HERE = Path(__file__).parent
 _ROOT = Path(__file__).parents[2]
 _TIMEOUT = 1200  # seconds for one test: a guest needs minutes to boot without hardware acceleration
 _NAMESPACE_TIMEOUT = 300.0  # seconds until the pods of the machines of a test are deleted
@@ -34,34 +34,17 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "core: part of scripts/test all; these take five minutes together at most")
 
 
-def _asked_for(config: pytest.Config) -> bool:
-    here = Path(__file__).parent
-    asked = [Path(config.invocation_params.dir, each.partition("::")[0]).resolve() for each in config.args]
-    return any(each == here or here in each.parents for each in asked)
-
-
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:  # noqa: ARG001
-    return None if _asked_for(config) else True
+    return None if on_request.is_requested(config, _HERE) else True
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
-    # In the first process and before any test's timeout starts, because a first build takes an hour.
-    config = session.config
-    if hasattr(config, "workerinput") or config.option.collectonly or "CDI_TEST_KUBECONFIG" in os.environ:
-        return
-    if not _asked_for(config):
-        return
-    began = time.monotonic()
-    try:
-        install.up(Layout.default(), lambda text: print(f"kubevirt: {text}", flush=True))
-    except ClusterError as error:
-        pytest.exit(f"kubevirt: {error}", returncode=1)
-    print(f"kubevirt: up after {time.monotonic() - began:.0f} s", flush=True)
+    on_request.bring_up(session, _HERE, "kubevirt", install.up)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if Path(__file__).parent in item.path.parents and item.get_closest_marker("timeout") is None:
+        if _HERE in item.path.parents and item.get_closest_marker("timeout") is None:
             item.add_marker(pytest.mark.timeout(_TIMEOUT))
 
 
