@@ -21,10 +21,6 @@ def round_up(size: int, to: int) -> int:
     return -(-size // to) * to
 
 
-def round_down(size: int, to: int) -> int:
-    return size // to * to
-
-
 def require_size(size: int, what: str, *, where: str | None = None) -> int:
     """Return `size`, a length in bytes that a server, an archive or an image states, if an image can have it.
 

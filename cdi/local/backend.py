@@ -39,7 +39,6 @@ from cdi.store.file_store import LocalStore
 
 _POLL_INTERVAL = 0.1
 _REVIVE = 1.0
-_READY = 60.0
 _DELETED = 120.0
 
 
