@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from cdi.api.errors import SourceProtocolError, SourceTooManyRedirects, SourceTruncated, SourceUnreachable
-from cdi.http.connection import SocketCanceller
+from cdi.http.dialer import SocketCanceller
 from cdi.http.headers import content_codings
 from cdi.http.http_object import HttpRequest
 from cdi.http.message import Response

@@ -17,7 +17,7 @@ from cdi.api.errors import (
     SourceUnreachable,
 )
 from cdi.http import status
-from cdi.http.connection import SocketCanceller
+from cdi.http.dialer import SocketCanceller
 from cdi.http.http_object import Headers, HttpObject, HttpRequest
 from cdi.http.message import WHOLE, Response
 from cdi.http.transport import USER_AGENT, Transport

@@ -24,8 +24,9 @@ from cdi.api.errors import (
 )
 from cdi.api.job import Proxy, Tls
 from cdi.http import tls as trust
-from cdi.http.connection import CONNECT_TIMEOUT, Connection, ConnectionPool, Dialer, RemoteDisconnected, SocketCanceller
+from cdi.http.connection import Connection, ConnectionPool, RemoteDisconnected
 from cdi.http.credentials import proxy_unauthorized
+from cdi.http.dialer import CONNECT_TIMEOUT, Dialer, SocketCanceller
 from cdi.http.http_object import Headers
 from cdi.http.message import Response, read_response, request_bytes
 from cdi.http.proxy import ProxyServer, ProxySettings

@@ -18,7 +18,7 @@ from typing import Self
 from cdi.api.errors import InternalError, Interrupted, SourceError
 from cdi.api.job import HttpSourceSpec, Proxy, Tls
 from cdi.http import headers as fields
-from cdi.http.connection import SocketCanceller
+from cdi.http.dialer import SocketCanceller
 from cdi.http.http_object import HttpObject
 from cdi.http.message import WHOLE, Response
 from cdi.http.redirects import RedirectingClient

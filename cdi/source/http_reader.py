@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from cdi.api.errors import InternalError, Interrupted, SourceTooLong, SourceTruncated
-from cdi.http.connection import SocketCanceller
+from cdi.http.dialer import SocketCanceller
 from cdi.http.message import Response
 
 

@@ -16,7 +16,8 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 with atheris.instrument_imports(include=["cdi.http.message", "cdi.http.headers", "cdi.http.connection"]):
     from cdi.api.errors import CdiError
     from cdi.http import headers as fields
-    from cdi.http.connection import Connection, RemoteDisconnected, SocketCanceller
+    from cdi.http.connection import Connection, RemoteDisconnected
+    from cdi.http.dialer import SocketCanceller
     from cdi.http.message import MAX_FIELDS, read_response
     from cdi.http.status import error_for_status
     from cdi.http.url import Url

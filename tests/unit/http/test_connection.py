@@ -6,7 +6,8 @@ import threading
 import pytest
 
 from cdi.api.errors import Interrupted, SourceHostUnknown, SourceUnreachable, SourceUrlInvalid
-from cdi.http.connection import Connection, ConnectionPool, ConnectionState, Dialer, SocketCanceller
+from cdi.http.connection import Connection, ConnectionPool, ConnectionState
+from cdi.http.dialer import Dialer, SocketCanceller
 
 
 def answers(port: int, *hosts: str) -> list[tuple[object, ...]]:
