@@ -1,4 +1,4 @@
-"""Facts that an import records about its image, in annotations of the PVC."""
+"""Facts about an image that a worker reports, and that are recorded in annotations of the PVC."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Self
 
-from cdi.api.job import Outcome
 from cdi.api.names import ANN_IMAGE_VALIDATOR, GROUP
 
 PREFIX: Final = f"{GROUP}/image."
@@ -19,39 +18,23 @@ _MAX_DIGITS = 19
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageFacts:
-    """Facts about an image and the volume that was filled with it; sizes are bytes."""
+    """Facts about an image; sizes are bytes."""
 
     format: str | None = None
+    """Format of the innermost image: raw, qcow2, vmdk, vdi, vpc, vhdx, archive, blank."""
     wrappers: tuple[str, ...] = ()
-    """Compression and archive layers, outermost first."""
+    """Compression and archive layers, outermost first: gz, xz, zst, tar."""
     digest: str | None = None
-    """Digest ``algorithm:hex`` of the source's bytes."""
+    """Digest ``algorithm:hex`` of the source's bytes, if one was computed."""
     virtual_size: int | None = None
     disk_size: int | None = None
-    """Size of the disk when the volume was filled."""
-    volume_size: int | None = None
-    """Requested size of the PVC at that time, if the size of the disk is known."""
+    """Size of the disk on the volume, when that was filled."""
     verified_by: tuple[str, ...] = ()
-    """Completed checks."""
+    """Completed checks: length, checksum, SHA256SUMS, registry digest, signature …"""
     validator: str | None = None
     """Validator of the source, such as its ETag; of a resumable upload, its name."""
     path: str | None = None
-    """Pipeline that processed the image."""
-
-    @classmethod
-    def of_outcome(cls, outcome: Outcome, requested: int | None) -> Self:
-        """Return the facts in a worker's outcome; `requested` is the size that the PVC requests."""
-        return cls(
-            format=outcome.format,
-            wrappers=outcome.wrappers,
-            digest=outcome.digest,
-            virtual_size=outcome.virtual_size,
-            disk_size=outcome.disk_size,
-            volume_size=None if outcome.disk_size is None else requested,
-            verified_by=outcome.verified_by,
-            validator=outcome.validator,
-            path=outcome.path,
-        )
+    """Pipeline that processed the image (`cdi.image.plan`)."""
 
     @classmethod
     def read(cls, annotations: Mapping[str, str]) -> Self:
@@ -70,21 +53,20 @@ class ImageFacts:
             digest=text("digest"),
             virtual_size=size("virtualSize"),
             disk_size=size("diskSize"),
-            volume_size=size("volumeSize"),
             verified_by=_items(text("verifiedBy"), ", "),
             validator=text("validator"),
             path=text("path"),
         )
 
-    def write(self) -> dict[str, str]:
-        """Return the annotations."""
+    def to_annotations(self, requested: int | None) -> dict[str, str]:
+        """Return the annotations, with the size that the PVC requests if the size of the disk is known."""
         values = {
             f"{PREFIX}format": self.format,
             f"{PREFIX}wrappers": ",".join(self.wrappers),
             f"{PREFIX}digest": self.digest,
             f"{PREFIX}virtualSize": self.virtual_size,
             DISK_SIZE: self.disk_size,
-            VOLUME_SIZE: self.volume_size,
+            VOLUME_SIZE: None if self.disk_size is None else requested,
             f"{PREFIX}verifiedBy": ", ".join(self.verified_by),
             ANN_IMAGE_VALIDATOR: self.validator,
             f"{PREFIX}path": self.path,

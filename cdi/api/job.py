@@ -13,6 +13,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from cdi.api.decode import JsonJob, JsonRecord, Range, compact_json
 from cdi.api.errors import CdiError, Retry, ScratchNeeded
+from cdi.api.image_facts import ImageFacts
 
 _MAX_UPSTREAM = 300
 
@@ -308,24 +309,11 @@ class Progress(JsonRecord):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome(JsonRecord):
+class Outcome(ImageFacts, JsonRecord):
     """Result of a job; `failure` is None on success."""
 
     id: str
     failure: Failure | None = None
-    format: str | None = None
-    """Format of the innermost image: raw, qcow2, vmdk, vdi, vpc, vhdx, archive, blank."""
-    wrappers: tuple[str, ...] = ()
-    """Compression and archive layers, outermost first: gz, xz, zst, tar."""
-    path: str | None = None
-    """Pipeline that processed the image (`cdi.image.plan`)."""
-    virtual_size: int | None = None
-    disk_size: int | None = None
-    """Size of the disk on the volume in bytes."""
-    digest: str | None = None
-    """Digest ``algorithm:hex`` of the source's bytes, if one was computed."""
-    verified_by: tuple[str, ...] = ()
-    """Completed checks: length, checksum, SHA256SUMS, registry digest, signature …"""
     fetched: int = 0
     written: int = 0
     """Bytes written to the target as data or zeros; holes and preallocated blocks are not included."""
@@ -334,8 +322,6 @@ class Outcome(JsonRecord):
     resumed_at: int = 0
     """Watermark in bytes at which this attempt started."""
     preallocated: bool = False
-    validator: str | None = None
-    """Validator of the source, such as its ETag."""
     labels: dict[str, str] = field(default_factory=dict)
     """Labels from the environment of a containerDisk."""
     warnings: tuple[str, ...] = ()

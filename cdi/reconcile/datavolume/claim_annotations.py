@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from cdi.api.annotations import STORED_JOURNAL
-from cdi.api.image_facts import ImageFacts
 from cdi.api.names import (
     ANN_IMPORT_POD,
     ANN_POD_PHASE,
@@ -58,7 +57,7 @@ def claim_patches(
         wanted[ANNOTATION] = result.attempts.write()
     labels: dict[str, str] = {}
     if result.outcome is not None:
-        wanted |= ImageFacts.of_outcome(result.outcome, claim.requested).write()
+        wanted |= result.outcome.to_annotations(claim.requested)
         if result.outcome.preallocated:
             wanted[ANN_PREALLOCATION_APPLIED] = "true"
         # Labels of the containerDisk, such as the recommended instance type.
