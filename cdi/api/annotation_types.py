@@ -33,6 +33,12 @@ _MAX_NUMBER_DIGITS = 9
 _MAX_SIZE_DIGITS = 19
 
 
+def annotations_of(body: Mapping[str, Any] | None) -> Annotations:
+    """Return the annotations of an API object; none if there is no object."""
+    annotations: Annotations = ((body or {}).get("metadata") or {}).get("annotations") or {}
+    return annotations
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Annotation:
     """Name and description of one annotation; the base of the accessors."""

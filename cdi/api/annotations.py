@@ -20,6 +20,7 @@ from cdi.api.annotation_types import (
     TextAnnotation,
     TicketAnnotations,
     TimeAnnotation,
+    annotations_of,
 )
 from cdi.api.copy import TICKET_PREFIX
 from cdi.api.golden import Origin
@@ -406,5 +407,4 @@ GOLDEN: Final[tuple[Annotation, ...]] = (
 
 def read_origin(body: Mapping[str, Any] | None) -> Origin | None:
     """Return the golden version from which a PVC descends; None if it is unknown or recorded in an invalid way."""
-    metadata = (body or {}).get("metadata")
-    return GOLDEN_ORIGIN.read(Origin, metadata.get("annotations") or {}) if isinstance(metadata, dict) else None
+    return GOLDEN_ORIGIN.read(Origin, annotations_of(body))

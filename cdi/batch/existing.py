@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
+from cdi.api.annotation_types import annotations_of
 from cdi.api.digest import Digest
 from cdi.api.errors import CdiError, InvalidManifest, NotFound, Retry, SourceError, by_code
 from cdi.api.image_facts import ImageFacts
@@ -216,7 +217,7 @@ def pinned_checksum(item: Item, pin: Entry) -> str | None:
 
 def _checksums(item: Item, pin: Entry) -> str | None:
     http = (item.manifest["spec"].get("source") or {}).get("http") or {}
-    annotations = item.manifest["metadata"].get("annotations") or {}
+    annotations = annotations_of(item.manifest)
     wanted, pinned = http.get("checksum") or annotations.get(CHECKSUM), pinned_checksum(item, pin)
     if not wanted or pinned is None or Digest.parse(wanted) == Digest.parse(pinned):
         return None
@@ -244,7 +245,7 @@ def facts_of(backend: Backend, item: Item, claim: Object | None) -> Facts:
     """Return the recorded facts about an item's volume, from its PVC and from its worker if that still exists."""
     if claim is None:
         return Facts()
-    annotations = claim["metadata"].get("annotations") or {}
+    annotations = annotations_of(claim)
     progress = None
     if isinstance(backend, LocalBackend) and (body := _get(backend, "dv", item)) is not None:
         progress = backend.progress_of(body)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import assert_never
 
+from cdi.api.annotation_types import annotations_of
 from cdi.api.annotations import UPLOAD_REQUEST
 from cdi.api.errors import AlreadyExists, CdiError, Conflict, Interrupted
 from cdi.api.job import Progress
@@ -184,6 +185,5 @@ def _held_to(item: Item, manifest: Object, pin: Entry | None) -> Object:
 
 def _asked(claim: Object | None, item: Item) -> bool:
     """Return whether the upload of the file has been requested already."""
-    annotations = (claim["metadata"].get("annotations") or {}) if claim is not None else {}
-    request = UPLOAD_REQUEST.read(UploadRequest, annotations)
+    request = UPLOAD_REQUEST.read(UploadRequest, annotations_of(claim))
     return request is not None and request.path == str(item.path)

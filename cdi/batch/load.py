@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from cdi.api.annotation_types import annotations_of
 from cdi.api.errors import CdiError, InvalidManifest, UsageError
 from cdi.api.json_document import plain
 from cdi.api.kinds import kind_named
@@ -211,5 +212,5 @@ def _bound_at_once(item: Item) -> Item:
 
 def adopts(manifest: Object) -> bool:
     """Return whether a DataVolume adopts an existing PVC."""
-    annotations = manifest["metadata"].get("annotations") or {}
+    annotations = annotations_of(manifest)
     return annotations.get(ANN_ALLOW_CLAIM_ADOPTION) == "true" or ANN_PRE_POPULATED in annotations

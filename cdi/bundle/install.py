@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
+from cdi.api.annotation_types import annotations_of
 from cdi.api.annotations import GOLDEN_BUNDLE_DIGEST, GOLDEN_RECORD
 from cdi.api.errors import AlreadyExists, Conflict, NotFound
 from cdi.api.kinds import DATA_SOURCES, DATA_VOLUMES
@@ -97,7 +98,7 @@ def find_earlier(backend: Backend, wanted: Object) -> Object | None:
         body = backend.get("dv", metadata["namespace"], metadata["name"])
     except NotFound:
         return None
-    present = body["metadata"].get("annotations") or {}
+    present = annotations_of(body)
     differing = [name for name in _VERIFICATION if present.get(name) != metadata["annotations"].get(name)]
     if body["spec"].get("source") != wanted["spec"]["source"]:
         differing.insert(0, "spec.source")

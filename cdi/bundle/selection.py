@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from cdi.api.annotation_types import annotations_of
 from cdi.api.annotations import GOLDEN_RECORD
 from cdi.api.dataimportcron import GoldenVersion
 from cdi.api.errors import CdiError, NotFound
@@ -95,7 +96,7 @@ def select(store: Reader, find_volume: FindVolume, namespace: str, name: str) ->
             f"there is no DataSource and no volume {namespace}/{name}", remedy="list them: cdi get datasource,pvc"
         )
     cron = _cron_of(store, where, volume)
-    annotations = (claim or {}).get("metadata", {}).get("annotations") or {}
+    annotations = annotations_of(claim)
     source, policy = _import(store, where, volume, cron)
     version = _version(cron, volume, annotations, source)
     labels = ((data_source or claim or {}).get("metadata") or {}).get("labels") or {}
@@ -206,7 +207,7 @@ def _import(
     spec = body.get("spec") or {}
     spec = spec.get("template", {}).get("spec") or {} if body is cron else spec
     source = spec.get("source") or {}
-    annotations = (body.get("metadata") or {}).get("annotations") or {}
+    annotations = annotations_of(body)
     policy = {name: text for name, text in annotations.items() if name.startswith(POLICY_PREFIX)}
     return (source if isinstance(source, Mapping) else {}), policy
 

@@ -7,6 +7,7 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from cdi.api.annotation_types import annotations_of
 from cdi.api.annotations import DESIRED_DIGEST
 from cdi.api.errors import NotFound
 from cdi.cli.inspect import size as words_of_size
@@ -33,7 +34,7 @@ def stand_ins(session: Session, bodies: Iterable[Object]) -> list[tuple[Object, 
         wanted = None
         with suppress(NotFound):
             stored = session.store.get(Key.of_object(body))
-            wanted = DESIRED_DIGEST.read(stored["metadata"].get("annotations") or {})
+            wanted = DESIRED_DIGEST.read(annotations_of(stored))
         found.append((data_volume_of(body), cron_facts(body, wanted, local=zone)))
     return found
 

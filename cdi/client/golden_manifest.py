@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cdi.api import golden
+from cdi.api.annotation_types import annotations_of
 from cdi.api.errors import AlreadyExists, CdiError, NotFound, UsageError
 from cdi.api.kinds import DATA_IMPORT_CRONS
 from cdi.api.names import ANN_IMMEDIATE_BINDING
@@ -88,7 +89,7 @@ def build_golden(request: GoldenRequest, namespace: str, *, local: bool) -> Gold
     spec = wanted.datavolume["spec"]
     if request.storage_class is not None:
         spec["storage"]["storageClassName"] = request.storage_class
-    annotations = dict(wanted.datavolume["metadata"].get("annotations") or {})
+    annotations = dict(annotations_of(wanted.datavolume))
     annotations.pop(ANN_IMMEDIATE_BINDING, None)  # the controller sets it for every import
     annotations |= request.settings
     golden.parse_golden_settings(annotations)

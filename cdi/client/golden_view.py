@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from cdi.api.annotation_types import annotations_of
 from cdi.api.annotations import DESIRED_DIGEST, GOLDEN_RECORD, LAST_POLL, NEXT_POLL, read_origin
 from cdi.api.conditions import find_condition
 from cdi.api.dataimportcron import DataImportCron, GoldenVersion, VersionState
@@ -262,7 +263,7 @@ def _descendants(claims: Iterable[Object], image: GoldenImage) -> Iterator[Desce
 def record_of(backend: Backend, image: GoldenImage, version: GoldenVersion) -> Any:
     """Return the record of origin of a version as plain JSON; None if there is none, and text that is not JSON."""
     body = backend.version_object(image.namespace, version.name)
-    text = GOLDEN_RECORD.read((body or {}).get("metadata", {}).get("annotations") or {})
+    text = GOLDEN_RECORD.read(annotations_of(body))
     if text is None:
         return None
     try:

@@ -12,6 +12,7 @@ import contextlib
 from collections.abc import Mapping
 from typing import Any, TypeGuard, assert_never
 
+from cdi.api.annotation_types import annotations_of
 from cdi.api.errors import (
     AlreadyExists,
     ClusterForbidden,
@@ -159,7 +160,7 @@ class PlanApplier:
         if annotations:
             assert not resource.status_subresource
             # A command that a user gave in the meantime must not be removed as if it had been carried out.
-            seen, current = (one["metadata"].get("annotations") or {} for one in (involved_object, newest))
+            seen, current = (annotations_of(one) for one in (involved_object, newest))
             if any(seen.get(key) != current.get(key) for key in annotations):
                 raise Conflict(f"the annotations of {resource} {namespace}/{name} changed in the meantime")
             body["metadata"]["annotations"] = dict(annotations)

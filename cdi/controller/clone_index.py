@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from cdi.api.annotation_types import annotations_of
 from cdi.api.kinds import CLAIMS, DATA_VOLUMES, Object, Resource
 from cdi.api.names import ANN_POD_PHASE
 from cdi.api.phases import TERMINAL_PHASES
@@ -46,7 +47,7 @@ def pending_source(resource: Resource, body: Object) -> Source | None:
     Namespace and name are empty for a clone from a DataSource.
     """
     if resource == CLAIMS:
-        annotations = body["metadata"].get("annotations") or {}
+        annotations = annotations_of(body)
         return None if annotations.get(ANN_POD_PHASE) in TERMINAL_PHASES else requested_source(annotations)
     if (body.get("status") or {}).get("phase") in TERMINAL_PHASES:
         return None

@@ -7,6 +7,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, Protocol
 
+from cdi.api.annotation_types import annotations_of
 from cdi.api.annotations import CLONE_PLAN, CLONE_SOURCE_UID, OWNER_UID, TICKETS
 from cdi.api.errors import ClusterUnavailable, InvalidManifest, TokenInvalid
 from cdi.api.json_document import parse_json
@@ -202,7 +203,7 @@ class InformerCloneLister:
     def targets(self) -> Iterable[PVC]:
         """Yield every PVC that is the target of a clone or is created from a snapshot."""
         for body in self._watches.values(CLAIMS):
-            cloned = CLONE_PLAN.key in (body["metadata"].get("annotations") or {})
+            cloned = CLONE_PLAN.key in annotations_of(body)
             if not cloned and not snapshot_source(body):
                 continue
             found = self._observed.claim(body["metadata"]["namespace"], body["metadata"]["name"])

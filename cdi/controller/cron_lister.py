@@ -9,6 +9,7 @@ import contextlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Literal
 
+from cdi.api.annotation_types import annotations_of
 from cdi.api.dataimportcron import DataImportCron
 from cdi.api.datasource import DataSource
 from cdi.api.datavolume import DataVolume
@@ -163,7 +164,7 @@ class InformerCronLister:
 
     def _requests(self, namespace: str, name: str, source_namespace: str, source: str) -> bool:
         body = self._watches.get(CLAIMS, namespace, name)
-        asked = requested_source(((body or {}).get("metadata") or {}).get("annotations") or {})
+        asked = requested_source(annotations_of(body))
         return asked is None or asked[:2] == (source_namespace, source)
 
     # --- storage ----------------------------------------------------------------------------------------------------

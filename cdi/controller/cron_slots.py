@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
+from cdi.api.annotation_types import annotations_of
 from cdi.api.kinds import CLAIMS, DATA_IMPORT_CRONS, JOBS, PODS, Object
 from cdi.api.names import (
     COMPONENT_PROOF,
@@ -82,7 +83,7 @@ def _has_no_proof_pod(watches: InformerSet, namespace: str, version: str, now: f
         return False
     uid = claim["metadata"]["uid"]
     pod = watches.get(PODS, namespace, proof_pod(uid, version))
-    return pod is None and waits_to_prove(uid, claim["metadata"].get("annotations") or {}, now)
+    return pod is None and waits_to_prove(uid, annotations_of(claim), now)
 
 
 def _reconciled(watches: InformerSet, scope: Scope) -> Iterator[Object]:

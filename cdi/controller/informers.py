@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Never
 
+from cdi.api.annotation_types import annotations_of
 from cdi.api.annotations import FILLED_FOR, JOB, JOURNAL
 from cdi.api.errors import InvalidManifest
 from cdi.api.kinds import (
@@ -266,7 +267,7 @@ def _transform_volume(body: Object) -> Object:
     }
     status = {"phase": (body.get("status") or {}).get("phase")}
     identity = _identity(body)
-    filled_for = FILLED_FOR.read(body["metadata"].get("annotations") or {})
+    filled_for = FILLED_FOR.read(annotations_of(body))
     if filled_for:
         identity["metadata"]["annotations"] = FILLED_FOR.write(filled_for)
     return _compact({**identity, "spec": kept, "status": status})

@@ -19,6 +19,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
+from cdi.api.annotation_types import annotations_of
 from cdi.api.annotations import STORAGE_CLASS
 from cdi.api.errors import CdiError, InvalidManifest
 from cdi.api.kinds import (
@@ -289,7 +290,7 @@ def _pending_without_class(volumes: Iterable[Object], classes: list[StorageClass
 
 def _lacks_class(cron: Object) -> bool:
     """Return whether a DataImportCron names no storage class and has not found a default class yet."""
-    if STORAGE_CLASS.key in (cron["metadata"].get("annotations") or {}):
+    if STORAGE_CLASS.key in annotations_of(cron):
         return False
     template = ((cron.get("spec") or {}).get("template") or {}).get("spec") or {}
     return not (template.get("storage") or template.get("pvc") or {}).get("storageClassName")

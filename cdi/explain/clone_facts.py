@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from cdi.api.annotation_types import annotations_of
 from cdi.api.annotations import CLONE_PLAN
 from cdi.api.quantity import Quantity
 from cdi.image.sizes import format_size
@@ -18,7 +19,6 @@ from cdi.reconcile.actions import CloneJob
 from cdi.reconcile.clone.plan_annotation import ClonePlanRecord, requested_source
 from cdi.reconcile.clone.status import costs
 from cdi.reconcile.clone.strategy import Fallback
-from cdi.remote.worker_lookup import notes_of
 from cdi.store.base import Object
 
 _FICLONE: Final = 0x40049409
@@ -48,7 +48,7 @@ class CloneFacts:
 
 def clone_facts(claim: Object | None) -> CloneFacts | None:
     """Return the facts in a cluster, or None if the PVC is no clone or nothing has been decided yet."""
-    notes = notes_of(claim)
+    notes = annotations_of(claim)
     record, source = CLONE_PLAN.read(ClonePlanRecord, notes), requested_source(notes)
     if claim is None or record is None or source is None:
         return None

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterable
 from typing import Final
 
+from cdi.api.annotation_types import annotations_of
 from cdi.api.kinds import CLAIMS, Object, Resource, resource_named, resource_of
 from cdi.api.names import ANN_CLONE_TOKEN, ANN_IMMEDIATE_BINDING
 from cdi.api.phases import Phase
@@ -76,7 +77,7 @@ class ClusterOverlay(Overlay):
         )
         body = self.find(key.plural, key.namespace, key.name)
         assert body is not None
-        annotations = {**(body["metadata"].get("annotations") or {}), ANN_CLONE_TOKEN: _SIMULATED_TOKEN}
+        annotations = {**annotations_of(body), ANN_CLONE_TOKEN: _SIMULATED_TOKEN}
         self.replace({**body, "metadata": {**body["metadata"], "annotations": annotations}})
         return self._context(key)
 

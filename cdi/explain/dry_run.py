@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from cdi.api.annotation_types import annotations_of
 from cdi.api.annotations import CLONE_PLAN, CLONE_SOURCE_UID
 from cdi.api.datavolume import DataVolume
 from cdi.api.errors import CdiError, InternalError, NotFound, by_code
@@ -210,7 +211,7 @@ class _Run:
         failure = failure_of(shown)
         reason, message = status_detail(shown)
         claim = self._overlay.find(CLAIMS.plural, key.namespace, key.name) if self._claims else None
-        annotations = (claim or {}).get("metadata", {}).get("annotations") or {}
+        annotations = annotations_of(claim)
         clone = claim if CLONE_PLAN.key in annotations else None
         phase = (shown.get("status") or {}).get("phase") or ""
         # Once its strategy has been chosen, a clone completes without further input.

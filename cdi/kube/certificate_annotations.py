@@ -11,6 +11,7 @@ from typing import Final
 
 from cryptography import x509
 
+from cdi.api.annotation_types import annotations_of
 from cdi.api.kinds import Object
 from cdi.api.timestamps import timestamp
 from cdi.kube import pki
@@ -36,7 +37,7 @@ def is_rotation_requested(
     Missing and unreadable annotations require one. Dates other than the certificate's own replace those of the
     certificate; a later date does not keep a certificate longer than its own.
     """
-    annotations = ((secret or {}).get("metadata") or {}).get("annotations") or {}
+    annotations = annotations_of(secret)
     start, end = _time(annotations.get(ANN_NOT_BEFORE)), _time(annotations.get(ANN_NOT_AFTER))
     if start is None or end is None:
         return True

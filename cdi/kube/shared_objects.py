@@ -11,6 +11,7 @@ import binascii
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeVar
 
+from cdi.api.annotation_types import annotations_of
 from cdi.api.annotations import MANAGED_CERTIFICATE
 from cdi.api.errors import AlreadyExists, Conflict, NotFound
 from cdi.api.kinds import Object, Resource
@@ -96,5 +97,5 @@ def field(secret: Object | None, name: str) -> bytes:
 
 def is_managed(body: Object | None) -> bool:
     """Return whether this program or a replica wrote the object."""
-    annotations = ((body or {}).get("metadata") or {}).get("annotations") or {}
+    annotations = annotations_of(body)
     return MANAGED_CERTIFICATE.read(annotations)

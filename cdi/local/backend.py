@@ -13,6 +13,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from cdi import atomic_file
+from cdi.api.annotation_types import annotations_of
 from cdi.api.errors import (
     Conflict,
     NotFound,
@@ -231,7 +232,7 @@ class LocalBackend(Backend):
         body = update_with_retry(self.store, key, lambda dv: apply_patch(dv, action))
         ensure_supervisor(self.home)
         uid = self._claim_uid(namespace, name)
-        return uid is not None and self._launcher.limit(uid, limits_of(body["metadata"].get("annotations") or {}))
+        return uid is not None and self._launcher.limit(uid, limits_of(annotations_of(body)))
 
     # --- volumes --------------------------------------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from cdi.api.annotation_types import annotations_of
 from cdi.api.annotations import UPLOAD_REQUEST
 from cdi.api.errors import AlreadyExists, CdiError, Conflict, InvalidManifest, NotFound, UsageError
 from cdi.client.backend import Backend
@@ -106,7 +107,7 @@ def _upload(embedded: LocalBackend, request: Request, namespace: str, name: str,
     except Conflict:
         # The same command was started before, and is still running.
         claim = embedded.get("pvc", namespace, name)
-        notes = claim["metadata"].get("annotations") or {}
+        notes = annotations_of(claim)
         under_way = UPLOAD_REQUEST.read(UploadRequest, notes)
         if under_way is None or under_way.path != path:
             raise

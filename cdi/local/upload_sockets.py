@@ -13,6 +13,7 @@ import socket
 import threading
 from collections import defaultdict
 
+from cdi.api.annotation_types import annotations_of
 from cdi.api.errors import (
     AlreadyExists,
     AlreadyUploaded,
@@ -79,9 +80,7 @@ class UploadSockets:
 
     def filled_by(self, namespace: str, name: str) -> str | None:
         """Return the name of the resumable upload that filled a volume, or None if it was filled otherwise."""
-        claim = self._claim(namespace, name)
-        annotations = (claim["metadata"].get("annotations") or {}) if claim is not None else {}
-        return annotations.get(ANN_IMAGE_VALIDATOR)
+        return annotations_of(self._claim(namespace, name)).get(ANN_IMAGE_VALIDATOR)
 
     def _claim(self, namespace: str, name: str) -> Object | None:
         try:

@@ -9,6 +9,7 @@ import uuid
 from dataclasses import replace
 from pathlib import Path
 
+from cdi.api.annotation_types import annotations_of
 from cdi.api.annotations import UPLOAD_REQUEST
 from cdi.api.datavolume import DataVolume
 from cdi.api.errors import AlreadyExists, Conflict, NotFound, UsageError, WaitTimeout
@@ -112,10 +113,9 @@ class LocalUploads:
         """
 
         def record(body: Object) -> None:
-            annotations = body["metadata"].get("annotations") or {}
-            current = UPLOAD_REQUEST.read(UploadRequest, annotations)
+            current = UPLOAD_REQUEST.read(UploadRequest, annotations_of(body))
             if current is not None and current.id == started.id:
-                annotations.update(UPLOAD_REQUEST.write(started))
+                body["metadata"]["annotations"].update(UPLOAD_REQUEST.write(started))
 
         with contextlib.suppress(NotFound, Conflict):
             update_with_retry(self._store, Key.of("pvc", key.namespace, key.name), record, uid=claim_uid)
@@ -144,7 +144,7 @@ class LocalUploads:
         uid = claim["metadata"]["uid"]
 
         def ask(body: Object) -> None:
-            annotations = dict(body["metadata"].get("annotations") or {})
+            annotations = dict(annotations_of(body))
             if AttemptHistory.read(annotations.get(ANNOTATION)).done:
                 raise _has_image(key)
             if self._launcher.alive(uid):

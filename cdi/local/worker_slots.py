@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+from cdi.api.annotation_types import annotations_of
 from cdi.api.configuration import CONFIG_NAME
 from cdi.api.names import GROUP
 from cdi.local.launcher import Launcher
@@ -59,7 +60,7 @@ class WorkerSlots:
     def limit(self) -> int:
         """Number of workers that may run at a time."""
         config = self._observed.body(Key("cdiconfigs", "", CONFIG_NAME)) or {}
-        text = (config.get("metadata", {}).get("annotations") or {}).get(MAX_WORKERS, "")
+        text = annotations_of(config).get(MAX_WORKERS, "")
         if not (text.isascii() and text.isdigit()):
             return DEFAULT_WORKERS
         digits = text.lstrip("0") or "0"

@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Self
 
+from cdi.api.annotation_types import annotations_of
 from cdi.api.annotations import LIMITS
 from cdi.api.errors import ClusterForbidden, Conflict, KindNotServed, NotFound, WaitTimeout
 from cdi.api.job import Outcome
@@ -233,7 +234,7 @@ class Cluster(Backend):
         pod = self.filling(key.namespace, key.name).pod
         if pod is None or not fillings.running(pod):
             return False
-        limits = limits_of(fillings.notes_of(body))
+        limits = limits_of(annotations_of(body))
         metadata = {"uid": pod["metadata"]["uid"], "annotations": LIMITS.write(limits.to_json())}
         try:
             self._calls.run(

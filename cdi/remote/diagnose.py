@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cdi.api import names
+from cdi.api.annotation_types import annotations_of
 from cdi.api.job import Failure
 from cdi.api.kinds import Object
 from cdi.api.phases import ConditionType, Phase, Reason
@@ -14,7 +15,7 @@ from cdi.api.status_detail import status_detail
 from cdi.client.status_view import failure_of, phase_of
 from cdi.reconcile.pods.status import container_status, last_termination, pending_reason
 from cdi.reconcile.pods.types import PodBlocker
-from cdi.remote.worker_lookup import Filling, notes_of
+from cdi.remote.worker_lookup import Filling
 
 _BEGINNING = frozenset({Reason.CONTAINER_CREATING, Reason.PENDING})
 """Reasons that resolve automatically."""
@@ -130,7 +131,7 @@ def _trouble(events: Iterable[Object]) -> Blocker | None:
 def _waits(phase: Phase, filling: Filling, *, immediate: bool) -> Blocker | None:
     if phase not in (Phase.WAIT_FOR_FIRST_CONSUMER, Phase.PENDING_POPULATION):
         return None
-    if immediate or names.ANN_SELECTED_NODE in notes_of(filling.claim):
+    if immediate or names.ANN_SELECTED_NODE in annotations_of(filling.claim):
         return None
     return Blocker(
         reason=phase.value,

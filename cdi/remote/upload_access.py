@@ -6,6 +6,7 @@ import ssl
 import time
 from typing import Any
 
+from cdi.api.annotation_types import annotations_of
 from cdi.api.configuration import CONFIG_NAME
 from cdi.api.errors import AlreadyUploaded, ClusterProtocolError, InvalidManifest, NotFound, UsageError, WaitTimeout
 from cdi.api.kinds import CDI_CONFIGS, DATA_VOLUMES, UPLOAD_TOKEN_REQUESTS
@@ -114,7 +115,7 @@ def _check(body: Object, phase: Phase, key: Key) -> None:
     raise_failure(body, patient=True)
     if phase is Phase.SUCCEEDED:
         raise AlreadyUploaded(f"{key} already has its image")
-    immediate = ANN_IMMEDIATE_BINDING in (body["metadata"].get("annotations") or {})
+    immediate = ANN_IMMEDIATE_BINDING in annotations_of(body)
     if phase in _WAITING and not immediate:
         raise InvalidManifest(
             f"{key} is waiting for its first consumer",

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 from cdi.api import names
+from cdi.api.annotation_types import annotations_of
 from cdi.api.image_facts import ImageFacts
 from cdi.api.job import Outcome
 from cdi.api.kinds import CLAIMS, PODS, Object, Resource
@@ -32,16 +32,12 @@ def find_filling(find: Find, namespace: str, name: str) -> Filling:
     claim = find(CLAIMS, namespace, name)
     if claim is None:
         return Filling()
-    notes = notes_of(claim)
+    notes = annotations_of(claim)
     prime_name = notes.get(names.ANN_PVC_PRIME)
     prime = find(CLAIMS, namespace, prime_name) if prime_name else None
-    recorded = (notes_of(prime).get(names.ANN_IMPORT_POD) if prime else None) or notes.get(names.ANN_IMPORT_POD)
+    recorded = (annotations_of(prime).get(names.ANN_IMPORT_POD) if prime else None) or notes.get(names.ANN_IMPORT_POD)
     pod_name = recorded or names.importer_pod(prime_name or name)
     return Filling(claim=claim, prime=prime, pod=find(PODS, namespace, pod_name), pod_name=pod_name)
-
-
-def notes_of(body: Mapping[str, Any] | None) -> dict[str, str]:
-    return ((body or {}).get("metadata") or {}).get("annotations") or {}
 
 
 # The reconcilers import the API models, which most lookups do not need: they are imported late.
@@ -68,7 +64,7 @@ def outcome_of(filling: Filling) -> Outcome | None:
 
 
 def _recorded(filling: Filling) -> Outcome | None:
-    notes = notes_of(filling.claim)
+    notes = annotations_of(filling.claim)
     image = ImageFacts.read(notes)
     if filling.claim is None or image.format is None:
         return None

@@ -19,6 +19,7 @@ from dataclasses import replace
 from http import HTTPStatus
 from typing import Any, Protocol
 
+from cdi.api.annotation_types import annotations_of
 from cdi.api.datasource import DataSource
 from cdi.api.datavolume import DataVolume
 from cdi.api.errors import CdiError, InvalidManifest
@@ -120,7 +121,7 @@ async def _notices(source: SourcePvc | SourceSnapshot, access: Access) -> tuple[
     read = access.snapshot if isinstance(source, SourceSnapshot) else access.claim
     with contextlib.suppress(CdiError):
         found = await read(source.namespace, source.name)
-        annotations = ((found or {}).get("metadata") or {}).get("annotations") or {}
+        annotations = annotations_of(found)
         notice = source_notice(annotations, time.time())
         # The version's name first, because the API server truncates a warning.
         return (f'"{source.name}" {notice[1]}',) if notice is not None else ()

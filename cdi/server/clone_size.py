@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from fractions import Fraction
 from typing import Any, Protocol
 
+from cdi.api.annotation_types import annotations_of
 from cdi.api.errors import InvalidManifest
 from cdi.api.names import ANN_DATA_SOURCE_NAMESPACE, ANN_SNAPSHOT_SOURCE_VOLUME_MODE, GROUP
 from cdi.api.populators import VolumeCloneSource
@@ -55,7 +56,7 @@ async def source_size(
     Returns:
         None if a part of the source does not exist yet or its size is not known.
     """
-    elsewhere = ((claim.get("metadata") or {}).get("annotations") or {}).get(ANN_DATA_SOURCE_NAMESPACE)
+    elsewhere = annotations_of(claim).get(ANN_DATA_SOURCE_NAMESPACE)
     if elsewhere not in (None, "", namespace):
         return None
     populator = await sources.clone_source(namespace, clone_source_name(claim["spec"]))

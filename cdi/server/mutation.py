@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
+from cdi.api.annotation_types import annotations_of
 from cdi.api.claims import VolumeMode
 from cdi.api.errors import CdiError, InvalidManifest
 from cdi.api.names import ANN_CLONE_TYPE
@@ -44,7 +45,7 @@ async def mutate_claim(review: Review, storage: Storage) -> Verdict:
     spec: dict[str, Any] = review.object["spec"]
     archive = is_archive(review.object)
     given = await storage.storage_defaults(spec.get("storageClassName"), archive=archive)
-    annotations = review.object["metadata"].get("annotations") or {}
+    annotations = annotations_of(review.object)
     populated = bool(clone_source_name(spec))
     # The size that is set for a clone of a VolumeCloneSource was chosen for its volume, and is kept.
     asked = {name: value for name, value in spec.items() if not (populated and name == "resources")}

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Literal
 
+from cdi.api.annotation_types import annotations_of
 from cdi.api.annotations import CLONE_PLAN, CLONE_SOURCE_UID, CLONE_TARGET, OWNER_UID, SOURCE_DISK_SIZE, TICKETS
 from cdi.api.kinds import CLAIMS, PODS, VOLUME_SNAPSHOTS, Object
 from cdi.api.names import ANN_POD_PHASE, clone_source_pod, temporary_claim
@@ -164,12 +165,6 @@ def _readers_with_ticket(record: ClonePlanRecord, target: str, caches: InformerS
 def is_temporary(body: Object) -> bool:
     """Return whether an object has the label of temporary objects."""
     return (body["metadata"].get("labels") or {}).get(LABEL_TEMPORARY) == "true"
-
-
-def annotations_of(body: Object | None) -> Mapping[str, str]:
-    """Return the annotations of an object; none if it does not exist."""
-    annotations: Mapping[str, str] = ((body or {}).get("metadata") or {}).get("annotations") or {}
-    return annotations
 
 
 def source_facts(body: Object | None) -> object:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import ClassVar, Final
 
+from cdi.api.annotation_types import annotations_of
 from cdi.api.annotations import CLONE_TARGET
 from cdi.api.kinds import (
     CLAIMS,
@@ -105,7 +106,7 @@ class SourcePodReconciler(KindReconciler):
             self._d.clones.size_detection_pod(request.namespace, request.name) if is_size_detection_pod(body) else None
         )
         if measurement is not None:
-            target = CLONE_TARGET.read(clone_events.annotations_of(body))
+            target = CLONE_TARGET.read(annotations_of(body))
             dv = self._d.lister.data_volume(*target) if target is not None else None
             return reconcile_measurement(request.namespace, request.name, measurement, dv)
         includes_namespace = self._d.scope.includes_namespace
@@ -138,5 +139,5 @@ def _is_ours(d: Dependencies, body: Object | None) -> bool:
     """Return whether an object has the label of temporary objects and a target that this installation handles."""
     if body is None or not clone_events.is_temporary(body):
         return False
-    namespace, _ = CLONE_TARGET.read(clone_events.annotations_of(body)) or ("", "")
+    namespace, _ = CLONE_TARGET.read(annotations_of(body)) or ("", "")
     return d.ownership.handles(namespace, body)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
+from cdi.api.annotation_types import annotations_of
+from cdi.api.annotations import read_origin
 from cdi.api.kinds import (
     CDI_CONFIGS,
     CDIS,
@@ -28,7 +30,6 @@ from cdi.controller.informers import InformerSet
 from cdi.controller.reconcilers.base import Handler, Predicate, Watch, changed
 from cdi.controller.request import Request
 from cdi.kube.reflector import WatchEvent
-from cdi.reconcile.datavolume.lineage import parse_origin
 from cdi.reconcile.storage.classes import StorageClass
 
 
@@ -148,7 +149,7 @@ def _released(resource: Resource, change: WatchEvent, caches: InformerSet) -> It
     metadata = change.object["metadata"]
     space = metadata["namespace"]
     claim = change.object if resource == CLAIMS else caches.get(CLAIMS, space, metadata["name"])
-    origin = parse_origin((claim or {}).get("metadata", {}).get("annotations") or {})
+    origin = read_origin(claim)
     if origin is not None:
         yield Request(kind="cron", namespace=origin.namespace, name=origin.cron)
         return
@@ -204,7 +205,7 @@ def _profile_facts(body: Object | None) -> object:
     if body is None:
         return None
     status = body.get("status") or {}
-    annotations = body["metadata"].get("annotations") or {}
+    annotations = annotations_of(body)
     relevant = {name: text for name, text in annotations.items() if name.endswith("ForDataImportCron")}
     return status.get("dataImportCronSourceFormat"), status.get("snapshotClass"), relevant
 

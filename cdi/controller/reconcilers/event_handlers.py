@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from cdi.api.annotation_types import annotations_of
 from cdi.api.kinds import CLAIMS, DATA_VOLUMES, Object, Resource
 from cdi.api.names import ANN_POD_PHASE, ANN_SOURCE, ANN_UPLOAD_TARGET, GROUP
 from cdi.api.phases import TERMINAL_PHASES
@@ -64,7 +65,7 @@ def unfinished_volumes(caches: InformerSet) -> Iterator[Request]:
         if (body.get("status") or {}).get("phase") not in TERMINAL_PHASES:
             yield datavolume(body["metadata"]["namespace"], body["metadata"]["name"])
     for body in caches.values(CLAIMS):
-        annotations = body["metadata"].get("annotations") or {}
+        annotations = annotations_of(body)
         ref = (body.get("spec") or {}).get("dataSourceRef") or {}
         ours = ANN_SOURCE in annotations or ANN_UPLOAD_TARGET in annotations or ref.get("apiGroup") == GROUP
         if ours and annotations.get(ANN_POD_PHASE) != "Succeeded":

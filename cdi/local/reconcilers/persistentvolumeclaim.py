@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Iterable
 
 from cdi import atomic_file
+from cdi.api.annotation_types import annotations_of
 from cdi.api.core import PersistentVolumeClaim
 from cdi.api.errors import NotFound
 from cdi.api.names import (
@@ -89,7 +90,7 @@ class PersistentVolumeClaimReconciler:
             self._store.update_status({**fresh, "status": status})
 
     def _explain(self, key: Key, body: Object, message: str) -> None:
-        annotations = body["metadata"].get("annotations") or {}
+        annotations = annotations_of(body)
         if annotations.get(ANN_BOUND_CONDITION_MESSAGE) == message:
             return
         note = PatchObject(

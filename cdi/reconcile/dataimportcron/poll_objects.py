@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from cdi.api.annotation_types import annotations_of
 from cdi.api.annotations import SPEC_DIGEST
 from cdi.api.job import Failure
 from cdi.api.names import poll_cron_job, poll_pod
@@ -81,7 +82,7 @@ def correct_cron_job(context: CronContext, poll: PollSpec | None = None) -> tupl
     digest = spec_digest(spec)
     before = body.get("spec") or {}
     # A CronJob that a user resumed would poll twice.
-    if before.get("suspend") is True and SPEC_DIGEST.read(body["metadata"].get("annotations") or {}) == digest:
+    if before.get("suspend") is True and SPEC_DIGEST.read(annotations_of(body)) == digest:
         return ()
     return (
         PatchObject(

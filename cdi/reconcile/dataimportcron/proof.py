@@ -17,6 +17,7 @@ import json
 from dataclasses import replace
 from typing import Any, Final
 
+from cdi.api.annotation_types import annotations_of
 from cdi.api.annotations import ATTEMPT, FINGERPRINT, SPEC_DIGEST
 from cdi.api.dataimportcron import GoldenVersion, VersionState
 from cdi.api.errors import BootFailed, CdiError, Interrupted, Retry, WorkerLost, render
@@ -87,7 +88,7 @@ def plan_proof(context: CronContext, version: GoldenVersion, claim: PVC | None, 
     ended = termination(pod)
     if pod["metadata"].get("deletionTimestamp") is not None:
         return _waiting(pod, ended)
-    annotations = pod["metadata"].get("annotations") or {}
+    annotations = annotations_of(pod)
     outdated = FINGERPRINT.read(annotations) != job_fingerprint(pod_job(context, claim))
     if outdated or (ended is not None and is_recorded(version, ended.ended)):
         return ProofStep(actions=(_delete(pod),), blocker=waiting_for("the pod of an earlier proof is deleted"))
@@ -225,7 +226,7 @@ def _clean_up(context: CronContext, claim: PVC, pod: Body | None) -> ProofStep:
     """Return the step for a version that is not to be proven (any more): remove what its proof has left."""
     actions: tuple[Action, ...] = forget_attempts(claim)
     if pod is not None and pod["metadata"].get("deletionTimestamp") is None:
-        annotations = pod["metadata"].get("annotations") or {}
+        annotations = annotations_of(pod)
         kept = annotations.get(ANN_POD_RETAIN) == "true" or retains_pods(context)
         if not kept or termination(pod) is None:
             actions = (*actions, _delete(pod))
@@ -236,7 +237,7 @@ def _clean_up(context: CronContext, claim: PVC, pod: Body | None) -> ProofStep:
 
 
 def _attempt_of(pod: Body) -> int:
-    number = ATTEMPT.read(pod["metadata"].get("annotations") or {})
+    number = ATTEMPT.read(annotations_of(pod))
     return 1 if number is None else number
 
 

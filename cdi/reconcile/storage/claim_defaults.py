@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from fractions import Fraction
 from typing import Any
 
+from cdi.api.annotation_types import annotations_of
 from cdi.api.claims import VolumeMode
 from cdi.api.errors import InvalidManifest, StorageClassMissing, StorageProfileIncomplete, TargetUnsuitable
 from cdi.api.names import (
@@ -86,7 +87,7 @@ def needs_defaults(claim: Mapping[str, Any], *, enabled: bool) -> bool:
 
 def is_archive(claim: Mapping[str, Any]) -> bool:
     """Return whether a PVC's annotations request an archive."""
-    annotations = (claim.get("metadata") or {}).get("annotations") or {}
+    annotations = annotations_of(claim)
     return bool(annotations.get(ANN_CONTENT_TYPE) == "archive")
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from cdi.api.annotation_types import annotations_of
 from cdi.api.datavolume import ContentType
 from cdi.api.errors import NotFound, UploadNotReady
 from cdi.api.kinds import CLAIMS
@@ -88,7 +89,7 @@ class ClusterVolumes:
         claim = self._claim(namespace, name)
         if claim is None:
             raise UploadNotReady("the PersistentVolumeClaim does not exist", where=where)
-        annotations = _annotations(claim)
+        annotations = annotations_of(claim)
         if not is_upload_target(claim):
             raise UploadNotReady(
                 "the PersistentVolumeClaim is not an upload target",
@@ -99,9 +100,9 @@ class ClusterVolumes:
         if means_true(annotations.get(ANN_USE_POPULATOR)):
             filled = annotations.get(ANN_PVC_PRIME, "")
             prime = self._claim(namespace, filled) if filled else None
-            prime_annotations = {} if prime is None else _annotations(prime)
+            prime_annotations = annotations_of(prime)
             mirrored = (ANN_POD_PHASE, ANN_POD_READY)
-            annotations = annotations | {key: text for key, text in prime_annotations.items() if key in mirrored}
+            annotations = {**annotations, **{key: text for key, text in prime_annotations.items() if key in mirrored}}
         if claim["metadata"].get("deletionTimestamp") is not None:
             raise UploadNotReady("the PersistentVolumeClaim is being deleted", where=where, remedy="create another one")
         phase = annotations.get(ANN_POD_PHASE)
@@ -125,10 +126,6 @@ class ClusterVolumes:
             return self._client.run(self._client.client.get(CLAIMS, namespace, name))
         except NotFound:
             return None
-
-
-def _annotations(claim: Mapping[str, Any]) -> dict[str, str]:
-    return dict(claim["metadata"].get("annotations") or {})
 
 
 def _require_known_content_type(value: str, name: str, where: str) -> None:

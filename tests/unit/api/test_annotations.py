@@ -1,7 +1,9 @@
 """Tests of the typed accessors of annotations that hold state."""
 
+import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -95,3 +97,14 @@ def test_every_accessor_is_in_a_table_that_says_how_its_loss_is_recovered():
     accessors = [value for value in vars(annotations).values() if isinstance(value, Annotation)]
     assert sorted(row.key for row in ROWS) == sorted({one.key for one in accessors})
     assert all(row.on and row.written_by and row.read_by and row.content and row.recovery for row in ROWS)
+
+
+def test_no_other_module_writes_a_key_as_text():
+    """State is found by its accessor alone; the two keys that are names of KubeVirt's CDI, or of jobs, are imported."""
+    package = Path(annotations.__file__).parents[1]
+    sources = {str(path.relative_to(package)): path.read_text() for path in package.rglob("*.py")}
+    del sources["api/annotations.py"]
+    names = "|".join(re.escape(one.key.removeprefix("cdi.kubevirt.io/")) for one in ROWS)
+    pattern = re.compile(rf"""["'](?:cdi\.kubevirt\.io|\{{\w*GROUP\}})/({names})["']""")
+    found = {(path, match[1]) for path, text in sources.items() for match in pattern.finditer(text)}
+    assert found == {("api/names.py", "ownerUID"), ("api/copy.py", "clone.target.")}
