@@ -96,19 +96,14 @@ rollback
 unhold
 unpin
 
-# Methods and parameters that click, urllib, io and PyYAML call.
+# Methods and parameters that click, io and PyYAML call.
 _.ignore_aliases
 indentless
 _.format_commands
-fp
 _.get_command
 _.list_commands
 max_length
-msg
-newurl
 param
-_.redirect_request
-req
 _.shell_complete
 
 # Attributes that libraries read: tqdm, tarfile, logging and qemu.qmp.
@@ -120,15 +115,10 @@ _.net
 _.pax_headers
 
 # References and facts that only tests use: a simple form of what the code does faster, or what it decided on.
-GIB
 digest_of
 grows
-key_id
 leaks
 line_of
-_.withhold
-zero_runs
-_.trigger
 
 # Resources that are looked up by their kind or plural.
 CLUSTER_ROLES

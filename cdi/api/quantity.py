@@ -30,7 +30,6 @@ MAX_BYTES = (1 << 63) - 1
 
 KIB = 1 << 10
 MIB = 1 << 20
-GIB = 1 << 30
 
 PATTERN = r"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([KMGTPE]i|[numkMGTPE]|[eE][+-]?[0-9]+)?$"
 """Regular expression for JSON schemas."""

@@ -133,10 +133,6 @@ class WorkQueue(Generic[K]):
         """Reset the backoff of `key` after a success."""
         self._failures.pop(key, None)
 
-    def failures(self, key: K) -> int:
-        """Return the number of consecutive failures of `key`."""
-        return self._failures.get(key, 0)
-
     def next_due(self) -> float | None:
         """Return the moment of the clock at which the next key is due; None if there is no key."""
         # Entries that were replaced by an earlier time are dropped.

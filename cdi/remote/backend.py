@@ -24,10 +24,10 @@ from cdi.kube.credentials import find
 from cdi.kube.sync import SyncClient
 from cdi.kube.transport import Timeouts
 from cdi.remote import worker_lookup as fillings
-from cdi.remote.watch import Feed, ListWatch
 from cdi.remote.worker_lookup import Filling, find_filling
 from cdi.store.base import Change, Key, Object
 from cdi.store.cluster import ClusterStore
+from cdi.store.cluster_watch import ClusterWatch, ListWatch
 
 START_TIMEOUT = 6.0
 """Seconds of retries if the server is unavailable; short, since a user is waiting."""
@@ -165,9 +165,11 @@ class Cluster(Backend):
         fields = f"involvedObject.uid={metadata['uid']}"
         return _in_order(self._calls.run(self._calls.client.list(EVENTS, space, fields=fields)).items)
 
-    def changes(self, plurals: Collection[str], namespace: str | None) -> Feed:
+    def changes(self, plurals: Collection[str], namespace: str | None) -> ClusterWatch:
         """See `Backend.changes`."""
-        return Feed(self._calls, [ListWatch(resource=one, namespace=namespace) for one in map(resource_named, plurals)])
+        return ClusterWatch(
+            self._calls, [ListWatch(resource=one, namespace=namespace) for one in map(resource_named, plurals)]
+        )
 
     # --- progress of a DataVolume -------------------------------------------------------------------------------------
 
@@ -179,9 +181,9 @@ class Cluster(Backend):
             names = sorted(key.name for key in keys if (key.plural, key.namespace) == (plural, space))
             one = names[0] if len(names) == 1 else None
             sources.append(ListWatch(resource=resource_named(plural), namespace=space or None, name=one))
-        with Feed(self._calls, sources) as feed:
-            feed.sync(self._patience)
-            yield _Courses(feed)
+        with ClusterWatch(self._calls, sources) as watch:
+            watch.sync(self._patience)
+            yield _Courses(watch)
 
     def progress_of(self, body: Object) -> Fraction | None:
         """Return the progress in ``status.progress``."""
@@ -248,10 +250,10 @@ class Cluster(Backend):
 class _Courses:
     """The latest states that watches reported."""
 
-    def __init__(self, feed: Feed) -> None:
-        self._feed = feed
+    def __init__(self, watch: ClusterWatch) -> None:
+        self._watch = watch
         self._bodies: dict[Key, Object] = {}
-        self._take(feed.poll(0.0))
+        self._take(watch.poll(0.0))
 
     def look(self, key: Key) -> tuple[Object, Advance | None]:
         body = self._bodies.get(key)
@@ -260,7 +262,7 @@ class _Courses:
         return body, share_of(body)
 
     def pause(self, seconds: float) -> None:
-        self._take(self._feed.poll(seconds))
+        self._take(self._watch.poll(seconds))
 
     def _take(self, changes: Iterable[Change]) -> None:
         for change in changes:

@@ -12,9 +12,9 @@ from cdi.client.status_view import phase_of
 from cdi.kube.sync import SyncClient
 from cdi.reconcile.pods.roles import CONTAINER
 from cdi.reconcile.pods.status import container_status, last_termination
-from cdi.remote.watch import Feed, ListWatch
 from cdi.remote.worker_lookup import find_filling
 from cdi.store.base import Key
+from cdi.store.cluster_watch import ClusterWatch, ListWatch
 
 _MAX_LINE = 64 << 10
 """Bytes of a line; longer ones are split."""
@@ -72,7 +72,7 @@ def _followed(calls: SyncClient, key: Key, *, done: bool) -> Iterator[str]:
         ),
     ]
     look = True
-    with Feed(calls, sources) as feed:
+    with ClusterWatch(calls, sources) as watch:
         while True:
             pod = find_filling(calls.find, key.namespace, key.name).pod if look else None
             run = (pod["metadata"]["uid"], container_status(pod).get("restartCount") or 0) if pod is not None else None
@@ -82,7 +82,7 @@ def _followed(calls: SyncClient, key: Key, *, done: bool) -> Iterator[str]:
                 continue
             if done:
                 return
-            changes = feed.poll(_FOREVER)
+            changes = watch.poll(_FOREVER)
             look = any(change.key.plural != DATA_VOLUMES.plural for change in changes)
             for change in changes:
                 if change.key == key:

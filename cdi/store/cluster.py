@@ -7,24 +7,18 @@ the API server requires one.
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import copy
-import threading
-import time
-from collections.abc import Callable, Collection
+import math
+from collections.abc import Collection
 from typing import Self
 
-from cdi.api.errors import Conflict, KindNotServed, NotFound, Retry
-from cdi.api.kinds import CLAIMS, KINDS, Resource, kind_named
+from cdi.api.errors import Conflict, KindNotServed, NotFound
+from cdi.api.kinds import CLAIMS, KINDS, kind_named
 from cdi.kube.client import connect
-from cdi.kube.reflector import Reflector, WatchEvent
 from cdi.kube.sync import SyncClient
-from cdi.store.base import SERVER_OWNED, Change, Key, Object, has_status, plain
+from cdi.store.base import SERVER_OWNED, Key, Object, has_status, plain
+from cdi.store.cluster_watch import ClusterWatch, ListWatch
 
 _TRIES = 50
-_POLL_INTERVAL = 1.0
-"""Seconds between checks for a failed watch."""
 _WITH_STATUS_SUBRESOURCE = {kind.plural for kind in KINDS if kind.status_subresource} | {CLAIMS.plural}
 
 
@@ -89,7 +83,14 @@ class ClusterStore:
 
     def watch(self, plurals: Collection[str], namespace: str | None = None) -> ClusterWatch:
         """Watch these kinds, in `namespace` only if it is given, for callers without access to other namespaces."""
-        return ClusterWatch(self._blocking, [kind_named(plural) for plural in plurals], namespace)
+        sources = [ListWatch(resource=kind_named(plural), namespace=namespace) for plural in plurals]
+        watch = ClusterWatch(self._blocking, sources)
+        try:
+            watch.sync(math.inf)
+        except BaseException:
+            watch.close()
+            raise
+        return watch
 
     def close(self) -> None:
         self._blocking.close()
@@ -125,120 +126,6 @@ class ClusterStore:
                 if claimed.get("resourceVersion") or current["uid"] != old["metadata"]["uid"]:
                     raise
         raise Conflict(f"{key} is changed by other clients faster than it can be written")
-
-
-class ClusterWatch:
-    """Implementation of `cdi.store.base.Watch` with reflectors that run in the background."""
-
-    def __init__(self, blocking: SyncClient, resources: Collection[Resource], namespace: str | None) -> None:
-        """Start the reflectors and wait until all existing objects are known; raise a permanent failure."""
-        self._pending = ChangeBuffer()
-        self._reflectors = [
-            Reflector(blocking.client, each, namespace=namespace, on_change=self._pending.listener(each))
-            for each in resources
-        ]
-        self._runs = [blocking.start(each.run()) for each in self._reflectors]
-        try:
-            while not blocking.run(self._synced()):
-                self._check()
-        except BaseException:
-            self.close()
-            raise
-
-    def poll(self, timeout: float) -> list[Change]:
-        """Return the changes since the last call, waiting up to `timeout` seconds for the first one.
-
-        Raises:
-            ClusterError: A watch failed permanently, such as with `ClusterForbidden`. An unreachable API server is not
-                an error; its watches are retried.
-        """
-        deadline = time.monotonic() + timeout
-        while True:
-            changes = self._pending.take()
-            if changes:
-                return changes
-            self._check()
-            left = deadline - time.monotonic()
-            if left <= 0:
-                return []
-            self._pending.wait(min(_POLL_INTERVAL, left))
-
-    def close(self) -> None:
-        for each in self._runs:
-            each.cancel()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
-
-    async def _synced(self) -> bool:
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_POLL_INTERVAL):
-                for each in self._reflectors:
-                    await each.cache.synced.wait()
-                return True
-        return False
-
-    def _check(self) -> None:
-        for reflector in self._reflectors:
-            if reflector.failure is not None and reflector.failure.retry is not Retry.BACKOFF:
-                raise reflector.failure
-
-
-class ChangeBuffer:
-    """Buffer of unread changes, coalesced to at most one deletion and one current state per object."""
-
-    def __init__(self) -> None:
-        self._changed = threading.Condition()
-        self._changes: dict[Key, list[Change]] = {}
-
-    def listener(self, resource: Resource) -> Callable[[WatchEvent], None]:
-        """Return the callback for the reflector of `resource`."""
-
-        def listen(event: WatchEvent) -> None:
-            metadata = event.object["metadata"]
-            key = Key(resource.plural, metadata.get("namespace") or "", metadata["name"])
-            with self._changed:
-                waiting = self._changes.pop(key, [])
-                waiting = coalesce(waiting, Change(type=event.type, key=key, body=event.object))
-                if waiting:
-                    self._changes[key] = waiting
-                self._changed.notify_all()
-
-        return listen
-
-    def wait(self, timeout: float) -> None:
-        """Wait up to `timeout` seconds until there is a change to take."""
-        with self._changed:
-            self._changed.wait_for(lambda: bool(self._changes), timeout)
-
-    def take(self) -> list[Change]:
-        with self._changed:
-            changes, self._changes = self._changes, {}
-        # Copied because the bodies belong to the reflector's cache.
-        return [
-            Change(type=each.type, key=each.key, body=copy.deepcopy(each.body))
-            for waiting in changes.values()
-            for each in waiting
-        ]
-
-
-def coalesce(waiting: list[Change], change: Change) -> list[Change]:
-    """Return the changes of one object that remain when `change` follows the unread ones in `waiting`."""
-    if not waiting:
-        return [change]
-    *before, last = waiting
-    match last.type, change.type:
-        case "ADDED", "DELETED":  # its creation was never reported
-            return before
-        case "ADDED", "MODIFIED":
-            return [*before, Change(type="ADDED", key=change.key, body=change.body)]
-        case "MODIFIED", _:
-            return [*before, change]
-        case _:
-            return [*waiting, change]
 
 
 def _strip(body: Object) -> Object:

@@ -66,17 +66,6 @@ def data_runs(view: memoryview, granularity: int = ZERO_GRANULARITY) -> Iterator
         yield _trim(view, begin, size)
 
 
-def zero_runs(view: memoryview, granularity: int = ZERO_GRANULARITY) -> Iterator[tuple[int, int]]:
-    """Yield the gaps between the runs of `data_runs`."""
-    end = 0
-    for start, stop in data_runs(view, granularity):
-        if start > end:
-            yield end, start
-        end = stop
-    if end < len(view):
-        yield end, len(view)
-
-
 def _trim(view: memoryview, start: int, stop: int) -> tuple[int, int]:
     startswith = _ZERO.startswith
     while startswith(view[start : start + ALIGNMENT]):

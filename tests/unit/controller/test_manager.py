@@ -68,7 +68,6 @@ def life(reconcilers: Reconcilers, stop: asyncio.Event | None = None) -> Manager
 async def test_a_failure_is_tried_again_with_a_pause_and_one_of_the_object_is_not(answer, failures) -> None:
     made = life(Reconcilers(a=answer))
     await made._process_next(KEY)
-    assert made.queue.failures(KEY) == failures
     assert len(made.queue) == failures
     assert made.queue.ready == 0
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from cdi.api.kinds import CONFIG_MAPS
 from cdi.kube.reflector import WatchEvent as Told
 from cdi.store.base import Key
-from cdi.store.cluster import ChangeBuffer
+from cdi.store.cluster_watch import ChangeBuffer
 
 KEY = Key("configmaps", "n", "a")
 

@@ -1,20 +1,21 @@
-"""Changes of a cluster's objects: watches in the background, polled like a `Watch`."""
+"""Implementation of `cdi.store.base.Watch` on a cluster, by reflectors that run in the background."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import copy
+import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Self
 
 from cdi.api.errors import Retry
 from cdi.api.kinds import Resource
-from cdi.kube.reflector import Reflector
+from cdi.kube.reflector import Reflector, WatchEvent
 from cdi.kube.sync import SyncClient
-from cdi.store.base import Change
-from cdi.store.cluster import ChangeBuffer
+from cdi.store.base import Change, Key
 
 _POLL_INTERVAL = 0.5
 """Seconds between checks for watches that have failed permanently."""
@@ -32,7 +33,7 @@ class ListWatch:
     """A label selector."""
 
 
-class Feed:
+class ClusterWatch:
     """Watches of several kinds of objects; a server that is unavailable is retried.
 
     Every method raises errors that require intervention (`ClusterForbidden`, `KindNotServed` …).
@@ -99,3 +100,57 @@ class Feed:
 
     def __exit__(self, *exc: object) -> None:
         self.close()
+
+
+class ChangeBuffer:
+    """Buffer of unread changes, coalesced to at most one deletion and one current state per object."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._changes: dict[Key, list[Change]] = {}
+
+    def listener(self, resource: Resource) -> Callable[[WatchEvent], None]:
+        """Return the callback for the reflector of `resource`."""
+
+        def listen(event: WatchEvent) -> None:
+            metadata = event.object["metadata"]
+            key = Key(resource.plural, metadata.get("namespace") or "", metadata["name"])
+            with self._changed:
+                waiting = self._changes.pop(key, [])
+                waiting = coalesce(waiting, Change(type=event.type, key=key, body=event.object))
+                if waiting:
+                    self._changes[key] = waiting
+                self._changed.notify_all()
+
+        return listen
+
+    def wait(self, timeout: float) -> None:
+        """Wait up to `timeout` seconds until there is a change to take."""
+        with self._changed:
+            self._changed.wait_for(lambda: bool(self._changes), timeout)
+
+    def take(self) -> list[Change]:
+        with self._changed:
+            changes, self._changes = self._changes, {}
+        # Copied because the bodies belong to the reflector's cache.
+        return [
+            Change(type=each.type, key=each.key, body=copy.deepcopy(each.body))
+            for waiting in changes.values()
+            for each in waiting
+        ]
+
+
+def coalesce(waiting: list[Change], change: Change) -> list[Change]:
+    """Return the changes of one object that remain when `change` follows the unread ones in `waiting`."""
+    if not waiting:
+        return [change]
+    *before, last = waiting
+    match last.type, change.type:
+        case "ADDED", "DELETED":  # its creation was never reported
+            return before
+        case "ADDED", "MODIFIED":
+            return [*before, Change(type="ADDED", key=change.key, body=change.body)]
+        case "MODIFIED", _:
+            return [*before, change]
+        case _:
+            return [*waiting, change]
