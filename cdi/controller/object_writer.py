@@ -206,8 +206,13 @@ class ObjectWriter:
         return resource, body
 
     async def set_finalizer(self, action: SetFinalizer) -> None:
-        """Add or remove a finalizer."""
-        resource, body = await self._current(action)
+        """Add or remove a finalizer; an object that is gone has none to remove."""
+        try:
+            resource, body = await self._current(action)
+        except NotFound:
+            if action.present:
+                raise
+            return
         metadata = body["metadata"]
         before = metadata.get("finalizers") or []
         if (action.finalizer in before) == action.present:

@@ -158,6 +158,11 @@ MEDDLING = {
     meddling="source deleted", moves_of=[1, 2, 0, 0, 1, 1], after=[8, 0, 0, 0, 8], lives=[], moves="DataVolume",
     target=ELSEWHERE, reclaim="Delete", forgets=True, behind=0,
 )  # fmt: skip
+# The target's PVC is deleted with the volume; the source's is gone before its watch says so.
+@example(
+    meddling="target deleted", moves_of=[0] * 14 + [1] + [0] * 7, after=[0] * 13 + [3], lives=[],
+    moves="PersistentVolumeClaim", target=("b", "disk"), reclaim="Delete", forgets=False, behind=0,
+)  # fmt: skip
 def test_whatever_others_do_it_ends_with_a_reason_and_holds_nothing(
     meddling, moves_of, after, lives, moves, target, reclaim, forgets, behind
 ):
