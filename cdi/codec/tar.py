@@ -12,7 +12,7 @@ from typing import Literal
 from cdi.api.errors import ContentTruncated, ImageUnsafe
 from cdi.codec.base import MAX_CHUNK, Buffer
 from cdi.codec.cursor import BufferCursor
-from cdi.codec.tar_header import (
+from cdi.image.tar_header import (
     BLOCK,
     MAX_SPARSE,
     Header,

@@ -15,9 +15,10 @@ import atheris
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-with atheris.instrument_imports(include=["cdi.source.registry.tar_index"]):
+with atheris.instrument_imports(include=["cdi.source.registry.tar_index", "cdi.image.tar_header"]):
     from cdi.api.errors import CdiError
-    from cdi.source.registry.tar_index import BLOCK, Member, index_tar
+    from cdi.image.tar_header import BLOCK
+    from cdi.source.registry.tar_index import Member, index_tar
 
 from tests.fuzz.seeds import run
 

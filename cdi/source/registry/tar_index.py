@@ -1,22 +1,20 @@
 """An index of the regular files in an uncompressed tar, built from the headers alone.
 
-Follows POSIX pax (ustar, ``x`` and ``g`` headers) and GNU's long names and base-256 numbers. The standard library
-trusts the length of an extended header; here every length is bounded by the file and by a limit.
+The standard library trusts the length of an extended header; here every length is bounded by the file and by a limit.
 """
 
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from cdi.api.errors import ArchiveUnsafe, ContentTruncated, FormatUnrecognised, NestedTooDeep
+from cdi.api.errors import ArchiveUnsafe, CdiError, ContentTruncated, FormatUnrecognised, ImageCorrupt, NestedTooDeep
+from cdi.image.tar_header import BLOCK, Header, decimal, parse_header, parse_pax, parse_text
 
-BLOCK = 512
 _MEMBERS = 20_000
 _EXTENDED = 1 << 20
-_PAX = re.compile(rb"(\d{1,7}) ([^=\n]{1,255})=")
+"""Maximum size in bytes of an extended header."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,94 +29,69 @@ class Member:
 def index_tar(descriptor: int, length: int, *, where: str) -> Iterator[Member]:
     """Yield the regular files of a tar of `length` bytes, in order, without directories and links.
 
-    Raises `FormatUnrecognised` if the file is not a tar, `ContentTruncated`, `ArchiveUnsafe`, or `NestedTooDeep` for
-    too many members.
+    Raises:
+        FormatUnrecognised: The file is not a tar.
+        FormatUnsupported: A member is larger than any disk.
+        ContentTruncated: The file ends inside a member.
+        ArchiveUnsafe: A header is damaged, or an extended header too long.
+        NestedTooDeep: There are too many members.
+
     """
-    position = 0
+    try:
+        yield from _index(descriptor, length)
+    except ImageCorrupt as error:
+        raise ArchiveUnsafe(error.what, where=where) from error
+    except CdiError as error:
+        error.where = where
+        raise
+
+
+def _index(descriptor: int, length: int) -> Iterator[Member]:
+    position = members = 0
     name: str | None = None
     size: int | None = None
-    members = 0
     while position + BLOCK <= length:
-        header = os.pread(descriptor, BLOCK, position)
-        if not header.strip(b"\0"):
+        block = os.pread(descriptor, BLOCK, position)
+        if not block.strip(b"\0"):
             return
-        _check_header(header, first=position == 0, where=where)
+        header = _header(block, first=position == 0)
         members += 1
         if members > _MEMBERS:
-            raise NestedTooDeep(f"the archive has more than {_MEMBERS} members", where=where)
-        stated = _number(header[124:136], where)
-        kind = header[156:157]
+            raise NestedTooDeep(f"the archive has more than {_MEMBERS} members")
+        extended = header.type in (b"x", b"g", b"L", b"K")
         data = position + BLOCK
         # A pax size replaces the size of the member, but not that of extended headers before it.
-        actual = stated if kind in b"xgLK" or size is None else size
+        actual = header.size if extended or size is None else size
         if actual > length - data:
-            raise ContentTruncated("the archive ends inside a member", where=where)
-        if kind in b"xgLK" and kind:
+            raise ContentTruncated("the archive ends inside a member")
+        if extended:
             if actual > _EXTENDED:
-                raise ArchiveUnsafe("an extended header of the archive is too long", where=where)
+                raise ArchiveUnsafe("an extended header of the archive is too long")
             content = os.pread(descriptor, actual, data)
-            if kind == b"L":
-                name = _text(content.partition(b"\0")[0])
-            elif kind == b"x":
-                fields = _pax(content, where)
-                name = _text(fields[b"path"]) if b"path" in fields else name
-                size = _pax_size(fields, where)
+            if header.type == b"L":
+                name = parse_text(content)
+            elif header.type == b"x":
+                for key, value in parse_pax(content):
+                    if key == "path":
+                        name = value.decode("utf-8", "surrogateescape")
+                    elif key == "size":
+                        size = decimal(value)
         else:
-            if kind in (b"0", b"\0", b"7"):
-                yield Member(name=_plain(name if name is not None else _header_name(header)), offset=data, size=actual)
+            if header.type in (b"0", b"\0", b"7"):
+                yield Member(name=_plain(header.name if name is None else name), offset=data, size=actual)
             name = size = None
         position = data + (actual + BLOCK - 1) // BLOCK * BLOCK
     if position == 0:
-        raise FormatUnrecognised("the file is shorter than a tar header", where=where)
+        raise FormatUnrecognised("the file is shorter than a tar header")
 
 
-def _check_header(header: bytes, *, first: bool, where: str) -> None:
-    total = sum(header[:148]) + sum(header[156:]) + 8 * 0x20
-    text = header[148:156].strip(b" \0")
-    if not re.fullmatch(rb"[0-7]{1,8}", text) or int(text, 8) != total:
+def _header(block: bytes, *, first: bool) -> Header:
+    try:
+        return parse_header(block)
+    except ImageCorrupt as error:
         if first:
-            raise FormatUnrecognised("the file is not a tar archive", where=where)
-        raise ArchiveUnsafe("a header in the archive is damaged", where=where)
-
-
-def _number(raw: bytes, where: str) -> int:
-    if raw[0] == 0x80:  # GNU: a big-endian number in the rest of the field
-        return int.from_bytes(raw[1:], "big")
-    text = raw.partition(b"\0")[0].strip(b" ")
-    if not re.fullmatch(rb"[0-7]*", text):
-        raise ArchiveUnsafe("a member of the archive has no valid size", where=where)
-    return int(text or b"0", 8)
-
-
-def _pax(content: bytes, where: str) -> dict[bytes, bytes]:
-    fields: dict[bytes, bytes] = {}
-    position = 0
-    while position < len(content):
-        match = _PAX.match(content, position)
-        end = position + int(match[1]) if match else 0
-        if match is None or end <= match.end() or end > len(content):
-            raise ArchiveUnsafe("an extended header of the archive is damaged", where=where)
-        fields[match[2]] = content[match.end() : end - 1]
-        position = end
-    return fields
-
-
-def _pax_size(fields: dict[bytes, bytes], where: str) -> int | None:
-    if b"size" not in fields:
-        return None
-    if not re.fullmatch(rb"[0-9]{1,19}", fields[b"size"]):
-        raise ArchiveUnsafe("a member of the archive has no valid size", where=where)
-    return int(fields[b"size"])
-
-
-def _header_name(header: bytes) -> str:
-    name = header[:100].partition(b"\0")[0]
-    prefix = header[345:500].partition(b"\0")[0] if header[257:263] == b"ustar\0" else b""
-    return _text(prefix + b"/" + name if prefix else name)
-
-
-def _text(raw: bytes) -> str:
-    return raw.decode("utf-8", "surrogateescape")
+            raise FormatUnrecognised("the file is not a tar archive") from error
+        raise
 
 
 def _plain(name: str) -> str:

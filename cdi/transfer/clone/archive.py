@@ -14,7 +14,7 @@ from collections.abc import Callable, Generator, Iterator
 
 from cdi.api.errors import ChecksumMismatch, PeerProtocolError, SourceChanged, SourceNotSupported
 from cdi.codec.tar import members
-from cdi.codec.tar_header import BLOCK
+from cdi.image.tar_header import BLOCK
 from cdi.source.file import error_from_errno
 from cdi.target.buffer import aligned_buffer
 from cdi.target.directory import LOST_AND_FOUND, STAGING, DirectoryTarget

@@ -2,7 +2,8 @@ import io
 import os
 import tarfile
 
-from cdi.source.registry.tar_index import BLOCK, index_tar
+from cdi.image.tar_header import BLOCK
+from cdi.source.registry.tar_index import index_tar
 
 
 def test_a_number_ends_at_its_first_nul():
