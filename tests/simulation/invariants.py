@@ -281,7 +281,7 @@ class Invariants:
     def succeeded_means_complete(self) -> Iterator[str]:
         """The PVC of a DataVolume that has Succeeded is bound, and its volume was filled by exactly one finished attempt.
 
-        An attempt whose pod went with its node does not count, as nobody may know of its end.
+        An attempt whose pod went with its node does not count: no controller may have seen its end.
         """
         for body in self._server.all(DATA_VOLUMES):
             if (body.get("status") or {}).get("phase") != "Succeeded" or self._place(body) in self._users.disturbed:
