@@ -206,7 +206,7 @@ class ObjectWriter:
         return resource, body
 
     async def set_finalizer(self, action: SetFinalizer) -> None:
-        """Add or remove a finalizer; an object that is gone has none to remove."""
+        """Add or remove a finalizer; an object that no longer exists has none to remove."""
         try:
             resource, body = await self._current(action)
         except NotFound:

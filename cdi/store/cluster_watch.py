@@ -23,7 +23,7 @@ _POLL_INTERVAL = 0.5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ListWatch:
-    """What to list and watch."""
+    """Selection of the objects of one resource to list and watch."""
 
     resource: Resource
     namespace: str | None = None
