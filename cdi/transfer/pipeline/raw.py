@@ -68,10 +68,12 @@ class RawStream:
         context.control.meter.phase = "transferring"
         limit = size if size is not None else target.capacity or MAX_DISK
         trim = _Trim()
-        least = context.reader.facts.min_length
+        facts = context.reader.facts
         # The last sector may be the footer of a fixed VHD.
-        if self._content is not None and least - SECTOR > limit:
-            raise TargetTooSmall(f"the image has at least {least} bytes, but the disk may have only {limit}")
+        if self._content is not None and facts.min_length - SECTOR > limit:
+            # What its client calls the size of the image, even if the last bytes should turn out to be a form's.
+            size_sent = facts.max_length or facts.min_length
+            raise TargetTooSmall(f"the image has {size_sent} bytes, but the disk may have only {limit}")
         with self._watermark(context) or nullcontext() as watermark:
             grow = target.resize if size is None else None
             received = raw_stream(self._stream, target, limit=limit, grow=grow, trim=trim, watermark=watermark)
