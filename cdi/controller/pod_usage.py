@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Never
 
+from cdi.api.annotation_types import annotations_of
 from cdi.api.kinds import PODS, Object
 from cdi.api.names import ANN_TEMPORARY_CONSUMER, APP, LABEL_APP
 from cdi.api.phases import TERMINAL_PHASES
@@ -117,7 +118,7 @@ def _claims(body: Object) -> Object:
     metadata, spec = body["metadata"], body.get("spec") or {}
     names = ("name", "namespace", "uid", "resourceVersion")
     # The first consumer that KubeVirt makes of a volume touches nothing in it.
-    volumes = () if ANN_TEMPORARY_CONSUMER in (metadata.get("annotations") or {}) else spec.get("volumes") or ()
+    volumes = () if ANN_TEMPORARY_CONSUMER in annotations_of(body) else spec.get("volumes") or ()
     return {
         "metadata": {name: metadata[name] for name in names if name in metadata},
         "claims": tuple(claim for volume in volumes if (claim := _claim(volume))),

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 from unittest import mock
 
+from cdi.api.annotation_types import annotations_of
 from cdi.api.annotations import ATTEMPT
 from cdi.api.kinds import CLAIMS, DATA_VOLUMES, PODS, SERVICES, VOLUMES
 from cdi.api.proof import ProofResult
@@ -73,7 +74,7 @@ def _write_forgotten(*_: Any) -> None:
 
 async def _started_twice(right: Any, self: Any, body: Any) -> Any:
     created = await right(self, body)
-    if body["kind"] == PODS.kind and ATTEMPT.key in (body["metadata"].get("annotations") or {}):
+    if body["kind"] == PODS.kind and ATTEMPT.key in annotations_of(body):
         twin = {**body, "metadata": {**body["metadata"], "name": f"{body['metadata']['name']}-twin"}}
         await self._client.create(PODS, twin)
     return created
