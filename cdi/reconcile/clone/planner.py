@@ -29,7 +29,6 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from cdi.api.datavolume import DataVolume
-from cdi.api.job import Failure
 from cdi.api.names import temporary_snapshot
 from cdi.api.policy import parse_policy_annotations
 from cdi.api.storageprofile import CloneStrategy
@@ -54,7 +53,7 @@ from cdi.reconcile.clone.validation import refusal
 from cdi.reconcile.context import ReconcileContext
 from cdi.reconcile.datavolume.attempts import AttemptHistory
 from cdi.reconcile.datavolume.lineage import inherited_origin, mark_clone, source_warnings
-from cdi.reconcile.datavolume.populate import ensure_prime, misbound
+from cdi.reconcile.datavolume.populate import bound_without_content, ensure_prime
 from cdi.reconcile.datavolume.provisioning import is_populated, provisioning_blocker
 from cdi.reconcile.datavolume.rebind import recreate_prime
 from cdi.reconcile.datavolume.result import Result, failed, pending
@@ -99,7 +98,7 @@ def next_step(context: ReconcileContext, claim: PVC, origin: Clone) -> Result | 
     """Return the next step of the clone; None if a worker that copies can be started."""
     populated, prime = is_populated(context.platform, claim), context.prime
     if populated and claim.phase == "Bound":
-        return failed(claim, Failure.from_error(misbound(claim)))
+        return bound_without_content(context, claim)
     denied = authorize(context, origin, claim)
     if isinstance(denied, Rejected):
         return failed(claim, denied.failure)

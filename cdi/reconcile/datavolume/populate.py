@@ -65,7 +65,7 @@ def ensure_prime(context: ReconcileContext, claim: PVC, origin: ResolvedSource) 
         return _filled_by_others(context, claim)
     populated, prime = is_populated(context.platform, claim), context.prime
     if claim.phase == "Bound":
-        return failed(claim, Failure.from_error(misbound(claim))) if populated else None
+        return bound_without_content(context, claim) if populated else None
     if populated and prime is not None and (prime.deleting or prime.phase == "Lost"):
         wait = Pending(reason=Reason.PENDING, message=f"PVC {prime.name} lost its PersistentVolume; recreating it")
         return replace(pending(claim, wait), actions=recreate_prime(prime))
@@ -98,12 +98,20 @@ def _filled_by_others(context: ReconcileContext, claim: PVC) -> Result:
     return pending(claim, still.wait, still.phase) if still is not None else pending(claim, wait)
 
 
-def misbound(claim: PVC) -> ClaimMisbound:
-    """Return the error of a populated PVC that was bound to another volume than its temporary PVC's."""
-    return ClaimMisbound(
+def bound_without_content(context: ReconcileContext, claim: PVC) -> Result:
+    """Return the state of a populated PVC that is bound, as far as observed to another volume than the filled one.
+
+    A PVC is bound after its volume names it. A cached volume that does not name it yet is older than the PVC, and may
+    have been rebound in the meantime, so a failure for good has to wait for the watch of PersistentVolumes.
+    """
+    volume = context.objects.volume(claim.volume_name)
+    if volume is None or volume.claim_uid != claim.uid:
+        return rebind_status(context, claim, ())
+    error = ClaimMisbound(
         f"PVC {claim.name} was bound to volume {claim.volume_name} before its content was complete",
         where=f"{claim.namespace}/{claim.name}",
     )
+    return failed(claim, Failure.from_error(error))
 
 
 def already_populated(context: ReconcileContext, claim: PVC) -> Result:

@@ -13,6 +13,7 @@ from cdi.reconcile.datavolume.reconcile import reconcile
 from cdi.reconcile.pods.status import NODE_LOST
 from cdi.reconcile.settings import Retries
 from cdi.reconcile.types import Input
+from tests.unit.reconcile.clone.clone_simulation import CloneCluster
 from tests.unit.reconcile.cluster_simulation import CLAIMS, COMPLETE, DVS, NS, PODS, VOLUMES, Cluster, dv, pvc
 from tests.unit.reconcile.simulation import End, failing
 
@@ -467,6 +468,33 @@ def test_a_claim_that_is_bound_to_another_volume_is_misbound():
     assert cluster.detail["reason"] == "ClaimMisbound"
     assert "ClaimMisbound" in [event.reason for event in cluster.events]
     assert COMPLETE in [body["content"] for body in cluster.all(VOLUMES)]
+
+
+@pytest.mark.parametrize("form", ["import", "clone"])
+def test_a_volume_that_another_controller_rebound_is_not_taken_for_another(form):
+    clone = dv("csi", source={"pvc": {"namespace": NS, "name": "fedora"}})
+    cluster = Cluster(dv("csi")) if form == "import" else CloneCluster(clone, strategy="csi-clone")
+    until(cluster, lambda: any(_prime_volumes(cluster)))
+    (volume,) = _prime_volumes(cluster)
+    target = cluster.get(CLAIMS, "a")
+    cluster.step()
+    cluster.history.append(copy.deepcopy(cluster.objects))
+    volume["spec"]["claimRef"] = {"namespace": NS, "name": "a", "uid": target["metadata"]["uid"]}
+    volume["metadata"]["annotations"] = {"cdi.kubevirt.io/storage.filledFor": target["metadata"]["uid"]}
+    volume["content"] = COMPLETE
+    cluster._bind(target, volume)
+    cluster.step(late=(0, 0, 1))
+    assert cluster.status["phase"] == ("ImportInProgress" if form == "import" else "RebindInProgress")
+    cluster.run()
+    assert cluster.status["phase"] == "Succeeded"
+
+
+def _prime_volumes(cluster):
+    target = cluster.get(CLAIMS, "a")
+    if target is None:
+        return []
+    prime = cluster.get(CLAIMS, f"prime-{target['metadata']['uid']}") or {"metadata": {"uid": "none"}}
+    return [one for one in cluster.all(VOLUMES) if one["spec"]["claimRef"].get("uid") == prime["metadata"]["uid"]]
 
 
 @pytest.mark.parametrize("kind", ["Secret", "ConfigMap"])
