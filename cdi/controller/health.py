@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import socket
 from collections.abc import AsyncIterator, Callable
 
 from aiohttp import web
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
-from cdi.api.errors import UsageError
+from cdi.http.sockets import listen_as_asked
 
 
 @contextlib.asynccontextmanager
@@ -47,24 +46,11 @@ async def serve_health(
     runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=1.0)
     await runner.setup()
     try:
-        listener = listen(port)
+        listener = listen_as_asked(port)
         await web.SockSite(runner, listener).start()
         yield int(listener.getsockname()[1])
     finally:
         await runner.cleanup()
-
-
-def listen(port: int) -> socket.socket:
-    """Listen on all IPv4 and IPv6 addresses of the machine; raise `UsageError` if the port is in use."""
-    both = socket.has_dualstack_ipv6()
-    try:
-        return socket.create_server(
-            ("", port), family=socket.AF_INET6 if both else socket.AF_INET, dualstack_ipv6=both, reuse_port=False
-        )
-    except OSError as error:
-        raise UsageError(
-            f"cannot listen on port {port}: {error.strerror}", remedy="choose another one with --port"
-        ) from error
 
 
 async def _metrics(registry: CollectorRegistry, _: web.Request) -> web.Response:

@@ -5,15 +5,15 @@ from __future__ import annotations
 import contextlib
 import hmac
 import logging
-import socket
 import ssl
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from cdi.api.errors import AlreadyUploaded, TokenInvalid, TokenMisused, UsageError
+from cdi.api.errors import AlreadyUploaded, TokenInvalid, TokenMisused
 from cdi.http.server.certificates import ReloadingSSLContext
 from cdi.http.server.listener import HttpListener
 from cdi.http.server.plaintext import PlaintextContext
+from cdi.http.sockets import listen_as_asked
 from cdi.local.backend import LocalBackend
 from cdi.local.upload_sockets import UploadSockets
 from cdi.server.page.machine import LocalBackendProvider
@@ -99,7 +99,7 @@ class Server:
             context = ReloadingSSLContext([options.certificate, options.key], server_context)
             context()
         self._reception = HttpListener(
-            _listen(options.bind, options.port), context, proxy.begin, most=_MAX_REQUESTS, stall_timeout=_STALL
+            listen_as_asked(options.port, options.bind), context, proxy.begin, most=_MAX_REQUESTS, stall_timeout=_STALL
         )
         scheme = "http" if context is PlaintextContext else "https"
         host = f"[{options.bind}]" if ":" in options.bind else options.bind
@@ -123,13 +123,3 @@ def served(embedded: LocalBackend, options: Options) -> Iterator[Server]:
 def _no_context() -> ssl.SSLContext:
     """Return a context that trusts no certificate; local workers are reached without TLS, so it is never used."""
     return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-
-
-def _listen(address: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    try:
-        return socket.create_server((address, port), family=family, backlog=128)
-    except OSError as error:
-        raise UsageError(
-            f"cannot listen on {address}:{port}: {error.strerror}", remedy="choose another --port or --bind"
-        ) from error

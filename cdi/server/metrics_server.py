@@ -27,7 +27,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from cdi.api.errors import CdiError
-from cdi.controller.health import listen
+from cdi.http.sockets import listen_as_asked
 from cdi.kube import pki
 from cdi.kube.client import Client
 from cdi.kube.pki import Lifetime
@@ -157,7 +157,7 @@ async def serve_metrics(
     runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=1.0)
     await runner.setup()
     try:
-        listener = listen(port)
+        listener = listen_as_asked(port)
         # Before the first handshake, so that no weaker TLS is offered than the profile allows.
         await endpoint.refresh()
         await web.SockSite(runner, listener, ssl_context=endpoint.tls.context).start()

@@ -18,10 +18,11 @@ from typing import Any
 from aiohttp import web
 
 from cdi.api.datasource import DataSource
-from cdi.api.errors import CdiError, NotFound, UsageError
+from cdi.api.errors import CdiError, NotFound
 from cdi.api.kinds import DATA_SOURCES
 from cdi.api.names import prefixed_name
 from cdi.api.validation import parse
+from cdi.http.sockets import listen_as_asked
 from cdi.kube.certificates import (
     CertificateConfig,
     SignerConfig,
@@ -100,7 +101,7 @@ class ApiServer:
 
         Calls `listening` with the port. Raises `UsageError` if the port is not available.
         """
-        with _listen(self._options.bind, self._options.port) as listener:
+        with listen_as_asked(self._options.port, self._options.bind) as listener:
             async with asyncio.TaskGroup() as group:
                 background = [group.create_task(self.observed.run())]
                 try:
@@ -249,15 +250,3 @@ async def serve(options: Options, *, listening: Callable[[int], None] = lambda _
         loop.add_signal_handler(one, stop.set)
     async with connect(options.kubeconfig, options.context) as client:
         await ApiServer(client, options).run(stop, listening=listening)
-
-
-def _listen(address: str, port: int) -> socket.socket:
-    """Listen on one address, or on all addresses of both families."""
-    both = not address and socket.has_dualstack_ipv6()
-    family = socket.AF_INET6 if both or ":" in address else socket.AF_INET
-    try:
-        return socket.create_server((address, port), family=family, dualstack_ipv6=both, reuse_port=False)
-    except OSError as error:
-        raise UsageError(
-            f"cannot listen on port {port}: {error.strerror}", remedy="choose another one with --port"
-        ) from error

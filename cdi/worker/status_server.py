@@ -10,9 +10,10 @@ import ssl
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from cdi.http.server.listener import HttpListener, listen
+from cdi.http.server.listener import HttpListener
 from cdi.http.server.request import ServerRequest
 from cdi.http.server.turn import in_turns
+from cdi.http.sockets import listen
 
 MAX_CLIENTS = 8
 """Maximum number of clients whose requests are incomplete, and of threads that answer requests."""

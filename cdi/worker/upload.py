@@ -30,8 +30,9 @@ from functools import partial
 from cdi.api.errors import InternalError
 from cdi.api.job import Job, Outcome
 from cdi.http.server.certificates import ReloadingSSLContext
-from cdi.http.server.listener import HttpListener, listen
+from cdi.http.server.listener import HttpListener
 from cdi.http.server.turn import in_turns
+from cdi.http.sockets import listen
 from cdi.transfer.control import TransferControl
 from cdi.transfer.run import failure_of
 from cdi.worker.pod import Options, WorkerTask, journal_of, parse_and_run, run_task

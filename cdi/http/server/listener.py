@@ -69,13 +69,6 @@ class _Served:
     """Whether the connection may carry another request."""
 
 
-def listen(port: int) -> socket.socket:
-    """Return a socket that listens on a port of all addresses, 0 for any free one; raise `OSError`."""
-    if socket.has_dualstack_ipv6():
-        return socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=128)
-    return socket.create_server(("", port), backlog=128)
-
-
 class HttpListener:
     """A listener that accepts connections from its creation until `close`."""
 

@@ -6,18 +6,18 @@ import contextlib
 import logging
 import os
 import signal
-import socket
 import ssl
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from cdi.api.errors import ClusterConfigInvalid, UsageError
+from cdi.api.errors import ClusterConfigInvalid
 from cdi.http.server.certificates import ReloadingSSLContext
 from cdi.http.server.listener import HttpListener
 from cdi.http.server.plaintext import PlaintextContext
 from cdi.http.server.request import ServerRequest
 from cdi.http.server.turn import Turn, in_turns
+from cdi.http.sockets import listen_as_asked
 from cdi.kube.jwt import TokenClaims, VerifyingKey
 from cdi.logs import fields
 from cdi.server import tokens
@@ -175,7 +175,7 @@ def serve(
     with contextlib.ExitStack() as stack:
         if options.metrics_port is not None:
             scrapes = HttpListener(
-                _listen(options.bind, options.metrics_port, "--metrics-port"),
+                listen_as_asked(options.metrics_port, options.bind, option="--metrics-port"),
                 PlaintextContext,
                 in_turns(metrics.serve),
                 most=_MAX_SCRAPES,
@@ -184,7 +184,7 @@ def serve(
             stack.callback(scrapes.close)
             telling(scrapes.port)
         reception = HttpListener(
-            _listen(options.bind, options.port, "--port"),
+            listen_as_asked(options.port, options.bind),
             clients,
             proxy.begin,
             most=MAX_UPLOADS,
@@ -197,14 +197,3 @@ def serve(
         stop.wait()
         LOG.info("ending", extra=fields(requests=reception.busy))
         reception.close(options.drain)
-
-
-def _listen(address: str, port: int, option: str) -> socket.socket:
-    both = not address and socket.has_dualstack_ipv6()
-    family = socket.AF_INET6 if both or ":" in address else socket.AF_INET
-    try:
-        return socket.create_server((address, port), family=family, dualstack_ipv6=both, backlog=512)
-    except OSError as error:
-        raise UsageError(
-            f"cannot listen on port {port}: {error.strerror}", remedy=f"choose another one with {option}"
-        ) from error
