@@ -1,52 +1,33 @@
-"""Jobs of a host-assisted clone: one worker reads a volume, others fill one volume each with its data.
+"""Job of a host-assisted clone's source, the worker that reads a volume, and the tickets of its targets.
 
-As `cdi.api.job.Job`, they are complete and contain no secrets. Sizes are bytes.
+Each target runs an ordinary `cdi.api.job.Job` with a `PeerSourceSpec`. Sizes are bytes.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from typing import Annotated, Literal, Self, TypeVar
 
 from cdi.api.decode import DecodeError, Range, decode
 from cdi.api.errors import InvalidManifest
-from cdi.api.job import Job, Policy, StreamSourceSpec, TargetSpec
+from cdi.api.job import Job, Policy
+from cdi.api.peer import EACH_TARGET, TlsFiles
 
-PORT = 8444
-"""Port on which a target listens for its source; `/progress` and `/metrics` use another port."""
 TARGETS = "/var/run/cdi/pod/targets"
 """File that lists the targets of a source pod (downward API)."""
 TICKET_PREFIX = "cdi.kubevirt.io/clone.target."
 """Prefix of the source pod's annotations that contain one target's `Ticket` each."""
 MAX_TARGETS = 24
 """Maximum number of targets that one reader serves at a time."""
-CLIENT_NAME = "client.upload-server.cdi.kubevirt.io"
-"""Common name in all client certificates for uploads and clones."""
 
-EACH_TARGET = "{target}"
-"""Placeholder for a target's id in the paths of a reader's certificate files."""
+OWN_CERTIFICATES = TlsFiles(
+    certificate=f"/var/run/cdi/tls/{EACH_TARGET}.crt", key=f"/var/run/cdi/tls/{EACH_TARGET}.key"
+)
+"""A source's certificates, one for each target."""
 
 Content = Literal["kubevirt", "archive"]
 _T = TypeVar("_T")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TlsFiles:
-    """Paths of PEM files for mutual TLS."""
-
-    certificate: str = "/var/run/cdi/tls/tls.crt"
-    key: str = "/var/run/cdi/tls/tls.key"
-    ca: str = "/var/run/cdi/tls/ca.crt"
-    """Authority that signed the peer's certificate."""
-
-    def for_target(self, target: str) -> TlsFiles:
-        """Return the paths with `EACH_TARGET` replaced by the target's id."""
-        return replace(
-            self,
-            certificate=self.certificate.replace(EACH_TARGET, target),
-            key=self.key.replace(EACH_TARGET, target),
-        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,9 +75,7 @@ class CopySourceJob:
     """Number of targets to wait for, up to some seconds, before reading begins."""
     linger: Annotated[float, Range(at_least=0, at_most=86_400)] = 0.0
     """Seconds without unfinished targets after which the reader ends."""
-    tls: TlsFiles = TlsFiles(
-        certificate=f"/var/run/cdi/tls/{EACH_TARGET}.crt", key=f"/var/run/cdi/tls/{EACH_TARGET}.key"
-    )
+    tls: TlsFiles = OWN_CERTIFICATES
     """A target's certificate may appear later than its ticket; the reader waits for it."""
     policy: Policy = field(default_factory=Policy)
     """Only `bandwidth` (total of all targets), `stall_timeout` and `retries` (for content that changes while it is
@@ -113,50 +92,7 @@ class CopySourceJob:
         return json.dumps(asdict(self), separators=(",", ":"))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CopyTargetJob:
-    """Wait for a source and fill a volume with the data it sends."""
-
-    id: str
-    """As `Job.id`: a journal with another id is not resumed."""
-    target: TargetSpec
-    content_type: Content = "kubevirt"
-    size: int | None = None
-    """Room for the disk in bytes; a larger source is rejected before anything is written. None is the source's own size
-    (file target) or the device's size. A disk file is never larger than its source."""
-    journal: str | None = None
-    """Path of the journal that stores progress for the next attempt."""
-    port: Annotated[int, Range(at_least=0, at_most=65535)] = PORT
-    client_name: str = CLIENT_NAME
-    """Common name required in the source's certificate; empty for any that the CA signed."""
-    tls: TlsFiles = TlsFiles()
-    policy: Policy = field(default_factory=Policy)
-    """Only `preallocation`, `stall_timeout` and `retries` (for sources that violate the protocol) are used."""
-    patience: Annotated[float, Range(above=0, at_most=86_400)] = 600.0
-    """Seconds without a connected source after which the job fails, initially and after each disconnect."""
-
-    @classmethod
-    def from_json(cls, text: str | bytes) -> Self:
-        """Parse JSON; raise `InvalidManifest` that names every invalid field."""
-        return _decoded(cls, text)
-
-    def to_json(self) -> str:
-        return json.dumps(asdict(self), separators=(",", ":"))
-
-    def as_job(self) -> Job:
-        """Return the equivalent `Job` with a stream as its source, for code that handles targets and journals."""
-        return Job(
-            id=self.id,
-            source=StreamSourceSpec(),
-            target=self.target,
-            content_type=self.content_type,
-            size=self.size,
-            policy=self.policy,
-            journal=self.journal,
-        )
-
-
-AnyJob = Job | CopySourceJob | CopyTargetJob
+AnyJob = Job | CopySourceJob
 
 
 def _decoded(cls: type[_T], text: str | bytes) -> _T:

@@ -657,6 +657,7 @@ class PeerUntrusted(EngineError):
 class PeerProtocolError(EngineError):
     """The other end of a clone violates the protocol."""
 
+    retry = Retry.BACKOFF
     default_remedy = "run both ends from the same image; if they are, report it with both logs"
 
 

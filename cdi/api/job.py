@@ -14,6 +14,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from cdi.api.decode import JsonJob, JsonRecord, Range, compact_json
 from cdi.api.errors import CdiError, Retry, ScratchNeeded
 from cdi.api.image_facts import ImageFacts
+from cdi.api.peer import PeerSourceSpec
 
 _MAX_UPSTREAM = 300
 
@@ -146,6 +147,7 @@ SourceSpec = (
     | RegistrySourceSpec
     | FileSourceSpec
     | StreamSourceSpec
+    | PeerSourceSpec
     | BlankSourceSpec
 )
 

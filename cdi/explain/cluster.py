@@ -27,6 +27,7 @@ from cdi.explain.quota import required_resources, shortages
 from cdi.explain.result import Explanation
 from cdi.explain.source_report import SourceReport, report_source
 from cdi.image.sizes import format_size
+from cdi.reconcile.actions import is_peer_import
 from cdi.reconcile.storage.claim_defaults import overhead_of
 from cdi.reconcile.storage.classes import StorageClass
 
@@ -71,7 +72,7 @@ def explain(
     if result.phase == Phase.SUCCEEDED:
         notes += (f"PVC {manifest['metadata']['name']} exists and has its content; nothing is imported",)
     report: SourceReport | None = None
-    if refusal is None and isinstance(result.work, Job):
+    if refusal is None and isinstance(result.work, Job) and not is_peer_import(result.work):
         try:
             report = _report(reader, manifest, cron, on_progress, sized=sized)
         except ClusterForbidden as error:

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Final
 
 from cdi.api.annotations import UPLOAD_REQUEST
-from cdi.api.copy import CopyTargetJob
 from cdi.api.datavolume import DataVolume
 from cdi.api.errors import AlreadyExists, CdiError, Conflict, InternalError, InvalidManifest, NotFound
 from cdi.api.job import Job, StreamSourceSpec
 from cdi.api.overhead import required
+from cdi.api.peer import PeerSourceSpec
 from cdi.api.phases import EventReason, Reason
 from cdi.api.validation import parse
 from cdi.client.request import Request
@@ -84,7 +84,7 @@ def explain(
     work = result.worker.work
     if isinstance(work, CloneJob):
         return _explain_clone(overlay.home, result, work, cron, conflict)
-    if isinstance(work, CopyTargetJob):
+    if isinstance(work.source, PeerSourceSpec):
         raise InternalError("clones over the network are supported only in clusters")
     report = report_source(_local_job(work, stream, sized=sized), ask, cron, on_progress)
     space = _space_of(overlay.home, report)

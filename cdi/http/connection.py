@@ -85,6 +85,14 @@ class Connection:
         return f"<Connection for {self.where}{tls}: {self.state.value}, {self.received} bytes received>"
 
     @property
+    def is_open(self) -> bool:
+        """False once it was closed, or the peer closed it while it was idle."""
+        try:
+            return self.state is ConnectionState.ACTIVE or self.is_reusable()
+        except (OSError, ValueError):
+            return False
+
+    @property
     def is_encrypted(self) -> bool:
         return self._tls is not None
 

@@ -30,6 +30,7 @@ Path = Literal[
     "qemu-spool",
     "archive",
     "blank",
+    "copy",
 ]
 
 FEW_CONNECTIONS: Final = 4
@@ -231,7 +232,9 @@ def _no_ranges(facts: PlanInput) -> str:
 
 def _scratch(facts: PlanInput, path: Path) -> int | None:
     match path:
-        case "raw-ranged" | "raw-stream" | "qcow2-ranged" | "mapped-ranged" | "qemu-file" | "archive" | "blank":
+        case (
+            "raw-ranged" | "raw-stream" | "qcow2-ranged" | "mapped-ranged" | "qemu-file" | "archive" | "blank" | "copy"
+        ):
             return 0
         case "qcow2-stream" | "mapped-stream":
             # Data before its map is spilled, to memory first; usual writers put the map in front.
@@ -243,7 +246,7 @@ def _scratch(facts: PlanInput, path: Path) -> int | None:
 
 def _resumable(facts: PlanInput, path: Path) -> str:
     match path:
-        case "raw-ranged" | "qcow2-ranged" | "mapped-ranged":
+        case "raw-ranged" | "qcow2-ranged" | "mapped-ranged" | "copy":
             return WATERMARK
         case "raw-stream" | "qcow2-stream" | "mapped-stream" | "archive":
             if facts.wrappers:

@@ -9,10 +9,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Self
 
-from cdi.api.copy import CopyTargetJob
 from cdi.api.datavolume import DataVolume
 from cdi.api.decode import JsonJob
 from cdi.api.job import Job
+from cdi.api.peer import PeerSourceSpec
 from cdi.api.poll import PollJob
 from cdi.api.proof import ProofJob
 from cdi.reconcile.types import PVC
@@ -36,7 +36,12 @@ class CloneJob(JsonJob):
     preallocation: bool = False
 
 
-Work = Job | CloneJob | CopyTargetJob
+Work = Job | CloneJob
+
+
+def is_peer_import(work: Work | None) -> bool:
+    """Return whether a worker fills a volume from another worker: the target of a host-assisted clone."""
+    return isinstance(work, Job) and isinstance(work.source, PeerSourceSpec)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)

@@ -42,6 +42,8 @@ class SourceFacts:
     """A lower bound of the length in bytes, for a source that does not know `length`."""
     max_length: int | None = None
     """An upper bound of the length in bytes; None if the source does not know any."""
+    estimate: int | None = None
+    """The approximate number of bytes, for the progress of content without a stated length."""
     ending: Ending = Ending.FRAMED
     validator: str | None = None
     """A value that changes with the content (an ETag, Last-Modified, a generation, mtime and inode); kept in

@@ -19,6 +19,7 @@ from cdi.api.job import (
     SourceSpec,
     StreamSourceSpec,
 )
+from cdi.api.peer import PeerSourceSpec
 from cdi.source.base import Source
 
 
@@ -26,7 +27,8 @@ def open_source(spec: SourceSpec, policy: Policy) -> Source:
     """Create the source for `spec` without sending a request; the caller closes it.
 
     Raises errors about the job itself (`SourceUrlInvalid`, `SourceCredentialsInvalid`, `InvalidManifest`). A registry
-    provides layers (`cdi.source.registry.open.open_registry`) and blank has no bytes, so both raise `InternalError`.
+    provides layers (`cdi.source.registry.open.open_registry`), a peer connects by itself
+    (`cdi.source.peer_connections`) and blank has no bytes, so these raise `InternalError`.
     """
     match spec:
         case HttpSourceSpec():
@@ -49,7 +51,7 @@ def open_source(spec: SourceSpec, policy: Policy) -> Source:
             from cdi.source.stream import PipeSource
 
             return PipeSource(spec.descriptor, length=spec.length, stall_timeout=policy.stall_timeout)
-        case RegistrySourceSpec() | BlankSourceSpec():
+        case RegistrySourceSpec() | PeerSourceSpec() | BlankSourceSpec():
             raise InternalError(f"a {spec.kind} source is not a byte stream", where=spec.kind)
         case _:
             assert_never(spec)

@@ -22,7 +22,7 @@ from cdi.transfer.reader import ResumingReader
 from cdi.transfer.result import OutcomeBuilder
 from cdi.transfer.resume import Checkpoints, load_resume_point
 from cdi.transfer.unwrap import UnwrappedImage
-from cdi.transfer.watermark import Watermark
+from cdi.transfer.watermark import Hash, Watermark
 
 if TYPE_CHECKING:
     from cdi.verify.hashing import ResumableHash
@@ -128,10 +128,13 @@ class ImportContext(SourceContext):
             self.target.preallocate()
             self.result.preallocated = True
 
-    def watermark(self, start: int) -> Watermark:
-        """Return the watermark of a pipeline that reads the source in pieces from `start` on, with checkpoints."""
+    def watermark(self, start: int, digest: Hash | None = None) -> Watermark:
+        """Return the watermark of a pipeline that reads the source in pieces from `start` on, with checkpoints.
+
+        `digest` takes the place of the digest of the content.
+        """
         save = None if self.job.journal is None else self._checkpoints().save
-        return Watermark(start, self.digest, self.control.meter, self.control.cancelled, save)
+        return Watermark(start, digest or self.digest, self.control.meter, self.control.cancelled, save)
 
     def stream_watermark(self, content: HashedStream) -> Watermark | None:
         """Return the watermark of content that is written in order; None if it could not be resumed."""

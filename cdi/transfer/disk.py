@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NoReturn
 from cdi.api.errors import CdiError, Retry
 from cdi.api.importer_messages import unexpected_content_type
 from cdi.api.job import FileTargetSpec, HttpSourceSpec, Job
+from cdi.api.peer import PeerSourceSpec
 from cdi.image.info import ImageInfo
 from cdi.image.plan import end_mark
 from cdi.source.base import SourceFacts
@@ -116,6 +117,12 @@ class DiskTransfer:
 
         An image with another content around it, and one without range requests, is read once, in order.
         """
+        if isinstance(self.job.source, PeerSourceSpec):
+            # What is in the disk does not matter: a clone has every byte of it.
+            from cdi.transfer.pipeline.peer import PeerDisk
+
+            yield PeerDisk(context)
+            return
         reader, wrapped = context.reader, self.layer is not None
         unwrapped = None
         if reader.ranged and not wrapped:

@@ -42,6 +42,7 @@ from cdi.api.job import (
     S3SourceSpec,
     StreamSourceSpec,
 )
+from cdi.api.peer import PeerSourceSpec
 from cdi.api.poll import PollJob, PollResult
 from cdi.source.open import open_source
 from cdi.source.registry.reference import Reference
@@ -122,7 +123,7 @@ def _find(job: PollJob, control: TransferControl) -> PollResult:
             return _from_manifest(job.id, source, document)
         case HttpSourceSpec() | S3SourceSpec() | GcsSourceSpec():
             return control.run_abandonable(lambda: _from_object(job.id, source, job.policy, control))
-        case FileSourceSpec() | StreamSourceSpec() | BlankSourceSpec():
+        case FileSourceSpec() | StreamSourceSpec() | PeerSourceSpec() | BlankSourceSpec():
             raise SourceNotSupported(
                 f"a {source.kind} source has no versions to poll",
                 remedy="use a registry, an http(s) URL, or an object in S3 or GCS",

@@ -138,7 +138,8 @@ class ResumingReader:
     def check(self) -> None:
         self._retries.check()
 
-    def _open(self, offset: int, length: int | None) -> Reader:
+    def open(self, offset: int, length: int | None) -> Reader:
+        """Open a reader of the source that a cancellation interrupts; the caller passes it to `release`."""
         reader = self.source.open(offset, length)
         with self._lock:
             self._readers.add(reader)
@@ -146,7 +147,7 @@ class ResumingReader:
             reader.abort()
         return reader
 
-    def _close(self, reader: Reader) -> None:
+    def release(self, reader: Reader) -> None:
         with self._lock:
             self._readers.discard(reader)
         reader.close()
@@ -165,7 +166,7 @@ class ResumingReader:
             attempt = self._retries.attempt()
             try:
                 with self._throttle.slot(ticket):
-                    reader = self._open(offset + got, len(view) - got)
+                    reader = self.open(offset + got, len(view) - got)
                     try:
                         while got < len(view):
                             count = reader.readinto(view[got : got + self._throttle.max_read(len(view) - got)])
@@ -178,7 +179,7 @@ class ResumingReader:
                             self._meter.add_fetched(count)
                             self._throttle.consume(count, ticket)
                     finally:
-                        self._close(reader)
+                        self.release(reader)
             except CdiError as failure:
                 self._retries.backoff(failure, attempt)
             else:
@@ -221,11 +222,11 @@ class ResumingReader:
             try:
                 ticket = self._throttle.priority()
                 with self._throttle.slot(ticket):
-                    reader = self._open(start, None)
+                    reader = self.open(start, None)
                     try:
                         self._receive(reader, start, ticket, take, put)
                     finally:
-                        self._close(reader)
+                        self.release(reader)
                 put(None)
             except BaseException as failure:  # noqa: BLE001 - handed over to the consuming thread
                 put(failure)

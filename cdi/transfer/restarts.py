@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from cdi.transfer.result import OutcomeBuilder
 
 LOG = logging.getLogger(__name__)
-_REMOTE = ("http", "s3", "gcs", "registry")
+_REMOTE = ("http", "s3", "gcs", "registry", "peer")
 """Kinds of sources that may block on a server's response; closing the source interrupts that."""
 
 
@@ -88,7 +88,8 @@ def _set_up(
         with _cancelling(source, job, control):
             facts = control.retries.call(source.probe)
             result.validator = facts.validator
-            control.meter.total = facts.length if facts.length is not None else facts.max_length
+            stated = (facts.length, facts.max_length, facts.estimate)
+            control.meter.total = next((size for size in stated if size is not None), None)
             expected = expectation(job, source, facts, result, control)
         return ProbedSource(source, expected, scope.pop_all())
 

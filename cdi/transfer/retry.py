@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from cdi.api.errors import CdiError, Interrupted, Retry, SourceChanged, SourceUnavailable
+from cdi.api.errors import CdiError, Interrupted, PeerUnreachable, Retry, SourceChanged, SourceUnavailable
 from cdi.transfer.progress import ProgressMeter
 
 LOG = logging.getLogger(__name__)
@@ -93,7 +93,8 @@ class RetryBudget:
             Interrupted: The transfer was cancelled.
         """
         self.check()
-        if error.retry is not Retry.BACKOFF or isinstance(error, Interrupted | SourceChanged):
+        # A peer source has waited for its other end as long as its job allows.
+        if error.retry is not Retry.BACKOFF or isinstance(error, Interrupted | SourceChanged | PeerUnreachable):
             raise error
         with self._lock:
             if attempt is not None and attempt != self._attempt:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 import traceback
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -25,15 +26,15 @@ if TYPE_CHECKING:
     from cdi.transfer.restarts import ProbedSource
 
 
-def transfer(job: Job, control: TransferControl, source: Source | None = None) -> Outcome:
+def transfer(job: Job, control: TransferControl, opened: Callable[[], Source] | None = None) -> Outcome:
     """Run `job` and return its outcome, which includes any failure; this function does not raise.
 
-    `source` replaces the job's source, which then is a stream from within this process.
+    `opened` returns the source for each attempt, if it cannot be opened from the job alone.
     """
     began = time.monotonic()
     result = OutcomeBuilder(job.id)
     try:
-        _dispatch(job, control, result, source)
+        _dispatch(job, control, result, opened)
     except CdiError as error:
         result.failure = failure_of(_abandoned(job, error, result))
     except Exception as error:  # noqa: BLE001 - the last line of defence: a defect is reported, not lost
@@ -60,7 +61,7 @@ def failure_of(error: CdiError) -> Failure:
     return Failure.from_error(error)
 
 
-def _dispatch(job: Job, control: TransferControl, result: OutcomeBuilder, given: Source | None) -> None:
+def _dispatch(job: Job, control: TransferControl, result: OutcomeBuilder, opened: Callable[[], Source] | None) -> None:
     source = job.source
     if isinstance(source, BlankSourceSpec):
         make_blank(job, control, result)
@@ -74,8 +75,8 @@ def _dispatch(job: Job, control: TransferControl, result: OutcomeBuilder, given:
         from cdi.transfer.restarts import run_with_restarts
 
         carry = _import_archive if job.content_type == "archive" else _import_disk
-        opened = partial(open_source, source, job.policy) if given is None else lambda: given
-        run_with_restarts(job, control, result, opened, partial(carry, job, control, result))
+        reopen = opened or partial(open_source, source, job.policy)
+        run_with_restarts(job, control, result, reopen, partial(carry, job, control, result))
 
 
 def _import_disk(job: Job, control: TransferControl, result: OutcomeBuilder, probed: ProbedSource) -> None:

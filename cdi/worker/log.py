@@ -24,6 +24,7 @@ from cdi.api.job import (
     SourceSpec,
     StreamSourceSpec,
 )
+from cdi.api.peer import PeerSourceSpec
 from cdi.image.sizes import format_size
 from cdi.logs import fields, verbosity
 
@@ -96,6 +97,8 @@ def place(source: SourceSpec) -> str:
             return source.path
         case StreamSourceSpec():
             return "a stream"
+        case PeerSourceSpec():
+            return "another volume"
         case BlankSourceSpec():
             return "nothing"
         case HttpSourceSpec() | S3SourceSpec() | GcsSourceSpec() | RegistrySourceSpec():

@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Generic, Literal, TypeVar
 
 from cdi.api.errors import CdiError, InternalError, InvalidManifest, UsageError
 from cdi.api.job import BlockTargetSpec, DirectoryTargetSpec, Job, Limits, Outcome, Policy
+from cdi.api.peer import PeerSourceSpec
 from cdi.target.errors import map_os_errors
 from cdi.transfer.control import TransferControl
 from cdi.transfer.journal import Journal
@@ -42,7 +43,7 @@ from cdi.worker.termination import termination_message
 LOG = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
-    from cdi.api.copy import CopySourceJob, CopyTargetJob
+    from cdi.api.copy import CopySourceJob
     from cdi.worker.status_server import Response
 
 _TICK = 0.5
@@ -52,7 +53,7 @@ _MAX_JOB = 1 << 20
 _MAX_JOURNAL = 1 << 16
 _OWN_DIRECTORY = ".cdi"
 """Directory of the journal beside the disk while a volume is being filled."""
-_J = TypeVar("_J", Job, "CopySourceJob", "CopyTargetJob")
+_J = TypeVar("_J", Job, "CopySourceJob")
 _USAGE = """\
 usage: cdi-worker [--job FILE] [--limits FILE] [--journal FILE] [--termination-log FILE] [--port NUMBER]
                   [--state DIRECTORY] [--tls DIRECTORY]
@@ -178,7 +179,7 @@ def _write_termination_message(options: Options, message: str) -> None:
 
 
 def _source_kind(job: object) -> str:
-    return job.source.kind if isinstance(job, Job) else ""
+    return job.source.kind if isinstance(job, Job) and not isinstance(job.source, PeerSourceSpec) else ""
 
 
 def read_job(path: str) -> bytes:

@@ -94,7 +94,7 @@ class UploadTransfer:
         self._thread.start()
 
     def _run(self) -> None:
-        self.outcome = transfer(self.job, self.control, self.source)
+        self.outcome = transfer(self.job, self.control, lambda: self.source)
         self.source.close()
         self._ended(self)
         self._done.set()

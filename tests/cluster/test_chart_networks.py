@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 import pytest
 
-from cdi.api.copy import PORT as COPY_PORT
 from cdi.api.names import (
     COMMON_LABELS,
     COMPONENT_CLONER,
@@ -19,6 +18,7 @@ from cdi.api.names import (
     LABEL_COMPONENT,
     LABEL_PROMETHEUS,
 )
+from cdi.api.peer import PORT as COPY_PORT
 from cdi.api.upload_protocol import SERVER_PORT
 from cdi.controller.worker_tracker import PROGRESS_PORT
 from tests.cluster.test_chart import find, helm, render, selects  # noqa: F401  fixtures

@@ -15,7 +15,7 @@ import atheris
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 with atheris.instrument_imports(include=["cdi.api.decode", "cdi.api.json_document", "cdi.transfer.clone.tickets"]):
-    from cdi.api.copy import CopySourceJob, CopyTargetJob, Ticket
+    from cdi.api.copy import CopySourceJob, Ticket
     from cdi.api.decode import DecodeError, decode
     from cdi.api.errors import InvalidManifest
     from cdi.api.job import (
@@ -30,6 +30,7 @@ with atheris.instrument_imports(include=["cdi.api.decode", "cdi.api.json_documen
         Progress,
         StreamSourceSpec,
     )
+    from cdi.api.peer import PeerSourceSpec
     from cdi.server.webhook_path import PathSecrets
     from cdi.transfer.clone.tickets import TicketFile, line_of
     from cdi.transfer.journal import Journal
@@ -43,6 +44,7 @@ SOUND = (
     Job(id="u-1", source=HttpSourceSpec(url="https://h/x"), target=DISK, checksum="sha256:" + "0" * 64),
     Job(id="u-1", source=StreamSourceSpec(), target=DirectoryTargetSpec(path="/data"), content_type="archive"),
     Job(id="u-1", source=BlankSourceSpec(), target=DISK, size=1 << 30),
+    Job(id="u-1", source=PeerSourceSpec(), target=DISK, size=1 << 30),
     Outcome(id="u-1", failure=Failure(code="TargetFull", message="full", retry="never", exit_status=6)),
     Progress(phase="transferring", done=1, total=2),
     Limits(),
@@ -52,7 +54,7 @@ SOUND = (
     ),
     PathSecrets(),
 )  # fmt: skip
-CLASSES = tuple(dict.fromkeys((*map(type, SOUND), CopySourceJob, CopyTargetJob)))
+CLASSES = tuple(dict.fromkeys((*map(type, SOUND), CopySourceJob)))
 
 
 def target(data: bytes) -> None:

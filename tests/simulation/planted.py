@@ -161,7 +161,9 @@ async def _written_after_end(right: Any, self: Any, involved_object: Any, status
     if involved_object["kind"] == DATA_VOLUMES.kind and status is not None and status.get("phase") == "Succeeded":
         metadata = involved_object["metadata"]
         body = {"metadata": {"uid": metadata["uid"]}, "status": {"phase": "ImportInProgress"}}
-        await self._writer._client.patch(DATA_VOLUMES, metadata["namespace"], metadata["name"], body, subresource="status")
+        await self._writer._client.patch(
+            DATA_VOLUMES, metadata["namespace"], metadata["name"], body, subresource="status"
+        )
 
 
 def _deletions_overlooked(right: Any, self: Any, items: Any, version: float) -> None:

@@ -7,7 +7,7 @@ import json
 from dataclasses import dataclass, field
 
 from cdi.api.annotations import JOB
-from cdi.api.copy import TICKET_PREFIX, CopyTargetJob, Ticket
+from cdi.api.copy import TICKET_PREFIX, Ticket
 from cdi.api.errors import BootFailed, by_code
 from cdi.api.job import BlankSourceSpec, Failure, Job, Outcome, StreamSourceSpec
 from cdi.api.kinds import CLAIMS, PODS, SERVICES, Object
@@ -80,7 +80,7 @@ class Workers:
         if self.writes(pod):
             job = pod["metadata"]["annotations"][JOB.key]
             if is_copy(job):
-                return self._sender(pod, CopyTargetJob.from_json(job)) is not None
+                return self._sender(pod, Job.from_json(job)) is not None
             return component(pod) == COMPONENT_IMPORTER or self._upload_comes(pod)
         return True
 
@@ -104,7 +104,7 @@ class Workers:
     def _filled(self, pod: Object, run: int) -> End:
         text = pod["metadata"]["annotations"][JOB.key]
         if is_copy(text):
-            copy = CopyTargetJob.from_json(text)
+            copy = Job.from_json(text)
             sender = self._sender(pod, copy)
             content = self._read_content(sender) if sender is not None else ""
             identity, result, kind = copy.id, OK, ""
@@ -156,7 +156,7 @@ class Workers:
 
     # --- copies ---------------------------------------------------------------------------------------------------
 
-    def _sender(self, pod: Object, job: CopyTargetJob) -> Object | None:
+    def _sender(self, pod: Object, job: Job) -> Object | None:
         """Return a running source pod that has a ticket for a target pod."""
         address = (pod["status"].get("podIP") or "") + ":8444"
         for one in self._cluster.server.all(PODS):
@@ -193,7 +193,7 @@ def component(pod: Object) -> str:
 @functools.cache
 def is_copy(job: str) -> bool:
     """Return whether a job is that of a clone's target."""
-    return "client_name" in json.loads(job)
+    return json.loads(job).get("source", {}).get("kind") == "peer"
 
 
 def tickets_of(pod: Object) -> list[Ticket]:

@@ -169,6 +169,21 @@ class ServerRequest:
             return False
         return reusable
 
+    def begin_chunks(self, status: int, headers: Mapping[str, str]) -> None:
+        """Send the head of a response whose chunks the caller passes to `send`.
+
+        Raises `RemoteDisconnected`, or `SourceStalled` if the client does not read.
+        """
+        if self.responded:
+            raise InternalError("a request was answered twice")
+        self.status = status
+        lines = (f"HTTP/1.1 {status} {_reason(status)}", "Transfer-Encoding: chunked", *map(": ".join, headers.items()))
+        self.send("\r\n".join((*lines, "", "")).encode("latin-1"))
+
+    def send(self, data: bytes | memoryview) -> None:
+        """Send a part of the response, and wait until the client reads it; raises as `begin_chunks` does."""
+        self._connection.send(data)
+
     def respond_error(
         self, error: CdiError | Failure, status: int, *, headers: Mapping[str, str] | None = None
     ) -> bool:

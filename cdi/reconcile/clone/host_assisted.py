@@ -15,9 +15,9 @@ from dataclasses import replace
 from typing import Any, Final
 
 from cdi.api.annotations import TICKETS
-from cdi.api.copy import MAX_TARGETS, PORT, CopySourceJob, CopyTargetJob, Ticket
+from cdi.api.copy import MAX_TARGETS, CopySourceJob, Ticket
 from cdi.api.datavolume import ContentType
-from cdi.api.job import BlockTargetSpec, DirectoryTargetSpec, FileTargetSpec
+from cdi.api.job import BlockTargetSpec, DirectoryTargetSpec, FileTargetSpec, Job, Policy
 from cdi.api.names import (
     ANN_CONTENT_TYPE,
     ANN_SOURCE_CLONE_POD,
@@ -28,6 +28,7 @@ from cdi.api.names import (
     upload_pod,
     upload_service,
 )
+from cdi.api.peer import PORT, PeerSourceSpec
 from cdi.api.policy import parse_policy_annotations
 from cdi.api.storageprofile import CloneStrategy
 from cdi.reconcile.actions import Action, CreateObject, DeleteObject, EnsureCertificate, PatchObject
@@ -89,16 +90,18 @@ def prepare_copy(
     else:
         target = FileTargetSpec(path=layout.disk)
     asked = context.datavolume.spec.preallocation
-    work = CopyTargetJob(
+    policy = policy_annotations.policy(
+        preallocation=context.config.preallocation if asked is None else asked, keyring=None
+    )
+    work = Job(
         id=filled.uid,
+        source=PeerSourceSpec(client_name=client_name(claim)),
         target=target,
         content_type=content,
         size=None if block or content == "archive" else file_size(filled, context.config),
         journal=layout.journal,
-        client_name=client_name(claim),
-        policy=policy_annotations.policy(
-            preallocation=context.config.preallocation if asked is None else asked, keyring=None
-        ),
+        # Other settings are about images. The source limits the bandwidth, as it knows what it compresses.
+        policy=Policy(preallocation=policy.preallocation, stall_timeout=policy.stall_timeout, retries=policy.retries),
     )
     text = f"{work.to_json()}\n{found.uid}"
     return WorkerSpec(work=work, fingerprint=hashlib.sha256(text.encode()).hexdigest()[:32])

@@ -7,7 +7,6 @@ from dataclasses import replace
 from typing import Any
 
 from cdi.api.annotations import IMPORT_STATUS, LIMITS, SPEC_DIGEST
-from cdi.api.copy import CopyTargetJob
 from cdi.api.datavolume import DataVolume
 from cdi.api.errors import ClaimMisbound, InvalidManifest
 from cdi.api.job import Failure, Limits
@@ -26,7 +25,15 @@ from cdi.api.names import (
 )
 from cdi.api.phases import PROGRESS_UNKNOWN, EventReason, Phase, Reason
 from cdi.api.policy import parse_policy_annotations
-from cdi.reconcile.actions import Action, CreateObject, Event, PatchObject, RequireVersion, StartWorker
+from cdi.reconcile.actions import (
+    Action,
+    CreateObject,
+    Event,
+    PatchObject,
+    RequireVersion,
+    StartWorker,
+    is_peer_import,
+)
 from cdi.reconcile.clone.host_assisted import before_target, source_pod_annotations, target_pod
 from cdi.reconcile.clone.plan_annotation import by_storage, temporary_pvc
 from cdi.reconcile.clone.status import clone_marks
@@ -237,7 +244,7 @@ def start_worker_pod(
         upload=upload,
         pod=pod,
     )
-    before = before_target(filled) if isinstance(prepared.work, CopyTargetJob) else ()
+    before = before_target(filled) if is_peer_import(prepared.work) else ()
     if accepts_upload(context):
         before, complete = before_server(context.service, filled)
         if not complete:
@@ -267,7 +274,7 @@ def _pod(context: ReconcileContext, target: PVC, filled: PVC, attempt: Attempt) 
     )
     if accepts_upload(context):
         return server_pod(filled, pod)
-    return target_pod(filled, pod) if isinstance(attempt.work, CopyTargetJob) else pod
+    return target_pod(filled, pod) if is_peer_import(attempt.work) else pod
 
 
 def is_stuck(pod: Pod) -> bool:

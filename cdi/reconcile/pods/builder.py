@@ -31,6 +31,7 @@ from cdi.api.names import (
     joined,
     scratch_claim,
 )
+from cdi.api.peer import PeerSourceSpec
 from cdi.api.quantity import human
 from cdi.reconcile.actions import MirrorObject, Mount, ObjectRef, Work
 from cdi.reconcile.context import InputLister, Lister
@@ -155,7 +156,7 @@ def _restarts(work: Work) -> bool:
 
     The client of an upload or of a clone would be connected to the container that ended.
     """
-    return isinstance(work, Job) and not isinstance(work.source, StreamSourceSpec)
+    return isinstance(work, Job) and not isinstance(work.source, StreamSourceSpec | PeerSourceSpec)
 
 
 def spec_digest(spec: Mapping[str, Any]) -> str:

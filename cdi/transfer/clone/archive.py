@@ -10,21 +10,17 @@ import itertools
 import os
 import stat
 import tarfile
-from collections.abc import Callable, Generator, Iterator
+import threading
+from collections.abc import Iterator
 
-from cdi.api.errors import ChecksumMismatch, PeerProtocolError, SourceChanged, SourceNotSupported
-from cdi.codec.tar import members
+from cdi.api.errors import SourceChanged, SourceNotSupported, SourceUnreachable
 from cdi.image.tar_header import BLOCK
 from cdi.source.file import error_from_errno
-from cdi.target.buffer import aligned_buffer
-from cdi.target.directory import LOST_AND_FOUND, STAGING, DirectoryTarget
-from cdi.transfer.clone import frames
-from cdi.transfer.clone.digest import CHUNK, Chain, leaf_hash
+from cdi.source.peer_chunks import CHUNK, leaf_hash
+from cdi.source.peer_messages import PROTOCOL, PeerFacts
+from cdi.target.directory import LOST_AND_FOUND, STAGING
 from cdi.transfer.clone.disk_reader import data_extents
-from cdi.transfer.clone.fanout import ChunkReader, Piece
-from cdi.transfer.clone.frames import Hello, Kind
-from cdi.transfer.clone.receiver import FrameReader, decode_chunk
-from cdi.transfer.progress import ProgressMeter
+from cdi.transfer.clone.window import Piece, SharedWindow
 
 _OPEN = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 _CHUNK_SIZE = 256 << 10
@@ -38,12 +34,12 @@ _NOT_CARRIED = (LOST_AND_FOUND, STAGING, ".cdi")
 class ArchiveSource:
     """One state of a tree; raises `SourceNotSupported` for sockets, pipes and devices, and source errors."""
 
-    has_strong_validator = True
-
     def __init__(self, path: str) -> None:
         self.size = 0
         """Approximate bytes of data."""
         self._path = path
+        self._lock = threading.Lock()
+        self._pass: ArchivePass | None = None
         for _, _, status in self._walk():
             if not (stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode) or stat.S_ISLNK(status.st_mode)):
                 raise SourceNotSupported(
@@ -52,19 +48,28 @@ class ArchiveSource:
                     remedy="remove sockets, pipes and device nodes from the source volume",
                 )
             self.size += min(status.st_size, status.st_blocks * 512) + BLOCK
-        self.data = self.size
 
-    def hello(self, job: str, *, fresh: bool) -> Hello:  # noqa: ARG002 - a tree is never resumed
-        return Hello(job=job, content="archive", size=self.size, data=self.size, validator="", fresh=True)
+    def facts(self) -> PeerFacts:
+        return PeerFacts(
+            protocol=PROTOCOL,
+            content="archive",
+            size=self.size,
+            data=self.size,
+            validator="",
+            is_strong=True,
+            tag="archive",
+        )
 
-    def open(self, start: int) -> ChunkReader:
-        """Return a pass from the beginning; raise `SourceChanged` for any other `start`."""
-        if start:
-            raise SourceChanged("a directory tree can only be read from its beginning", where=self._path)
-        return _ArchiveReader(self._stream())
+    def reader(self, window: SharedWindow) -> ArchivePass:
+        """Return a pass that a target can read from its beginning."""
+        with self._lock:
+            current = self._pass
+            if current is None or not (current.is_new or window.holds(current, 0)):
+                current = self._pass = ArchivePass(self._stream())
+            return current
 
-    def final_size(self, position: int) -> int:
-        return position
+    def check(self) -> None:
+        """Do nothing: each file is checked when it is read."""
 
     def close(self) -> None:
         """Do nothing: no file is open between two passes."""
@@ -162,36 +167,41 @@ class ArchiveSource:
             os.close(descriptor)
 
 
-class _ArchiveReader:
-    """Tar stream, split into chunks."""
-
-    threads = 1
+class ArchivePass:
+    """One pass over a tree: a `ChunkReader` of the tar stream, which is read in order."""
 
     def __init__(self, stream: Iterator[bytes | memoryview]) -> None:
         self._stream = stream
         self._left = memoryview(b"")
         self._next = 0
+        self._lock = threading.Lock()
 
-    def next(self) -> int:
-        return self._next
+    @property
+    def is_new(self) -> bool:
+        """Whether nothing was read yet."""
+        return not self._next
 
     def read(self, offset: int, buffer: memoryview) -> Piece | None:
-        filled = 0
-        while filled < CHUNK:
-            if not self._left:
-                piece = next(self._stream, None)
-                if piece is None:
-                    break
-                self._left = memoryview(piece)
-                continue
-            count = min(len(self._left), CHUNK - filled)
-            buffer[filled : filled + count] = self._left[:count]
-            filled, self._left = filled + count, self._left[count:]
-        if not filled:
-            return None
-        self._next = offset + filled
-        runs, view = ((0, filled),), buffer[:filled]
-        return Piece(view=view, runs=runs, leaf=leaf_hash(runs, (view,)))
+        """Return the next chunk; raise `SourceUnreachable` for one that was read before."""
+        with self._lock:
+            if offset != self._next:
+                raise SourceUnreachable("a target lagged behind the others, and has to start over")
+            filled = 0
+            while filled < CHUNK:
+                if not self._left:
+                    piece = next(self._stream, None)
+                    if piece is None:
+                        break
+                    self._left = memoryview(piece)
+                    continue
+                count = min(len(self._left), CHUNK - filled)
+                buffer[filled : filled + count] = self._left[:count]
+                filled, self._left = filled + count, self._left[count:]
+            if not filled:
+                return None
+            self._next = offset + CHUNK
+            runs, view = ((0, filled),), buffer[:filled]
+            return Piece(view=view, runs=runs, leaf=leaf_hash(runs, (view,)))
 
 
 def _parts(descriptor: int, size: int) -> list[tuple[int, int]]:
@@ -202,64 +212,3 @@ def _parts(descriptor: int, size: int) -> list[tuple[int, int]]:
 
 def _header(info: tarfile.TarInfo) -> bytes:
     return info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")
-
-
-# --- the target's side --------------------------------------------------------------------------------------------
-
-
-class ArchiveReceiver:
-    """Unpacker of what one connection delivers."""
-
-    def __init__(
-        self, listener: FrameReader, directory: DirectoryTarget, meter: ProgressMeter, check: Callable[[], None]
-    ) -> None:
-        self._listener = listener
-        self._directory = directory
-        self._meter = meter
-        self._check = check
-        self.size = 0
-        """Bytes of the stream received so far."""
-
-    def run(self) -> bytes:
-        """Unpack until END and return the digest; the caller commits the directory.
-
-        Raises:
-            CdiError: see `cdi.transfer.clone.receiver.DiskReceiver.run` and `DirectoryTarget.unpack`.
-        """
-        chain = Chain()
-        ended: list[tuple[int, bytes]] = []
-        stream = self._stream(chain, ended)
-        try:
-            self._directory.unpack(members(stream), lambda _size: self._check())
-            for _ in stream:
-                pass
-        finally:
-            stream.close()
-        digest = chain.end(self.size)
-        if ended != [(self.size, digest)]:
-            raise ChecksumMismatch(
-                f"the received {self.size} bytes do not match what the source sent",
-                remedy="check the memory of both nodes, then clone again",
-            )
-        return digest
-
-    def _stream(self, chain: Chain, ended: list[tuple[int, bytes]]) -> Generator[memoryview, None, None]:
-        buffer = aligned_buffer(CHUNK)
-        while True:
-            with self._listener.lock:
-                head = self._listener.next()
-                if head.kind is Kind.END:
-                    ended.append(frames.parse_end(self._listener.line.body(head)))
-                    return
-                if head.kind is not Kind.DATA:
-                    raise PeerProtocolError(f"unexpected {head.kind.name} in an archive")
-                before = self._listener.line.received
-                chunk = self._listener.chunk(head, self.size, None, buffer)
-                self._meter.add_fetched(self._listener.line.received - before)
-            if chunk.offset != self.size or chunk.runs != ((0, chunk.plain),):
-                raise PeerProtocolError(f"invalid chunk offset {chunk.offset} of an archive after {self.size} bytes")
-            plain = decode_chunk(chunk, buffer)
-            chain.add(chunk.offset, chunk.leaf)
-            self.size += chunk.plain
-            self._meter.advance(self.size)
-            yield plain

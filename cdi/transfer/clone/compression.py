@@ -1,10 +1,9 @@
-"""Compression of chunks on the wire, where it saves bytes."""
+"""Compression of chunks on the wire, where it saves bytes; `cdi.source.peer_chunks.unpack` is its inverse."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from cdi.api.errors import PeerProtocolError
 from cdi.image.zstd import zstd
 
 _LEVEL = 1
@@ -12,8 +11,6 @@ _SAMPLE = 16 << 10
 """Bytes from the middle of a chunk; if they do not shrink, the chunk is not compressed."""
 _MIN_COMPRESSED = 4 << 10
 """Size in bytes up to which compression is not attempted."""
-_WINDOW_LOG = 21
-"""Maximum window: no chunk needs a larger one, and a hostile frame could demand the memory."""
 
 
 class ChunkCompressor:
@@ -37,18 +34,3 @@ class ChunkCompressor:
             (*(self._zstd.compress(piece, zstd.ZstdCompressor.CONTINUE) for piece in pieces), self._zstd.flush())
         )
         return frame if len(frame) <= size * 7 // 8 else None
-
-
-def unpack(frame: memoryview, size: int) -> bytes:
-    """Return the `size` bytes of exactly one frame, or raise `PeerProtocolError`."""
-    reader = zstd.ZstdDecompressor(options={zstd.DecompressionParameter.window_log_max: _WINDOW_LOG})
-    try:
-        plain = reader.decompress(frame, size)
-        if not reader.eof and len(plain) == size:
-            # The frame's end marker may still be unread.
-            plain += reader.decompress(b"", 1)
-    except zstd.ZstdError as error:
-        raise PeerProtocolError(f"cannot decompress a chunk: {error}") from error
-    if len(plain) != size or not reader.eof or reader.unused_data:
-        raise PeerProtocolError(f"size mismatch: a chunk does not decompress to {size} bytes")
-    return plain

@@ -1,8 +1,8 @@
-"""Clone source: sends a volume to the workers that fill others with it, `CopySourceJob` → `Outcome`.
+"""Clone source: serves a volume to the workers that fill others with it, `CopySourceJob` → `Outcome`.
 
 Targets may start later, disconnect and return, and be added or removed while the source runs
-(`cdi.transfer.clone.tickets`). Each has a thread that reconnects and resumes where the target is, and gives up when the
-target makes no progress for the job's patience. Reads are shared among targets (`cdi.transfer.clone.fanout_scheduler`).
+(`cdi.transfer.clone.tickets`). Each has a session that connects to it and answers its requests
+(`cdi.transfer.clone.target_session`). Reads are shared among targets (`cdi.transfer.clone.window`).
 """
 
 from __future__ import annotations
@@ -13,13 +13,12 @@ import traceback
 from collections.abc import Mapping
 
 from cdi.api.copy import CopySourceJob, Ticket
-from cdi.api.errors import CdiError, InternalError, Interrupted, InvalidManifest
+from cdi.api.errors import CdiError, InternalError, Interrupted, InvalidManifest, SourceChanged
 from cdi.api.job import Outcome
 from cdi.transfer.clone.clone_source import CloneSource, CurrentSource, DiskSource
-from cdi.transfer.clone.digest import format_digest
-from cdi.transfer.clone.fanout_scheduler import FanoutScheduler
 from cdi.transfer.clone.target_session import SenderContext, TargetSession
 from cdi.transfer.clone.tickets import TicketFile
+from cdi.transfer.clone.window import SharedWindow
 from cdi.transfer.control import TransferControl
 from cdi.transfer.result import OutcomeBuilder
 from cdi.transfer.run import failure_of
@@ -58,28 +57,28 @@ class CloneSender:
         self._result = result
         self._wakeup = threading.Event()
         self._fetched = threading.Lock()
-        self._stock = CurrentSource(self._source)
-        self._house = SenderContext(
+        self._sources = CurrentSource(self._source, self._source_changed)
+        self._changes = 0
+        self._context = SenderContext(
             job=job,
             control=control,
-            stock=self._stock,
-            scheduler=FanoutScheduler(job.expected, self._counted),
-            warn=result.warn,
+            sources=self._sources,
+            window=SharedWindow(job.expected, self._counted),
             news=self._wakeup.set,
         )
-        self._waiters: dict[str, TargetSession] = {}
+        self._sessions: dict[str, TargetSession] = {}
         """Sessions by target id."""
         self._retired: list[TargetSession] = []
         """Sessions of targets that were replaced or removed."""
 
     def run(self) -> None:
         """Serve all targets; may raise `CdiError`."""
-        self._control.written = lambda: sum(session.sent for session in self._all)
+        self._control.written = lambda: sum(session.server.sent for session in self._all)
         meter = self._control.meter
         try:
             # Before any connection: an unreadable volume is of no use to a target.
-            source = self._stock.current()
-            self._result.virtual_size, meter.total = source.size, source.data
+            facts = self._sources.current().facts()
+            self._result.virtual_size, meter.total = facts.size, facts.size
             with self._control.cancelling(self._wakeup.set):
                 self._serve_targets()
         finally:
@@ -88,12 +87,12 @@ class CloneSender:
             for session in self._all:
                 session.join()
             self._result.written = self._control.written()
-            self._stock.close()
+            self._sources.close()
         self._conclude()
 
     @property
     def _all(self) -> list[TargetSession]:
-        return [*self._retired, *self._waiters.values()]
+        return [*self._retired, *self._sessions.values()]
 
     def _serve_targets(self) -> None:
         """Serve targets until none is left, or until cancelled."""
@@ -101,10 +100,8 @@ class CloneSender:
         quiet = time.monotonic()
         while not self._control.cancelled.is_set():
             self._reconcile_targets(ticket_file.reload())
-            left = [session for session in self._waiters.values() if not session.finished]
-            self._control.meter.phase = (
-                "flushing" if left and all(session.flushing for session in left) else "transferring"
-            )
+            left = [session for session in self._sessions.values() if not session.finished]
+            self._control.meter.phase = "transferring"
             if left:
                 quiet = time.monotonic()
             elif time.monotonic() - quiet >= self._job.linger:
@@ -113,27 +110,27 @@ class CloneSender:
             self._wakeup.clear()
 
     def _reconcile_targets(self, tickets: Mapping[str, Ticket]) -> None:
-        for name, session in list(self._waiters.items()):
+        for name, session in list(self._sessions.items()):
             ticket = tickets.get(name)
             if ticket is None or not session.update(ticket):
                 session.stop()
-                self._retired.append(self._waiters.pop(name))
+                self._retired.append(self._sessions.pop(name))
             elif session.finished and session.failure is not None and time.monotonic() - session.ended >= RETRY_AFTER:
                 # Others are still being served; a single target's failure would have ended this source.
-                self._retired.append(self._waiters.pop(name))
-        for name in tickets.keys() - self._waiters.keys():
-            self._waiters[name] = TargetSession(tickets[name], self._house)
+                self._retired.append(self._sessions.pop(name))
+        for name in tickets.keys() - self._sessions.keys():
+            self._sessions[name] = TargetSession(tickets[name], self._context)
 
     def _conclude(self) -> None:
         """Complete the outcome, or raise the failure that all targets share."""
         result, waiters = self._result, self._all
-        begun = [session.resumed_at for session in waiters if session.resumed_at is not None]
+        begun = [session.server.resumed_at for session in waiters if session.server.resumed_at is not None]
         result.resumed_at = min(begun, default=0)
-        done = [session.digest for session in waiters if session.digest is not None]
+        done = [session.digest for session in waiters if session.finished and session.digest]
         # Failures of removed targets do not matter.
-        failed = [session for session in self._waiters.values() if session.failure is not None]
+        failed = [session for session in self._sessions.values() if session.failure is not None]
         if done:
-            result.digest = format_digest(done[-1])
+            result.digest = done[-1]
         if not waiters and self._control.cancelled.is_set():
             raise Interrupted("the clone was interrupted")
         if not waiters:
@@ -152,6 +149,17 @@ class CloneSender:
         source = DiskSource(self._job.path, self._job.identity)
         self._result.validator = source.validator
         return source
+
+    def _source_changed(self) -> None:
+        """Have the targets start over with the current content, or give up if it never holds still."""
+        error = SourceChanged("the source volume was modified while it was cloned", where=self._job.path)
+        self._result.warn(f"{error.what}; starting over")
+        with self._fetched:
+            self._changes += 1
+            if self._changes <= self._job.policy.retries:
+                return
+        for session in self._all:
+            session.fail(error)
 
     def _counted(self, size: int) -> None:
         with self._fetched:

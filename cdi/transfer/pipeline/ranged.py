@@ -95,18 +95,26 @@ class RangedPipeline(ABC):
     def check_room(self, target: FileTargetSpec) -> None:  # noqa: B027 - only some formats know how much data they hold
         """Raise `TargetFull` if the volume has too little space for the image's data."""
 
+    def resume(self, context: ImportContext) -> int | None:
+        """Return the offset in bytes at which to resume; None to begin at the start."""
+        return context.resume_point()
+
+    def watermark(self, context: ImportContext, start: int) -> Watermark:
+        """Return the watermark of the transfer, which begins at the byte `start`."""
+        return context.watermark(start)
+
     def run(self, context: ImportContext) -> int:
         """Resume or begin the import, and return the size of the disk in bytes."""
         disk_size, meter = context.plan.disk_size, context.control.meter
         assert disk_size is not None
-        start = context.resume_point()
+        start = self.resume(context)
         if start is None:
             if isinstance(context.job.target, FileTargetSpec):
                 self.check_room(context.job.target)
             context.prepare_target()
             meter.restart("")
         meter.phase = "transferring"
-        with context.watermark(start or 0) as watermark:
+        with self.watermark(context, start or 0) as watermark:
             self.transfer(context.reader, context.target, watermark, context.plan.connections)
         meter.advance(self.length)
         return disk_size

@@ -4,8 +4,9 @@ import os
 import tempfile
 import threading
 
-from cdi.api.copy import CopySourceJob, CopyTargetJob, Ticket
-from cdi.api.job import FileTargetSpec
+from cdi.api.copy import CopySourceJob, Ticket
+from cdi.api.job import FileTargetSpec, Job
+from cdi.api.peer import PeerSourceSpec
 from cdi.transfer.clone.receive import receive
 from cdi.transfer.clone.send import send
 from cdi.transfer.clone.tickets import line_of
@@ -19,8 +20,9 @@ class Target(threading.Thread):
         super().__init__(daemon=True)
         if not hasattr(target, "kind"):
             target = FileTargetSpec(path=str(target))
-        usual = {"id": "x", "target": target, "tls": certificates.server, "patience": 20.0, "port": 0}
-        self.job = CopyTargetJob(**(usual | fields))
+        peer = {"tls": certificates.server, "patience": 20.0, "port": 0}
+        peer = {name: fields.pop(name, value) for name, value in peer.items()}
+        self.job = Job(**({"id": "x", "target": target, "source": PeerSourceSpec(**peer)} | fields))
         self.control = TransferControl(self.job)
         self.outcome = None
         self.port = 0

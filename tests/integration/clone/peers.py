@@ -9,8 +9,9 @@ from pathlib import Path
 
 import trustme
 
-from cdi.api.copy import CLIENT_NAME, CopySourceJob, CopyTargetJob, Ticket, TlsFiles
-from cdi.api.job import FileTargetSpec, Outcome, Policy
+from cdi.api.copy import CopySourceJob, Ticket
+from cdi.api.job import FileTargetSpec, Job, Outcome, Policy
+from cdi.api.peer import CLIENT_NAME, PeerSourceSpec, TlsFiles
 from tests.integration.clone.pair import write_roster
 
 
@@ -51,16 +52,15 @@ class Clone:
         port = free_port()
         policy = fields.pop("policy", Policy())
         content = fields.pop("content_type", "kubevirt")
-        self.target = CopyTargetJob(
+        peer = PeerSourceSpec(port=port, tls=certificates.server, patience=fields.get("patience", 60))
+        self.target = Job(
             id="clone-1",
+            source=peer,
             target=target,
             journal=str(self.directory / "journal"),
-            port=port,
-            tls=certificates.server,
             policy=policy,
             content_type=content,
             size=fields.pop("size", None),
-            patience=fields.get("patience", 60),
         )
         self.source = CopySourceJob(
             id="reader",

@@ -8,8 +8,8 @@ import time
 import pytest
 
 from cdi.api.job import BlockTargetSpec, Policy
-from cdi.transfer.clone.digest import digest_of
 from cdi.transfer.journal import Journal
+from tests.clone_digest import digest_of_file as digest
 from tests.integration.clone.peers import Clone
 from tests.integration.target.test_devices import loop
 
@@ -27,16 +27,6 @@ def write_disk(path, seed):
             file.write(made.randbytes(5 * MIB))
             file.write(b"a line of text that packs well\n" * 30_000)
     return path
-
-
-def digest(path):
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        return digest_of(
-            lambda view, offset: os.preadv(descriptor, [view], offset), os.lseek(descriptor, 0, os.SEEK_END)
-        )
-    finally:
-        os.close(descriptor)
 
 
 def has_checkpoint(clone):

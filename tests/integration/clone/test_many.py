@@ -8,15 +8,17 @@ import time
 
 import pytest
 
-from cdi.api.copy import EACH_TARGET, CopySourceJob, CopyTargetJob, Ticket, TlsFiles
-from cdi.api.job import BlockTargetSpec, DirectoryTargetSpec, FileTargetSpec, Policy
-from cdi.transfer.clone import fanout, fanout_scheduler
+from cdi.api.copy import CopySourceJob, Ticket
+from cdi.api.job import BlockTargetSpec, DirectoryTargetSpec, FileTargetSpec, Job, Policy
+from cdi.api.peer import CLIENT_NAME, EACH_TARGET, PeerSourceSpec, TlsFiles
+from cdi.transfer.clone import window
 from cdi.transfer.clone.send import send
 from cdi.transfer.control import TransferControl
+from tests.clone_digest import digest_of_file as digest
 from tests.integration.clone.pair import Target, write_roster
 from tests.integration.clone.peers import Clone, free_port
 from tests.integration.clone.test_archives import build, tree
-from tests.integration.clone.test_kills import digest, write_disk
+from tests.integration.clone.test_kills import write_disk
 
 MIB = 1 << 20
 DATA = 84 * MIB
@@ -37,14 +39,12 @@ class Many:
             self.tickets[name] = Ticket(id=name, address=f"127.0.0.1:{port}", attempt="1")
             # The source that belongs to this `Clone` is never started.
             ends = Clone(directory / name / "pods", certificates, source, directory / name / "disk.img")
-            ends.target = CopyTargetJob(
+            client = fields.get("names", {}).get(name, CLIENT_NAME)
+            ends.target = Job(
                 id=name,
+                source=PeerSourceSpec(port=port, tls=certificates.server, client_name=client, patience=60),
                 target=FileTargetSpec(path=str(directory / name / "disk.img")),
                 journal=str(directory / name / "journal"),
-                port=port,
-                tls=certificates.server,
-                client_name=fields.get("names", {}).get(name, "client.upload-server.cdi.kubevirt.io"),
-                patience=60,
             )
             self.targets[name] = ends
         self.reader = Clone(directory / "reader", certificates, source, directory / "unused")
@@ -234,8 +234,8 @@ def reader_of(directory, certificates, path, targets, **fields):
 
 def test_one_tree_to_several(tmp_path, certificates, monkeypatch):
     # A target that is late or lags on a busy machine would get a pass of its own, and the source be read again.
-    monkeypatch.setattr(fanout_scheduler, "GATHER_WINDOW", 3600.0)
-    monkeypatch.setattr(fanout, "MAX_STALL", 3600.0)
+    monkeypatch.setattr(window, "GATHER_WINDOW", 3600.0)
+    monkeypatch.setattr(window, "MAX_STALL", 3600.0)
     source = build(tmp_path / "source")
     targets = []
     for number in range(3):

@@ -9,15 +9,12 @@ import threading
 
 import pytest
 
-from cdi.api.copy import TlsFiles
-from cdi.api.errors import PeerUnreachable
-from cdi.transfer.clone import frames
-from cdi.transfer.clone import listener as listener_module
-from cdi.transfer.clone import receiver as receiver_module
-from cdi.transfer.clone.frames import Hello
-from cdi.transfer.clone.peer_connection import PeerConnection
+from cdi.api.peer import TlsFiles
+from cdi.http.mutual_tls import client_context
+from cdi.source import peer_connections
+from cdi.source.peer_messages import PROTOCOL, PeerFacts
+from cdi.transfer.clone import receive as receive_module
 from cdi.transfer.clone.send import send
-from cdi.transfer.clone.tls import client_context
 from cdi.transfer.control import TransferControl
 from tests.integration.clone.pair import Target, source_job
 from tests.integration.clone.peers import Certificates
@@ -46,8 +43,7 @@ def sent_by(job):
 def done(certificates, source, target, tmp_path):
     """Run the right source, and check that the clone succeeds."""
     sent = sent_by(source_job(certificates, source, target.port))
-    assert sent.failure is None
-    assert target.end().failure is None
+    assert (sent.failure, target.end().failure) == (None, None)
     assert (tmp_path / "disk.img").read_bytes() == CONTENT
 
 
@@ -107,7 +103,7 @@ def test_a_source_of_another_clone(tmp_path, certificates, source, target):
 
 
 def test_noise_and_silence_keep_nobody_out(tmp_path, certificates, source, target, monkeypatch):
-    monkeypatch.setattr(listener_module, "HANDSHAKE_TIMEOUT", 0.3)
+    monkeypatch.setattr(peer_connections, "HANDSHAKE_TIMEOUT", 0.3)
     with contextlib.ExitStack() as stack:
         for words in [b"", b"GET / HTTP/1.1\r\n\r\n", b"\x16\x03\x01\xff\xff" + b"x" * 100] * 10:
             knocking = stack.enter_context(socket.create_connection(("127.0.0.1", target.port)))
@@ -134,44 +130,67 @@ def test_a_refused_source_that_has_sent_data_receives_the_reason(certificates, t
 
 
 def connected(certificates, port):
+    """Connect as a source, which is asked for the facts about its volume."""
     context = client_context(certificates.client)
-    tls = context.wrap_socket(socket.create_connection(("127.0.0.1", port)), server_hostname="127.0.0.1")
-    return PeerConnection(tls, "target", stall=20, check=lambda: None)
+    return context.wrap_socket(socket.create_connection(("127.0.0.1", port), 20), server_hostname="127.0.0.1")
 
 
-def test_a_source_that_says_nothing_is_not_waited_for(tmp_path, certificates, source, target, monkeypatch):
-    monkeypatch.setattr(receiver_module, "HELLO_TIMEOUT", 0.2)
+def answer(peer, body, status="200 OK"):
+    """Read a request and answer it."""
+    assert peer.recv(10_000).startswith(b"GET /x HTTP/1.1\r\n")
+    peer.sendall(f"HTTP/1.1 {status}\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body)
+
+
+def test_a_source_that_says_nothing_is_not_waited_for(tmp_path, certificates, source):
+    from cdi.api.job import Policy
+
+    target = Target(certificates, tmp_path / "disk.img", policy=Policy(stall_timeout=0.3))
     silent = connected(certificates, target.port)
-    with pytest.raises(PeerUnreachable):
-        silent.header()
-    silent.close()
+    assert silent.recv(10_000)
     done(certificates, source, target, tmp_path)
+    silent.close()
 
 
 def test_the_newest_source_counts(tmp_path, certificates, source, target):
-    """The connection of a source whose node failed stays open until its timeout."""
-    dead = connected(certificates, target.port)
-    dead.send(
-        frames.encode_message(
-            Hello(job="x", content="kubevirt", size=len(CONTENT), data=0, validator="/other-content", fresh=False)
-        )
+    """The connections of a source whose node failed stay open until their timeout."""
+    facts = PeerFacts(
+        protocol=PROTOCOL,
+        content="kubevirt",
+        size=len(CONTENT),
+        data=0,
+        validator="/other-content",
+        is_strong=True,
+        tag="/other-content",
     )
-    assert dead.header().kind is frames.Kind.WELCOME
+    dead = [connected(certificates, target.port) for _ in range(2)]
+    asked, _, _ = select.select(dead, [], [], 20)
+    answer(asked[0], facts.to_json().encode())
     done(certificates, source, target, tmp_path)
-    dead.close()
+    for one in dead:
+        one.close()
 
 
-def test_a_source_that_breaks_the_protocol_again_and_again(tmp_path, certificates):
+@pytest.mark.parametrize("body", [b"", b"{}", b'{"protocol": 99}', b"x" * 20_000])
+def test_a_source_that_breaks_the_protocol_again_and_again(tmp_path, certificates, body, monkeypatch):
     from cdi.api.job import Policy
 
+    monkeypatch.setattr(receive_module, "REPORT_TIMEOUT", 0.3)
     target = Target(certificates, tmp_path / "disk.img", policy=Policy(retries=2))
     for _ in range(3):
         liar = connected(certificates, target.port)
-        liar.send(frames.ack(0))
-        with contextlib.suppress(PeerUnreachable):
-            liar.header()
+        answer(liar, body)
         liar.close()
     assert target.end().failure.code == "PeerProtocolError"
+
+
+def test_a_request_for_another_target_is_refused(tmp_path, certificates, source):
+    """A target cannot ask for what the ticket of another one is for."""
+    target = Target(certificates, tmp_path / "disk.img", id="y", patience=1.0)
+    refused = sent_by(source_job(certificates, source, target.port))
+    assert refused.failure.code == "PeerProtocolError"
+    assert refused.fetched == refused.written == 0
+    target.control.cancel()
+    target.join(20)
 
 
 def test_no_source_comes(tmp_path, certificates):

@@ -76,9 +76,7 @@ def test_a_connection_that_keeps_breaking_is_mended_as_long_as_it_brings_somethi
 
 def test_a_replaced_image_is_begun_again_with_the_new_content(case, images):
     """The ETag changes midway: no part of the first content may be in the disk."""
-    new = images.get(
-        {"raw": "raw-gpt", "qcow2-zlib": "qcow2-zeros", "vmdk-2M": "vmdk-4M"}[case.image.name]
-    )
+    new = images.get({"raw": "raw-gpt", "qcow2-zlib": "qcow2-zeros", "vmdk-2M": "vmdk-4M"}[case.image.name])
     changed = threading.Event()
 
     def behave(request):

@@ -124,10 +124,7 @@ def test_other_formats_are_read_in_one_answer_too(images, fault_server: FaultSer
     fault_server.put("/disk", images.get(name).content, **NOTHING)
     outcome = transfer(job, TransferControl(job))
     assert outcome.failure is None, outcome.failure
-    assert (
-        outcome.path
-        == {"qcow2-zlib": "qcow2-stream", "vmdk-sparse": "mapped-stream", "vmdk-2M": "qemu-spool"}[name]
-    )
+    assert outcome.path == {"qcow2-zlib": "qcow2-stream", "vmdk-sparse": "mapped-stream", "vmdk-2M": "qemu-spool"}[name]
     asked = fault_server.asked("/disk")
     assert [request.range for request in asked] == [(0, 0), None]
 

@@ -44,7 +44,7 @@ def attempt(job, stop, validator="one"):
     control = TransferControl(job)
     source = UploadSource(length=SIZE, validator=validator, resumes=True)
     outcomes = []
-    thread = threading.Thread(target=lambda: outcomes.append(transfer(job, control, source)))
+    thread = threading.Thread(target=lambda: outcomes.append(transfer(job, control, lambda: source)))
     thread.start()
     assert source.wait_open(30)
     start = source.offset

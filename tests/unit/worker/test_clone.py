@@ -7,9 +7,10 @@ from dataclasses import replace
 
 import pytest
 
-from cdi.api.copy import CopySourceJob, CopyTargetJob
+from cdi.api.copy import CopySourceJob
 from cdi.api.errors import InvalidManifest
-from cdi.api.job import BlockTargetSpec, DirectoryTargetSpec, FileTargetSpec, Outcome, Policy
+from cdi.api.job import BlockTargetSpec, DirectoryTargetSpec, FileTargetSpec, Job, Outcome, Policy
+from cdi.api.peer import PeerSourceSpec
 from cdi.transfer.journal import Journal
 from cdi.worker import __main__ as entry
 from cdi.worker import clone, pod
@@ -18,8 +19,12 @@ from cdi.worker.progress import endpoints
 from tests.unit.worker.test_startup import HEAVY
 
 SOURCE = CopySourceJob(id="uid", path="/source/disk.img", identity="claim")
-TARGET = CopyTargetJob(
-    id="uid", target=FileTargetSpec(path="/data/disk.img"), size=1 << 20, journal="/data/.cdi/journal"
+TARGET = Job(
+    id="uid",
+    source=PeerSourceSpec(),
+    target=FileTargetSpec(path="/data/disk.img"),
+    size=1 << 20,
+    journal="/data/.cdi/journal",
 )
 
 
@@ -39,9 +44,9 @@ def test_a_job_there_and_back(job):
 
 def test_little_has_to_be_said():
     assert CopySourceJob.from_json(b'{"id":"uid","path":"/d"}').tls.ca == "/var/run/cdi/tls/ca.crt"
-    target = CopyTargetJob.from_json(b'{"id":"uid","target":{"kind":"block","path":"/d"}}')
-    assert target.port == 8444
-    assert target.client_name == "client.upload-server.cdi.kubevirt.io"
+    target = Job.from_json(b'{"id":"uid","source":{"kind":"peer"},"target":{"kind":"block","path":"/d"}}')
+    assert target.source.port == 8444
+    assert target.source.client_name == "client.upload-server.cdi.kubevirt.io"
 
 
 @pytest.mark.parametrize("text", [b"", b"{}", b'{"id":"x","path":"/d","paths":1}'])
@@ -49,7 +54,7 @@ def test_what_is_no_job(text):
     with pytest.raises(InvalidManifest):
         CopySourceJob.from_json(text)
     with pytest.raises(InvalidManifest):
-        CopyTargetJob.from_json(text)
+        Job.from_json(text)
 
 
 @pytest.fixture
@@ -81,7 +86,7 @@ def test_the_words_of_a_source(places, tmp_path, monkeypatch):
         seen.append((job, control.throttle.bandwidth))
         return Outcome(id=job.id, path="copy-send")
 
-    monkeypatch.setattr(clone, "send", send)
+    monkeypatch.setattr("cdi.transfer.clone.send.send", send)
     job = replace(SOURCE, policy=Policy(bandwidth=5))
     (tmp_path / "job").write_text(job.to_json())
     assert clone.run_source(places) == 0
@@ -110,7 +115,7 @@ def test_a_target_of_a_device_begins_with_the_carried_journal_and_leaves_its_own
         replace(journal, watermark=7).save(job.journal)
         return Outcome(id=job.id, failure=pod.failure_of(InvalidManifest("stopped")))
 
-    monkeypatch.setattr(clone, "receive", receive)
+    monkeypatch.setattr("cdi.transfer.clone.receive.receive", receive)
     assert clone.run_target(places) == InvalidManifest.exit_status
     assert json.loads(last_words(places)["journal"])["watermark"] == 7
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import copy
 from dataclasses import replace
 
-from cdi.api.copy import TICKET_PREFIX, CopyTargetJob, Ticket
-from cdi.api.job import Outcome
+from cdi.api.copy import TICKET_PREFIX, Ticket
+from cdi.api.job import Job, Outcome
 from cdi.api.quantity import Quantity
 from cdi.api.storageprofile import CloneStrategy
 from cdi.api.validation import parse
@@ -378,7 +378,7 @@ class CloneCluster(Cluster):
 
     def _readers_for(self, pod):
         """Return the source pods that are sending to this pod."""
-        job = CopyTargetJob.from_json(pod["metadata"]["annotations"]["cdi.kubevirt.io/job"])
+        job = Job.from_json(pod["metadata"]["annotations"]["cdi.kubevirt.io/job"])
         return [
             one
             for one in self.all(PODS)
@@ -386,7 +386,7 @@ class CloneCluster(Cluster):
             if one["status"]["phase"] == "Running"
             and ticket.address == f"ip-{pod['metadata']['uid']}:8444"
             and (ticket.id, ticket.attempt) == (job.id, pod["metadata"]["uid"])
-            and (one["metadata"]["uid"], job.id, job.client_name) in self.certificates
+            and (one["metadata"]["uid"], job.id, job.source.client_name) in self.certificates
         ]
 
     def _end(self, pod):
@@ -402,7 +402,7 @@ class CloneCluster(Cluster):
             code = 0 if isinstance(disk, int) else 3
             pod["status"] = base._ended(code, base.json.dumps(words), self._time())
             return
-        job = CopyTargetJob.from_json(pod["metadata"]["annotations"]["cdi.kubevirt.io/job"])
+        job = Job.from_json(pod["metadata"]["annotations"]["cdi.kubevirt.io/job"])
         for one in self._readers_for(pod):
             read = self.objects[CLAIMS, one["metadata"]["namespace"], self._claims_of(one)[0]]
             assert self.objects[VOLUMES, "", read["spec"]["volumeName"]]["content"] == GOLDEN

@@ -3,7 +3,8 @@ import os
 import pytest
 
 from cdi.api.errors import PeerProtocolError
-from cdi.transfer.clone.compression import ChunkCompressor, unpack
+from cdi.source.peer_chunks import unpack
+from cdi.transfer.clone.compression import ChunkCompressor
 
 TEXT = b"a line that packs well\n" * 20_000
 

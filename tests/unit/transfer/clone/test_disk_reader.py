@@ -5,8 +5,8 @@ import os
 import pytest
 
 from cdi.api.errors import SourceChanged, SourceNotFound, SourceNotSupported
-from cdi.transfer.clone.clone_source import _chunks
-from cdi.transfer.clone.digest import CHUNK
+from cdi.source.peer_chunks import CHUNK
+from cdi.transfer.clone.clone_source import DiskSource
 from cdi.transfer.clone.disk_reader import DiskReader
 
 PAGE = 4096
@@ -23,21 +23,32 @@ def disk(tmp_path):
     return path
 
 
-def test_only_chunks_with_data_once_each_and_in_order(disk):
-    with DiskReader(str(disk)) as origin:
-        assert list(_chunks(origin, 0, origin.size)) == [0, 3 * CHUNK, 6 * CHUNK, 7 * CHUNK]
-        assert list(_chunks(origin, 4 * CHUNK, origin.size)) == [6 * CHUNK, 7 * CHUNK]
-        assert list(_chunks(origin, 0, 7 * CHUNK)) == [0, 3 * CHUNK, 6 * CHUNK]
-        assert list(_chunks(origin, 7 * CHUNK, origin.size)) == [7 * CHUNK]
-        assert list(_chunks(origin, 20 * CHUNK, origin.size)) == []
-        assert origin.allocated < 20 * PAGE
+@pytest.fixture
+def chunks(disk):
+    """Return the numbers of the chunks that may have data."""
+    source = DiskSource(str(disk), "claim")
+
+    def chunks(start, stop=20):
+        return [offset / CHUNK for offset in source.chunks(start * CHUNK, stop * CHUNK)]
+
+    yield chunks
+    source.close()
+
+
+def test_only_chunks_with_data_once_each_and_in_order(chunks):
+    assert chunks(0) == [0, 3, 6, 7]
+    assert chunks(4) == [6, 7]
+    assert chunks(0, 7) == [0, 3, 6]
+    assert chunks(7) == [7]
+    assert chunks(20) == []
 
 
 def test_an_empty_file(tmp_path):
     (tmp_path / "disk.img").touch()
-    with DiskReader(str(tmp_path / "disk.img")) as origin:
-        assert list(_chunks(origin, 0, 0)) == []
-        origin.check()
+    source = DiskSource(str(tmp_path / "disk.img"), "claim")
+    assert list(source.chunks(0, 0)) == []
+    source.check()
+    source.close()
 
 
 def test_a_file_that_was_written_to(disk):
@@ -55,7 +66,7 @@ def test_a_file_that_was_written_to(disk):
 def test_a_file_that_became_shorter(disk):
     with DiskReader(str(disk)) as origin:
         os.truncate(disk, PAGE)
-        assert list(_chunks(origin, 0, origin.size)) == [0]
+        assert list(origin.extents(0)) == [(0, PAGE)]
         with pytest.raises(SourceChanged):
             origin.read(memoryview(bytearray(CHUNK)), 0)
 

@@ -4,7 +4,7 @@ import struct
 
 import pytest
 
-from cdi.transfer.clone.peer_connection import NetworkBoundProbe
+from cdi.transfer.clone.network_probe import NetworkBoundProbe
 
 
 class Kernel:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import ssl
 
-from cdi.api.copy import TlsFiles
 from cdi.api.errors import PeerUntrusted
+from cdi.api.peer import TlsFiles
 
 
 def server_context(files: TlsFiles) -> ssl.SSLContext:
