@@ -295,26 +295,16 @@ def resolve_data_source(data_source: DataSource, objects: Lister) -> SourcePvc |
 
 
 def check_clone_source(context: ReconcileContext, clone: Clone) -> PVC | Pending | Rejected:
-    """Return the source PVC if it can be cloned now: it exists, is bound, populated, and not larger than the target."""
-    dv, objects = context.datavolume, context.objects
+    """Return the source PVC if it can be cloned now: it exists, is bound and populated; its size does not matter."""
+    metadata, objects = context.datavolume.metadata, context.objects
     place = f"{clone.namespace}/{clone.name}"
-    if (clone.namespace, clone.name) == (dv.metadata.namespace, dv.metadata.name):
+    if (clone.namespace, clone.name) == (metadata.namespace, metadata.name):
         return Rejected.because(InvalidManifest("a volume cannot be cloned from itself", where="spec.source.pvc"))
     claim = objects.claim(clone.namespace, clone.name)
     if claim is None:
-        return Pending(
-            reason=EventReason.CLONE_WITHOUT_SOURCE,
-            message=f"the source PVC {place} does not exist. Try: create it; the clone starts automatically",
-            event=EventReason.CLONE_WITHOUT_SOURCE,
-            words=without_source("pvc", clone.name),
-        )
+        return source_missing("pvc", clone)
     if claim.deleting:
-        return Pending(
-            reason=EventReason.CLONE_WITHOUT_SOURCE,
-            message=f"the source PVC {place} is being deleted",
-            event=EventReason.CLONE_WITHOUT_SOURCE,
-            words=without_source("pvc", clone.name),
-        )
+        return source_missing("pvc", clone, deleting=True)
     if claim.phase != "Bound":
         return Pending(reason=Reason.PENDING, message=f"the source PVC {place} is not bound")
     unready = unpopulated_reason(claim, objects)
@@ -324,6 +314,14 @@ def check_clone_source(context: ReconcileContext, clone: Clone) -> PVC | Pending
             message=f"the source PVC {place} is not populated: {unready}",
             event=EventReason.CLONE_SOURCE_IN_USE,
         )
+    return claim
+
+
+def check_copied_source(context: ReconcileContext, clone: Clone) -> PVC | Pending | Rejected:
+    """Return the source PVC of a clone on one machine if it can be copied now, and is not larger than the target."""
+    claim, dv = check_clone_source(context, clone), context.datavolume
+    if not isinstance(claim, PVC):
+        return claim
     size = requested_size(dv)
     permissive = (dv.metadata.annotations or {}).get(ANN_PERMISSIVE_CLONE) == "true"
     if size is not None and claim.capacity is not None and size < claim.capacity and not permissive:
@@ -331,16 +329,23 @@ def check_clone_source(context: ReconcileContext, clone: Clone) -> PVC | Pending
             TargetTooSmall(
                 f"the source PVC has {claim.capacity} bytes ({human(claim.capacity)}), "
                 f"only {size} bytes ({human(size)}) are requested",
-                where=place,
+                where=f"{clone.namespace}/{clone.name}",
                 remedy=f"request at least {human(claim.capacity)}",
             )
         )
     return claim
 
 
-def without_source(kind: Literal["pvc", "snapshot"], name: str) -> str:
-    """Return the sentence of KubeVirt's CDI about a clone whose source does not exist."""
-    return WITHOUT_SOURCE.format(kind=kind, source_name=name)
+def source_missing(kind: Literal["pvc", "snapshot"], clone: Clone, *, deleting: bool = False) -> Pending:
+    """Return what a clone waits for whose source does not exist, or not much longer."""
+    what = "PVC" if kind == "pvc" else "VolumeSnapshot"
+    found = "is being deleted" if deleting else "does not exist. Try: create it; the clone starts automatically"
+    return Pending(
+        reason=EventReason.CLONE_WITHOUT_SOURCE,
+        message=f"the source {what} {clone.namespace}/{clone.name} {found}",
+        event=EventReason.CLONE_WITHOUT_SOURCE,
+        words=WITHOUT_SOURCE.format(kind=kind, source_name=clone.name),
+    )
 
 
 def unpopulated_reason(claim: PVC, objects: Lister) -> str | None:

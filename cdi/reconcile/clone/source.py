@@ -21,7 +21,7 @@ from cdi.reconcile.clone.strategy import Source
 from cdi.reconcile.clone.types import CloneSource, Snapshot
 from cdi.reconcile.context import Lister, ReconcileContext
 from cdi.reconcile.settings import ResolvedConfig
-from cdi.reconcile.source import unpopulated_reason, without_source
+from cdi.reconcile.source import check_clone_source, source_missing
 from cdi.reconcile.storage.claim_defaults import overhead_of
 from cdi.reconcile.types import PVC, Clone, Pending, Rejected
 
@@ -51,11 +51,7 @@ def find(context: ReconcileContext, origin: Clone) -> CloneSource | Pending | Re
 
     Whether it is in use is checked separately (`source_in_use`).
     """
-    metadata = context.datavolume.metadata
-    snapshot = origin.kind == "VolumeSnapshot"
-    if not snapshot and (origin.namespace, origin.name) == (metadata.namespace, metadata.name):
-        return Rejected.because(InvalidManifest("a volume cannot be cloned from itself", where="spec.source.pvc"))
-    return _snapshot(context, origin) if snapshot else _claim(context.objects, origin)
+    return _snapshot(context, origin) if origin.kind == "VolumeSnapshot" else _claim(context, origin)
 
 
 def source_in_use(objects: Lister, found: CloneSource) -> Pending | None:
@@ -164,27 +160,11 @@ def _own_size(found: CloneSource, volume_mode: str, overhead: Fraction) -> int |
     return found.size
 
 
-def _claim(objects: Lister, origin: Clone) -> CloneSource | Pending | Rejected:
-    place = f"{origin.namespace}/{origin.name}"
-    claim = objects.claim(origin.namespace, origin.name)
-    if claim is None:
-        return _missing(f"the source PVC {place} does not exist", without_source("pvc", origin.name))
-    if claim.deleting:
-        return Pending(
-            reason=EventReason.CLONE_WITHOUT_SOURCE,
-            message=f"the source PVC {place} is being deleted",
-            event=EventReason.CLONE_WITHOUT_SOURCE,
-            words=without_source("pvc", origin.name),
-        )
-    if claim.phase != "Bound":
-        return Pending(reason=Reason.PENDING, message=f"the source PVC {place} is not bound")
-    unready = unpopulated_reason(claim, objects)
-    if unready is not None:
-        return Pending(
-            reason=EventReason.CLONE_SOURCE_IN_USE,
-            message=f"the source PVC {place} is not populated: {unready}",
-            event=EventReason.CLONE_SOURCE_IN_USE,
-        )
+def _claim(context: ReconcileContext, origin: Clone) -> CloneSource | Pending | Rejected:
+    claim = check_clone_source(context, origin)
+    if not isinstance(claim, PVC):
+        return claim
+    objects = context.objects
     storage_class = objects.storage_class(claim.storage_class) if claim.storage_class else None
     return CloneSource(
         kind="PersistentVolumeClaim",
@@ -210,15 +190,8 @@ def _least(claim: PVC) -> int | None:
 def _snapshot(context: ReconcileContext, origin: Clone) -> CloneSource | Pending:
     place = f"{origin.namespace}/{origin.name}"
     snapshot = facts(context).snapshot(origin.namespace, origin.name)
-    if snapshot is None:
-        return _missing(f"the source VolumeSnapshot {place} does not exist", without_source("snapshot", origin.name))
-    if snapshot.deleting:
-        return Pending(
-            reason=EventReason.CLONE_WITHOUT_SOURCE,
-            message=f"the source VolumeSnapshot {place} is being deleted",
-            event=EventReason.CLONE_WITHOUT_SOURCE,
-            words=without_source("snapshot", origin.name),
-        )
+    if snapshot is None or snapshot.deleting:
+        return source_missing("snapshot", origin, deleting=snapshot is not None)
     if not snapshot.ready:
         why = f": {snapshot.error}" if snapshot.error else ""
         return Pending(reason=Reason.SNAPSHOT_NOT_READY, message=f"the source VolumeSnapshot {place} is not ready{why}")
@@ -238,13 +211,4 @@ def of_snapshot(snapshot: Snapshot) -> CloneSource:
         asked=snapshot.size,
         labels=snapshot.labels,
         annotations=snapshot.annotations,
-    )
-
-
-def _missing(what: str, words: str) -> Pending:
-    return Pending(
-        reason=EventReason.CLONE_WITHOUT_SOURCE,
-        message=f"{what}. Try: create it; the clone starts automatically",
-        event=EventReason.CLONE_WITHOUT_SOURCE,
-        words=words,
     )

@@ -17,7 +17,6 @@ from cdi.api.names import (
     ANN_USE_POPULATOR,
     labels_for_clone,
 )
-from cdi.api.phases import Phase, Reason
 from cdi.api.quantity import Quantity
 from cdi.api.storageprofile import CloneStrategy
 from cdi.reconcile.actions import Action, CreateObject
@@ -39,8 +38,7 @@ from cdi.reconcile.datavolume.provisioning import (
     uses_populator,
     uses_virt_default_class,
 )
-from cdi.reconcile.datavolume.result import Result, claim_not_valid, failed, pending
-from cdi.reconcile.datavolume.status import DataVolumeState, false
+from cdi.reconcile.datavolume.result import Result, claim_not_valid, claim_requested, failed, pending
 from cdi.reconcile.storage.claim_defaults import MIN_CLAIM_SIZE, default_size
 from cdi.reconcile.types import PVC, Clone, DataRef, Pending, Rejected
 
@@ -81,14 +79,7 @@ def create_target(context: ReconcileContext, origin: Clone) -> Result:
         actions = (CreateObject(body=build_clone_source(dv, origin)), *actions)
     warnings = tuple(source_warnings(found.annotations, found.place, context.now))
     actions += mark_clone(found, context.now, snapshot=found.kind == "VolumeSnapshot")
-    state = DataVolumeState(
-        phase=Phase.PENDING,
-        bound=false(Reason.PENDING, f"PVC {dv.metadata.name} Pending"),
-        running=false(),
-        ready=false("", "; ".join(warning.message for warning in warnings)),
-        claim_name=dv.metadata.name,
-    )
-    return Result(state=state, actions=actions, events=warnings)
+    return claim_requested(dv, actions, warnings)
 
 
 def _too_small(context: ReconcileContext, body: dict[str, Any], found: CloneSource) -> Rejected | None:

@@ -14,18 +14,18 @@ from cdi.api.names import (
     ANN_PRE_POPULATED,
     means_true,
 )
-from cdi.api.phases import Phase, Reason
+from cdi.api.phases import Reason
 from cdi.api.policy import parse_policy_annotations
-from cdi.reconcile.actions import Action, CreateObject, Event, PatchObject
+from cdi.reconcile.actions import Action, CreateObject, PatchObject
 from cdi.reconcile.clone.target import create_target
 from cdi.reconcile.context import ReconcileContext
 from cdi.reconcile.datavolume.claim_builder import build_claim, build_source, owner_reference, populated_for
 from cdi.reconcile.datavolume.lineage import mark_clone, source_warnings
 from cdi.reconcile.datavolume.populate import already_populated, mark_prepopulated
-from cdi.reconcile.datavolume.result import Result, claim_not_valid, failed, pending, was_populated
+from cdi.reconcile.datavolume.result import Result, claim_not_valid, claim_requested, failed, pending, was_populated
 from cdi.reconcile.datavolume.static_volume import build_static_claim
-from cdi.reconcile.datavolume.status import DataVolumeState, false
-from cdi.reconcile.source import check_clone_source
+from cdi.reconcile.datavolume.status import false
+from cdi.reconcile.source import check_copied_source
 from cdi.reconcile.types import PVC, Clone, ExternalPopulator, Import, Origin, Pending, Rejected, ResolvedSource, Upload
 
 RECREATION_DELAY: Final = 1.0
@@ -44,7 +44,7 @@ def ensure_claim(context: ReconcileContext, origin: ResolvedSource) -> Result:
     if was_populated(dv):
         # The status is written before the PVC is created: a new PVC of a DataVolume that is Succeeded would be taken
         # for one that another importer has filled.
-        return replace(_claim_requested(dv, ()), requeue_after=RECREATION_DELAY)
+        return replace(claim_requested(dv, ()), requeue_after=RECREATION_DELAY)
     try:
         parse_policy_annotations(dv.metadata.annotations)
     except InvalidManifest as error:
@@ -58,7 +58,7 @@ def ensure_claim(context: ReconcileContext, origin: ResolvedSource) -> Result:
     if isinstance(origin, Clone) and context.platform.cluster:
         return create_target(context, origin)
     if isinstance(origin, Clone):
-        found = check_clone_source(context, origin)
+        found = check_copied_source(context, origin)
         if isinstance(found, Rejected):
             return failed(None, found.failure)
         if isinstance(found, Pending):
@@ -78,10 +78,10 @@ def ensure_claim(context: ReconcileContext, origin: ResolvedSource) -> Result:
         if body["spec"].get("dataSourceRef", {}).get("name") == made["metadata"]["name"]:
             actions = (CreateObject(body=made), *actions)
     if source is None:
-        return _claim_requested(dv, actions)
+        return claim_requested(dv, actions)
     place = f"{source.namespace}/{source.name}"
     warnings = tuple(source_warnings(source.annotations, place, context.now))
-    return _claim_requested(dv, (*actions, *mark_clone(source, context.now)), warnings)
+    return claim_requested(dv, (*actions, *mark_clone(source, context.now)), warnings)
 
 
 def _static(context: ReconcileContext, origin: Origin | Pending) -> Result | None:
@@ -95,7 +95,7 @@ def _static(context: ReconcileContext, origin: Origin | Pending) -> Result | Non
         body = build_static_claim(context, build_claim(context, origin, None))
     except CdiError:
         return None  # The regular path reports the error.
-    return None if body is None else _claim_requested(context.datavolume, (CreateObject(body=body),))
+    return None if body is None else claim_requested(context.datavolume, (CreateObject(body=body),))
 
 
 def _restored_later(dv: DataVolume) -> Pending:
@@ -104,17 +104,6 @@ def _restored_later(dv: DataVolume) -> Pending:
         message=f"waiting for PVC {dv.metadata.name}, which already has its content according to the annotation "
         f"{ANN_PRE_POPULATED}. Try: restore the PVC, or remove the annotation to fill a new one",
     )
-
-
-def _claim_requested(dv: DataVolume, actions: tuple[Action, ...], warnings: tuple[Event, ...] = ()) -> Result:
-    state = DataVolumeState(
-        phase=Phase.PENDING,
-        bound=false(Reason.PENDING, f"PVC {dv.metadata.name} Pending"),
-        running=false(),
-        ready=false("", "; ".join(warning.message for warning in warnings)),
-        claim_name=dv.metadata.name,
-    )
-    return Result(state=state, actions=actions, events=warnings)
 
 
 def adopt_or_conflict(context: ReconcileContext, claim: PVC) -> Result:

@@ -52,7 +52,7 @@ from cdi.reconcile.datavolume.upload_server import (
 from cdi.reconcile.pods.job import WorkerSpec, prepare, with_attempt
 from cdi.reconcile.pods.types import Worker
 from cdi.reconcile.settings import Platform
-from cdi.reconcile.source import check_clone_source
+from cdi.reconcile.source import check_copied_source
 from cdi.reconcile.types import PVC, Clone, Pending, Rejected, ResolvedSource, Upload
 
 
@@ -151,7 +151,7 @@ def _prepare_job(
             return Rejected.because(error)
     source: PVC | None = None
     if isinstance(origin, Clone):
-        found = check_clone_source(context, origin)
+        found = check_copied_source(context, origin)
         if isinstance(found, Pending | Rejected):
             return found
         source = found

@@ -196,6 +196,18 @@ def claim_lost(dv: DataVolume, name: str) -> Result:
     return Result(state=state)
 
 
+def claim_requested(dv: DataVolume, actions: tuple[Action, ...], warnings: tuple[Event, ...] = ()) -> Result:
+    """Return the state of a DataVolume whose PVC is requested by the actions."""
+    state = DataVolumeState(
+        phase=Phase.PENDING,
+        bound=false(Reason.PENDING, f"PVC {dv.metadata.name} Pending"),
+        running=false(),
+        ready=false("", "; ".join(warning.message for warning in warnings)),
+        claim_name=dv.metadata.name,
+    )
+    return Result(state=state, actions=actions, events=warnings)
+
+
 def pending(claim: PVC | None, wait: Pending, phase: Phase = Phase.PENDING) -> Result:
     """Return the state of a DataVolume whose PVC is not bound."""
     if claim is not None:
