@@ -247,8 +247,9 @@ class SharedWindow:
                         taken.append(pool.submit(self.take, subscriber, offset, check))
                     if not taken:
                         return
-                    while not wait((taken[0],), _POLL_INTERVAL).done:
-                        idle()
+                    while not taken[0].done():
+                        if not wait((taken[0],), _POLL_INTERVAL).done:
+                            idle()
                     chunk = taken[0].result()
                     if chunk.piece is None:
                         return
