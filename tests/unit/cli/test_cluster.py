@@ -35,24 +35,25 @@ def cluster_cdi(tmp_path, monkeypatch, capsys):
 
 @pytest.fixture
 def kubeconfig(tmp_path):
-    """Return a kubeconfig for a server that does not exist."""
+    """Yield a kubeconfig for a server that does not exist."""
+    # The port stays taken, or a server of another test could get it meanwhile; it refuses connections all the same.
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         port = taken.getsockname()[1]
-    path = tmp_path / "config"
-    path.write_text(
-        yaml.safe_dump(
-            {
-                "apiVersion": "v1",
-                "kind": "Config",
-                "clusters": [{"name": "c", "cluster": {"server": f"http://127.0.0.1:{port}"}}],
-                "users": [{"name": "u", "user": {}}],
-                "contexts": [{"name": "there", "context": {"cluster": "c", "user": "u", "namespace": "team"}}],
-                "current-context": "there",
-            }
+        path = tmp_path / "config"
+        path.write_text(
+            yaml.safe_dump(
+                {
+                    "apiVersion": "v1",
+                    "kind": "Config",
+                    "clusters": [{"name": "c", "cluster": {"server": f"http://127.0.0.1:{port}"}}],
+                    "users": [{"name": "u", "user": {}}],
+                    "contexts": [{"name": "there", "context": {"cluster": "c", "user": "u", "namespace": "team"}}],
+                    "current-context": "there",
+                }
+            )
         )
-    )
-    return path
+        yield path
 
 
 @pytest.mark.parametrize("options", CLUSTER)
