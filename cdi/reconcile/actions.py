@@ -245,6 +245,16 @@ class RequireVersion:
             version=claim.version,
         )
 
+    @classmethod
+    def of_data_volume(cls, dv: DataVolume) -> Self:
+        return cls(
+            plural="datavolumes",
+            namespace=dv.metadata.namespace or "",
+            name=dv.metadata.name or "",
+            uid=dv.metadata.uid or "",
+            version=dv.metadata.resource_version or "",
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeleteUnboundClaim:

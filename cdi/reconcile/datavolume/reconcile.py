@@ -117,6 +117,10 @@ def reconcile(context: ReconcileContext) -> Plan:
         actions = (*actions, marks) if marks is not None else actions
     if claim is not None and _withdraws_final_phase(context, result.state.phase):
         actions = (RequireVersion.of_claim(claim), *actions)
+    if claim is None and actions and context.platform.cluster:
+        # The cached DataVolume may have been deleted. The garbage collector would then delete what is created for it,
+        # whose event would have it created again.
+        actions = (RequireVersion.of_data_volume(dv), *actions)
     events = Events()
     if changed:
         events = events_for_transition(context, claim, source, operation_of(dv), result)

@@ -178,12 +178,14 @@ class Cluster:
             data_ref=DataRef(group=ref.get("apiGroup", ""), kind=ref["kind"], name=ref["name"]) if ref else None,
             selected_node=metadata["annotations"].get("volume.kubernetes.io/selected-node", ""),
             deleting="deletionTimestamp" in metadata,
-            version=str(hash(json.dumps(body))),
+            version=_version(body),
         )
 
     def data_volume(self, namespace, name):
         body = self._see(DVS, name, namespace)
-        return None if body is None else parse(body)
+        if body is None:
+            return None
+        return parse({**body, "metadata": {**body["metadata"], "resourceVersion": _version(body)}})
 
     def data_source(self, namespace, name):
         return None
@@ -269,9 +271,9 @@ class Cluster:
     def step(self, kept=None, name=None, repeat=False, late=()):
         """Reconcile once and carry out the first `kept` of the effects, twice if `repeat`.
 
-        Claims, pods and volumes are seen as they were `late` steps ago, one number for each.
+        Claims, pods, volumes and DataVolumes are seen as they were `late` steps ago, one number for each.
         """
-        self.late = dict(zip((CLAIMS, PODS, VOLUMES), late, strict=False))
+        self.late = dict(zip((CLAIMS, PODS, VOLUMES, DVS), late, strict=False))
         context = self.context(name)
         if context is None:
             return None
@@ -311,7 +313,7 @@ class Cluster:
             case PatchObject():
                 body = self.get(action.plural, action.name, action.namespace)
                 if body is not None and body["metadata"]["uid"] == action.uid:
-                    if action.version not in ("", str(hash(json.dumps(body)))):
+                    if action.version not in ("", _version(body)):
                         raise Conflict("it changed in the meantime")
                     metadata = body["metadata"]
                     for annotation, text in action.annotations.items():
@@ -324,7 +326,7 @@ class Cluster:
                         metadata["ownerReferences"] = [dict(action.owner)]
             case RequireVersion():
                 body = self.get(action.plural, action.name, action.namespace)
-                if body is None or str(hash(json.dumps(body))) != action.version:
+                if body is None or _version(body) != action.version:
                     raise Conflict("it changed in the meantime")
             case EnsureCertificate():
                 if self._uid(action.owner["uid"]) is not None:
@@ -681,6 +683,10 @@ def _restarted(status, time):
         "lastState": container["lastState"],
     }
     return again
+
+
+def _version(body):
+    return str(hash(json.dumps(body)))
 
 
 def dv(storage_class=None, *, form="storage", source=None, size="1Gi", mode=None, **options):

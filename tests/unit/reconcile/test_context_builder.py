@@ -489,6 +489,20 @@ def test_a_volume_that_another_controller_rebound_is_not_taken_for_another(form)
     assert cluster.status["phase"] == "Succeeded"
 
 
+@pytest.mark.parametrize("form", ["import", "clone"])
+def test_nothing_is_created_for_a_data_volume_that_is_seen_to_exist_but_was_deleted(form):
+    clone = dv("csi", source={"pvc": {"namespace": NS, "name": "fedora"}})
+    cluster = Cluster(dv("csi")) if form == "import" else CloneCluster(clone, strategy="csi-clone")
+    before = set(cluster.objects) - {(DVS, NS, "a")}
+    cluster.history.append(copy.deepcopy(cluster.objects))
+    cluster.remove(DVS, "a")
+    cluster.step(late=(0, 0, 0, 1))
+    assert set(cluster.objects) == before
+    cluster.create(clone if form == "clone" else dv("csi"))
+    cluster.run()
+    assert cluster.status["phase"] == "Succeeded"
+
+
 def _prime_volumes(cluster):
     target = cluster.get(CLAIMS, "a")
     if target is None:
