@@ -285,6 +285,9 @@ class Simulation:
             self._check_runs(before, controller)
             self._log(f"{self.loop.time():7.2f} {before} stops")
             await controller.shut_down()
+            if not self._controllers:
+                # The second one was killed, and not replaced because the first one still ran.
+                self._start_controller()
 
     # --- the cluster ----------------------------------------------------------------------------------------------
 

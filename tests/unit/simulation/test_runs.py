@@ -15,7 +15,7 @@ from tests.simulation.faults import Fault
 from tests.simulation.invariants import SENTENCES
 from tests.simulation.planted import PLANTED
 from tests.simulation.runner import report, run, shrink
-from tests.simulation.simulation import Plan
+from tests.simulation.simulation import Plan, Simulation
 from tests.simulation.users import Operation
 
 PAGE = Path(__file__).parents[3] / "docs/explanation/simulation.md"
@@ -55,6 +55,18 @@ def test_a_snapshot_that_is_kept_because_a_requeue_is_forgotten_is_found():
 def test_a_controller_that_ends_by_itself_is_reported(monkeypatch):
     monkeypatch.setattr(WorkQueue, "done", lambda *_: 1 / 0)
     assert "controllers_run" in run(plan()).names
+
+
+def test_a_controller_runs_after_an_overlap_in_which_the_second_one_was_killed(monkeypatch):
+    begin = Simulation._begin
+
+    def crash_second(self, fault):
+        self._crash("controller-2") if fault.kind == "crash" else begin(self, fault)
+
+    monkeypatch.setattr(Simulation, "_begin", crash_second)
+    late = Operation(40.0, "data_volume", ("default", "c"), IMPORT)
+    faults = (Fault(1.0, "overlap", 30.0, 0), *plan().faults)
+    assert run(replace(plan(), operations=(*plan().operations, late), faults=faults)).violations == ()
 
 
 def test_writes_without_an_end_are_reported(monkeypatch):
