@@ -74,19 +74,21 @@ def plan_proof(context: CronContext, version: GoldenVersion, claim: PVC | None, 
         required: Whether versions have to be proven at present.
 
     """
-    if claim is None or claim.deleting:
-        # The pod is garbage-collected with the PVC.
+    if claim is None:
         return ProofStep()
     if not context.platform.cluster:
-        return plan_local_proof(context, version, claim, required=required)
+        return ProofStep() if claim.deleting else plan_local_proof(context, version, claim, required=required)
     pod = context.objects.pod(claim.namespace, proof_pod(claim.uid, version.name))
+    if claim.deleting:
+        # A PVC exists as long as a pod uses it, so the pod would never be garbage-collected with it.
+        return ProofStep(actions=() if pod is None or _is_deleting(pod) else (_delete(pod),))
     if version.state != VersionState.PROVING or not required:
         return _clean_up(context, claim, pod)
     attempts = ProofAttempts.read(claim.annotations)
     if pod is None:
         return _start(context, version, claim, attempts)
     ended = termination(pod)
-    if pod["metadata"].get("deletionTimestamp") is not None:
+    if _is_deleting(pod):
         return _waiting(pod, ended)
     annotations = annotations_of(pod)
     outdated = FINGERPRINT.read(annotations) != job_fingerprint(pod_job(context, claim))
@@ -225,7 +227,7 @@ def _infrastructure(cause: CdiError) -> Failure:
 def _clean_up(context: CronContext, claim: PVC, pod: Body | None) -> ProofStep:
     """Return the step for a version that is not to be proven (any more): remove what its proof has left."""
     actions: tuple[Action, ...] = forget_attempts(claim)
-    if pod is not None and pod["metadata"].get("deletionTimestamp") is None:
+    if pod is not None and not _is_deleting(pod):
         annotations = annotations_of(pod)
         kept = annotations.get(ANN_POD_RETAIN) == "true" or retains_pods(context)
         if not kept or termination(pod) is None:
@@ -239,6 +241,10 @@ def _clean_up(context: CronContext, claim: PVC, pod: Body | None) -> ProofStep:
 def _attempt_of(pod: Body) -> int:
     number = ATTEMPT.read(annotations_of(pod))
     return 1 if number is None else number
+
+
+def _is_deleting(pod: Body) -> bool:
+    return pod["metadata"].get("deletionTimestamp") is not None
 
 
 def _delete(pod: Body) -> DeleteObject:

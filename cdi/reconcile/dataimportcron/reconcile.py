@@ -312,7 +312,8 @@ def _proofs(context: CronContext, recorded: History, history: History, draft: _D
     for version in recorded.versions:
         if not required:
             history = history.proof_not_required(version.name)
-        claim = objects_of(context, version.name).complete_claim
+        objects = objects_of(context, version.name)
+        claim = objects.claim if objects.claim is not None and objects.claim.deleting else objects.complete_claim
         if claim is None:
             continue
         proof = plan_proof(context, version, claim, required=required)

@@ -323,6 +323,19 @@ def test_without_a_volume_there_is_nothing_to_prove(cluster):
     assert cluster.run() == ProofStep()
 
 
+@pytest.mark.parametrize("retain", ["true", "false"])
+@pytest.mark.parametrize("state", [VersionState.PROVING, VersionState.AVAILABLE, VersionState.REMOVED])
+def test_the_pod_of_a_volume_that_is_being_deleted_is_deleted(cluster, state, retain):
+    cluster.annotations["cdi.kubevirt.io/storage.pod.retainAfterCompletion"] = retain
+    started(cluster)
+    cluster.running()
+    cluster.end(BOOTED)
+    cluster.claim = replace(cluster.claim, deleting=True)
+    cluster.version = cluster.version.model_copy(update={"state": state})
+    cluster.run()
+    assert cluster.pods == {}
+
+
 # --- results --------------------------------------------------------------------------------------------------------
 
 

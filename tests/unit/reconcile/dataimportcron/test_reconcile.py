@@ -882,6 +882,17 @@ def test_a_running_proof_is_stopped_with_the_cron(retention):
     assert made.names("pods") == []
 
 
+def test_a_proof_pod_does_not_keep_a_pvc_that_is_being_deleted():
+    made = world(annotations=PROOF)
+    made.guests[NAME_A] = None
+    made.desire(A)
+    made.settle()
+    del made.objects["datavolumes", NAMESPACE, NAME_A]
+    made.get("persistentvolumeclaims", NAME_A)["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
+    made.reconcile()
+    assert made.names("pods") == []
+
+
 def test_the_import_of_a_deleted_cron_goes_on_with_retention_all():
     made = world()
     made.outcomes[NAME_A] = ""
