@@ -370,6 +370,7 @@ def _volume(body: Object) -> Volume:
         reclaim=spec.get("persistentVolumeReclaimPolicy") or "Delete",
         filled_for=FILLED_FOR.read(metadata.get("annotations") or {}) or "",
         deleting="deletionTimestamp" in metadata,
+        version=metadata.get("resourceVersion") or "",
     )
 
 

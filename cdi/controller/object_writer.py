@@ -228,8 +228,13 @@ class ObjectWriter:
         await self.patch(resource, action.namespace or None, action.name, {"metadata": wanted})
 
     async def require_version(self, action: RequireVersion) -> None:
-        """Raise `Conflict` unless the object has the version that the plan is based on."""
-        resource, body = await self._current(action)
+        """Raise `Conflict` unless the object has the version, or is as absent, as the plan is based on."""
+        try:
+            resource, body = await self._current(action)
+        except NotFound:
+            if action.version:
+                raise
+            return
         if body["metadata"]["resourceVersion"] != action.version:
             self._watches.record_write(resource, body)
             raise Conflict(f"{resource} {action.namespace}/{action.name} changed in the meantime")

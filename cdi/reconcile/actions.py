@@ -225,7 +225,7 @@ class RequireVersion:
     """Stop the plan with a `Conflict` unless an object still has the resourceVersion that the plan is based on.
 
     The object is read from the API server. It protects the actions that follow from a decision that is based on an
-    outdated state of another object than the one they change.
+    outdated state of another object than the one they change, or on the absence of one.
     """
 
     plural: str
@@ -234,6 +234,7 @@ class RequireVersion:
     name: str
     uid: str
     version: str
+    """Empty if the object must not exist."""
 
     @classmethod
     def of_claim(cls, claim: PVC) -> Self:

@@ -95,6 +95,8 @@ class Volume:
     filled_for: str = ""
     """UID of the PVC that the volume was handed over to with complete content; empty if it never was."""
     deleting: bool = False
+    version: str = ""
+    """Its resourceVersion."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

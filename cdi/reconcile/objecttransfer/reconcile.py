@@ -18,7 +18,8 @@ the source is given up, which is recorded as well, everything can be rolled back
 that point the transfer continues to its end.
 
 PVCs, volumes and transfers are observed at different times. An object that is not observed is therefore not treated as
-lost: only a volume in the phase Released has lost its PVC.
+lost: only a volume in the phase Released has lost its PVC. A transfer that has begun ends with an error because of its
+volume only if the observed volume is the newest: another controller may be ahead.
 """
 
 from __future__ import annotations
@@ -147,7 +148,7 @@ def _running(context: TransferWorld, record: TransferRecord) -> Step:
     volume = _volume(context, record)
     if volume is None:
         lost = ClaimLost(f"PersistentVolume {record.volume} was deleted by another client", remedy="")
-        return error(lost, record, *_delete_target(context))
+        return error(lost, record, _observed(record, volume), *_delete_target(context))
     target = _target(context)
     if target is not None and volume.claim_uid == target.uid:
         return _handed_over(context, record, volume, target)
@@ -284,13 +285,13 @@ def _bound_elsewhere(context: TransferWorld, record: TransferRecord, volume: Vol
             f"PVC {target} was deleted after it received the volume; {_left(record, volume)}",
             remedy=f"{_free(volume)}, and create a PVC with volumeName {volume.name}",
         )
-        return error(gone, record, *_remove_lock(context))
+        return error(gone, record, _observed(record, volume), *_remove_lock(context))
     new = f"bound to PVC {volume.claim_namespace}/{volume.claim_name}" if volume.claim_name else "freed"
     gone = ClaimMisbound(
         f"PersistentVolume {volume.name} was {new} by another client; {_left(record, volume)}",
         remedy="check the audit log for that client, and delete this ObjectTransfer",
     )
-    return error(gone, record, *_delete_target(context))
+    return error(gone, record, _observed(record, volume), *_delete_target(context))
 
 
 def _left(record: TransferRecord, volume: Volume) -> str:
@@ -413,6 +414,16 @@ def _unchanged(context: TransferWorld) -> RequireVersion:
         name=metadata.name or "",
         uid=context.uid,
         version=metadata.resource_version or "",
+    )
+
+
+def _observed(record: TransferRecord, volume: Volume | None) -> RequireVersion:
+    return RequireVersion(
+        plural="persistentvolumes",
+        namespace="",
+        name=record.volume,
+        uid=record.volume_uid,
+        version=volume.version if volume is not None else "",
     )
 
 

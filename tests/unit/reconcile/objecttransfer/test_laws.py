@@ -9,9 +9,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from cdi.api.errors import QuotaExceeded
-from cdi.api.kinds import CLAIMS, DATA_VOLUMES, NAMESPACES, OBJECT_TRANSFERS, PODS
+from cdi.api.kinds import CLAIMS, DATA_VOLUMES, NAMESPACES, OBJECT_TRANSFERS, PODS, VOLUMES
 from cdi.controller.request import Request, datavolume
-from tests.unit.reconcile.objecttransfer.transfer_simulation import HELD, SOURCE, TARGET, Simulation
+from tests.unit.reconcile.objecttransfer.transfer_simulation import HELD, PV, SOURCE, TARGET, Simulation
 
 KINDS = ("PersistentVolumeClaim", "DataVolume")
 ELSEWHERE, RENAMED, BOTH = ("b", "disk"), ("a", "other"), ("b", "other")
@@ -388,3 +388,24 @@ async def test_killed_after_any_one_write_and_its_place_taken_then_nothing_is_lo
         assert it.said()[0] in ("Complete", "Error")
         assert (it.said()[0] == "Error") == (it.claim(SOURCE) is not None)
         assert not it.locks()
+
+
+@pytest.mark.parametrize("seen", ["elsewhere", "never"])
+async def test_a_controller_that_is_behind_another_one_does_not_take_the_volume_for_lost(seen):
+    it = Simulation("DataVolume")
+    it.safe = False
+    ref = it.volume["spec"]["claimRef"]
+    it.api.change(VOLUMES, "", PV, lambda body: body["spec"].update(claimRef={**ref, "name": "prime", "uid": "prime"}))
+    then = len(it.api.log) if seen == "elsewhere" else 0
+    it.api.change(VOLUMES, "", PV, lambda body: body["spec"].update(claimRef=ref))
+    while it.claim(TARGET) is None:
+        await it.until(len(it.api.written) + 1)
+    it.first, it.behind = 0, len(it.api.log) - then
+    it.start()
+    for key in list(it.keys.now):
+        it.keys.now = {key: None}
+        await it.work()
+    assert it.status()["phase"] == "Running"
+    assert it.claim(TARGET) is not None
+    await it.run()
+    assert it.status()["phase"] == "Complete"
