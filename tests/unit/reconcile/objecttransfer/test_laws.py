@@ -409,3 +409,17 @@ async def test_a_controller_that_is_behind_another_one_does_not_take_the_volume_
     assert it.claim(TARGET) is not None
     await it.run()
     assert it.status()["phase"] == "Complete"
+
+
+async def test_a_transfer_whose_volume_was_deleted_ends_with_an_error():
+    it = Simulation()
+    it.api.look = lambda: None
+    while it.claim(TARGET) is None:
+        await it.until(len(it.api.written) + 1)
+    del it.api.objects[VOLUMES, "", PV]
+    it.first, it.behind = 0, len(it.api.log)
+    it.start()
+    while it.keys.now:
+        await it.work()
+    assert it.said() == ("Error", "ClaimLost")
+    assert it.claim(TARGET) is None or "deletionTimestamp" in it.claim(TARGET)["metadata"]
