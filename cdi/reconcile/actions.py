@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Self
 
+from cdi.api.dataimportcron import DataImportCron
 from cdi.api.datavolume import DataVolume
 from cdi.api.decode import JsonJob
 from cdi.api.job import Job
@@ -254,6 +255,16 @@ class RequireVersion:
             name=dv.metadata.name or "",
             uid=dv.metadata.uid or "",
             version=dv.metadata.resource_version or "",
+        )
+
+    @classmethod
+    def of_cron(cls, cron: DataImportCron) -> Self:
+        return cls(
+            plural="dataimportcrons",
+            namespace=cron.metadata.namespace or "",
+            name=cron.metadata.name or "",
+            uid=cron.metadata.uid or "",
+            version=cron.metadata.resource_version or "",
         )
 
 

@@ -22,7 +22,7 @@ from cdi.api.errors import CdiError, Retry, WorkerLost
 from cdi.api.job import Failure
 from cdi.api.poll import PollResult
 from cdi.api.schedule import Schedule
-from cdi.reconcile.actions import Action, CreateObject, Event, StartTask
+from cdi.reconcile.actions import Action, CreateObject, Event, RequireVersion, StartTask
 from cdi.reconcile.dataimportcron.context import CronContext
 from cdi.reconcile.dataimportcron.poll_manifests import (
     build_cron_job,
@@ -273,6 +273,10 @@ class _Planner:
         context = self._context
         task = poll.task if poll is not None else self._record.task
         actions = remove_poll(context, poll.task) if poll is not None else ()
+        if actions:
+            # The result is recorded after the deletion, which an outdated DataImportCron would prevent: it would be
+            # lost, and the poll repeated at once.
+            actions = (RequireVersion.of_cron(context.cron), *actions)
         following = self._next_time(schedule, context.now)
         requested = self._requested_since(poll)
         again = {NEXT_POLL.key: requested} if requested else {}

@@ -11,7 +11,15 @@ from cdi.api.dataimportcron import DataImportCron
 from cdi.api.errors import ClusterForbidden, SourceNotFound, SourceUnavailable
 from cdi.api.job import Failure
 from cdi.api.poll import PollJob, PollResult
-from cdi.reconcile.actions import CreateObject, DeleteObject, MirrorObject, ObjectRef, PatchObject, StartTask
+from cdi.reconcile.actions import (
+    CreateObject,
+    DeleteObject,
+    MirrorObject,
+    ObjectRef,
+    PatchObject,
+    RequireVersion,
+    StartTask,
+)
 from cdi.reconcile.dataimportcron.context import CronContext, ImageStream, LocalTask
 from cdi.reconcile.dataimportcron.poll import (
     MAX_CLOCK_SKEW,
@@ -62,6 +70,8 @@ class Cluster:
         self.counter = 0
         self.events = []
         self.uid = UID
+        self.version = "1"
+        """Version of the DataImportCron at the API server; that in the cache is always 1."""
 
     # --- the lister ---
 
@@ -107,7 +117,13 @@ class Cluster:
     def context(self, **more):
         cron = DataImportCron.model_validate(
             {
-                "metadata": {"name": "fedora", "namespace": "golden", "uid": self.uid, "annotations": self.annotations},
+                "metadata": {
+                    "name": "fedora",
+                    "namespace": "golden",
+                    "uid": self.uid,
+                    "resourceVersion": "1",
+                    "annotations": self.annotations,
+                },
                 "spec": {
                     "schedule": self.schedule,
                     "managedDataSource": "fedora",
@@ -132,6 +148,10 @@ class Cluster:
         step = plan_poll(self.context(**more))
         for action in step.actions:
             match action:
+                case RequireVersion():
+                    assert (action.plural, action.name, action.uid) == ("dataimportcrons", "fedora", self.uid)
+                    if action.version != self.version:
+                        return step
                 case CreateObject():
                     self.put(action.body)
                 case DeleteObject():
@@ -339,6 +359,16 @@ class TestJobs:
 
     def test_the_job_is_deleted_with_its_result(self, cluster):
         cluster.poll()
+        assert cluster.jobs == []
+
+    def test_the_job_stays_while_its_result_cannot_be_recorded(self, cluster):
+        cluster.step()
+        cluster.version = "2"
+        cluster.finish(PollResult(id=UID, digest=DIGEST, identity="manifest"))
+        cluster.step()
+        assert cluster.jobs == [f"initial-job-{CRON_JOB}"]
+        cluster.version = "1"
+        assert cluster.step().desired_digest == DIGEST
         assert cluster.jobs == []
 
     def test_a_result_is_evaluated_once(self, cluster):

@@ -30,6 +30,7 @@ from cdi.reconcile.actions import (
     ObjectRef,
     PatchObject,
     Plan,
+    RequireVersion,
 )
 from cdi.reconcile.clone.types import Snapshot
 from cdi.reconcile.context import Rejection
@@ -317,6 +318,8 @@ class World:
                 if found is None or found["metadata"]["uid"] != action.uid:
                     return
                 self.remove(action.plural, action.name, action.namespace)
+            case RequireVersion():
+                return  # what is reconciled here is the newest
             case _:
                 raise AssertionError(f"unexpected {action}")
         self._written()
