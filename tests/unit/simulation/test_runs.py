@@ -91,7 +91,7 @@ def test_a_cache_that_keeps_what_was_deleted_is_found():
 
 
 def test_a_write_that_the_cache_does_not_receive_is_found():
-    assert run(clone("copy"), "write-forgotten").names == {"own_writes_are_known"}
+    assert run(clone("snapshot"), "write-forgotten").names == {"own_writes_are_known"}
 
 
 def test_a_pod_that_writes_to_the_source_of_a_clone_is_found():
@@ -109,7 +109,7 @@ def test_the_page_names_each_invariant_with_a_planted_defect():
 
 def test_a_failure_is_printed_with_what_it_violates_and_how_to_run_it_again():
     lines: list[str] = []
-    report(run(clone("copy"), "write-forgotten"), "write-forgotten", lines.append)
+    report(run(clone("snapshot"), "write-forgotten"), "write-forgotten", lines.append)
     text = "\n".join(lines)
     assert "VIOLATED own_writes_are_known" in text
     assert SENTENCES["own_writes_are_known"] in text
