@@ -62,7 +62,8 @@ def poll_of_job(context: CronContext, job: Body) -> ObservedPoll:
     """
     metadata, status = job.get("metadata") or {}, job.get("status") or {}
     poll = _started_poll(metadata)
-    pods = context.objects.job_pods(str(metadata.get("name") or ""))
+    # A pod of an earlier Job of this name may still be there.
+    pods = [pod for pod in context.objects.job_pods(str(metadata.get("name") or "")) if _belongs_to(pod, poll.task)]
     results = [result for pod in pods if (result := _result_of(pod, context.uid)) is not None]
     if results:
         # A success counts more than the failure of another attempt.
@@ -83,6 +84,10 @@ def _started_poll(metadata: Mapping[str, Any]) -> ObservedPoll:
         started=epoch_seconds(metadata.get("creationTimestamp")) or 0.0,
         due=(metadata.get("annotations") or {}).get(NEXT_POLL.key),
     )
+
+
+def _belongs_to(pod: Body, job: str) -> bool:
+    return any(owner.get("uid") == job for owner in pod["metadata"].get("ownerReferences") or ())
 
 
 def _is_end(condition: Mapping[str, Any]) -> bool:

@@ -172,6 +172,8 @@ class Cluster:
         if key not in self.objects:
             self.counter += 1
             body["metadata"] |= {"uid": f"uid-{self.counter}", "creationTimestamp": text(self.now)}
+            if (job := self.objects.get(("jobs", "cdi", body["metadata"].get("labels", {}).get("job")))) is not None:
+                body["metadata"].setdefault("ownerReferences", [{"uid": job["metadata"]["uid"]}])
             self.objects[key] = body
         return self.objects[key]
 
@@ -181,7 +183,7 @@ class Cluster:
         message = result if isinstance(result, str) else result.to_json()
         if code is None:
             code = 1 if isinstance(result, str) or result.failure is not None else 0
-        self.put(
+        return self.put(
             {
                 "kind": "Pod",
                 "metadata": {"name": f"{job}-{code}-pod", "namespace": "cdi", "labels": {"job": job}},
@@ -482,6 +484,16 @@ class TestJobs:
         assert step.trouble.reason == "WorkerLost"
         assert "BackoffLimitExceeded" in step.trouble.message
         assert cluster.jobs == []
+
+    def test_a_pod_of_an_earlier_job_of_the_name_does_not_end_a_poll(self, cluster):
+        cluster.step()
+        pod = cluster.finish(PollResult(id=UID, digest=DIGEST))
+        pod["metadata"]["ownerReferences"] = [{"uid": "an earlier one"}]
+        cluster.step()
+        assert cluster.jobs
+        pod["metadata"]["ownerReferences"] = [{"uid": cluster.objects["jobs", "cdi", cluster.jobs[0]]["metadata"]["uid"]}]
+        cluster.step()
+        assert not cluster.jobs
 
     def test_a_job_that_gets_no_pod_is_given_up_and_says_why(self, cluster):
         cluster.step()
