@@ -160,9 +160,9 @@ def _running(context: TransferWorld, record: TransferRecord) -> Step:
     kind = target_conflict(context)
     given_up = record.given_up or source.deleting
     if kind and not given_up:
-        return error(
-            conflict_error(context, kind), record, *_delete_target(context), _policy(record, record.reclaim, source)
-        )
+        # The observed record may be outdated, as when the source has been given up since.
+        undone = (_unchanged(context), *_delete_target(context), _policy(record, record.reclaim, source))
+        return error(conflict_error(context, kind), record, *undone)
     if kind:
         # The source cannot be restored any more, so the conflicting object must be deleted.
         message = f"{kind} {place(context.target)} already exists. Try: delete it; the transfer continues automatically"
