@@ -201,7 +201,7 @@ class ObjectWriter:
         """Read an object from the API server; raise `NotFound` if its name belongs to another object now."""
         resource = resource_named(action.plural)
         body = await self._client.get(resource, action.namespace or None, action.name)
-        if body["metadata"]["uid"] != action.uid:
+        if action.uid and body["metadata"]["uid"] != action.uid:
             raise NotFound(f"{resource} {action.namespace}/{action.name} was replaced by another object of that name")
         return resource, body
 

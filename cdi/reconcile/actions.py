@@ -234,6 +234,7 @@ class RequireVersion:
     """Empty for cluster-scoped objects."""
     name: str
     uid: str
+    """Empty if no object of this name may exist, whichever it is."""
     version: str
     """Empty if the object must not exist."""
 
@@ -246,6 +247,10 @@ class RequireVersion:
             uid=claim.uid,
             version=claim.version,
         )
+
+    @classmethod
+    def of_absent_claim(cls, namespace: str, name: str) -> Self:
+        return cls(plural="persistentvolumeclaims", namespace=namespace, name=name, uid="", version="")
 
     @classmethod
     def of_data_volume(cls, dv: DataVolume) -> Self:

@@ -303,6 +303,16 @@ async def test_a_worker_is_not_started_on_what_a_claim_was_before(bench) -> None
     assert (await bench.get(PODS, "importer-c"))["metadata"]["uid"] == pod["metadata"]["uid"]
 
 
+async def test_a_claim_that_exists_without_having_been_observed_is_a_conflict(bench) -> None:
+    absent = RequireVersion.of_absent_claim(bench.namespace, "c")
+    await bench.act(absent)
+    await bench.stop_watching()
+    claim = await bench.claim("c", storageClassName="none")
+    with pytest.raises(Conflict):
+        await bench.act(absent)
+    assert bench.watches.get(CLAIMS, bench.namespace, "c")["metadata"]["uid"] == claim["metadata"]["uid"]
+
+
 async def test_only_the_attempt_that_was_meant_is_stopped(bench) -> None:
     claim = await bench.claim("c", storageClassName="none")
     bench.watches.record_write(CLAIMS, claim)

@@ -115,12 +115,13 @@ def reconcile(context: ReconcileContext) -> Plan:
         clones = context.platform.cluster and not context.synthetic and operation_of(dv) == "Clone"
         marks = data_volume_marks(dv, claim, result.annotations) if clones else None
         actions = (*actions, marks) if marks is not None else actions
-    if claim is not None and _withdraws_final_phase(context, result.state.phase):
-        actions = (RequireVersion.of_claim(claim), *actions)
     if claim is None and actions and context.platform.cluster:
         # The cached DataVolume may have been deleted. The garbage collector would then delete what is created for it,
         # whose event would have it created again.
         actions = (RequireVersion.of_data_volume(dv), *actions)
+    if _withdraws_final_phase(context, result.state.phase):
+        absent = RequireVersion.of_absent_claim(dv.metadata.namespace or "", dv.metadata.name or "")
+        actions = (absent if claim is None else RequireVersion.of_claim(claim), *actions)
     events = Events()
     if changed:
         events = events_for_transition(context, claim, source, operation_of(dv), result)
@@ -136,7 +137,7 @@ def reconcile(context: ReconcileContext) -> Plan:
 
 
 def _withdraws_final_phase(context: ReconcileContext, phase: Phase) -> bool:
-    """Return whether a DataVolume that has ended would continue, which the cached PVC alone does not justify.
+    """Return whether a DataVolume that has ended would continue, which the cached PVC, or none, does not justify alone.
 
     The watch of DataVolumes may be ahead of that of PVCs: another controller, whose term ends or has just ended, has
     written the final phase, and the cached PVC is that of the time before.

@@ -326,7 +326,7 @@ class Cluster:
                         metadata["ownerReferences"] = [dict(action.owner)]
             case RequireVersion():
                 body = self.get(action.plural, action.name, action.namespace)
-                if body is None or _version(body) != action.version:
+                if ("" if body is None else _version(body)) != action.version:
                     raise Conflict("it changed in the meantime")
             case EnsureCertificate():
                 if self._uid(action.owner["uid"]) is not None:
