@@ -8,11 +8,9 @@ from collections.abc import Iterator
 import pytest
 import trustme
 
+from cdi.api.errors import UsageError
 from cdi.api.job import GcsSourceSpec, HttpSourceSpec, Proxy, S3SourceSpec, Tls
-from cdi.controller import health
-from cdi.http.server.listener import listen as worker_listen
-from cdi.server import local_server, server
-from cdi.server.proxy import run as proxy_run
+from cdi.http.sockets import listen, listen_as_asked
 from cdi.source.base import read_all
 from cdi.source.gcs import open_gcs
 from cdi.source.http import open_http
@@ -78,21 +76,22 @@ def test_registry(secure, authority):
 
 
 @pytest.mark.parametrize(
-    "listen",
-    [
-        lambda: health.listen(0),
-        lambda: server._listen("", 0),
-        lambda: server._listen("::1", 0),
-        lambda: proxy_run._listen("", 0, "--port"),
-        lambda: proxy_run._listen("::1", 0, "--port"),
-        lambda: local_server._listen("::1", 0),
-        lambda: worker_listen(0),
-    ],
-    ids=["controller", "api-server", "api-server-on-one", "proxy", "proxy-on-one", "serve", "upload-server"],
+    "listening",
+    [lambda: listen(0), lambda: listen(0, "::1"), lambda: listen_as_asked(0), lambda: listen_as_asked(0, "::1")],
+    ids=["all", "one", "all-of-an-option", "one-of-an-option"],
 )
-def test_servers_listen(listen):
-    with listen() as listener, socket.create_connection(("::1", listener.getsockname()[1]), timeout=60):
+def test_servers_listen(listening):
+    with listening() as listener, socket.create_connection(("::1", listener.getsockname()[1]), timeout=60):
         pass
+
+
+def test_a_port_that_is_taken_is_reported_with_its_option():
+    with listen(0, "127.0.0.1") as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(UsageError) as refused:
+            listen_as_asked(port, "127.0.0.1", option="--metrics-port")
+    assert refused.value.what.startswith(f"cannot listen on 127.0.0.1:{port}: Address already in use")
+    assert refused.value.remedy == "choose another one with --metrics-port"
 
 
 def test_a_workers_progress():
