@@ -93,6 +93,7 @@ def test_begun_with_the_first_piece(installation, images, tmp_path):
     )
     assert (answer.status, answer.headers["upload-offset"]) == (201, str(len(image.content)))
     assert answer.headers["location"].startswith(f"{START}/")
+    assert server.outcome().failure is None
     same(server.disk, image.path, "raw")
 
 
@@ -153,6 +154,7 @@ def test_an_upload_that_is_complete_is_told_so_for_ever(installation, images):
     for answer in (each.result() for each in asked):
         assert (answer.status, answer.headers["upload-offset"], answer.headers["upload-length"]) == (200, size, size)
     assert installation.curl(where.replace("/ns/vm/", "/ns/vm/0")[: len(where)], "-I", *_TUS).status in {404, 409}
+    assert server.outcome().failure is None
     same(server.disk, image.path, "qcow2")
 
 
@@ -314,6 +316,7 @@ def test_a_connection_that_hangs_is_taken_over(installation, images, tmp_path):
         assert 200_000 <= offset <= 300_000
         (tmp_path / "rest").write_bytes(image.content[offset:])
         assert patch(installation, where, offset, tmp_path / "rest").status == 204
+    assert server.outcome().failure is None
     same(server.disk, image.path, "qcow2")
 
 
@@ -339,6 +342,7 @@ def test_the_proxy_is_started_again(lone, images, tmp_path, number):
             assert offset >= MIB
             (tmp_path / "rest").write_bytes(image.content[offset:])
             assert patch(lone, where, offset, tmp_path / "rest").status == 204
+    assert server.outcome().failure is None
     same(server.disk, image.path, "qcow2")
 
 
@@ -420,6 +424,7 @@ def test_tuspy_goes_on_by_another_process(installation, client, images):
     again = client.uploader(file_stream=io.BytesIO(image.content), chunk_size=MIB, url=uploader.url)
     assert again.offset == 3 * MIB
     again.upload()
+    assert server.outcome().failure is None
     same(server.disk, image.path, "raw")
 
 
