@@ -77,7 +77,7 @@ def test_a_deleted_pvc_of_a_data_volume_that_succeeded_is_recreated_after_a_dela
     del cluster.objects[CLAIMS, NS, "a"]
     plan = reconcile(cluster.context())
     assert plan.status is not None
-    assert plan.actions == ()
+    assert plan.actions == (RequireVersion.of_absent_claim(NS, "a"),)
     assert plan.requeue_after == RECREATION_DELAY
 
 
