@@ -9,10 +9,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Self
 
-from cdi.api.dataimportcron import DataImportCron
 from cdi.api.datavolume import DataVolume
 from cdi.api.decode import JsonJob
 from cdi.api.job import Job
+from cdi.api.meta import ObjectMeta
 from cdi.api.peer import PeerSourceSpec
 from cdi.api.poll import PollJob
 from cdi.api.proof import ProofJob
@@ -253,23 +253,13 @@ class RequireVersion:
         return cls(plural="persistentvolumeclaims", namespace=namespace, name=name, uid="", version="")
 
     @classmethod
-    def of_data_volume(cls, dv: DataVolume) -> Self:
+    def of_object(cls, plural: str, metadata: ObjectMeta) -> Self:
         return cls(
-            plural="datavolumes",
-            namespace=dv.metadata.namespace or "",
-            name=dv.metadata.name or "",
-            uid=dv.metadata.uid or "",
-            version=dv.metadata.resource_version or "",
-        )
-
-    @classmethod
-    def of_cron(cls, cron: DataImportCron) -> Self:
-        return cls(
-            plural="dataimportcrons",
-            namespace=cron.metadata.namespace or "",
-            name=cron.metadata.name or "",
-            uid=cron.metadata.uid or "",
-            version=cron.metadata.resource_version or "",
+            plural=plural,
+            namespace=metadata.namespace or "",
+            name=metadata.name or "",
+            uid=metadata.uid or "",
+            version=metadata.resource_version or "",
         )
 
 

@@ -276,7 +276,7 @@ class _Planner:
         if actions:
             # The result is recorded after the deletion, which an outdated DataImportCron would prevent: it would be
             # lost, and the poll repeated at once.
-            actions = (RequireVersion.of_cron(context.cron), *actions)
+            actions = (RequireVersion.of_object("dataimportcrons", context.cron.metadata), *actions)
         following = self._next_time(schedule, context.now)
         requested = self._requested_since(poll)
         again = {NEXT_POLL.key: requested} if requested else {}

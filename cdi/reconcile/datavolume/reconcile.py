@@ -118,7 +118,7 @@ def reconcile(context: ReconcileContext) -> Plan:
     if claim is None and actions and context.platform.cluster:
         # The cached DataVolume may have been deleted. The garbage collector would then delete what is created for it,
         # whose event would have it created again.
-        actions = (RequireVersion.of_data_volume(dv), *actions)
+        actions = (RequireVersion.of_object("datavolumes", dv.metadata), *actions)
     if _withdraws_final_phase(context, result.state.phase):
         absent = RequireVersion.of_absent_claim(dv.metadata.namespace or "", dv.metadata.name or "")
         actions = (absent if claim is None else RequireVersion.of_claim(claim), *actions)

@@ -407,14 +407,7 @@ def _hold(context: TransferWorld, claim: PVC) -> SetFinalizer:
 
 
 def _unchanged(context: TransferWorld) -> RequireVersion:
-    metadata = context.transfer.metadata
-    return RequireVersion(
-        plural="objecttransfers",
-        namespace="",
-        name=metadata.name or "",
-        uid=context.uid,
-        version=metadata.resource_version or "",
-    )
+    return RequireVersion.of_object("objecttransfers", context.transfer.metadata)
 
 
 def _observed(record: TransferRecord, volume: Volume | None) -> RequireVersion:
