@@ -8,7 +8,6 @@ reconcile does not use an outdated state: it would start another worker for an a
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Mapping
 from typing import Any, TypeGuard, assert_never
 
@@ -117,8 +116,12 @@ class PlanApplier:
             if body is not None:
                 await self._recorder.record(body, other.event, now)
         if plan.status is not None or plan.annotations:
-            with contextlib.suppress(NotFound):
+            try:
                 await self.write_status(involved_object, plan.status, plan.annotations)
+            except NotFound:
+                # What this plan has created for it is garbage-collected, which must not have it created again.
+                resource = resource_of(involved_object["apiVersion"], involved_object["kind"])
+                self._watches.record_deletion(resource, involved_object["metadata"])
         return None
 
     async def _record_claim_event(self, plan: Plan, involved_object: Object, now: float) -> None:

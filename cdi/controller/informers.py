@@ -170,6 +170,13 @@ class InformerSet:
         if reflector is not None:
             reflector.record_write(body)
 
+    def record_deletion(self, resource: Resource, metadata: Mapping[str, Any]) -> None:
+        """Record that a request did not find this object (`Reflector.record_deletion`), if its resource is watched."""
+        namespace = metadata.get("namespace") or ""
+        reflector = self._of(resource, namespace)
+        if reflector is not None:
+            reflector.record_deletion(namespace, metadata["name"], metadata["uid"])
+
     def unsynced(self) -> str:
         """Return what has not been listed yet, as text; empty once everything has been."""
         waiting = [

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import copy
 import logging
 import math
 import random
@@ -210,15 +209,19 @@ class Reflector:
     def record_write(self, body: Object) -> None:
         """Record the result of our own write, so that the next reconcile does not act on an older state.
 
-        The watch delivers the same state later and is then ignored. `body` is copied.
+        The watch delivers the same state later and is then ignored. `body` belongs to the cache from then on.
         """
         if _version(body) <= _number(self._version):
             return  # already delivered by the watch, perhaps with its deletion, which must not be undone
-        body = self._stripped(copy.deepcopy(body))
         known = self.cache.get(*_key(body))
         if known is None or _version(body) > _version(known):
-            self._put(body)
-            self._noted.add(_key(body))
+            key = _key(body)
+            self._put(self._stripped(body))
+            self._noted.add(key)
+
+    def record_deletion(self, namespace: str, name: str, uid: str) -> None:
+        """Record that a request did not find the object, so that no reconcile acts on it until the watch shows it."""
+        self._remove((namespace, name), uid)
 
     def _stripped(self, body: Object) -> Object:
         body["metadata"].pop("managedFields", None)

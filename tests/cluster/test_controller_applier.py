@@ -240,6 +240,15 @@ async def test_a_status_of_before_is_not_written_over_a_newer_one(bench) -> None
     assert (await bench.get(DATA_VOLUMES, "d"))["status"]["phase"] == "Pending"
 
 
+async def test_an_object_whose_status_finds_it_deleted_is_not_cached_any_more(bench) -> None:
+    about = await data_volume(bench)
+    bench.watches.record_write(DATA_VOLUMES, await bench.get(DATA_VOLUMES, "d"))
+    await bench.stop_watching()
+    await bench.client.delete(DATA_VOLUMES, bench.namespace, "d")
+    await bench.act(about=about, status={"phase": "Pending"})
+    assert bench.watches.get(DATA_VOLUMES, bench.namespace, "d") is None
+
+
 async def test_the_same_event_counts_up(bench) -> None:
     about = await data_volume(bench)
     fact = Event(type="Warning", reason="ImportFailed", message="x" * 3000)

@@ -11,7 +11,6 @@ import functools
 import json
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from types import SimpleNamespace
 from typing import Any, Final
 from unittest import mock
 
@@ -22,7 +21,7 @@ from cdi.api.kinds import Object
 from cdi.api.quantity import Quantity
 from cdi.controller import informers
 from cdi.controller.lister import _NO_WARNING, ClusterLister
-from cdi.kube import pki, reflector
+from cdi.kube import pki
 
 MAX_RESULTS: Final = 20_000
 """Results of one function, at most."""
@@ -43,7 +42,7 @@ def _places() -> tuple[tuple[Any, str, Any], ...]:
     functions: dict[Callable[..., Any], Callable[..., Any]] = {
         decode.decode: functools.lru_cache(MAX_RESULTS)(decode.decode),
         validation.parse: _parse,
-        # These copy an object to save memory, and what they get here was parsed or copied for them.
+        # It copies an object to save memory; what it gets here was parsed for it.
         informers._compact: _same,
     }
     found: list[tuple[Any, str, Any]] = [
@@ -58,7 +57,6 @@ def _places() -> tuple[tuple[Any, str, Any], ...]:
         *found,
         (Quantity, "parse", staticmethod(quantity)),
         (ClusterLister, "_claim", _claim),
-        (reflector, "copy", SimpleNamespace(deepcopy=_copy)),
         (serialization, "load_pem_private_key", functools.lru_cache(256)(serialization.load_pem_private_key)),
         (pki.Pair, "parsed", functools.lru_cache(256)(pki.Pair.parsed)),
     )
@@ -70,10 +68,6 @@ def _is_one_of(value: Any, functions: Mapping[Callable[..., Any], Any]) -> bool:
 
 def _same(body: Object) -> Object:
     return body
-
-
-def _copy(body: Object) -> Any:
-    return json.loads(json.dumps(body))
 
 
 _right_claim = ClusterLister._claim

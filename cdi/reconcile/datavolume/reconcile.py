@@ -115,9 +115,9 @@ def reconcile(context: ReconcileContext) -> Plan:
         clones = context.platform.cluster and not context.synthetic and operation_of(dv) == "Clone"
         marks = data_volume_marks(dv, claim, result.annotations) if clones else None
         actions = (*actions, marks) if marks is not None else actions
-    if claim is None and actions and context.platform.cluster:
+    if claim is None and actions and context.platform.cluster and dv.status is not None:
         # The cached DataVolume may have been deleted. The garbage collector would then delete what is created for it,
-        # whose event would have it created again.
+        # whose event would have it created again. The first status, which is always written, finds that out by itself.
         actions = (RequireVersion.of_object("datavolumes", dv.metadata), *actions)
     if _withdraws_final_phase(context, result.state.phase):
         absent = RequireVersion.of_absent_claim(dv.metadata.namespace or "", dv.metadata.name or "")

@@ -77,9 +77,18 @@ def test_a_server_whose_versions_went_back_is_believed() -> None:
     assert seen.version == "5"
 
 
-def test_what_is_noted_stays_the_writers_own() -> None:
+def test_what_a_request_did_not_find_is_gone_at_once() -> None:
     seen = Seen()
-    body = item(9)
-    seen.reflector.record_write(body)
-    body["metadata"]["resourceVersion"] = "1"
+    seen.event("ADDED", item(5))
+    seen.reflector.record_deletion("ns", "a", "u1")
+    assert seen.changes == [("ADDED", "5"), ("DELETED", "5")]
+    seen.event("DELETED", item(8))
+    assert seen.changes == [("ADDED", "5"), ("DELETED", "5")]
+
+
+def test_a_successor_stays_when_its_predecessor_is_not_found() -> None:
+    seen = Seen()
+    seen.event("ADDED", item(5))
+    seen.reflector.record_write(item(9, uid="u2"))
+    seen.reflector.record_deletion("ns", "a", "u1")
     assert seen.version == "9"

@@ -493,6 +493,8 @@ def test_a_volume_that_another_controller_rebound_is_not_taken_for_another(form)
 def test_nothing_is_created_for_a_data_volume_that_is_seen_to_exist_but_was_deleted(form):
     clone = dv("csi", source={"pvc": {"namespace": NS, "name": "fedora"}})
     cluster = Cluster(dv("csi")) if form == "import" else CloneCluster(clone, strategy="csi-clone")
+    cluster.step()
+    del cluster.objects[CLAIMS, NS, "a"]
     before = set(cluster.objects) - {(DVS, NS, "a")}
     cluster.history.append(copy.deepcopy(cluster.objects))
     cluster.remove(DVS, "a")
