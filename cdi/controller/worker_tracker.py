@@ -53,9 +53,9 @@ class WorkerTracker:
             self.progress.track(_target(pod))
         else:
             self.progress.untrack(uid)
-        if change.old is not None:
-            ended, before = _ended_attempt(pod), _ended_attempt(change.old)
-            if ended is not None and (before is None or before.attempt != ended.attempt):
+        if change.old is not None and (ended := _ended_attempt(pod)) is not None:
+            before = _ended_attempt(change.old)
+            if before is None or before.attempt != ended.attempt:
                 assert ended.outcome is not None
                 self._metrics.count_attempt(SUCCEEDED if ended.outcome.failure is None else ended.outcome.failure.code)
 
