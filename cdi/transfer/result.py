@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 from cdi.api.job import Failure, Outcome
 
@@ -50,23 +51,6 @@ class OutcomeBuilder:
             self.verified_by.append(by)
 
     def outcome(self) -> Outcome:
-        return Outcome(
-            id=self.id,
-            failure=self.failure,
-            format=self.format,
-            wrappers=self.wrappers,
-            path=self.path,
-            virtual_size=self.virtual_size,
-            disk_size=self.disk_size,
-            digest=self.digest,
-            verified_by=tuple(self.verified_by),
-            fetched=self.fetched,
-            written=self.written,
-            scratch=self.scratch,
-            resumed_at=self.resumed_at,
-            preallocated=self.preallocated,
-            validator=self.validator,
-            labels=self.labels,
-            warnings=tuple(self.warnings),
-            seconds=self.seconds,
-        )
+        """Return the result so far; every field of an `Outcome` has its counterpart here, by the same name."""
+        named: dict[str, Any] = {each.name: getattr(self, each.name) for each in fields(Outcome)}
+        return Outcome(**named | {"verified_by": tuple(self.verified_by), "warnings": tuple(self.warnings)})
