@@ -106,6 +106,8 @@ class Reflector:
         self._sleep = sleep
         self._noted: set[tuple[str, str]] = set()
         """Keys whose recorded write the watch has not delivered yet."""
+        self._not_found: set[str] = set()
+        """UIDs of objects that a request did not find and whose deletion the watch has not delivered yet."""
         self._version: str | None = None
         """Resource version to watch from; None if a list is needed first."""
         self._pause = _MIN_BACKOFF
@@ -191,6 +193,7 @@ class Reflector:
             case "ADDED" | "MODIFIED":
                 self._put(self._stripped(body))
             case "DELETED":
+                self._not_found.discard(body["metadata"].get("uid"))
                 self._remove(_key(body), body["metadata"].get("uid"))
             case "BOOKMARK":
                 pass
@@ -220,8 +223,14 @@ class Reflector:
             self._noted.add(key)
 
     def record_deletion(self, namespace: str, name: str, uid: str) -> None:
-        """Record that a request did not find the object, so that no reconcile acts on it until the watch shows it."""
-        self._remove((namespace, name), uid)
+        """Record that a request did not find the object.
+
+        What the watch delivers of it later is ignored up to its deletion.
+        """
+        known = self.cache.get(namespace, name)
+        if known is not None and known["metadata"].get("uid") == uid:
+            self._not_found.add(uid)
+            self._remove((namespace, name))
 
     def _stripped(self, body: Object) -> Object:
         body["metadata"].pop("managedFields", None)
@@ -230,6 +239,7 @@ class Reflector:
     # --- the cache ----------------------------------------------------------------------------------------------
 
     def _replace(self, items: list[Object], version: float) -> None:
+        self._not_found &= {item["metadata"].get("uid") for item in items}
         present = {_key(item) for item in items}
         for key, known in list(self.cache._objects.items()):  # noqa: SLF001  only the reflector writes the cache
             if key not in present and not (key in self._noted and _version(known) > version):
@@ -239,6 +249,8 @@ class Reflector:
         self.cache.synced.set()
 
     def _put(self, body: Object) -> None:
+        if body["metadata"].get("uid") in self._not_found:
+            return
         key = _key(body)
         old = self.cache._objects.get(key)  # noqa: SLF001  as above
         if old is not None:

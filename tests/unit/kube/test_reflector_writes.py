@@ -82,8 +82,21 @@ def test_what_a_request_did_not_find_is_gone_at_once() -> None:
     seen.event("ADDED", item(5))
     seen.reflector.record_deletion("ns", "a", "u1")
     assert seen.changes == [("ADDED", "5"), ("DELETED", "5")]
+    seen.event("MODIFIED", item(6))
+    seen.reflector._replace([item(7)], 7)
     seen.event("DELETED", item(8))
     assert seen.changes == [("ADDED", "5"), ("DELETED", "5")]
+    seen.event("ADDED", item(9, uid="u2"))
+    assert seen.version == "9"
+
+
+def test_what_a_request_did_not_find_is_cached_again_if_another_list_has_it() -> None:
+    seen = Seen()
+    seen.event("ADDED", item(5))
+    seen.reflector.record_deletion("ns", "a", "u1")
+    seen.reflector._replace([], 6)
+    seen.reflector._replace([item(7)], 7)  # of a server whose data was restored
+    assert seen.version == "7"
 
 
 def test_a_successor_stays_when_its_predecessor_is_not_found() -> None:
