@@ -97,14 +97,14 @@ class PlanApplier:
         for action in plan.actions:
             try:
                 await self._apply_action(action)
-            except NotFound:
+            except NotFound as error:
                 if _is_namespaced_elsewhere(action, involved_object):
                     namespace = action.body["metadata"]["namespace"]
                     remedy = "create it; the missing objects are created automatically afterwards"
                     return refusal_of(action, NotFound(f"namespace {namespace} does not exist", remedy=remedy))
-                # The object that the plan is about was deleted, so the rest is void; its deletion triggers another
-                # reconcile.
-                return None
+                # What was deleted may still be cached for as long as its watch is behind. The plan, which would then be
+                # made again, may ask for that at once.
+                raise Conflict(f"an object of the plan was deleted in the meantime: {error.message}") from error
             except REJECTION_ERRORS as error:
                 return refusal_of(action, error)
         for fact in plan.events:

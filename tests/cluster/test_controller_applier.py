@@ -143,7 +143,8 @@ async def test_another_object_of_the_same_name_is_not_touched_and_the_rest_is_vo
         patched(bench, claim, uid=NOBODY, annotations={"a": "1"}),
         patched(bench, {"metadata": {"name": "nothing", "uid": NOBODY}}, annotations={"a": "1"}),
     ):
-        assert await bench.act(first, later) is None
+        with pytest.raises(Conflict):
+            await bench.act(first, later)
     assert "a" not in ((await bench.get(CLAIMS, "c"))["metadata"].get("annotations") or {})
     assert [
         each["metadata"]["name"]
@@ -357,7 +358,8 @@ async def test_a_volume_goes_from_the_prime_claim_to_its_target_and_only_from_th
         return RebindVolume(**(facts | changes))
 
     for wrong in ({"prime_uid": NOBODY}, {"target_uid": NOBODY}, {"volume_uid": NOBODY}):
-        assert await bench.act(rebind(**wrong), config_map(bench, "later")) is None
+        with pytest.raises(Conflict):
+            await bench.act(rebind(**wrong), config_map(bench, "later"))
         assert (await bench.get(VOLUMES, volume["metadata"]["name"]))["spec"]["claimRef"]["name"] == "prime"
     for _ in range(2):
         assert await bench.act(rebind()) is None
@@ -392,5 +394,6 @@ async def test_a_copy_follows_its_source_and_a_users_own_is_not_written_over(ben
         source=ObjectRef(kind="Secret", namespace=bench.namespace, name="none"),
         copy=ObjectRef(kind="Secret", namespace=bench.namespace, name="copy"), owner=owner,
     )  # fmt: skip
-    assert await bench.act(missing) is None
+    with pytest.raises(Conflict):
+        await bench.act(missing)
     assert not (await bench.client.list(SECRETS, bench.namespace)).items

@@ -90,6 +90,13 @@ def test_a_cache_that_keeps_what_was_deleted_is_found():
     assert run(expired).violations == ()
 
 
+def test_the_worker_of_a_deleted_volume_is_not_replaced_without_a_pause():
+    made = Operation(0.0, "data_volume", ("default", "a"), {**IMPORT, "results": ()})
+    deleted = Operation(4.4, "delete_data_volume", ("default", "a"))
+    behind = Fault(4.3, "expire", 4.0, 1)
+    assert run(Plan(seed=7, operations=(made, deleted), faults=(behind, Fault(5.8, "evict pod", 3.0, 0)))).violations == ()
+
+
 def test_a_write_that_the_cache_does_not_receive_is_found():
     assert run(clone("snapshot"), "write-forgotten").names == {"own_writes_are_known"}
 
