@@ -24,17 +24,18 @@ from cdi.boot.machine import (
     prepare_uefi,
 )
 from cdi.boot.seed import nocloud
-from cdi.boot.watcher import AcceleratorFailed, BootReport, BootWatcher
+from cdi.boot.watcher import AcceleratorFailed, BootReport, BootWatcher, Patience
 from cdi.private_directory import private_directory
 from cdi.transfer.qemu import sandbox
 
 MAX_OVERLAY = 16 << 30
 """Default of the largest number of bytes that the VM may write."""
-NESTED_TIMEOUT = 30.0
-"""Seconds for nested KVM to bring a VM to its kernel.
+NESTED_PATIENCE = Patience(seconds=30.0, processor_seconds=15.0)
+"""Time for nested KVM to bring a VM to its kernel.
 
 Some hypervisors emulate the real mode of firmware and boot loader so slowly that the boot never finishes, and plain
-emulation is much faster.
+emulation is much faster. Such a VM uses its processor without a pause. Where KVM works, firmware and boot loader use it
+for less than two seconds, and for as long as a menu of the boot loader waits.
 """
 DEFAULT_TIMEOUTS: Mapping[Accelerator, float] = {"kvm": 300.0, "tcg": 1200.0}
 """Seconds for a VM to boot. A small Debian takes six minutes under emulation on a busy machine."""
@@ -111,7 +112,7 @@ def boot_check(
                 console=Console(marker=marker, expect=pattern),
                 machine=machine,
                 timeout=DEFAULT_TIMEOUTS[accelerator] if left is None else left,
-                patience=NESTED_TIMEOUT if accelerator != usable[-1] and is_nested() else None,
+                patience=NESTED_PATIENCE if accelerator != usable[-1] and is_nested() else None,
                 overlay=overlay,
                 cancelled=cancelled or threading.Event(),
                 on_line=on_line,

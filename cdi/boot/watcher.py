@@ -38,6 +38,15 @@ START_TIMEOUT = 120.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Patience:
+    """Limits of the time that an accelerator has to bring a VM to its kernel."""
+
+    seconds: float
+    processor_seconds: float
+    """Of QEMU. On a busy machine, a VM takes longer, but no more of the processor."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BootReport:
     """The result of a boot check."""
 
@@ -81,12 +90,12 @@ class BootWatcher:
         console: Console,
         machine: Machine,
         timeout: float,
-        patience: float | None,
+        patience: Patience | None,
         overlay: int,
         cancelled: threading.Event,
         on_line: Callable[[str], None] | None,
     ) -> None:
-        """Observe a VM; the accelerator has `patience` seconds (None: no limit) to bring it to its kernel."""
+        """Observe a VM; `patience` limits the time until its kernel (None: no limit)."""
         self.console = console
         self.machine = machine
         self.timeout = timeout
@@ -186,7 +195,7 @@ class BootWatcher:
             left = deadline - time.monotonic()
             if left <= 0:
                 return
-            if self.patience is not None and time.monotonic() - self.began > self.patience:
+            if self.patience is not None and self._is_slow(guest, self.patience):
                 self.patience = None
                 await self._ask_for_reads(client)
                 if self.disk_read < KERNEL_READS and not self.console.kernel:
@@ -202,6 +211,10 @@ class BootWatcher:
                 return
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self.decided.wait(), min(POLL, left))
+
+    def _is_slow(self, guest: sandbox.SandboxedProcess, patience: Patience) -> bool:
+        spent = time.monotonic() - self.began
+        return spent > patience.seconds or guest.processor_seconds() > patience.processor_seconds
 
     async def _read(self, console: socket.socket) -> None:
         loop = asyncio.get_running_loop()

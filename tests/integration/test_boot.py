@@ -113,9 +113,12 @@ def test_an_accelerator_that_fails_at_once_is_followed_by_the_next(disk, tmp_pat
 
 
 @pytest.mark.skipif(not os.access("/dev/kvm", os.R_OK | os.W_OK), reason="there is no KVM")
-def test_nested_kvm_that_does_not_get_to_a_kernel_is_followed_by_emulation(disk, tmp_path, monkeypatch):
+@pytest.mark.parametrize(("seconds", "processor_seconds"), [(0.5, 1000.0), (1000.0, 0.0)])
+def test_nested_kvm_that_does_not_get_to_a_kernel_is_followed_by_emulation(
+    disk, tmp_path, monkeypatch, seconds, processor_seconds
+):
     monkeypatch.setattr(boot, "is_nested", lambda: True)
-    monkeypatch.setattr(boot, "NESTED_TIMEOUT", 0.5)
+    monkeypatch.setattr(boot, "NESTED_PATIENCE", watcher.Patience(seconds=seconds, processor_seconds=processor_seconds))
     report = check(disk(boot_sector(b"", HALT)), tmp_path, timeout=3)
     assert report.accelerator == "tcg"
     assert not report.booted

@@ -95,6 +95,15 @@ class SandboxedProcess:
     def pid(self) -> int:
         return self.process.pid
 
+    def processor_seconds(self) -> float:
+        """Return the processor time of the program so far, in seconds; 0 once it has ended (proc_pid_stat(5))."""
+        try:
+            with open(f"/proc/{self.pid}/stat", "rb") as file:
+                values = file.read().rpartition(b")")[2].split()
+        except OSError:
+            return 0.0
+        return (int(values[11]) + int(values[12])) / os.sysconf("SC_CLK_TCK")
+
     def protections(self) -> tuple[str, ...]:
         """Return the names of the active layers; waits for the launcher's report."""
         if self._protections is None:
