@@ -1,7 +1,8 @@
-"""End to end: a Debian guest is imported, and virtual machines in pods boot from its volume and from clones.
+"""End to end: a small guest is imported, and virtual machines in pods boot from its volume and from clones.
 
 QEMU is this machine's own, started and watched by `cdi boot-check` of this checkout; the pod mounts the directories
-that they need. The pod is privileged only for /dev/kvm; without KVM the guest is emulated.
+that they need. It does not get /dev/kvm: emulation boots this guest in seconds, and what a hypervisor below this
+machine makes of KVM differs.
 """
 
 from __future__ import annotations
@@ -23,10 +24,10 @@ from tests.cluster.volumes import data_volume
 from tests.integration.fixtures_http import running_nginx
 
 ROOT = Path(__file__).parents[2]
-SIZE = "2Gi"
+SIZE = "512Mi"
 BOOT = 500  # seconds, for an emulated guest on a busy machine
 TIMEOUT = 600.0
-"""Seconds, for the import or copy of a disk of 2 GiB on a busy machine."""
+"""Seconds, for an import or copy on a busy machine."""
 
 pytestmark = pytest.mark.timeout(1800)  # the guest is built if no earlier run has left it
 
@@ -34,7 +35,7 @@ pytestmark = pytest.mark.timeout(1800)  # the guest is built if no earlier run h
 @pytest.fixture(scope="module")
 def guest(tmp_path_factory) -> Path:
     image = tmp_path_factory.mktemp("guest") / "guest.qcow2"
-    subprocess.run([sys.executable, ROOT / "scripts/guest-image", image], check=True)
+    subprocess.run([sys.executable, ROOT / "scripts/guest-image", "--small", image], check=True)
     return image
 
 
@@ -52,7 +53,6 @@ def machine(name: str, image: str, claim: str) -> dict:
     document = pod(name, image, command, claims={claim: "Block"})
     spec = document["spec"]
     container = spec["containers"][0]
-    container["securityContext"] = {"privileged": True}
     # Without a request it gets what all other pods leave, which is too little to boot in time.
     container["resources"] = {"requests": {"cpu": "250m"}}
     container["env"] = [{"name": "HOME", "value": "/tmp"}, {"name": "PATH", "value": "/usr/bin:/usr/sbin:/bin"}]
@@ -93,7 +93,7 @@ def boots(place: tuple[Kubectl, Chronicle], name: str) -> dict[str, Any]:
     report: dict[str, Any] = json.loads(text[f"\n{text}".index("\n{\n") :])
     assert report["booted"], report
     assert "login" in report["evidence"]
-    assert report["disk_read"] > 16 << 20
+    assert report["disk_read"] > 8 << 20
     return report
 
 
