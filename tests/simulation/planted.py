@@ -3,7 +3,7 @@
 Runs needed from seed 1, as measured: counted-twice, ended-early, event-count, failure-ignored, precondition, retry-limit,
 retry-not-counted, started-twice, write-forgotten and write-loop 1; cleanup, event-dropped and status-after-end 2;
 source-deleted and source-writable 3; offered-unverified 8; requeue 13; expired-watch 18; retention 27; finalizer and
-reclaim-policy 28; relist 66; stale-read 477, which takes a minute on one core. The last one needs two controllers at
+reclaim-policy 28; relist 31; stale-read 44, which takes ten seconds on one core. The last one needs two controllers at
 once, of which one changes a PVC while the other one acts on the version before: a single controller knows its writes.
 """
 
