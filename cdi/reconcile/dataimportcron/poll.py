@@ -76,7 +76,7 @@ INVALID_SCHEDULE: Final = "InvalidSchedule"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trouble:
-    """What keeps the source from being polled."""
+    """Reason for which the source cannot be polled."""
 
     reason: str
     """Code of the error."""

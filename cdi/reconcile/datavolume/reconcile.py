@@ -117,7 +117,7 @@ def reconcile(context: ReconcileContext) -> Plan:
         actions = (*actions, marks) if marks is not None else actions
     if claim is None and actions and context.platform.cluster and dv.status is not None:
         # The cached DataVolume may have been deleted. The garbage collector would then delete what is created for it,
-        # whose event would have it created again. The first status, which is always written, finds that out by itself.
+        # whose event would have it created again. For a new one, the status write that always follows detects that.
         actions = (RequireVersion.of_object("datavolumes", dv.metadata), *actions)
     if _withdraws_final_phase(context, result.state.phase):
         absent = RequireVersion.of_absent_claim(dv.metadata.namespace or "", dv.metadata.name or "")

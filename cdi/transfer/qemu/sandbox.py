@@ -96,7 +96,7 @@ class SandboxedProcess:
         return self.process.pid
 
     def processor_seconds(self) -> float:
-        """Return the processor time of the program so far, in seconds; 0 once it has ended (proc_pid_stat(5))."""
+        """Return the processor time of the program so far, in seconds; 0 once it was waited for (proc_pid_stat(5))."""
         try:
             with open(f"/proc/{self.pid}/stat", "rb") as file:
                 values = file.read().rpartition(b")")[2].split()
