@@ -371,6 +371,6 @@ class Limits(JsonRecord):
     """Bytes per second; 0 is unlimited."""
     connections: Annotated[int, Range(at_least=0, at_most=64)] = 0
     """Number of ranges fetched in parallel; 0 leaves it to the plan. It is limited by the worker's 192 MiB of memory
-    (`cdi.transfer.pipeline.ranged.fit_connections`): 64 for raw images, 44 for qcow2, 21 for compressed qcow2
+    (`cdi.transfer.pipeline.ranged.fit_connections`): 64 for raw images, 44 for qcow2, 14 for compressed qcow2
     clusters, fewer for clusters of 1 MiB and more. An image that QEMU reads or that is decompressed as a stream never
     uses more connections than at its start."""

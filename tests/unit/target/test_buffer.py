@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import ctypes
+import mmap
 
 import pytest
 from hypothesis import given, settings
@@ -10,7 +11,7 @@ from cdi.target.base import ALIGNMENT
 from cdi.target.buffer import ZERO_GRANULARITY, aligned_buffer, data_runs, is_aligned, is_zero
 
 
-@pytest.mark.parametrize("size", [1, 4095, 4096, 4097, 1 << 20])
+@pytest.mark.parametrize("size", [1, 4095, 4096, 4097, 1 << 20, 2 << 20, (4 << 20) + 4096])
 def test_a_buffer_is_zeroed_aligned_and_of_its_size(size):
     buffer = aligned_buffer(size)
     assert len(buffer) == size
@@ -18,6 +19,17 @@ def test_a_buffer_is_zeroed_aligned_and_of_its_size(size):
     assert ctypes.addressof(ctypes.c_char.from_buffer(buffer)) % ALIGNMENT == 0
     assert is_aligned(buffer)
     assert is_aligned(buffer[1:]) is False
+
+
+def test_a_large_buffer_can_have_huge_pages():
+    assert is_aligned(aligned_buffer((4 << 20) + 4096), 2 << 20)
+
+
+def test_a_kernel_may_have_no_huge_pages(monkeypatch):
+    monkeypatch.setattr(mmap, "MADV_HUGEPAGE", 1 << 20)
+    with pytest.raises(OSError):
+        mmap.mmap(-1, 4096).madvise(mmap.MADV_HUGEPAGE)
+    assert is_zero(aligned_buffer(4 << 20))
 
 
 def test_a_buffer_needs_a_size():
