@@ -246,6 +246,8 @@ def test_only_versions_that_boot_are_offered(place) -> None:
 
 def test_kvm_is_requested_where_a_node_offers_it(place) -> None:
     """The node offers the resource of KubeVirt's device plugin; without a device behind it the guest is emulated."""
+    # Tests that run at the same time boot their images in the meantime, and request one each.
+    devices = "10"
     kvm = "devices.kubevirt.io~1kvm"
     node = place.kubectl.get_all("node")[0]["metadata"]["name"]
 
@@ -254,10 +256,10 @@ def test_kvm_is_requested_where_a_node_offers_it(place) -> None:
             "patch", "node", node, "--subresource=status", "--type=json", f"--patch={json.dumps(operations)}"
         )
 
-    patch({"op": "add", "path": f"/status/capacity/{kvm}", "value": "1"})
+    patch({"op": "add", "path": f"/status/capacity/{kvm}", "value": devices})
     try:
         golden = Golden(place, "fedora", **{"storage.pod.retainAfterCompletion": "true"})
-        place.kubectl.wait("node", node, "kvm", lambda body: "1" == body["status"]["allocatable"].get(KVM), SLOW)
+        place.kubectl.wait("node", node, "kvm", lambda body: devices == body["status"]["allocatable"].get(KVM), SLOW)
         version = golden.publish("boots", "d")
         golden.wait_offer(version)
         pod = place.kubectl.get("pod", proof_pod(place.claim(version).uid, version))
