@@ -269,7 +269,9 @@ def _connections(facts: PlanInput, path: Path) -> tuple[int, str]:
         return facts.connections, f"{_count(facts.connections)}, as the policy says"
     if facts.length is None:
         return FEW_CONNECTIONS, _count(FEW_CONNECTIONS)
-    most = MANY_CONNECTIONS if facts.length >= MANY_CONNECTIONS_FROM else FEW_CONNECTIONS
+    # A digest takes the pieces in order: with more of them in flight, fewer threads wait for their turn.
+    many = facts.digest_promised or facts.length >= MANY_CONNECTIONS_FROM
+    most = MANY_CONNECTIONS if many else FEW_CONNECTIONS
     number = max(1, min(most, -(-facts.length // BYTES_PER_CONNECTION)))
     return number, f"{_count(number)} for {format_size(facts.length)}"
 

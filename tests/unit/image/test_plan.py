@@ -196,6 +196,8 @@ def test_only_a_local_file_is_read_by_qemu_without_a_copy() -> None:
         ({"length": 0}, 1),
         ({"length": 20 << 20}, 3),
         ({"length": None}, 4),
+        ({"digest_promised": True}, 8),
+        ({"digest_promised": True, "length": 24 << 20}, 3),
         ({"connections": 13}, 13),
         ({"ranges": False, "connections": 13}, 1),
         ({"wrappers": ("gz",)}, 1),
