@@ -262,7 +262,7 @@ class Failure:
 
     @property
     def needs_new_pod(self) -> bool:
-        """Whether a worker that is restarted in the same pod would only fail again in the same way."""
+        """Return whether a worker that is restarted in the same pod would fail again in the same way."""
         return self.retry is Retry.NEVER or self.code == ScratchNeeded.__name__
 
     @classmethod
@@ -371,6 +371,5 @@ class Limits(JsonRecord):
     """Bytes per second; 0 is unlimited."""
     connections: Annotated[int, Range(at_least=0, at_most=64)] = 0
     """Number of ranges fetched in parallel; 0 leaves it to the plan. It is limited by the worker's 192 MiB of memory
-    (`cdi.transfer.pipeline.ranged.fit_connections`): 64 for raw images, 44 for qcow2, 14 for compressed qcow2
-    clusters, fewer for clusters of 1 MiB and more. An image that QEMU reads or that is decompressed as a stream never
-    uses more connections than at its start."""
+    (`cdi.transfer.pipeline.ranged.fit_connections`; docs/how-to/limits.md has the numbers). An image that QEMU reads or
+    that is decompressed as a stream never uses more connections than at its start."""

@@ -147,7 +147,7 @@ class _Planner:
             return self._finish(poll.result, schedule, poll)
         if poll.final and self._method == "node":
             return self._finish(pull_failure(context.uid, poll, node_image(context)[0]), schedule, poll)
-        # A process ends by itself.
+        # The limit is for pods: a local polling process always ends, and its end is seen.
         longest = NODE_TIMEOUT if self._method == "node" else POD_TIMEOUT
         left = poll.started + longest - context.now
         # A Job from the future beyond that is one that was created before the clock was set back.

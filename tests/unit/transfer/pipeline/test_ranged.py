@@ -2,6 +2,7 @@
 
 import threading
 import time
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -9,8 +10,9 @@ from hypothesis import strategies as st
 
 from cdi.api.errors import SourceNotFound
 from cdi.api.job import Limits
-from cdi.image.block_map import FileChunk
+from cdi.image.block_map import RUN_LIMIT, FileChunk
 from cdi.transfer.pipeline import ranged
+from cdi.transfer.pipeline.cluster_writer import writer_memory
 from cdi.transfer.pipeline.ranged import CHUNK_SIZE, MEMORY, MIN_CHUNK, fit_connections
 from cdi.transfer.reader import ResumingReader
 from cdi.transfer.watermark import Watermark
@@ -35,6 +37,16 @@ def test_all_pieces_fit_the_memory(wanted, beside):
 def test_as_many_as_there_may_be_fit_where_nothing_else_is_needed():
     assert fit_connections(64, 0)[0] == 64
     assert fit_connections(8, 0) == (8, CHUNK_SIZE)
+
+
+def test_the_documented_numbers_of_connections_fit():
+    raw, qcow2, compressed, larger = (
+        fit_connections(64, beside)[0]
+        for beside in (0, RUN_LIMIT, RUN_LIMIT + writer_memory(256 << 10), RUN_LIMIT + writer_memory(512 << 10))
+    )
+    page = " ".join((Path(__file__).parents[4] / "docs/how-to/limits.md").read_text().split())
+    assert f"{raw} connections for raw images, {qcow2} for qcow2 and {compressed} for qcow2 with compressed" in page
+    assert larger < compressed
 
 
 class Running:
